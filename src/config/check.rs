@@ -1,0 +1,358 @@
+//! F0 · Whether the values make sense, each alone and together.
+//!
+//! Owns the ranges' enforcement, the rules between options, the warnings about insecure settings, and
+//! what `dev` changes. Never knows where a value came from: a problem names its option, and `load` adds
+//! the source. Whether an address can be bound is found out by binding it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::registry::{self, Item, Meta, Visitor};
+use super::value::{Value, show_duration};
+use super::{Config, ConfigError};
+
+/// A setting that works but that its operator should know about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Warning {
+    pub option: String,
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.option, self.message)
+    }
+}
+
+/// A setting that cannot be served.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    /// The option's name; `at` is the place within it (`[0].name`), mostly empty.
+    pub option: String,
+    pub at: String,
+    pub message: String,
+}
+
+fn problem(option: &str, message: impl Into<String>) -> Problem {
+    let (option, at) = (option.to_owned(), String::new());
+    Problem { option, at, message: message.into() }
+}
+
+/// What `dev` turns on, besides each permission of `channel.without_namespace`.
+const DEV_ON: &[&str] = &["client.insecure", "http_api.insecure", "prometheus.enabled", "health.enabled"];
+
+impl Config {
+    /// For a configuration made in code; what [`super::load`] gives has passed.
+    pub fn check(&self) -> Result<Vec<Warning>, Vec<ConfigError>> {
+        let mut problems = self.check_each();
+        problems.extend(self.check_together());
+        if problems.is_empty() {
+            return Ok(self.warnings());
+        }
+        Err(problems.into_iter().map(ConfigError::from).collect())
+    }
+
+    /// What `dev: true` means: loopback only, no token and no key needed, every permission, health and
+    /// metrics. An option for which `is_set` holds was set by the operator and stays; an address that is
+    /// not loopback is not corrected here but refused by `check`.
+    pub fn apply_dev(&mut self, is_set: &dyn Fn(&str) -> bool) {
+        struct TurnOn<'a>(&'a dyn Fn(&str) -> bool);
+        impl Visitor for TurnOn<'_> {
+            fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
+                let dev = DEV_ON.contains(&meta.name) || meta.name.starts_with("channel.without_namespace.");
+                if dev && !(self.0)(meta.name) {
+                    let yes = serde_json::Value::Bool(true);
+                    // Each of them is a bool, so this cannot be refused; a test holds it.
+                    let _ = value.read(super::value::Given::Tree(&yes), meta.rule);
+                }
+            }
+        }
+        if self.http_server.address.is_empty() {
+            self.http_server.address = "127.0.0.1".into();
+        }
+        registry::walk(self, "", &mut TurnOn(is_set));
+    }
+
+    /// Each option against its own rule.
+    pub(super) fn check_each(&self) -> Vec<Problem> {
+        struct Judge(Vec<Problem>);
+        impl Visitor for Judge {
+            fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
+                self.0.extend(value.judge(meta.rule).map(|message| problem(meta.name, message)));
+            }
+        }
+        let mut judge = Judge(Vec::new());
+        let whole: &mut dyn Item = &mut self.clone();
+        registry::walk(whole, "", &mut judge);
+        judge.0.extend(self.check_origins());
+        judge.0.extend(self.check_namespaces());
+        judge.0
+    }
+
+    /// The rules between options.
+    pub(super) fn check_together(&self) -> Vec<Problem> {
+        let mut problems = self.check_prefixes();
+        let client = &self.client;
+        if client.pong_timeout >= client.ping_interval {
+            let (pong, ping) = (show_duration(client.pong_timeout), show_duration(client.ping_interval));
+            let message = format!("expected less than client.ping_interval, which is {ping}; got {pong}");
+            problems.push(problem("client.pong_timeout", message));
+        }
+        let server = &self.http_server;
+        if server.internal_port != 0 && server.internal_port == server.port {
+            let message = format!("expected another port than http_server.port; got {}", server.port);
+            problems.push(problem("http_server.internal_port", message));
+        }
+        if self.dev {
+            let both = [("address", &server.address), ("internal_address", &server.internal_address)];
+            for (key, address) in both.into_iter().filter(|(_, address)| !address.is_empty()) {
+                if !is_loopback(address) {
+                    let message = format!("with dev, expected loopback (127.0.0.1 or empty); got {address:?}");
+                    problems.push(problem(&format!("http_server.{key}"), message));
+                }
+            }
+        }
+        problems
+    }
+
+    fn check_origins(&self) -> Vec<Problem> {
+        let globs = self.client.allowed_origins.iter().enumerate();
+        let bad = globs.filter_map(|(index, text)| Some((index, globset::Glob::new(text).err()?)));
+        bad.map(|(index, error)| {
+            let message = format!("expected a glob such as \"https://*.example.com\"; {error}");
+            Problem { at: format!("[{index}]"), ..problem("client.allowed_origins", message) }
+        })
+        .collect()
+    }
+
+    fn check_namespaces(&self) -> Vec<Problem> {
+        let mut seen = BTreeSet::new();
+        let mut problems = Vec::new();
+        for (index, namespace) in self.channel.namespaces.iter().enumerate() {
+            let name = &namespace.name;
+            let message = if !is_namespace_name(name) {
+                format!("expected two or more of a-z A-Z 0-9 - _ and '.'; got {name:?}")
+            } else if !seen.insert(name) {
+                format!("expected a name of its own; there is another {name:?}")
+            } else {
+                continue;
+            };
+            let at = format!("[{index}].name");
+            problems.push(Problem { at, ..problem("channel.namespaces", message) });
+        }
+        problems
+    }
+
+    /// Two endpoints at one path: one of them would never be reached.
+    fn check_prefixes(&self) -> Vec<Problem> {
+        let endpoints = [
+            ("websocket", &self.websocket.handler_prefix, true),
+            ("http_api", &self.http_api.handler_prefix, true),
+            ("health", &self.health.handler_prefix, self.health.enabled),
+            ("prometheus", &self.prometheus.handler_prefix, self.prometheus.enabled),
+            ("echo", &self.echo.handler_prefix, self.echo.enabled),
+        ];
+        let mut problems = Vec::new();
+        for (index, (section, path, enabled)) in endpoints.iter().enumerate() {
+            let earlier = endpoints[..index].iter().find(|(_, other, on)| *on && other == path);
+            if let (true, Some((other, ..))) = (enabled, earlier) {
+                let message = format!("expected another path than {other}.handler_prefix; got {path:?}");
+                problems.push(problem(&format!("{section}.handler_prefix"), message));
+            }
+        }
+        problems
+    }
+
+    pub(super) fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let mut warn = |option: &str, message: &str| {
+            let (option, message) = (option.to_owned(), message.to_owned());
+            warnings.push(Warning { option, message });
+        };
+        if self.dev {
+            warn("dev", "insecure mode for trying things out: no token and no key needed");
+        }
+        let client = &self.client;
+        if client.insecure && !self.dev {
+            warn("client.insecure", "anyone may connect, subscribe and publish without a token");
+        }
+        if self.http_api.insecure && !self.dev {
+            warn("http_api.insecure", "anyone who reaches the API may publish and disconnect without a key");
+        }
+        if client.allowed_origins.is_empty() {
+            warn("client.allowed_origins", "is empty: pages served from other hosts will get 403");
+        }
+        for origin in &client.allowed_origins {
+            if !origin.contains("://") && !origin.starts_with('*') && origin != "null" {
+                let message = format!("{origin:?} matches nothing: an origin begins with its scheme, https://");
+                warn("client.allowed_origins", &message);
+            }
+        }
+        let open = client.insecure || client.allow_anonymous_connect_without_token;
+        if client.token.hmac_secret_key.is_empty() && !open {
+            warn("client.token.hmac_secret_key", "is empty: no token is accepted, so no client can connect");
+        }
+        if self.shutdown.deadline < self.shutdown.spread {
+            warn("shutdown.deadline", "is below shutdown.spread: clients not told to leave by then are cut off");
+        }
+        warnings
+    }
+}
+
+/// ^[-a-zA-Z0-9_.]{2,}$
+fn is_namespace_name(name: &str) -> bool {
+    name.len() >= 2 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// By its text: an address to bind is a literal, and of names only `localhost` is known to stay here.
+fn is_loopback(address: &str) -> bool {
+    let four = |rest: &str| rest.split('.').count() == 3 && rest.split('.').all(|n| n.parse::<u8>().is_ok());
+    matches!(address, "localhost" | "::1" | "[::1]") || address.strip_prefix("127.").is_some_and(four)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ChannelOptions, Namespace};
+    use super::*;
+    use std::time::Duration;
+
+    /// What `check` says of the defaults after `change`.
+    fn said(change: impl FnOnce(&mut Config)) -> Vec<String> {
+        let mut config = Config::default();
+        change(&mut config);
+        let errors = config.check().err().unwrap_or_default();
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    fn warned(change: impl FnOnce(&mut Config)) -> Vec<String> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.check().unwrap().into_iter().map(|warning| warning.option).collect()
+    }
+
+    fn namespace(name: &str) -> Namespace {
+        Namespace { name: name.into(), options: ChannelOptions::default() }
+    }
+
+    #[test]
+    fn the_defaults_pass() {
+        assert_eq!(said(|_| ()), Vec::<String>::new());
+        assert_eq!(warned(|_| ()), ["client.allowed_origins", "client.token.hmac_secret_key"]);
+    }
+
+    #[test]
+    fn ranges() {
+        let wrong = said(|c| {
+            c.reactors = 1025;
+            c.reactor.accept_budget = 0;
+            c.client.queue_max_size = 0;
+            c.websocket.message_size_limit = (1 << 30) + 1;
+            c.client.ping_interval = Duration::from_millis(999);
+            c.client.pong_timeout = Duration::ZERO;
+            c.log.level = "loud".into();
+            c.echo.handler_prefix = "echo".into();
+            c.http_api.key = "***".into();
+        });
+        let expected = [
+            "reactors: expected a whole number, 0 to 1024; got 1025",
+            "websocket.message_size_limit: expected bytes (65536, 64KiB), 1 to 1GiB; got 1073741825",
+            "echo.handler_prefix: expected a URL path that begins with '/' and has no '?', '#', space or '/' \
+             at its end; got \"echo\"",
+            "client.ping_interval: expected a duration with its unit (25s, 100ms, 1m30s), 1s to 1day; got 999ms",
+            "client.queue_max_size: expected bytes (65536, 64KiB), 1 to 1GiB; got 0",
+            "http_api.key: *** only stands for a secret in what is printed; give the secret",
+            "reactor.accept_budget: expected a whole number, 1 to 1048576; got 0",
+            "log.level: expected one of error, warn, info, debug, trace; got \"loud\"",
+        ];
+        assert_eq!(wrong, expected);
+    }
+
+    #[test]
+    fn pong_before_ping() {
+        let equal = said(|c| c.client.pong_timeout = c.client.ping_interval);
+        let text = "client.pong_timeout: expected less than client.ping_interval, which is 25s; got 25s";
+        assert_eq!(equal, [text]);
+        assert!(said(|c| c.client.pong_timeout = Duration::ZERO).is_empty());
+    }
+
+    #[test]
+    fn ports_and_paths_are_distinct() {
+        let same = said(|c| c.http_server.internal_port = c.http_server.port);
+        assert_eq!(same, ["http_server.internal_port: expected another port than http_server.port; got 8000"]);
+        let both_picked = said(|c| (c.http_server.port, c.http_server.internal_port) = (0, 0));
+        assert!(both_picked.is_empty());
+        let path = said(|c| c.health.handler_prefix = "/api".into());
+        let text = "health.handler_prefix: expected another path than http_api.handler_prefix; got \"/api\"";
+        assert_eq!(path, [text]);
+        assert!(said(|c| c.echo.handler_prefix = "/api".into()).is_empty(), "echo is off");
+    }
+
+    #[test]
+    fn namespaces() {
+        for good in ["chat", "a-", "_.", "News.2"] {
+            assert!(said(|c| c.channel.namespaces = vec![namespace(good)]).is_empty(), "{good}");
+        }
+        for bad in ["", "a", "a:b", "чат", "a b"] {
+            let wrong = said(|c| c.channel.namespaces = vec![namespace("ok"), namespace(bad)]);
+            assert!(wrong[0].starts_with("channel.namespaces[1].name: expected two or more"), "{wrong:?}");
+        }
+        let twice = said(|c| c.channel.namespaces = vec![namespace("chat"), namespace("chat")]);
+        let text = "channel.namespaces[1].name: expected a name of its own; there is another \"chat\"";
+        assert_eq!(twice, [text]);
+    }
+
+    #[test]
+    fn origins() {
+        let wrong = said(|c| c.client.allowed_origins = vec!["*".into(), "https://[a".into()]);
+        assert!(wrong[0].starts_with("client.allowed_origins[1]: expected a glob"), "{wrong:?}");
+        assert!(!wrong[0].contains('\n'));
+        let hint = warned(|c| c.client.allowed_origins = vec!["example.com".into(), "https://a.b".into()]);
+        assert_eq!(hint, ["client.allowed_origins", "client.token.hmac_secret_key"]);
+    }
+
+    #[test]
+    fn insecure_modes_are_warned_about() {
+        let warned = warned(|c| {
+            c.client.insecure = true;
+            c.http_api.insecure = true;
+            c.client.allowed_origins = vec!["*".into()];
+        });
+        assert_eq!(warned, ["client.insecure", "http_api.insecure"]);
+    }
+
+    #[test]
+    fn dev_is_loopback_and_open() {
+        let mut config = Config { dev: true, ..Config::default() };
+        config.apply_dev(&|_| false);
+        assert_eq!(config.http_server.address, "127.0.0.1");
+        assert!(config.client.insecure && config.http_api.insecure);
+        assert!(config.prometheus.enabled && config.health.enabled && !config.echo.enabled);
+        let every = ChannelOptions {
+            allow_subscribe_for_client: true,
+            allow_subscribe_for_anonymous: true,
+            allow_publish_for_client: true,
+            allow_publish_for_subscriber: true,
+            allow_publish_for_anonymous: true,
+        };
+        assert_eq!(config.channel.without_namespace, every);
+        assert_eq!(config.check().unwrap()[0].option, "dev");
+    }
+
+    #[test]
+    fn dev_leaves_what_was_set() {
+        let mut config = Config { dev: true, ..Config::default() };
+        config.apply_dev(&|name| name == "client.insecure");
+        assert!(!config.client.insecure && config.http_api.insecure);
+    }
+
+    #[test]
+    fn dev_refuses_another_address() {
+        for open in ["0.0.0.0", "::", "10.0.0.1", "127.example.com", "127.0.0.1.5", "127.0.0.256"] {
+            let wrong = said(|c| (c.dev, c.http_server.address) = (true, open.into()));
+            assert!(wrong[0].starts_with("http_server.address: with dev, expected loopback"), "{open}");
+        }
+        for closed in ["", "127.0.0.1", "127.1.2.3", "::1", "localhost"] {
+            assert!(said(|c| (c.dev, c.http_server.address) = (true, closed.into())).is_empty(), "{closed}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! F0 · What an operator may set: every option with its type, unit, default and help text, once.
+//!
+//! Owns the typed [`Config`]. The lists below are the only place where an option is written: its doc
+//! comment is the help text, and the defaults, the flags, the variables and `gannet config` follow.
+//! Knows nothing of sockets, threads or the environment: [`load`] takes a file's text, variables and flags
+//! as arguments, and the result is this plain value.
+//! Names and defaults follow Centrifugo v6 where the option means the same.
+
+#[macro_use]
+mod registry;
+mod check;
+mod load;
+mod print;
+mod tree;
+mod unknown;
+mod value;
+
+use std::time::Duration;
+
+pub use check::Warning;
+pub use load::{ConfigError, File, Place, load};
+pub use print::{note, print};
+pub use registry::{Listed, Section, options, sections};
+pub use tree::Format;
+use value::{NO_MAX, Rule};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DAY: Duration = secs(24 * 60 * 60);
+/// The timer wheel cannot tell anything shorter from nothing.
+const TICK: Duration = Duration::from_millis(100);
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+options! {
+    /// The whole of it. A section is a struct, an option a field; the dotted path (`client.ping_interval`)
+    /// is the option's name in a file, in `GANNET_CLIENT_PING_INTERVAL` and as `--client.ping_interval`.
+    pub struct Config {
+        /// Insecure mode for trying things out: listens on loopback only, needs no token, serves the chat
+        /// page, health and metrics.
+        dev: bool = false;
+        /// Reactor threads. 0 = one for each core the process may use.
+        reactors: usize = 0, Rule::Count(0, 1024);
+        /// This server process
+        node: Node = Node::default();
+        /// Ports, and what an HTTP request may cost
+        http_server: HttpServer = HttpServer::default();
+        /// The endpoint of the clients
+        websocket: WebSocket = WebSocket::default();
+        /// An endpoint that returns each message
+        echo: Echo = Echo::default();
+        /// Who may connect, and what a client may cost
+        client: Client = Client::default();
+        /// Channels and who may use them
+        channel: Channel = Channel::default();
+        /// The API for backends
+        http_api: HttpApi = HttpApi::default();
+        /// The endpoint a load balancer asks; it reveals nothing
+        health: Endpoint = Endpoint { enabled: true, handler_prefix: "/health".into() };
+        /// The endpoint for metrics
+        prometheus: Endpoint = Endpoint { enabled: false, handler_prefix: "/metrics".into() };
+        /// Sizes within a reactor thread; rarely worth a change
+        reactor: Reactor = Reactor::default();
+        /// When to refuse so as to go on serving
+        overload: Overload = Overload::default();
+        /// Leaving without a stampede
+        shutdown: Shutdown = Shutdown::default();
+        /// What is logged
+        log: Log = Log::default();
+    }
+}
+
+options! {
+    pub struct Node {
+        /// Name shown by `info`. Empty = host name and port.
+        name: String = String::new();
+    }
+}
+
+options! {
+    pub struct HttpServer {
+        /// Address of the one public port. Empty = all (loopback with `dev`).
+        address: String = String::new();
+        /// The one public port. 0 = one picked by the kernel, printed at start.
+        port: u16 = 8000, Rule::Count(0, 65535);
+        /// With `internal_port`: the address of the second port. Empty = the same as `address`.
+        internal_address: String = String::new();
+        /// 0 = off: api, health and metrics answer on `port`. Otherwise they answer only there.
+        internal_port: u16 = 0, Rule::Count(0, 65535);
+        /// Connections the kernel completes ahead of accept, per reactor; capped by net.core.somaxconn.
+        listen_backlog: u32 = 4096, Rule::Count(1, MIB);
+        /// From accept to a whole request head.
+        handshake_timeout: Duration = secs(10), Rule::Time(TICK, DAY);
+        /// Bytes of a request head; beyond: 431.
+        header_size_limit: usize = 8192, Rule::Bytes(128, MIB);
+        /// Kernel send buffer asked for on the listener and inherited by each client, bytes.
+        /// 0 = the kernel's own sizing.
+        send_buffer_size: usize = 0, Rule::Bytes(0, GIB);
+        /// Kernel receive buffer, in the same way. 0 = the kernel's own sizing.
+        receive_buffer_size: usize = 0, Rule::Bytes(0, GIB);
+        /// HTTP connections served at once by the service thread (api, health, metrics, pages).
+        service_connection_limit: usize = 4096, Rule::Count(1, MIB);
+        /// Bytes of an HTTP request body for the server API.
+        body_size_limit: usize = 8 << 20, Rule::Bytes(1, GIB);
+    }
+}
+
+options! {
+    pub struct WebSocket {
+        /// URL path of the client endpoint.
+        handler_prefix: String = "/connection/websocket".into(), Rule::Path;
+        /// Bytes of one message from a client; beyond: close 1009.
+        message_size_limit: usize = 65536, Rule::Bytes(1, GIB);
+        /// A client whose socket takes no byte for this long while bytes wait is closed.
+        write_timeout: Duration = secs(1), Rule::Time(TICK, DAY);
+        /// How long a close frame sent waits for the peer's.
+        close_timeout: Duration = secs(5), Rule::Time(TICK, DAY);
+    }
+}
+
+options! {
+    pub struct Echo {
+        /// An endpoint that returns each message, for conformance suites and benchmarks.
+        enabled: bool = false;
+        /// URL path of the echo endpoint.
+        handler_prefix: String = "/echo".into(), Rule::Path;
+        /// Bytes of one message; beyond: close 1009.
+        message_size_limit: usize = (16 << 20) + (64 << 10), Rule::Bytes(1, GIB);
+    }
+}
+
+options! {
+    pub struct Client {
+        /// Origins that may connect, as globs ("https://*.example.com"); "*" = all. Empty = only requests
+        /// without an Origin header or whose Origin has the request's own host.
+        allowed_origins: Vec<String> = Vec::new();
+        /// No token needed, every channel permission granted. For development.
+        insecure: bool = false;
+        /// Clients without a token connect as the anonymous user "".
+        allow_anonymous_connect_without_token: bool = false;
+        /// Tokens with an empty `sub` are refused (3507).
+        disallow_anonymous_connection_tokens: bool = false;
+        /// Connection tokens (JWT)
+        token: Token = Token::default();
+        /// Application ping; the first is jittered in [interval/2, interval].
+        ping_interval: Duration = secs(25), Rule::Time(secs(1), DAY);
+        /// No pong by then: close 3012. 0 = pongs are not asked for. Must be below ping_interval.
+        pong_timeout: Duration = secs(8), Rule::Time(Duration::ZERO, DAY);
+        /// No connect command for this long after the upgrade: close 3502.
+        stale_close_delay: Duration = secs(10), Rule::Time(TICK, DAY);
+        /// After a token's expiry, how long a refresh may take before close 3005.
+        expired_close_delay: Duration = secs(25), Rule::Time(Duration::ZERO, DAY);
+        /// Subscriptions of one client; beyond: error 106.
+        channel_limit: usize = 128, Rule::Count(1, MIB);
+        /// Bytes that wait for one client; beyond: close 3008.
+        queue_max_size: usize = 1048576, Rule::Bytes(1, GIB);
+        /// Clients of this node. 0 = no limit (then what the file descriptors allow); beyond: 503.
+        connection_limit: usize = 0, Rule::Count(0, NO_MAX);
+        /// Handshakes a second, a true rate (token bucket of one second). 0 = no limit; beyond: 503.
+        connection_rate_limit: usize = 0, Rule::Count(0, NO_MAX);
+        /// Connections from one IP address. 0 = no limit; beyond: 503.
+        connection_limit_per_ip: usize = 0, Rule::Count(0, NO_MAX);
+        /// Adds the server's time (ms) to the connect reply.
+        connect_include_server_time: bool = false;
+    }
+}
+
+options! {
+    pub struct Token {
+        /// Key of HS256, HS384 and HS512 tokens. Empty = no token is accepted. Secret: never printed.
+        hmac_secret_key: String = String::new(), Rule::Secret;
+    }
+}
+
+options! {
+    pub struct Channel {
+        /// Bytes of a channel name; beyond: error 107.
+        max_length: usize = 255, Rule::Bytes(1, 64 * KIB);
+        /// `[{name, ...options}]`; names match ^[-a-zA-Z0-9_.]{2,}$ and are unique. The options are those
+        /// of channel.without_namespace.
+        namespaces: Vec<Namespace> = Vec::new();
+        /// Options of channels without a namespace prefix
+        without_namespace: ChannelOptions = ChannelOptions::default();
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Namespace {
+    pub name: String,
+    pub options: ChannelOptions,
+}
+
+options! {
+    pub struct ChannelOptions {
+        /// Any authenticated client may subscribe.
+        allow_subscribe_for_client: bool = false;
+        /// With allow_subscribe_for_client: clients of the user "" too.
+        allow_subscribe_for_anonymous: bool = false;
+        /// Any authenticated client may publish.
+        allow_publish_for_client: bool = false;
+        /// A client subscribed to the channel may publish to it.
+        allow_publish_for_subscriber: bool = false;
+        /// With one of the other two allow_publish options: clients of the user "" too.
+        allow_publish_for_anonymous: bool = false;
+    }
+}
+
+options! {
+    pub struct HttpApi {
+        /// Key a backend sends (X-API-Key, or Authorization: apikey). Empty = every call is refused, 401.
+        /// Secret: never printed.
+        key: String = String::new(), Rule::Secret;
+        /// No key needed. For development.
+        insecure: bool = false;
+        /// URL path that the methods are below.
+        handler_prefix: String = "/api".into(), Rule::Path;
+    }
+}
+
+options! {
+    pub struct Endpoint {
+        /// Whether it answers.
+        enabled: bool = false;
+        /// URL path of the endpoint.
+        handler_prefix: String = String::new(), Rule::Path;
+    }
+}
+
+options! {
+    pub struct Reactor {
+        /// Values that wait for one reactor; beyond: publications are dropped and counted, requests get
+        /// 111 / 503.
+        mailbox_size: usize = 65536, Rule::Count(1, 1 << 24);
+        /// Connections accepted in one loop turn.
+        accept_budget: usize = 64, Rule::Count(1, MIB);
+        /// Bytes of publications that wait for delivery in one reactor; beyond: its mailbox waits, publishers
+        /// get 111 / 503.
+        fanout_queue_size: usize = 64 << 20, Rule::Bytes(1, NO_MAX);
+        /// Deliveries of a fan-out in one slice, after which the loop looks at its sockets again.
+        fanout_slice: usize = 1024, Rule::Count(1, MIB);
+    }
+}
+
+options! {
+    pub struct Overload {
+        /// Resident memory of the process, bytes, beyond which new connections get 503. 0 = no limit.
+        memory_limit: usize = 0, Rule::Bytes(0, NO_MAX);
+        /// Connections accepted a second by the node, before any byte is read. 0 = no limit; beyond: closed
+        /// at once.
+        accept_rate_limit: usize = 0, Rule::Count(0, NO_MAX);
+    }
+}
+
+options! {
+    pub struct Shutdown {
+        /// From the signal to the closing of the port: health says 503 already, so that a load balancer stops
+        /// sending first.
+        delay: Duration = Duration::from_secs(1), Rule::Time(Duration::ZERO, DAY);
+        /// Clients are told 3001 spread over this long, so that they do not all come back at once.
+        spread: Duration = secs(5), Rule::Time(Duration::ZERO, DAY);
+        /// The process exits by then whatever is still open.
+        deadline: Duration = secs(30), Rule::Time(Duration::ZERO, DAY);
+    }
+}
+
+options! {
+    pub struct Log {
+        /// The least grave lines that are written.
+        level: String = "info".into(), Rule::OneOf(&["error", "warn", "info", "debug", "trace"]);
+        /// auto = text on a terminal, JSON otherwise.
+        format: String = "auto".into(), Rule::OneOf(&["auto", "text", "json"]);
+        /// Lines that wait for the log thread; beyond: dropped and counted, never waited for.
+        queue_size: usize = 65536, Rule::Count(1, 1 << 24);
+    }
+}

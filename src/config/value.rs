@@ -1,0 +1,423 @@
+//! F0 · What an option's value may look like: durations, sizes, lists, namespaces.
+//!
+//! Owns reading a value from a file's tree or from the text of a flag or variable, judging its range,
+//! and showing it again. Each message says what was expected, in which unit, and what was found.
+//! Never knows the name of an option or where its value came from.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use super::registry::{self, join};
+use super::tree::{self, Format};
+use super::unknown;
+use super::{ChannelOptions, Namespace};
+
+/// What an option demands beyond its type. Both bounds are included.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rule {
+    Any,
+    Count(u64, u64),
+    Bytes(u64, u64),
+    Time(Duration, Duration),
+    OneOf(&'static [&'static str]),
+    /// Where an HTTP endpoint lives.
+    Path,
+    /// Printed as [`HIDDEN`], never quoted in a message.
+    Secret,
+}
+
+impl Rule {
+    fn range(self) -> Option<String> {
+        match self {
+            Rule::Bytes(0, NO_MAX) | Rule::Count(0, NO_MAX) => None,
+            Rule::Bytes(min, NO_MAX) | Rule::Count(min, NO_MAX) => Some(format!("{min} or more")),
+            Rule::Bytes(min, max) => Some(format!("{} to {}", show_size(min), show_size(max))),
+            Rule::Count(min, max) => Some(format!("{min} to {max}")),
+            Rule::Time(min, max) => Some(format!("{} to {}", show_duration(min), show_duration(max))),
+            _ => None,
+        }
+    }
+
+    /// For help and comments: "bytes, 1 to 1GiB".
+    pub fn brief(self) -> Option<String> {
+        match self {
+            Rule::Bytes(..) => Some(with_range("bytes", self)),
+            Rule::Time(..) => Some(with_range("duration", self)),
+            Rule::OneOf(words) => Some(words.join(", ")),
+            _ => self.range(),
+        }
+    }
+}
+
+fn with_range(what: &str, rule: Rule) -> String {
+    rule.range().map_or(what.to_owned(), |range| format!("{what}, {range}"))
+}
+
+/// An upper bound that is none.
+pub const NO_MAX: u64 = u64::MAX;
+
+/// Stands for a secret in what is printed. Refused as a value: a key everybody knows is no secret.
+pub const HIDDEN: &str = "***";
+
+/// A value as it was given.
+#[derive(Debug, Clone, Copy)]
+pub enum Given<'a> {
+    /// By a flag or the environment.
+    Text(&'a str),
+    /// In a file.
+    Tree(&'a Json),
+}
+
+impl<'a> Given<'a> {
+    fn text(self) -> Option<&'a str> {
+        match self {
+            Given::Text(text) => Some(text.trim()),
+            Given::Tree(Json::String(text)) => Some(text.trim()),
+            Given::Tree(_) => None,
+        }
+    }
+
+    /// For "got ...": one line, not long.
+    fn shown(self) -> String {
+        let text = match self {
+            Given::Text(text) => Json::from(text).to_string(),
+            Given::Tree(tree) => tree.to_string(),
+        };
+        if text.chars().count() <= 60 {
+            return text;
+        }
+        text.chars().take(57).chain("...".chars()).collect()
+    }
+}
+
+/// What is wrong with a value. `at` says where within it (`[0].name`); mostly it is empty.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fault {
+    pub at: String,
+    pub message: String,
+}
+
+fn fault(message: String) -> Vec<Fault> {
+    let at = String::new();
+    vec![Fault { at, message }]
+}
+
+/// The type of an option.
+pub trait Value {
+    /// The placeholder of the help text.
+    fn kind(&self, rule: Rule) -> &'static str;
+    /// What may be given, with unit and range.
+    fn accepts(&self, rule: Rule) -> String;
+    /// Sets it; the type is judged, the range not.
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>>;
+    /// Whether it keeps its rule.
+    fn judge(&self, _rule: Rule) -> Option<String> {
+        None
+    }
+    fn show(&self) -> Json;
+}
+
+fn expected(what: &dyn Value, given: Given<'_>, rule: Rule) -> Vec<Fault> {
+    fault(format!("expected {}; got {}", what.accepts(rule), given.shown()))
+}
+
+impl Value for bool {
+    fn kind(&self, _: Rule) -> &'static str {
+        "BOOL"
+    }
+    fn accepts(&self, _: Rule) -> String {
+        "true or false".into()
+    }
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+        *self = match (given, given.text()) {
+            (Given::Tree(Json::Bool(b)), _) => *b,
+            (_, Some("true")) => true,
+            (_, Some("false")) => false,
+            _ => return Err(expected(self, given, rule)),
+        };
+        Ok(())
+    }
+    fn show(&self) -> Json {
+        Json::from(*self)
+    }
+}
+
+/// The whole number given, if it is one.
+fn read_integer(given: Given<'_>, rule: Rule) -> Option<u64> {
+    match (given, given.text()) {
+        (Given::Tree(Json::Number(number)), _) => number.as_u64(),
+        (_, Some(text)) => match rule {
+            Rule::Bytes(..) => parse_size(text),
+            _ => parse_digits(text),
+        },
+        _ => None,
+    }
+}
+
+fn parse_digits(text: &str) -> Option<u64> {
+    // `u64::from_str` would take a leading plus sign.
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+/// "65536", "64KiB", "8 MB". A bare K or M could mean either thousand and is not read.
+fn parse_size(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let unit: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1000 * 1000,
+        "gb" => 1000 * 1000 * 1000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return None,
+    };
+    parse_digits(digits)?.checked_mul(unit)
+}
+
+/// "64KiB" if it is a whole number of the largest such unit, else plain digits.
+pub fn show_size(bytes: u64) -> String {
+    for (unit, name) in [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+        if bytes >= unit && bytes.is_multiple_of(unit) {
+            return format!("{}{name}", bytes / unit);
+        }
+    }
+    bytes.to_string()
+}
+
+fn integer_kind(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Bytes(..) => "BYTES",
+        _ => "NUMBER",
+    }
+}
+
+fn integer_accepts(rule: Rule) -> String {
+    let what = if matches!(rule, Rule::Bytes(..)) { "bytes (65536, 64KiB)" } else { "a whole number" };
+    with_range(what, rule)
+}
+
+fn integer_judge(value: u64, rule: Rule) -> Option<String> {
+    let (Rule::Bytes(min, max) | Rule::Count(min, max)) = rule else { return None };
+    let within = (min..=max).contains(&value);
+    (!within).then(|| format!("expected {}; got {value}", integer_accepts(rule)))
+}
+
+macro_rules! integer {
+    ($($type:ty),*) => { $(
+        impl Value for $type {
+            fn kind(&self, rule: Rule) -> &'static str {
+                integer_kind(rule)
+            }
+            fn accepts(&self, rule: Rule) -> String {
+                integer_accepts(rule)
+            }
+            fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+                let number = read_integer(given, rule).and_then(|n| <$type>::try_from(n).ok());
+                *self = number.ok_or_else(|| expected(self, given, rule))?;
+                Ok(())
+            }
+            fn judge(&self, rule: Rule) -> Option<String> {
+                integer_judge(*self as u64, rule)
+            }
+            fn show(&self) -> Json {
+                Json::from(*self)
+            }
+        }
+    )* };
+}
+integer!(u16, u32, usize);
+
+/// As it can be read again: "25s", "1m30s".
+pub fn show_duration(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string().replace(' ', "")
+}
+
+impl Value for Duration {
+    fn kind(&self, _: Rule) -> &'static str {
+        "DURATION"
+    }
+    fn accepts(&self, rule: Rule) -> String {
+        with_range("a duration with its unit (25s, 100ms, 1m30s)", rule)
+    }
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+        // A number has no unit to say whether it counts seconds or milliseconds: only 0 is the same in all.
+        let zero = matches!(given, Given::Tree(tree) if tree.as_u64() == Some(0));
+        let read = match given.text() {
+            Some(text) => humantime::parse_duration(text).ok(),
+            None => zero.then_some(Duration::ZERO),
+        };
+        *self = read.ok_or_else(|| expected(self, given, rule))?;
+        Ok(())
+    }
+    fn judge(&self, rule: Rule) -> Option<String> {
+        let Rule::Time(min, max) = rule else { return None };
+        let within = (min..=max).contains(self);
+        (!within).then(|| format!("expected {}; got {}", self.accepts(rule), show_duration(*self)))
+    }
+    fn show(&self) -> Json {
+        Json::from(show_duration(*self))
+    }
+}
+
+impl Value for String {
+    fn kind(&self, rule: Rule) -> &'static str {
+        match rule {
+            Rule::Path => "PATH",
+            Rule::Secret => "SECRET",
+            _ => "TEXT",
+        }
+    }
+    fn accepts(&self, rule: Rule) -> String {
+        match rule {
+            Rule::OneOf(words) => format!("one of {}", words.join(", ")),
+            Rule::Path => "a URL path that begins with '/'".into(),
+            _ => "text".into(),
+        }
+    }
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+        *self = match given {
+            Given::Text(text) => text.to_owned(),
+            Given::Tree(Json::String(text)) => text.clone(),
+            Given::Tree(_) if rule == Rule::Secret => return Err(fault("expected text, in quotes".into())),
+            Given::Tree(_) => {
+                let message = format!("expected {}, in quotes; got {}", self.accepts(rule), given.shown());
+                return Err(fault(message));
+            }
+        };
+        Ok(())
+    }
+    fn judge(&self, rule: Rule) -> Option<String> {
+        let good = match rule {
+            Rule::OneOf(words) => words.contains(&self.as_str()),
+            Rule::Path => {
+                let plain = self.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b));
+                plain && self.starts_with('/') && (self.len() == 1 || !self.ends_with('/'))
+            }
+            Rule::Secret if self == HIDDEN => {
+                return Some(format!("{HIDDEN} only stands for a secret in what is printed; give the secret"));
+            }
+            _ => true,
+        };
+        let more = if rule == Rule::Path { " and has no '?', '#', space or '/' at its end" } else { "" };
+        (!good).then(|| format!("expected {}{more}; got {self:?}", self.accepts(rule)))
+    }
+    fn show(&self) -> Json {
+        Json::from(self.as_str())
+    }
+}
+
+impl Value for Vec<String> {
+    fn kind(&self, _: Rule) -> &'static str {
+        "LIST"
+    }
+    fn accepts(&self, _: Rule) -> String {
+        "a list of texts (a,b or [\"a\", \"b\"])".into()
+    }
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+        let wrong = || expected(&Vec::<String>::new(), given, rule);
+        *self = match given.text() {
+            // A glob may begin with a bracket ("[ab].example.com"), but then it does not begin with `["`.
+            Some(text) if is_json_list(text) => serde_json::from_str(text).map_err(|_| wrong())?,
+            Some(text) => {
+                let parts = text.split(|c: char| c == ',' || c.is_whitespace());
+                parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
+            }
+            None => match given {
+                Given::Tree(Json::Array(items)) => {
+                    let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
+                    texts.collect::<Option<_>>().ok_or_else(wrong)?
+                }
+                _ => return Err(wrong()),
+            },
+        };
+        Ok(())
+    }
+    fn show(&self) -> Json {
+        Json::from(self.as_slice())
+    }
+}
+
+fn is_json_list(text: &str) -> bool {
+    let inside = text.strip_prefix('[').map(str::trim_start);
+    inside.is_some_and(|rest| rest.starts_with('"') || rest.starts_with(']'))
+}
+
+impl Value for Vec<Namespace> {
+    fn kind(&self, _: Rule) -> &'static str {
+        "JSON"
+    }
+    fn accepts(&self, _: Rule) -> String {
+        "a list of objects ([{\"name\": \"chat\", \"allow_subscribe_for_client\": true}])".into()
+    }
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+        let tree = match (given.text(), given) {
+            (Some(text), _) => tree::parse(text, Format::Json)
+                .map_err(|error| fault(format!("expected {} as JSON; {error}", self.accepts(rule))))?,
+            (None, Given::Tree(tree)) => tree.clone(),
+            (None, Given::Text(_)) => Json::Null,
+        };
+        let Json::Array(items) = &tree else { return Err(expected(self, given, rule)) };
+        let mut faults = Vec::new();
+        self.clear();
+        for (index, item) in items.iter().enumerate() {
+            match read_namespace(item) {
+                Ok(namespace) => self.push(namespace),
+                Err(found) => faults.extend(
+                    found
+                        .into_iter()
+                        .map(|fault| Fault { at: format!("[{index}]{}", fault.at), message: fault.message }),
+                ),
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+    fn show(&self) -> Json {
+        self.iter().map(show_namespace).collect()
+    }
+}
+
+fn read_namespace(item: &Json) -> Result<Namespace, Vec<Fault>> {
+    let Json::Object(fields) = item else {
+        return Err(fault(format!("expected an object with a name; got {}", Given::Tree(item).shown())));
+    };
+    let mut options = ChannelOptions::default();
+    let mut faults = Vec::new();
+    let mut name = None;
+    for (key, value) in fields {
+        let found = if key == "name" {
+            let mut text = String::new();
+            let read = text.read(Given::Tree(value), Rule::Any);
+            name = Some(text);
+            read.err().unwrap_or_default()
+        } else {
+            registry::set(&mut options, key, Given::Tree(value)).unwrap_or_else(|| fault(unknown::channel_option(key)))
+        };
+        let at = format!(".{key}");
+        faults.extend(found.into_iter().map(|fault| Fault { at: at.clone(), ..fault }));
+    }
+    if name.is_none() {
+        faults.extend(fault("a namespace wants a name".into()));
+    }
+    match name {
+        Some(name) if faults.is_empty() => Ok(Namespace { name, options }),
+        _ => Err(faults),
+    }
+}
+
+fn show_namespace(namespace: &Namespace) -> Json {
+    struct Show(serde_json::Map<String, Json>);
+    impl registry::Visitor for Show {
+        fn option(&mut self, meta: registry::Meta<'_>, value: &mut dyn Value) {
+            self.0.insert(join("", meta.name), value.show());
+        }
+    }
+    let mut show = Show(serde_json::Map::new());
+    registry::walk(&mut namespace.options.clone(), "", &mut show);
+    show.0.insert("name".into(), namespace.name.show());
+    Json::Object(show.0)
+}

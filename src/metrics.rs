@@ -1,0 +1,230 @@
+//! F0 · What is counted, and the Prometheus text of it.
+//!
+//! Owns plain numbers: each reactor counts in its own [`Counters`] without sharing a cache line, and the service thread
+//! asks for copies and adds them up. Names follow Centrifugo's where the meaning is the same.
+
+use hdrhistogram::Histogram;
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+
+/// Durations, recorded in microseconds with two digits of precision, up to a minute.
+#[derive(Debug, Clone)]
+pub struct Latency(Histogram<u64>);
+
+const LONGEST_US: u64 = 60_000_000;
+
+impl Default for Latency {
+    fn default() -> Latency {
+        // The bounds are constants that the constructor accepts; the fallback grows by itself.
+        Latency(Histogram::new_with_bounds(1, LONGEST_US, 2).unwrap_or_else(|_| Histogram::new(2).expect("two digits")))
+    }
+}
+
+impl Latency {
+    pub fn record_us(&mut self, us: u64) {
+        self.0.saturating_record(us.max(1));
+    }
+
+    pub fn record_ms(&mut self, ms: u64) {
+        self.record_us(ms.saturating_mul(1000));
+    }
+
+    pub fn add(&mut self, other: &Latency) {
+        // Equal bounds: it cannot fail.
+        let _ = self.0.add(&other.0);
+    }
+}
+
+macro_rules! counters {
+    ($($field:ident: $name:literal $help:literal,)*) => {
+        /// What one reactor counts, from its start.
+        #[derive(Debug, Clone, Default)]
+        pub struct Counters {
+            $(#[doc = $help] pub $field: u64,)*
+            /// Error replies by code less 100.
+            pub refused: [u64; 16],
+            /// Disconnects by code.
+            pub disconnects: BTreeMap<u16, u64>,
+            /// Close codes sent for broken WebSocket framing.
+            pub faults: BTreeMap<u16, u64>,
+            /// HTTP statuses answered by the reactor itself.
+            pub answers: BTreeMap<u16, u64>,
+            /// From ping to pong; the resolution is a tick of the wheel.
+            pub pong: Latency,
+            /// From a message's arrival to its effects.
+            pub command: Latency,
+            /// Work of one loop turn, sleep not counted.
+            pub turn: Latency,
+        }
+
+        impl Counters {
+            pub fn add(&mut self, other: &Counters) {
+                $(self.$field += other.$field;)*
+                self.refused.iter_mut().zip(other.refused).for_each(|(a, b)| *a += b);
+                for (mine, theirs) in [(&mut self.disconnects, &other.disconnects), (&mut self.faults, &other.faults), (&mut self.answers, &other.answers)] {
+                    theirs.iter().for_each(|(code, count)| *mine.entry(*code).or_default() += count);
+                }
+                self.pong.add(&other.pong);
+                self.command.add(&other.command);
+                self.turn.add(&other.turn);
+            }
+
+            /// All as Prometheus text.
+            pub fn write(&self, page: &mut Page) {
+                $(page.single($name, $help, "counter", self.$field);)*
+                let codes = self.refused.iter().enumerate().filter(|(_, n)| **n > 0).map(|(code, n)| (code + 100, *n));
+                page.labelled("gannet_client_num_reply_errors_total", "Error replies to commands, by error code.", "counter", "code", codes);
+                page.labelled("gannet_client_num_server_disconnects_total", "Clients closed by the server, by disconnect code.", "counter", "code", &self.disconnects);
+                page.labelled("gannet_transport_protocol_errors_total", "Connections closed for broken WebSocket framing, by close code.", "counter", "code", &self.faults);
+                page.labelled("gannet_node_handshake_refusals_total", "Requests refused by the reactor before an upgrade, by HTTP status.", "counter", "status", &self.answers);
+                page.histogram("gannet_client_ping_pong_duration_seconds", "From a ping to its pong, to the next 0.1 s.", &self.pong);
+                page.histogram("gannet_client_command_duration_seconds", "From a client's message to its effects, inside the reactor.", &self.command);
+                page.histogram("gannet_reactor_turn_duration_seconds", "Work of one loop turn; a long tail delays everyone on that reactor.", &self.turn);
+            }
+        }
+    };
+}
+
+counters! {
+    accepted: "gannet_transport_connections_accepted_total" "Sockets accepted.",
+    closed: "gannet_transport_connections_closed_total" "Sockets closed or handed off.",
+    handed_off: "gannet_transport_connections_handed_off_total" "Sockets handed to the service thread for plain HTTP.",
+    upgrades: "gannet_client_connections_accepted_total" "WebSocket handshakes completed.",
+    connects: "gannet_client_connects_total" "Connect commands that succeeded.",
+    subscribes: "gannet_client_subscriptions_accepted_total" "Subscriptions begun.",
+    unsubscribes_by_server: "gannet_client_num_server_unsubscribes_total" "Subscriptions ended by the server API.",
+    publications_received: "gannet_node_publications_received_total" "Publications taken from clients.",
+    deliveries: "gannet_node_publications_sent_total" "Publications delivered to subscribers.",
+    messages_received: "gannet_transport_messages_received_total" "WebSocket messages received.",
+    bytes_received: "gannet_transport_messages_received_size_bytes_total" "Bytes read from client sockets.",
+    messages_sent: "gannet_transport_messages_sent_total" "Frames queued to clients; one may hold several replies.",
+    bytes_sent: "gannet_transport_messages_sent_size_bytes_total" "Bytes written to client sockets.",
+    reads: "gannet_reactor_reads_total" "Read calls on client sockets.",
+    writes: "gannet_reactor_writes_total" "Write calls on client sockets.",
+    writes_blocked: "gannet_reactor_writes_blocked_total" "Write calls that a full socket cut short.",
+    turns: "gannet_reactor_turns_total" "Loop turns.",
+    publications_dropped: "gannet_node_publications_dropped_total" "Publications dropped because a reactor's mailbox was full: raise reactor.mailbox_size or add reactors.",
+    limit_connections: "gannet_node_client_connection_limit_total" "Handshakes refused by client.connection_limit or the file descriptor limit.",
+    limit_rate: "gannet_node_client_connection_rate_limit_total" "Handshakes refused by client.connection_rate_limit.",
+    limit_per_ip: "gannet_node_client_connection_per_ip_limit_total" "Connections refused by client.connection_limit_per_ip.",
+    limit_memory: "gannet_node_memory_limit_total" "Handshakes refused while memory is over overload.memory_limit.",
+    limit_accept: "gannet_node_accept_rate_limit_total" "Sockets closed unread by overload.accept_rate_limit.",
+    descriptors_exhausted: "gannet_node_descriptors_exhausted_total" "Accepts that found no free file descriptor: raise LimitNOFILE.",
+    origins_refused: "gannet_client_origins_refused_total" "Handshakes refused by client.allowed_origins.",
+    handshake_timeouts: "gannet_transport_handshake_timeouts_total" "Sockets closed without a whole request head in time.",
+    write_timeouts: "gannet_transport_write_timeouts_total" "Clients closed because their socket took no byte for websocket.write_timeout.",
+    resets: "gannet_transport_connections_lost_total" "Sockets that ended without a close frame.",
+}
+
+/// Seconds that histograms are cut at.
+const BUCKETS_US: [u64; 16] = [
+    25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000,
+    10_000_000,
+];
+
+/// A page in the Prometheus text format, version 0.0.4.
+#[derive(Debug, Default)]
+pub struct Page {
+    text: String,
+}
+
+impl Page {
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
+    fn head(&mut self, name: &str, help: &str, kind: &str) {
+        // Writing to a String cannot fail.
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    pub fn single(&mut self, name: &str, help: &str, kind: &str, value: impl Display) {
+        self.head(name, help, kind);
+        let _ = writeln!(self.text, "{name} {value}");
+    }
+
+    /// One series for each label value; none at all is fine.
+    pub fn labelled<K: Display, V: Display>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: &str,
+        label: &str,
+        series: impl IntoIterator<Item = (K, V)>,
+    ) {
+        self.series(name, help, kind, series.into_iter().map(|(key, value)| (format!("{label}=\"{key}\""), value)));
+    }
+
+    /// The same, with the labels of each series written out.
+    pub fn series<V: Display>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: &str,
+        series: impl IntoIterator<Item = (String, V)>,
+    ) {
+        self.head(name, help, kind);
+        for (labels, value) in series {
+            let _ = writeln!(self.text, "{name}{{{labels}}} {value}");
+        }
+    }
+
+    pub fn histogram(&mut self, name: &str, help: &str, latency: &Latency) {
+        self.head(name, help, "histogram");
+        self.buckets(name, "", latency);
+    }
+
+    /// One histogram for each label value.
+    pub fn histograms<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        series: impl IntoIterator<Item = (&'a String, &'a Latency)>,
+    ) {
+        self.head(name, help, "histogram");
+        for (key, latency) in series {
+            self.buckets(name, &format!("{label}=\"{key}\","), latency);
+        }
+    }
+
+    /// `label`: empty, or a label with a comma behind it.
+    fn buckets(&mut self, name: &str, label: &str, latency: &Latency) {
+        let histogram = &latency.0;
+        for us in BUCKETS_US {
+            let count = histogram.count_between(0, us);
+            let _ = writeln!(self.text, "{name}_bucket{{{label}le=\"{}\"}} {count}", us as f64 / 1e6);
+        }
+        let _ = writeln!(self.text, "{name}_bucket{{{label}le=\"+Inf\"}} {}", histogram.len());
+        let label = label.trim_end_matches(',');
+        let _ = writeln!(self.text, "{name}_sum{{{label}}} {}", histogram.mean() * histogram.len() as f64 / 1e6);
+        let _ = writeln!(self.text, "{name}_count{{{label}}} {}", histogram.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adds_up_and_prints() {
+        let mut a = Counters { accepted: 2, ..Counters::default() };
+        a.refused[3] = 1;
+        a.disconnects.insert(3008, 1);
+        a.turn.record_us(300);
+        let mut b = a.clone();
+        b.add(&a);
+        let mut page = Page::default();
+        b.write(&mut page);
+        let text = page.into_text();
+        for line in [
+            "gannet_transport_connections_accepted_total 4",
+            "gannet_client_num_reply_errors_total{code=\"103\"} 2",
+            "gannet_client_num_server_disconnects_total{code=\"3008\"} 2",
+            "gannet_reactor_turn_duration_seconds_bucket{le=\"0.0005\"} 2",
+            "gannet_reactor_turn_duration_seconds_bucket{le=\"+Inf\"} 2",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+    }
+}
