@@ -27,3 +27,6 @@ pub mod config;
 pub mod mailbox;
 pub mod metrics;
 pub mod wheel;
+
+pub mod http;
+pub mod ws;

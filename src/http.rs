@@ -1,0 +1,123 @@
+//! F1 · The head of an HTTP/1.1 request, and the few fixed answers a reactor gives itself.
+//!
+//! Owns parsing (by httparse) and its limits. Knows nothing of endpoints: who answers a path is decided above.
+
+use bytes::Bytes;
+
+/// Header lines in a request; beyond: 431.
+pub const HEADERS_MAX: usize = 64;
+
+/// A request head, borrowed from the read buffer.
+#[derive(Debug)]
+pub struct Head<'a> {
+    pub method: &'a str,
+    /// Without the query.
+    pub path: &'a str,
+    pub query: &'a str,
+    /// HTTP/1.`minor`.
+    pub minor: u8,
+    headers: Vec<(&'a str, &'a [u8])>,
+    /// Bytes of the head, the blank line with it.
+    pub size: usize,
+}
+
+/// Why a head is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadError {
+    /// Not HTTP: 400.
+    Malformed,
+    /// More than [`HEADERS_MAX`] lines: 431.
+    TooLarge,
+}
+
+impl<'a> Head<'a> {
+    /// The head at the front of `input`; `None` while it is cut.
+    pub fn parse(input: &'a [u8]) -> Result<Option<Head<'a>>, HeadError> {
+        let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut lines);
+        let size = match request.parse(input) {
+            Ok(httparse::Status::Complete(size)) => size,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
+            Err(_) => return Err(HeadError::Malformed),
+        };
+        let target = request.path.unwrap_or("/");
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let headers = request.headers.iter().map(|line| (line.name, line.value)).collect();
+        Ok(Some(Head {
+            method: request.method.unwrap_or(""),
+            path,
+            query,
+            minor: request.version.unwrap_or(0),
+            headers,
+            size,
+        }))
+    }
+
+    /// The value of the first header of that name, if it is visible ASCII.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        self.values(name).next()
+    }
+
+    /// How many headers of that name there are.
+    pub fn count(&self, name: &str) -> usize {
+        self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).count()
+    }
+
+    /// Is `token` in the comma-separated list(s) of that name, in any case? (RFC 9110 section 5.6.1.)
+    pub fn lists(&self, name: &str, token: &str) -> bool {
+        self.items(name).any(|item| item.eq_ignore_ascii_case(token))
+    }
+
+    /// The items of the comma-separated list(s) of that name.
+    pub fn items(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.values(name).flat_map(|value| value.split(',')).map(str::trim)
+    }
+
+    /// Does the query hold `key=value`, letter by letter?
+    pub fn asks(&self, key: &str, value: &str) -> bool {
+        self.query.split('&').any(|pair| pair.split_once('=') == Some((key, value)))
+    }
+
+    fn values(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.headers
+            .iter()
+            .filter(move |(key, _)| key.eq_ignore_ascii_case(name))
+            .filter_map(|(_, value)| std::str::from_utf8(value).ok())
+    }
+}
+
+/// A whole answer that closes the connection. `extra` holds further header lines, each ended by CRLF.
+pub fn answer(status: u16, phrase: &str, extra: &str, text: &str) -> Bytes {
+    let len = text.len() + 1;
+    Bytes::from(format!(
+        "HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\nConnection: close\r\n{extra}\r\n{text}\n"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUEST: &[u8] =
+        b"GET /a/b?format=protobuf&x=1 HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nX: \xff\r\n\r\nrest";
+
+    #[test]
+    fn reads_a_head_and_leaves_the_rest() {
+        let head = Head::parse(REQUEST).expect("sound").expect("whole");
+        assert_eq!((head.method, head.path, head.minor, &REQUEST[head.size..]), ("GET", "/a/b", 1, &b"rest"[..]));
+        assert!(head.lists("connection", "upgrade") && !head.lists("connection", "up"));
+        assert!(head.asks("format", "protobuf") && !head.asks("format", "proto"));
+        assert_eq!((head.header("HOST"), head.header("x"), head.count("x")), (Some("h"), None, 1));
+    }
+
+    #[test]
+    fn a_cut_head_waits_and_noise_is_refused() {
+        for cut in 0..REQUEST.len() - 4 {
+            assert!(Head::parse(&REQUEST[..cut]).expect("sound so far").is_none(), "cut at {cut}");
+        }
+        assert_eq!(Head::parse(b"\x16\x03\x01 hello\r\n\r\n").unwrap_err(), HeadError::Malformed);
+        let many = [&b"GET / HTTP/1.1\r\n"[..], &b"a: b\r\n".repeat(HEADERS_MAX + 1), b"\r\n"].concat();
+        assert_eq!(Head::parse(&many).unwrap_err(), HeadError::TooLarge);
+    }
+}

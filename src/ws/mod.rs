@@ -1,0 +1,38 @@
+//! F1 · WebSocket, RFC 6455: upgrade, frames, UTF-8 and close codes, for the server's side of a connection.
+//!
+//! Pure: bytes in, items out. Knows nothing of sockets, of channels or of what a message means.
+
+mod decoder;
+mod encoder;
+mod upgrade;
+mod utf8;
+
+pub use decoder::{Decoder, Fault, Item, Kind, Step};
+pub use encoder::{CONTROL_PAYLOAD_MAX, HEADER_MAX, close_frame, control_frame, frame, push_frame, push_header};
+pub use upgrade::{Refusal, Upgrade, respond};
+
+/// Opcodes, RFC 6455 section 5.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    Continuation = 0,
+    Text = 1,
+    Binary = 2,
+    Close = 8,
+    Ping = 9,
+    Pong = 10,
+}
+
+/// Close codes the server itself sends, RFC 6455 section 7.4.1.
+pub mod close {
+    pub const NORMAL: u16 = 1000;
+    pub const GOING_AWAY: u16 = 1001;
+    pub const PROTOCOL_ERROR: u16 = 1002;
+    pub const INVALID_PAYLOAD: u16 = 1007;
+    pub const TOO_BIG: u16 = 1009;
+
+    /// May a peer put `code` in a close frame? (Section 7.4.2; 1004 to 1006 and 1015 never go on the wire.)
+    pub fn is_valid(code: u16) -> bool {
+        matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
+}
