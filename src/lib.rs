@@ -30,3 +30,6 @@ pub mod wheel;
 
 pub mod http;
 pub mod ws;
+
+pub mod auth;
+pub mod protocol;
