@@ -33,3 +33,7 @@ pub mod ws;
 
 pub mod auth;
 pub mod protocol;
+
+pub mod broker;
+
+pub mod hub;
