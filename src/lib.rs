@@ -37,3 +37,5 @@ pub mod protocol;
 pub mod broker;
 
 pub mod hub;
+pub mod session;
+pub mod shard;
