@@ -39,3 +39,5 @@ pub mod broker;
 pub mod hub;
 pub mod session;
 pub mod shard;
+
+pub mod reactor;

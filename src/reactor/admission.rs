@@ -1,0 +1,210 @@
+//! F5 · Who may come in: limits of the whole node, asked by every reactor.
+//!
+//! Owns the shared counts: atomics, and for the limit per address a table behind a lock that is taken only if that limit
+//! is set, once when a connection comes and once when it goes. All limits are named options; each refusal has a counter.
+
+use crate::config::Config;
+use hashbrown::HashMap;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// So many a second, with a burst of one second's worth: a token bucket, kept as the time at which it would be full
+/// again (the generic cell rate algorithm). Shared without a lock.
+#[derive(Debug)]
+pub struct Rate {
+    /// Nanoseconds one takes; 0 = no limit.
+    each_ns: u64,
+    full_at_ns: AtomicU64,
+}
+
+impl Rate {
+    /// `per_second` = 0 is no limit.
+    pub fn new(per_second: usize) -> Rate {
+        Rate { each_ns: 1_000_000_000u64.checked_div(per_second as u64).unwrap_or(0), full_at_ns: AtomicU64::new(0) }
+    }
+
+    /// Takes one at `now_ns`, of any monotonic clock; false if there is none left.
+    pub fn take(&self, now_ns: u64) -> bool {
+        if self.each_ns == 0 {
+            return true;
+        }
+        let step = |full_at: u64| {
+            let next = full_at.max(now_ns) + self.each_ns;
+            (next <= now_ns + 1_000_000_000).then_some(next)
+        };
+        self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).is_ok()
+    }
+}
+
+/// Why a handshake is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    Connections,
+    Rate,
+    Memory,
+    Address,
+    Draining,
+}
+
+/// Shared by all reactors of a node.
+#[derive(Debug)]
+pub struct Admission {
+    clients: AtomicUsize,
+    clients_max: usize,
+    handshakes: Rate,
+    accepts: Rate,
+    per_ip_max: usize,
+    per_ip: Mutex<HashMap<u32, u32, foldhash::quality::RandomState>>,
+    hasher: foldhash::quality::RandomState,
+    over_memory: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Admission {
+    /// `descriptors`: clients that the file descriptor limit leaves room for.
+    pub fn new(config: &Config, descriptors: usize) -> Admission {
+        let limit = config.client.connection_limit;
+        Admission {
+            clients: AtomicUsize::new(0),
+            clients_max: if limit == 0 { descriptors } else { limit.min(descriptors) },
+            handshakes: Rate::new(config.client.connection_rate_limit),
+            accepts: Rate::new(config.overload.accept_rate_limit),
+            per_ip_max: config.client.connection_limit_per_ip,
+            per_ip: Mutex::default(),
+            hasher: Default::default(),
+            over_memory: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// May a socket be read at all?
+    pub fn accept(&self, now_ns: u64) -> bool {
+        self.accepts.take(now_ns)
+    }
+
+    /// Counts a connection from `ip`: its key if there is a limit and it is within it, `Err` if it is beyond.
+    /// IPv6 addresses count by their /64, which is what one subscriber holds.
+    pub fn enter(&self, ip: IpAddr) -> Result<u32, Refused> {
+        if self.per_ip_max == 0 {
+            return Ok(0);
+        }
+        let key = match ip.to_canonical() {
+            IpAddr::V4(v4) => self.hasher.hash_one(v4.octets()),
+            IpAddr::V6(v6) => self.hasher.hash_one(v6.octets().first_chunk::<8>()),
+        } as u32;
+        // The key is a hash: two addresses that share one of four billion would be counted together.
+        let mut table = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = table.entry(key).or_insert(0);
+        if *count as usize >= self.per_ip_max {
+            return Err(Refused::Address);
+        }
+        *count += 1;
+        Ok(key)
+    }
+
+    /// A connection that entered with `key` is gone.
+    pub fn leave(&self, key: u32) {
+        if self.per_ip_max == 0 {
+            return;
+        }
+        let mut table = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
+        if let hashbrown::hash_map::Entry::Occupied(mut entry) = table.entry(key) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Counts a client whose handshake is sound, or says why it must not come in.
+    pub fn admit(&self, now_ns: u64) -> Result<(), Refused> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Refused::Draining);
+        }
+        if self.over_memory.load(Ordering::Relaxed) {
+            return Err(Refused::Memory);
+        }
+        // Counted first and taken back, so that reactors cannot pass the limit together.
+        if self.clients.fetch_add(1, Ordering::Relaxed) >= self.clients_max {
+            self.dismiss();
+            return Err(Refused::Connections);
+        }
+        if !self.handshakes.take(now_ns) {
+            self.dismiss();
+            return Err(Refused::Rate);
+        }
+        Ok(())
+    }
+
+    /// An admitted client is gone.
+    pub fn dismiss(&self) {
+        self.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Clients admitted and not gone.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    pub fn clients_max(&self) -> usize {
+        self.clients_max
+    }
+
+    pub fn set_over_memory(&self, over: bool) {
+        self.over_memory.store(over, Ordering::Relaxed);
+    }
+
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_rate_is_a_true_rate() {
+        let rate = Rate::new(10);
+        let start = 7 * SECOND;
+        assert_eq!((0..100).filter(|_| rate.take(start)).count(), 10, "the burst");
+        let in_ten_seconds = (1..=1000).filter(|i| rate.take(start + i * SECOND / 100)).count();
+        assert_eq!(in_ten_seconds, 100);
+        assert!((0..1000).all(|_| Rate::new(0).take(start)), "0 is no limit");
+    }
+
+    #[test]
+    fn clients_are_counted_and_refused_at_the_limit() {
+        let mut config = Config::default();
+        config.client.connection_limit = 2;
+        let admission = Admission::new(&config, 100);
+        assert_eq!([0; 3].map(|_| admission.admit(0)), [Ok(()), Ok(()), Err(Refused::Connections)]);
+        admission.dismiss();
+        assert_eq!(admission.admit(0), Ok(()));
+        admission.set_over_memory(true);
+        assert_eq!(admission.admit(0), Err(Refused::Memory));
+        assert_eq!(Admission::new(&config, 1).clients_max(), 1, "descriptors bind first");
+    }
+
+    #[test]
+    fn addresses_are_counted_and_forgotten() {
+        let mut config = Config::default();
+        config.client.connection_limit_per_ip = 1;
+        let admission = Admission::new(&config, 100);
+        let ip = |text: &str| text.parse::<IpAddr>().expect("address");
+        let key = admission.enter(ip("10.0.0.1")).expect("first");
+        assert!(admission.enter(ip("::ffff:10.0.0.1")).is_err(), "the same address, mapped");
+        assert!(admission.enter(ip("10.0.0.2")).is_ok());
+        assert!(admission.enter(ip("2001:db8::1")).is_ok() && admission.enter(ip("2001:db8::2")).is_err());
+        admission.leave(key);
+        assert!(admission.enter(ip("10.0.0.1")).is_ok());
+    }
+}

@@ -1,0 +1,355 @@
+//! F5 · The connections of one reactor: a slab of sockets, each with as little as can be.
+//!
+//! Owns what a connection is between two loop turns, its outbox and its place in the wheel. Knows nothing of the loop,
+//! of HTTP paths or of what sessions say. A slot is freed only in [`Conns::reap`], so that an index is not reused
+//! inside a turn; the generation tells late answers from other threads.
+
+use super::outbox::{Outbox, Wrote};
+use crate::broker::ConnKey;
+use crate::session::{Session, Sessions};
+use crate::shard::Table;
+use crate::wheel::{Links, NEVER, Nodes, Tick, Wheel};
+use crate::ws::Decoder;
+use bytes::Bytes;
+use slab::Slab;
+use std::io;
+use std::net::TcpStream;
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading a request head.
+    Head,
+    /// A WebSocket whose messages come back.
+    Echo,
+    /// A WebSocket with a session.
+    Client,
+    /// The last bytes are queued: a close frame, or an HTTP answer. Waits for them to leave and for the peer's end.
+    Closing,
+    /// To be reaped at the end of the turn.
+    Dead,
+}
+
+/// Bytes of a message or frame that came in pieces.
+#[derive(Debug, Default)]
+pub struct Partial {
+    /// Bytes read that the decoder cannot take yet.
+    pub tail: Vec<u8>,
+    /// Parts of the open message, unmasked.
+    pub message: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct Conn {
+    /// None once handed off.
+    pub stream: Option<TcpStream>,
+    generation: u32,
+    links: Links,
+    /// When the handshake, the blocked write or the close must be done.
+    pub io_due: Tick,
+    pub decoder: Decoder,
+    /// Its address, as the limit per address counts it.
+    pub ip_key: u32,
+    pub phase: Phase,
+    /// On the list to be flushed.
+    dirty: bool,
+    /// The socket took less than it was given: wait for its WRITABLE edge.
+    pub blocked: bool,
+    /// Admitted as a client: to be dismissed.
+    pub admitted: bool,
+    /// The peer's close frame came, or its end of the stream.
+    pub peer_closed: bool,
+    /// Speaks frames, no more HTTP.
+    pub upgraded: bool,
+    pub partial: Option<Box<Partial>>,
+    outbox: Option<Box<Outbox>>,
+    pub session: Option<Box<Session>>,
+}
+
+// One of these for each socket: docs/memory.md has the sum.
+const _: () = assert!(size_of::<Conn>() <= 96);
+
+/// Boxes kept for reuse; more are given back to the allocator.
+const POOL_MAX: usize = 256;
+/// Room that a pooled buffer may keep.
+const POOLED_BYTES_MAX: usize = 16 * 1024;
+
+#[derive(Debug)]
+pub struct Conns {
+    me: u16,
+    slab: Slab<Conn>,
+    generation: u32,
+    wheel: Wheel,
+    dirty: Vec<u32>,
+    dead: Vec<u32>,
+    /// Connections whose outbox went over its limit.
+    pub slow: Vec<u32>,
+    #[expect(clippy::vec_box)] // A box goes from here to a connection and back, which holds 8 bytes.
+    outboxes: Vec<Box<Outbox>>,
+    #[expect(clippy::vec_box)]
+    partials: Vec<Box<Partial>>,
+    outbox_bytes_max: usize,
+    /// Frames queued.
+    pub queued: u64,
+}
+
+/// Borrow helper for the wheel: its nodes are the slab's connections.
+struct Linked<'a>(&'a mut Slab<Conn>);
+
+impl Nodes for Linked<'_> {
+    fn links(&mut self, node: u32) -> &mut Links {
+        &mut self.0[node as usize].links
+    }
+}
+
+impl Conns {
+    pub fn new(me: u16, now: Tick, outbox_bytes_max: usize) -> Conns {
+        Conns {
+            me,
+            slab: Slab::new(),
+            generation: 0,
+            wheel: Wheel::new(now),
+            dirty: Vec::new(),
+            dead: Vec::new(),
+            slow: Vec::new(),
+            outboxes: Vec::new(),
+            partials: Vec::new(),
+            outbox_bytes_max,
+            queued: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// A socket just accepted; its handshake is due by `io_due`.
+    pub fn insert(&mut self, stream: TcpStream, ip_key: u32, io_due: Tick) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        let conn = self.slab.insert(Conn {
+            stream: Some(stream),
+            generation: self.generation,
+            links: Links::default(),
+            io_due,
+            decoder: Decoder::default(),
+            ip_key,
+            phase: Phase::Head,
+            dirty: false,
+            blocked: false,
+            admitted: false,
+            peer_closed: false,
+            upgraded: false,
+            partial: None,
+            outbox: None,
+            session: None,
+        }) as u32;
+        self.arm(conn);
+        conn
+    }
+
+    pub fn get(&mut self, conn: u32) -> Option<&mut Conn> {
+        self.slab.get_mut(conn as usize)
+    }
+
+    /// Indices in use lie below this.
+    pub fn bound(&self) -> u32 {
+        self.slab.capacity() as u32
+    }
+
+    pub fn has_timers(&self) -> bool {
+        !self.wheel.is_empty()
+    }
+
+    /// Sees to it that the connection's nearest deadline is met.
+    pub fn arm(&mut self, conn: u32) {
+        let Some(it) = self.slab.get(conn as usize) else { return };
+        let due = it.io_due.min(it.session.as_ref().map_or(NEVER, |session| session.next_deadline()));
+        self.wheel.arm(&mut Linked(&mut self.slab), conn, due);
+    }
+
+    /// The next connection whose deadline may have come; arm it again.
+    pub fn pop_due(&mut self, now: Tick) -> Option<u32> {
+        self.wheel.pop(&mut Linked(&mut self.slab), now)
+    }
+
+    /// Queues `frame`, unless the connection is past taking any.
+    pub fn send(&mut self, conn: u32, frame: Bytes) {
+        let max = self.outbox_bytes_max;
+        let Some(outbox) = self.outbox(conn) else { return };
+        outbox.push(frame);
+        let slow = outbox.bytes() > max;
+        self.queued += 1;
+        self.mark_dirty(conn);
+        if slow {
+            self.slow.push(conn);
+        }
+    }
+
+    pub fn send_hole(&mut self, conn: u32, ticket: u32) {
+        if let Some(outbox) = self.outbox(conn) {
+            outbox.push_hole(ticket);
+            self.mark_dirty(conn);
+        }
+    }
+
+    pub fn fill(&mut self, conn: u32, ticket: u32, frame: Bytes) {
+        if self.outbox(conn).is_some_and(|outbox| outbox.fill(ticket, frame)) {
+            self.queued += 1;
+            self.mark_dirty(conn);
+        }
+    }
+
+    /// What is left of a frame that was written directly.
+    pub fn send_begun(&mut self, conn: u32, rest: Bytes) {
+        if let Some(outbox) = self.outbox(conn) {
+            outbox.push_begun(rest);
+            self.mark_dirty(conn);
+        }
+    }
+
+    /// Does anything wait to leave?
+    pub fn has_outbox(&self, conn: u32) -> bool {
+        self.slab.get(conn as usize).is_some_and(|it| it.outbox.is_some())
+    }
+
+    fn outbox(&mut self, conn: u32) -> Option<&mut Outbox> {
+        let it = self.slab.get_mut(conn as usize)?;
+        if matches!(it.phase, Phase::Closing | Phase::Dead) {
+            return None;
+        }
+        Some(it.outbox.get_or_insert_with(|| self.outboxes.pop().unwrap_or_default()))
+    }
+
+    fn mark_dirty(&mut self, conn: u32) {
+        if let Some(it) = self.slab.get_mut(conn as usize)
+            && !std::mem::replace(&mut it.dirty, true)
+        {
+            self.dirty.push(conn);
+        }
+    }
+
+    /// Queues the last bytes; whatever comes after them is dropped. `hurry` drops what waits before them too.
+    pub fn close_with(&mut self, conn: u32, last: Bytes, due: Tick, hurry: bool) {
+        let Some(outbox) = self.outbox(conn) else { return };
+        outbox.drop_holes();
+        if hurry {
+            outbox.clear_unbegun();
+        }
+        outbox.push(last);
+        self.mark_dirty(conn);
+        if let Some(it) = self.slab.get_mut(conn as usize) {
+            it.phase = Phase::Closing;
+            it.io_due = due;
+        }
+        self.give_partial_back(conn);
+        self.arm(conn);
+    }
+
+    /// No more of this connection: it is reaped at the end of the turn.
+    pub fn kill(&mut self, conn: u32) {
+        if let Some(it) = self.slab.get_mut(conn as usize)
+            && it.phase != Phase::Dead
+        {
+            it.phase = Phase::Dead;
+            self.dead.push(conn);
+        }
+    }
+
+    /// Takes the list of connections to flush; give it back with [`Conns::restore_dirty`].
+    pub fn take_dirty(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    pub fn restore_dirty(&mut self, mut list: Vec<u32>) {
+        list.clear();
+        if self.dirty.is_empty() {
+            self.dirty = list;
+        }
+    }
+
+    /// Writes what waits. `Ok(None)` = nothing did.
+    pub fn flush(&mut self, conn: u32, now: Tick, write_timeout: Tick) -> io::Result<Option<Wrote>> {
+        let Some(it) = self.slab.get_mut(conn as usize) else { return Ok(None) };
+        it.dirty = false;
+        let (Some(outbox), Some(stream)) = (it.outbox.as_mut(), it.stream.as_ref()) else { return Ok(None) };
+        let wrote = outbox.write(stream)?;
+        it.blocked = wrote.blocked;
+        if it.outbox.as_ref().is_some_and(|outbox| outbox.is_empty()) {
+            let outbox = it.outbox.take();
+            if it.phase != Phase::Closing {
+                it.io_due = NEVER;
+            }
+            self.pool_outbox(outbox);
+        } else if wrote.blocked && it.phase != Phase::Closing && (wrote.bytes > 0 || it.io_due == NEVER) {
+            // Each byte that the peer takes buys it time.
+            it.io_due = now + write_timeout;
+            self.arm(conn);
+        }
+        Ok(Some(wrote))
+    }
+
+    fn pool_outbox(&mut self, outbox: Option<Box<Outbox>>) {
+        if let Some(mut outbox) = outbox
+            && self.outboxes.len() < POOL_MAX
+        {
+            outbox.reset();
+            self.outboxes.push(outbox);
+        }
+    }
+
+    /// The connection's buffers for what came in pieces, from the pool.
+    pub fn partial(&mut self, conn: u32) -> Option<&mut Partial> {
+        let it = self.slab.get_mut(conn as usize)?;
+        Some(it.partial.get_or_insert_with(|| self.partials.pop().unwrap_or_default()))
+    }
+
+    /// Gives the buffers back; a connection keeps none between messages.
+    pub fn give_partial_back(&mut self, conn: u32) {
+        let partial = self.slab.get_mut(conn as usize).and_then(|it| it.partial.take());
+        let Some(mut partial) = partial else { return };
+        if self.partials.len() >= POOL_MAX {
+            return;
+        }
+        for buffer in [&mut partial.tail, &mut partial.message] {
+            buffer.clear();
+            buffer.shrink_to(POOLED_BYTES_MAX);
+        }
+        self.partials.push(partial);
+    }
+
+    /// Frees the slots of the dead; `gone` is told of each.
+    pub fn reap(&mut self, mut gone: impl FnMut(&Conn)) {
+        while let Some(conn) = self.dead.pop() {
+            self.give_partial_back(conn);
+            self.wheel.disarm(&mut Linked(&mut self.slab), conn);
+            let mut it = self.slab.remove(conn as usize);
+            self.pool_outbox(it.outbox.take());
+            gone(&it);
+        }
+    }
+}
+
+impl Sessions for Conns {
+    fn session(&mut self, conn: u32) -> Option<&mut Session> {
+        self.slab.get_mut(conn as usize)?.session.as_deref_mut()
+    }
+}
+
+impl Table for Conns {
+    fn key(&self, conn: u32) -> Option<ConnKey> {
+        let it = self.slab.get(conn as usize)?;
+        Some(ConnKey { reactor: self.me, index: conn, generation: it.generation })
+    }
+
+    fn take(&mut self, conn: u32) -> Option<Box<Session>> {
+        self.slab.get_mut(conn as usize)?.session.take()
+    }
+
+    fn deliver(&mut self, conn: u32, frame: &Bytes) {
+        self.send(conn, frame.clone());
+    }
+}

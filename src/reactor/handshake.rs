@@ -1,0 +1,178 @@
+//! F5 · What a request head is for: an upgrade, an answer of the reactor's own, or the service thread.
+//!
+//! Owns the routing of heads, the origin check and the choice of encoding. Pure: a head in, a decision out.
+
+use crate::config::Config;
+use crate::http::{self, Head, HeadError};
+use crate::protocol::Encoding;
+use crate::ws::Upgrade;
+use bytes::Bytes;
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+/// The subprotocols of the Centrifugal protocol.
+const SUBPROTOCOLS: [(&str, Encoding); 2] =
+    [("centrifuge-protobuf", Encoding::Protobuf), ("centrifuge-json", Encoding::Json)];
+
+/// What to do with a connection whose head is whole.
+#[derive(Debug)]
+pub enum Decision<'a> {
+    Echo(Upgrade<'a>),
+    Client {
+        upgrade: Upgrade<'a>,
+        subprotocol: Option<&'static str>,
+        encoding: Encoding,
+        frame_pings: bool,
+    },
+    /// Answer and close.
+    Answer(u16, Bytes),
+    OriginRefused(Bytes),
+    /// Not for a reactor.
+    HandOff,
+}
+
+/// The endpoints that live in reactors, and who may come.
+#[derive(Debug)]
+pub struct Routes {
+    websocket: String,
+    echo: Option<String>,
+    origins: Origins,
+}
+
+#[derive(Debug)]
+enum Origins {
+    /// Requests without an Origin, or from a page of the same host.
+    Same,
+    Listed(GlobSet),
+}
+
+impl Routes {
+    /// The configuration was checked: its globs compile.
+    pub fn new(config: &Config) -> Result<Routes, globset::Error> {
+        let mut globs = GlobSetBuilder::new();
+        for origin in &config.client.allowed_origins {
+            globs.add(GlobBuilder::new(origin).case_insensitive(true).build()?);
+        }
+        let listed = !config.client.allowed_origins.is_empty();
+        Ok(Routes {
+            websocket: trim(&config.websocket.handler_prefix).to_owned(),
+            echo: config.echo.enabled.then(|| trim(&config.echo.handler_prefix).to_owned()),
+            origins: if listed { Origins::Listed(globs.build()?) } else { Origins::Same },
+        })
+    }
+
+    /// Decides about a head.
+    pub fn decide<'a>(&self, head: &Head<'a>) -> Decision<'a> {
+        let path = trim(head.path);
+        let echo = self.echo.as_deref() == Some(path);
+        if !echo && path != self.websocket {
+            return Decision::HandOff;
+        }
+        let upgrade = match Upgrade::check(head) {
+            Ok(upgrade) => upgrade,
+            Err(refusal) => return Decision::Answer(refusal.status, refusal.answer()),
+        };
+        if !self.allows(head) {
+            let text = "this Origin is not in client.allowed_origins";
+            return Decision::OriginRefused(http::answer(403, "Forbidden", "", text));
+        }
+        if echo {
+            return Decision::Echo(upgrade);
+        }
+        let offered = |name: &str| head.items("sec-websocket-protocol").any(|item| item == name);
+        let chosen = SUBPROTOCOLS.into_iter().find(|(name, _)| offered(name));
+        let asked = head.asks("format", "protobuf") || head.asks("cf_protocol", "protobuf");
+        Decision::Client {
+            upgrade,
+            subprotocol: chosen.map(|(name, _)| name),
+            encoding: if asked { Encoding::Protobuf } else { chosen.map_or(Encoding::Json, |(_, encoding)| encoding) },
+            frame_pings: head.asks("cf_ws_frame_ping_pong", "true"),
+        }
+    }
+
+    fn allows(&self, head: &Head<'_>) -> bool {
+        let Some(origin) = head.header("origin") else { return head.count("origin") == 0 };
+        match &self.origins {
+            Origins::Listed(globs) => globs.is_match(origin),
+            Origins::Same => {
+                let host = origin.split_once("://").map(|(_, host)| host);
+                host.is_some_and(|host| head.header("host").is_some_and(|own| own.eq_ignore_ascii_case(host)))
+            }
+        }
+    }
+}
+
+/// A trailing slash makes no difference.
+fn trim(path: &str) -> &str {
+    path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path)
+}
+
+/// The answer to a head that cannot be read.
+pub fn refuse_head(error: HeadError) -> (u16, Bytes) {
+    match error {
+        HeadError::Malformed => (400, http::answer(400, "Bad Request", "", "this is not an HTTP/1.1 request")),
+        HeadError::TooLarge => {
+            let text = "the request head is larger than http_server.header_size_limit or has too many lines";
+            (431, http::answer(431, "Request Header Fields Too Large", "", text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decide(config: &Config, target: &str, extra: &str) -> String {
+        let head = format!(
+            "GET {target} HTTP/1.1\r\nHost: a.example:8000\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{extra}\r\n"
+        );
+        let head = Head::parse(head.as_bytes()).expect("sound").expect("whole");
+        match Routes::new(config).expect("globs").decide(&head) {
+            Decision::Echo(_) => "echo".into(),
+            Decision::Client { subprotocol, encoding, frame_pings, .. } => {
+                format!("{encoding:?} {} {frame_pings}", subprotocol.unwrap_or("-"))
+            }
+            Decision::Answer(status, _) => status.to_string(),
+            Decision::OriginRefused(_) => "origin".into(),
+            Decision::HandOff => "hand-off".into(),
+        }
+    }
+
+    #[test]
+    fn the_encoding_is_chosen_by_subprotocol_or_query() {
+        let config = Config::default();
+        for (target, extra, expected) in [
+            ("/connection/websocket", "", "Json - false"),
+            ("/connection/websocket/", "Sec-WebSocket-Protocol: other\r\n", "Json - false"),
+            (
+                "/connection/websocket",
+                "Sec-WebSocket-Protocol: x, centrifuge-protobuf\r\n",
+                "Protobuf centrifuge-protobuf false",
+            ),
+            ("/connection/websocket", "Sec-WebSocket-Protocol: centrifuge-json\r\n", "Json centrifuge-json false"),
+            ("/connection/websocket?format=protobuf", "", "Protobuf - false"),
+            ("/connection/websocket?a=b&cf_protocol=protobuf&cf_ws_frame_ping_pong=true", "", "Protobuf - true"),
+            ("/connection/websocketx", "", "hand-off"),
+            ("/echo", "", "hand-off"),
+            ("/", "", "hand-off"),
+        ] {
+            assert_eq!(decide(&config, target, extra), expected, "{target} {extra}");
+        }
+    }
+
+    #[test]
+    fn origins() {
+        let mut config = Config::default();
+        let client =
+            |config: &Config, origin: &str| decide(config, "/connection/websocket", &format!("Origin: {origin}\r\n"));
+        assert_eq!(client(&config, "https://A.example:8000"), "Json - false", "the same host");
+        for other in ["https://b.example", "https://a.example", "null", "", "\u{e9}"] {
+            assert_eq!(client(&config, other), "origin", "{other}");
+        }
+        config.client.allowed_origins = vec!["https://*.example.com".into()];
+        assert_eq!(client(&config, "https://app.Example.com"), "Json - false");
+        assert_eq!(client(&config, "https://example.com.evil.org"), "origin");
+        assert_eq!(client(&config, "https://a.example:8000"), "origin", "a list is the whole list");
+        config.client.allowed_origins = vec!["*".into()];
+        assert_eq!(client(&config, "http://anything/at/all"), "Json - false");
+    }
+}

@@ -1,0 +1,53 @@
+//! F5 · The listening sockets: one a reactor on one port, so that the kernel spreads connections over the cores.
+//!
+//! Options that an accepted socket inherits are set here once, and so cost nothing for each client.
+
+use crate::config::HttpServer;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+/// `count` listeners on one address. Port 0 is picked by the kernel for the first and shared by the rest.
+pub fn listen(options: &HttpServer, address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let mut address = address;
+    (0..count)
+        .map(|_| {
+            let listener = open(options, address)?;
+            address = listener.local_addr()?;
+            Ok(listener)
+        })
+        .collect()
+}
+
+fn open(options: &HttpServer, address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if options.send_buffer_size > 0 {
+        socket.set_send_buffer_size(options.send_buffer_size)?;
+    }
+    if options.receive_buffer_size > 0 {
+        socket.set_recv_buffer_size(options.receive_buffer_size)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(options.listen_backlog.min(i32::MAX as u32) as i32)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_share_the_port_that_the_kernel_picked() {
+        let options = crate::config::Config::default().http_server;
+        let listeners = listen(&options, "127.0.0.1:0".parse().expect("address"), 3).expect("listen");
+        let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().expect("address").port()).collect();
+        assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+    }
+}
