@@ -41,3 +41,7 @@ pub mod session;
 pub mod shard;
 
 pub mod reactor;
+pub mod service;
+
+pub mod cli;
+pub mod server;

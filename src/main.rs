@@ -1,1 +1,24 @@
-fn main() {}
+//! F6 · The `gannet` program: arguments to configuration to server. The only place that prints errors or exits.
+
+use gannet::cli::{self, Command};
+use std::process::ExitCode;
+
+/// The configuration is wrong, or the server could not start.
+const EXIT_UNUSABLE: u8 = 2;
+
+fn main() -> ExitCode {
+    match cli::run(std::env::args_os(), std::env::vars_os(), &mut std::io::stdout()) {
+        Ok(Command::Done) => ExitCode::SUCCESS,
+        Ok(Command::Serve(config, warnings)) => match gannet::server::run(*config, &warnings) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(EXIT_UNUSABLE)
+            }
+        },
+        Err(errors) => {
+            eprint!("{errors}");
+            ExitCode::from(EXIT_UNUSABLE)
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! F6 · The command line as clap sees it: subcommands, their flags, and one flag for each option.
+//!
+//! Owns names, help texts and examples, and the way back from clap's matches to pairs of option and text.
+//! The options' own texts come from `config`. Never judges a value, and never carries a command out.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::sync::LazyLock;
+
+use clap::builder::PossibleValuesParser;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::{self, Listed, Section};
+
+const EXAMPLES: &str = "\
+Examples:
+  gannet --dev                                   try it out: http://127.0.0.1:8000
+  gannet --config gannet.toml                    serve with a file (TOML, YAML or JSON)
+  gannet check -c gannet.toml                    is the configuration sound?
+  gannet config > gannet.toml                    a file to start from: every option, explained
+  gannet token --user 42 -c gannet.toml          a connection token for user 42
+
+Every option can be given in three ways, the later one wins:
+  in the file           [client]
+                        ping_interval = \"25s\"
+  in the environment    GANNET_CLIENT_PING_INTERVAL=25s
+  as a flag             --client.ping_interval 25s";
+
+const SHORT_HINT: &str = "\
+Examples:
+  gannet --dev                     try it out: http://127.0.0.1:8000
+  gannet --config gannet.toml      serve with a file (TOML, YAML or JSON)
+
+Every option of the configuration is a flag as well: --help lists them.";
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  gannet token --user 42 -c gannet.toml
+  gannet token --user 42 --expires-in 5m --info '{\"name\": \"Ada\"}'
+  GANNET_CLIENT_TOKEN_HMAC_SECRET_KEY=... gannet token --user ''      the anonymous user";
+
+/// Clap wants names that live as long as the process.
+static SECTIONS: LazyLock<Vec<Section>> = LazyLock::new(config::sections);
+
+fn options() -> impl Iterator<Item = &'static Listed> {
+    SECTIONS.iter().flat_map(|section| &section.options)
+}
+
+/// The whole command line.
+pub fn command() -> Command {
+    let root = Command::new("gannet")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("An edge WebSocket server for very many clients, over the Centrifugal client protocol")
+        .long_about(
+            "Gannet holds very many WebSocket clients on one host and fans messages out to them. It speaks \
+             the Centrifugal client protocol, so that the Centrifugal client libraries work with it, and \
+             backends publish over HTTP. Without a command it serves.",
+        )
+        .after_help(SHORT_HINT)
+        .after_long_help(EXAMPLES)
+        .disable_help_subcommand(true)
+        .override_usage("gannet [COMMAND] [--config FILE] [OPTIONS]");
+    with_options(root)
+        .subcommand(with_options(Command::new("serve").about("Serve clients (what no command does)")))
+        .subcommand(with_options(check()))
+        .subcommand(with_options(config_command()))
+        .subcommand(with_options(token()))
+        .subcommand(Command::new("version").about("Print the version"))
+}
+
+fn check() -> Command {
+    Command::new("check").about("Check the configuration: print its warnings, or every problem and exit with 2")
+}
+
+fn config_command() -> Command {
+    let formats = PossibleValuesParser::new(["toml", "yaml", "json"]);
+    Command::new("config")
+        .about("Print the configuration in force, every option explained; secrets are not shown")
+        .arg(long("format", "FORMAT", "JSON has no comments").value_parser(formats).default_value("toml"))
+}
+
+fn token() -> Command {
+    let algorithms = PossibleValuesParser::new(["HS256", "HS384", "HS512"]);
+    Command::new("token")
+        .about("Make a connection token (JWT), signed with client.token.hmac_secret_key")
+        .after_help(TOKEN_EXAMPLES)
+        .arg(long("user", "USER", "The user; '' = anonymous").required(true))
+        .arg(long("expires-in", "DURATION", "Life of the token; 0 = it never expires").default_value("1h"))
+        .arg(long("info", "JSON", "What others may see of the client"))
+        .arg(long("alg", "ALG", "Signature").value_parser(algorithms).default_value("HS256"))
+}
+
+fn long(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+fn with_options(command: Command) -> Command {
+    let file = long("config", "FILE", "Configuration file; also $GANNET_CONFIG").short('c');
+    let mut command = command.arg(file);
+    for section in SECTIONS.iter() {
+        let heading = if section.path.is_empty() { "General" } else { section.about };
+        command = command.next_help_heading(heading).args(section.options.iter().map(flag));
+    }
+    command
+}
+
+fn flag(option: &'static Listed) -> Arg {
+    let advice = if option.is_secret() { " As a flag it shows in `ps`: rather use the file." } else { "" };
+    let arg = Arg::new(option.name.as_str())
+        .long(option.name.as_str())
+        .value_name(option.kind)
+        .help(format!("{}{advice} [{}]", option.about, config::note(option)))
+        .hide_short_help(true)
+        .action(ArgAction::Set);
+    match option.kind {
+        "BOOL" => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        _ => arg,
+    }
+}
+
+/// The options that were given, by name, as they were given.
+pub fn given(matches: &ArgMatches) -> Vec<(String, String)> {
+    let text = |name: &str| {
+        let set = matches.value_source(name) == Some(ValueSource::CommandLine);
+        let value = set.then(|| matches.get_one::<String>(name)).flatten();
+        value.map(|value| (name.to_owned(), value.clone()))
+    };
+    options().filter_map(|option| text(&option.name)).collect()
+}
+
+/// `--echo.enabled false` becomes `--echo.enabled=false`: a boolean flag may stand alone, so clap takes a
+/// value only after `=`, but no command is called `true` or `false`, so what is meant is clear.
+pub fn join_booleans(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for arg in args {
+        let is_boolean = |flag: &str| options().any(|option| option.kind == "BOOL" && option.name == flag);
+        match joined.last_mut() {
+            Some(last) if arg == "true" || arg == "false" => {
+                let flag = last.to_str().and_then(|last| last.strip_prefix("--"));
+                if flag.is_some_and(is_boolean) {
+                    last.push("=");
+                    last.push(arg);
+                } else {
+                    joined.push(arg);
+                }
+            }
+            _ => joined.push(arg),
+        }
+    }
+    joined
+}
+
+/// Takes out the long flags that no command has, with their values, so that all of them can be told of at
+/// once and with the nearest name: clap would stop at the first.
+pub fn take_unknown(args: impl Iterator<Item = OsString>) -> (Vec<OsString>, Vec<(String, String)>) {
+    let command = command();
+    let commands: BTreeSet<&str> = command.get_subcommands().map(Command::get_name).collect();
+    let every = std::iter::once(&command).chain(command.get_subcommands());
+    let mut known: BTreeSet<&str> = every.flat_map(Command::get_arguments).filter_map(Arg::get_long).collect();
+    known.extend(["help", "version"]);
+
+    let (mut rest, mut unknown) = (Vec::new(), Vec::new());
+    let mut args = args.peekable();
+    while let Some(arg) = args.next() {
+        let flag = arg.to_str().and_then(|text| text.strip_prefix("--"));
+        let (name, value) = match flag.map(|flag| (flag, flag.split_once('='))) {
+            Some((_, Some((name, value)))) => (name, Some(value.to_owned())),
+            Some((name, None)) => (name, None),
+            None => ("", None),
+        };
+        if name.is_empty() || known.contains(name) {
+            rest.push(arg);
+            continue;
+        }
+        let is_value = |next: &OsString| next.to_str().is_some_and(|n| !n.starts_with('-') && !commands.contains(n));
+        let value = value.or_else(|| args.next_if(is_value)?.into_string().ok());
+        unknown.push((name.to_owned(), value.unwrap_or_default()));
+    }
+    (rest, unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(line: &str) -> (Vec<OsString>, Vec<(String, String)>) {
+        take_unknown(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_it() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn unknown_flags_are_taken_out_with_their_values() {
+        let (rest, unknown) = split("gannet --colour blue --reactors 2 --x.y=1 check --verbose --config a.toml");
+        assert_eq!(rest, ["gannet", "--reactors", "2", "check", "--config", "a.toml"].map(OsString::from));
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(unknown, [pair("colour", "blue"), pair("x.y", "1"), pair("verbose", "")]);
+        let (rest, unknown) = split("gannet --verbose check --help");
+        assert_eq!(rest, ["gannet", "check", "--help"].map(OsString::from));
+        assert_eq!(unknown, [pair("verbose", "")]);
+    }
+
+    #[test]
+    fn only_what_was_given_is_given() {
+        let line = ["gannet", "--echo.enabled", "--dev=false", "--client.ping_interval=5s"];
+        let matches = command().try_get_matches_from(line).unwrap();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let expected = [pair("dev", "false"), pair("echo.enabled", "true"), pair("client.ping_interval", "5s")];
+        assert_eq!(given(&matches), expected);
+    }
+}

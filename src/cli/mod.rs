@@ -1,0 +1,152 @@
+//! F6 · The command line: from arguments and environment to a command to carry out.
+//!
+//! Owns the subcommands that need no server (`check`, `config`, `token`, `version`, help) and carries them
+//! out, writing to what it is given. `serve` it only prepares. The one place that reads the configuration
+//! file. Never exits and never writes to standard error: that is left to `main`.
+
+mod flags;
+mod token;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::ArgMatches;
+use clap::error::ErrorKind;
+
+use crate::config::{self, Config, ConfigError, File, Format, Warning};
+
+/// What is left to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve with this configuration. The warnings are still to be told.
+    Serve(Box<Config>, Vec<Warning>),
+    /// Everything has been done: exit with 0.
+    Done,
+}
+
+/// What to print on standard error before an exit with 2: one line for each problem, the last one ended.
+#[derive(Debug)]
+pub struct CliError {
+    text: String,
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for CliError {}
+
+fn fail(message: impl fmt::Display) -> CliError {
+    CliError { text: format!("error: {message}\n") }
+}
+
+impl From<Vec<ConfigError>> for CliError {
+    fn from(errors: Vec<ConfigError>) -> Self {
+        CliError { text: errors.iter().map(|error| format!("error: {error}\n")).collect() }
+    }
+}
+
+/// `args` begins with the program's name (`std::env::args_os()`), `env` is the environment
+/// (`std::env::vars_os()`), `out` standard output.
+pub fn run(
+    args: impl Iterator<Item = OsString>,
+    env: impl Iterator<Item = (OsString, OsString)>,
+    out: &mut dyn Write,
+) -> Result<Command, CliError> {
+    let env = own_variables(env)?;
+    let (args, unknown) = flags::take_unknown(flags::join_booleans(args).into_iter());
+    let root = match flags::command().try_get_matches_from(args) {
+        Ok(root) => root,
+        Err(error) => return stopped(&error, &unknown, out),
+    };
+    let (name, matches) = root.subcommand().unwrap_or(("serve", &root));
+    if name == "version" && unknown.is_empty() {
+        return print(out, &format!("gannet {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    let (config, warnings) = load(&root, unknown, &env)?;
+    match name {
+        "check" => {
+            let lines = warnings.iter().map(|warning| format!("warning: {warning}\n"));
+            print(out, &(lines.collect::<String>() + "config ok\n"))
+        }
+        "config" => {
+            let format = matches.get_one::<String>("format").and_then(|word| Format::parse(word));
+            print(out, &config::print(&config, format.unwrap_or(Format::Toml)))
+        }
+        "token" => {
+            let claims = token::Claims::of(matches).map_err(fail)?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(fail)?.as_secs();
+            let token = token::make(claims, &config.client.token.hmac_secret_key, now).map_err(fail)?;
+            print(out, &(token + "\n"))
+        }
+        _ => Ok(Command::Serve(Box::new(config), warnings)),
+    }
+}
+
+/// The variables that are ours to judge. Others may be any bytes.
+fn own_variables(env: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, CliError> {
+    let mut own = Vec::new();
+    for (name, value) in env {
+        if !name.to_string_lossy().starts_with("GANNET_") {
+            continue;
+        }
+        let bad = |name: OsString| fail(format!("environment: {}: expected UTF-8", name.to_string_lossy()));
+        let value = value.into_string().map_err(|_| bad(name.clone()))?;
+        own.push((name.into_string().map_err(bad)?, value));
+    }
+    // The environment has no order of its own; the messages shall have one.
+    own.sort();
+    Ok(own)
+}
+
+/// Clap took no command from the arguments: help was asked for, or they are wrong.
+fn stopped(error: &clap::Error, unknown: &[(String, String)], out: &mut dyn Write) -> Result<Command, CliError> {
+    let text = error.render().to_string();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return print(out, &text);
+    }
+    let others = config::load(None, &[], unknown).err().unwrap_or_default();
+    Err(CliError { text: CliError::from(others).text + &text })
+}
+
+/// The configuration from all three sources. Flags may stand before the subcommand and after it.
+fn load(
+    root: &ArgMatches,
+    unknown: Vec<(String, String)>,
+    env: &[(String, String)],
+) -> Result<(Config, Vec<Warning>), CliError> {
+    let sub = root.subcommand().map(|(_, matches)| matches).filter(|sub| sub.try_contains_id("config").is_ok());
+    let mut pairs = flags::given(root);
+    pairs.extend(sub.map(flags::given).unwrap_or_default());
+    pairs.extend(unknown);
+
+    let named = |matches: &ArgMatches| matches.get_one::<String>("config").cloned();
+    let path = match (named(root), sub.and_then(named)) {
+        (Some(_), Some(_)) => return Err(fail("command line: --config: is given twice")),
+        (before, after) => before.or(after),
+    };
+    let variable = env.iter().find(|(name, value)| name == "GANNET_CONFIG" && !value.is_empty());
+    let path = path.or(variable.map(|(_, value)| value.clone()));
+    let text = match &path {
+        Some(path) => std::fs::read_to_string(path).map_err(|error| fail(format!("{path}: {error}")))?,
+        None => String::new(),
+    };
+    let file = path.as_deref().map(|name| File { name, text: &text });
+    Ok(config::load(file, env, &pairs)?)
+}
+
+/// Whoever reads may stop early (`gannet config | head`); that is no failure.
+fn print(out: &mut dyn Write, text: &str) -> Result<Command, CliError> {
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fail(format!("output: {error}"))),
+        _ => Ok(Command::Done),
+    }
+}
+
+#[cfg(test)]
+mod tests;

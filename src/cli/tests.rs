@@ -1,0 +1,188 @@
+//! The command line from outside: arguments and environment in, output or error out.
+//!
+//! Owns the checks of each subcommand and of the help text. Knows nothing of clap: only `run` is called.
+
+use std::path::PathBuf;
+
+use super::*;
+
+/// Words are split at spaces; `'` keeps nothing together, so values here have none.
+fn try_run(line: &str, env: &[(&str, &str)]) -> (Result<Command, String>, String) {
+    let args = line.split(' ').map(OsString::from);
+    let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let mut out = Vec::new();
+    let result = run(args, env, &mut out).map_err(|error| error.to_string());
+    (result, String::from_utf8(out).unwrap())
+}
+
+fn output(line: &str, env: &[(&str, &str)]) -> String {
+    let (result, out) = try_run(line, env);
+    assert!(matches!(result, Ok(Command::Done)), "{line}: {result:?}");
+    out
+}
+
+fn error(line: &str, env: &[(&str, &str)]) -> String {
+    let (result, out) = try_run(line, env);
+    assert_eq!(out, "", "{line}");
+    let error = result.unwrap_err();
+    assert!(error.ends_with('\n') && !error.ends_with("\n\n"), "{error:?}");
+    error
+}
+
+fn served(line: &str, env: &[(&str, &str)]) -> Config {
+    match try_run(line, env).0 {
+        Ok(Command::Serve(config, _)) => *config,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+/// A file that is gone when the test ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str, text: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("gannet-cli-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        Scratch(path)
+    }
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn no_command_serves() {
+    assert_eq!(served("gannet", &[]), Config::default());
+    assert_eq!(served("gannet serve", &[("PATH", "/bin")]), Config::default());
+    assert_eq!(served("gannet --reactors 2", &[]).reactors, 2);
+    assert_eq!(served("gannet serve --http_server.port=9000", &[]).http_server.port, 9000);
+    let both = served("gannet --reactors 2 serve --http_server.port 9000", &[]);
+    assert_eq!((both.reactors, both.http_server.port), (2, 9000));
+    assert!(served("gannet --dev", &[]).client.insecure);
+}
+
+#[test]
+fn a_boolean_flag_needs_no_value() {
+    assert!(served("gannet --echo.enabled", &[]).echo.enabled);
+    assert!(served("gannet --echo.enabled --reactors 1", &[]).echo.enabled);
+    assert!(served("gannet --echo.enabled serve", &[]).echo.enabled);
+    assert!(served("gannet --echo.enabled=true", &[]).echo.enabled);
+    assert!(!served("gannet --health.enabled=false", &[]).health.enabled);
+    let spaced = served("gannet --health.enabled false serve --echo.enabled true", &[]);
+    assert!(!spaced.health.enabled && spaced.echo.enabled);
+    assert!(error("gannet --health.enabled=no", &[]).contains("expected true or false; got \"no\""));
+}
+
+#[test]
+fn the_file_is_found_by_flag_or_variable() {
+    let first = Scratch::new("first.toml", "reactors = 1");
+    let second = Scratch::new("second.yaml", "reactors: 2");
+    let variable = [("GANNET_CONFIG", second.path())];
+    assert_eq!(served("gannet", &variable).reactors, 2);
+    assert_eq!(served(&format!("gannet -c {}", first.path()), &variable).reactors, 1);
+    assert_eq!(served(&format!("gannet --config={} serve", first.path()), &[]).reactors, 1);
+    assert_eq!(served(&format!("gannet serve --config {}", first.path()), &[]).reactors, 1);
+    assert_eq!(served("gannet", &[("GANNET_CONFIG", "")]).reactors, 0);
+    let twice = error(&format!("gannet -c {0} check -c {0}", first.path()), &[]);
+    assert_eq!(twice, "error: command line: --config: is given twice\n");
+    let missing = error("gannet -c /nowhere/gannet.toml", &[]);
+    assert!(missing.starts_with("error: /nowhere/gannet.toml: No such file"), "{missing}");
+}
+
+#[test]
+fn every_problem_of_every_source_is_told_at_once() {
+    let file = Scratch::new("bad.toml", "[client]\nping_intervall = '1s'\nchannel_limit = 0");
+    let env = [("GANNET_REACTORS", "9999"), ("GANNET_COLOUR", "blue")];
+    let line = format!("gannet --log.levle debug check -c {} --engine redis --http_server.port x", file.path());
+    let text = error(&line, &env);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 7, "{text}");
+    assert!(lines.iter().all(|line| line.starts_with("error: ")), "{text}");
+    let expected = [
+        "bad.toml: unknown option client.ping_intervall; did you mean client.ping_interval?",
+        "environment: unknown option GANNET_COLOUR;",
+        "command line: --http_server.port: expected a whole number, 0 to 65535; got \"x\"",
+        "command line: unknown option --log.levle; did you mean --log.level?",
+        "command line: --engine is a Centrifugo option that this version does not support yet",
+        "environment: GANNET_REACTORS: expected a whole number, 0 to 1024; got 9999",
+        "bad.toml: client.channel_limit: expected a whole number, 1 to 1048576; got 0",
+    ];
+    for (line, part) in lines.iter().zip(expected) {
+        assert!(line.contains(part), "{line}\n{part}");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_clap_s_to_tell() {
+    assert!(error("gannet serv", &[]).contains("unrecognized subcommand 'serv'"));
+    assert!(error("gannet --reactors", &[]).contains("a value is required"));
+    assert!(error("gannet --reactors 1 --reactors 2", &[]).contains("cannot be used multiple times"));
+    assert!(error("gannet --reactors 1 check --reactors 2", &[]).contains("--reactors: is given twice"));
+    assert!(error("gannet check --user 42", &[]).contains("unexpected argument '--user'"));
+    let both = error("gannet token --colour blue", &[]);
+    assert!(both.contains("unknown option --colour") && both.contains("--user <USER>"), "{both}");
+    assert!(error("gannet version --colour", &[]).contains("unknown option --colour"));
+}
+
+#[test]
+fn check_tells_warnings() {
+    let secure = "gannet check --client.token.hmac_secret_key k --client.allowed_origins *";
+    assert_eq!(output(secure, &[]), "config ok\n");
+    let text = output("gannet check --dev", &[]);
+    assert!(text.starts_with("warning: dev: "), "{text}");
+    assert!(text.ends_with("\nconfig ok\n"), "{text}");
+}
+
+#[test]
+fn config_prints_what_loads_again() {
+    let line = "gannet config --reactors 3 --client.allowed_origins a://b,c://d --prometheus.enabled";
+    for (format, name) in [("", "again.toml"), (" --format yaml", "again.yaml"), (" --format json", "again.json")] {
+        let file = Scratch::new(name, &output(&format!("{line}{format}"), &[]));
+        let again = served(&format!("gannet -c {}", file.path()), &[]);
+        assert_eq!(again, served(&line.replace(" config", ""), &[]), "{name}");
+    }
+    assert!(error("gannet config --format xml", &[]).contains("[possible values: toml, yaml, json]"));
+}
+
+#[test]
+fn token_is_signed_with_the_configured_key() {
+    let key = [("GANNET_CLIENT_TOKEN_HMAC_SECRET_KEY", "hush")];
+    let text = output("gannet token --user 42 --info {\"a\":1} --expires-in 90s --alg HS512", &key);
+    assert_eq!(text.trim_end().split('.').count(), 3, "{text}");
+    assert_eq!(text.lines().count(), 1);
+    assert!(error("gannet token --user 42", &[]).contains("client.token.hmac_secret_key is empty"));
+    assert!(error("gannet token", &key).contains("--user <USER>"));
+    assert!(error("gannet token --user 1 --expires-in 5", &key).contains("expected a duration"));
+    assert!(error("gannet token --user 1 --info {", &key).contains("--info: expected JSON"));
+    assert!(error("gannet token --user 1 --alg RS256", &key).contains("HS256, HS384, HS512"));
+}
+
+#[test]
+fn version() {
+    let expected = format!("gannet {}\n", env!("CARGO_PKG_VERSION"));
+    for line in ["gannet version", "gannet --version", "gannet -V"] {
+        assert_eq!(output(line, &[("GANNET_COLOUR", "blue")]), expected);
+    }
+}
+
+#[test]
+fn help_teaches() {
+    // Lines are broken to the width of the terminal.
+    let long = output("gannet --help", &[]).split_whitespace().collect::<Vec<_>>().join(" ");
+    for option in config::options() {
+        assert!(long.contains(&format!("--{}", option.name)), "{}", option.name);
+    }
+    for part in ["Examples:", "GANNET_CLIENT_PING_INTERVAL=25s", "default 65536 (64KiB)", "Channels and who may use"] {
+        assert!(long.contains(part), "{part}");
+    }
+    let short = output("gannet -h", &[]);
+    assert!(short.contains("gannet --dev") && short.contains("token"));
+    assert!(short.lines().count() < 30 && !short.contains("--client.ping_interval"), "{short}");
+    assert!(output("gannet token --help", &[]).contains("--expires-in <DURATION>"));
+}

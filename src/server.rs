@@ -1,0 +1,318 @@
+//! F6 · The node put together: threads, mailboxes, signals, and the order of leaving.
+//!
+//! Owns start-up and shutdown and nothing in between: once the threads run, they talk among themselves. A start that
+//! cannot succeed ends in one line that says what to change.
+
+use crate::config::{Config, Warning};
+use crate::mailbox::{Mailbox, Sender, mailbox};
+use crate::reactor::{Admission, Letter, Links, Reactor, WAKER, listen};
+use crate::service::{self, HandOff, Node, NodeInfo, Replies, Service};
+use crate::session::Rules;
+use crate::shard::{Answer, Shard};
+use mio::{Poll, Waker};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+
+/// Descriptors that are not clients': listeners, polls, logs, and room to breathe.
+const DESCRIPTORS_RESERVED: u64 = 64;
+/// Memory a client costs, user and kernel together, for the first line of the log: docs/memory.md.
+const CLIENT_BYTES: u64 = 5_500;
+
+/// Why the server could not start, or had to end.
+#[derive(Debug)]
+pub struct ServeError(String);
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// What the main thread waits for.
+enum Happened {
+    Signal,
+    /// A reactor has nothing left, or failed.
+    Ended(u16, io::Result<()>),
+}
+
+/// Serves until a signal, and then until the drain is over.
+pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
+    let (guard, log_dropped) = start_log(&config);
+    for warning in warnings {
+        tracing::warn!(option = warning.option, "{}", warning.message);
+    }
+    let config = Arc::new(config);
+    let count = reactor_count(&config);
+    let descriptors = raise_descriptors(&config)?;
+    let address = address(&config.http_server.address, config.http_server.port, config.dev)?;
+    let listeners = listen(&config.http_server, address, count).map_err(|error| cannot_listen(address, &error))?;
+    let bound = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(address);
+    let internal = open_internal(&config)?;
+
+    let admission = Arc::new(Admission::new(&config, descriptors));
+    let rules = Arc::new(Rules::new(&config));
+    let seed = getrandom::u64().map_err(|error| ServeError(format!("cannot draw a random seed: {error}")))?;
+    let parts = mailboxes(count, config.reactor.mailbox_size).map_err(cannot("make the reactors' polls"))?;
+    let senders: Vec<Sender<Letter>> = parts.iter().map(|part| part.sender.clone()).collect();
+    let (answers, replies) = unbounded_channel();
+    let (hand_off, handed_off, room) = service::hand_off(config.http_server.service_connection_limit);
+
+    let (happened, happening) = channel();
+    for (at, (part, listener)) in parts.into_iter().zip(listeners).enumerate() {
+        let me = at as u16;
+        let shard = Shard::new(me, count as u16, seed, rules.clone());
+        let links = links(senders.clone(), hand_off.clone(), answers.clone());
+        let reactor = Reactor::new(part.poll, listener, part.mailbox, shard, me, links, admission.clone(), &config)
+            .map_err(cannot("start a reactor"))?;
+        let ended = happened.clone();
+        spawn(format!("reactor-{me}"), move || {
+            let _ = ended.send(Happened::Ended(me, reactor.run()));
+        })?;
+    }
+    let info = node_info(&config, bound)?;
+    let node = Arc::new(Node::new(info, rules, senders.clone(), seed));
+    let internal_bound = internal.as_ref().and_then(|listener| listener.local_addr().ok());
+    let service = Service {
+        node,
+        config: config.clone(),
+        admission: admission.clone(),
+        internal,
+        handed_off,
+        replies: Replies(replies),
+        room,
+        log_dropped,
+    };
+    spawn("service".into(), move || {
+        if let Err(error) = service.run() {
+            tracing::error!(%error, "the service thread ended: the API, health and metrics are gone; restart the node");
+        }
+    })?;
+    spawn_signals(happened)?;
+    announce(&config, bound, internal_bound, count, &admission);
+    let result = wait(&config, &admission, &senders, &happening, count);
+    drop(guard);
+    result
+}
+
+fn cannot(what: &'static str) -> impl Fn(io::Error) -> ServeError {
+    move |error| ServeError(format!("cannot {what}: {error}"))
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
+    thread::Builder::new().name(name).spawn(body).map(drop).map_err(cannot("start a thread"))
+}
+
+/// A reactor's poll with the mailbox that wakes it.
+struct Part {
+    poll: Poll,
+    sender: Sender<Letter>,
+    mailbox: Mailbox<Letter>,
+}
+
+fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
+    (0..count)
+        .map(|_| {
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), WAKER)?;
+            // A wake that fails has nobody to tell; the next turn of the loop finds the mail.
+            let (sender, mailbox) = mailbox(len_max, move || drop(waker.wake()));
+            Ok(Part { poll, sender, mailbox })
+        })
+        .collect()
+}
+
+fn links(reactors: Vec<Sender<Letter>>, hand_off: HandOff, answers: UnboundedSender<(u64, Answer)>) -> Links {
+    Links {
+        reactors,
+        hand_off: Box::new(move |stream, bytes| hand_off.give(stream, bytes)),
+        // The service thread is gone only when the process is.
+        answers: Box::new(move |ticket, answer| drop(answers.send((ticket, answer)))),
+    }
+}
+
+fn reactor_count(config: &Config) -> usize {
+    match config.reactors {
+        0 => thread::available_parallelism().map_or(1, |cores| cores.get()),
+        set => set,
+    }
+}
+
+/// Where to listen: all addresses, of both families, unless one is given; loopback with `dev`.
+fn address(host: &str, port: u16, dev: bool) -> Result<SocketAddr, ServeError> {
+    let unset = if dev { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
+    let ip = match host {
+        "" if !dev && !has_ipv6() => IpAddr::from([0, 0, 0, 0]),
+        "" => unset,
+        "localhost" => IpAddr::from([127, 0, 0, 1]),
+        text => text.parse().map_err(|_| {
+            ServeError(format!("http_server.address {text:?} is no IP address; leave it empty for all"))
+        })?,
+    };
+    Ok(SocketAddr::new(ip, port))
+}
+
+fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
+}
+
+fn open_internal(config: &Config) -> Result<Option<TcpListener>, ServeError> {
+    let http = &config.http_server;
+    if http.internal_port == 0 {
+        return Ok(None);
+    }
+    let host = if http.internal_address.is_empty() { &http.address } else { &http.internal_address };
+    let address = address(host, http.internal_port, config.dev)?;
+    let mut listeners = listen(http, address, 1).map_err(|error| cannot_listen(address, &error))?;
+    Ok(listeners.pop())
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> ServeError {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program has the port: choose one with --http_server.port",
+        io::ErrorKind::PermissionDenied => "; a port below 1024 needs CAP_NET_BIND_SERVICE",
+        _ => "",
+    };
+    ServeError(format!("cannot listen on {address}: {error}{advice}"))
+}
+
+/// Raises the soft limit of file descriptors to the hard one; clients that fit.
+fn raise_descriptors(config: &Config) -> Result<usize, ServeError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let open = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    let reserved = DESCRIPTORS_RESERVED + config.http_server.service_connection_limit.min(1024) as u64;
+    let open = open.unwrap_or(u64::MAX);
+    if open <= reserved {
+        return Err(ServeError(format!("the file descriptor limit is {open}, too few to serve: raise LimitNOFILE")));
+    }
+    let fit = (open - reserved).min(u64::from(u32::MAX)) as usize;
+    if config.client.connection_limit > fit {
+        let limit = config.client.connection_limit;
+        tracing::warn!(
+            limit,
+            fit,
+            "client.connection_limit is more than the file descriptors allow: raise LimitNOFILE"
+        );
+    }
+    Ok(fit)
+}
+
+fn node_info(config: &Config, bound: SocketAddr) -> Result<NodeInfo, ServeError> {
+    let id = getrandom::u64().map_err(|error| ServeError(format!("cannot draw a node id: {error}")))?;
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name =
+        if config.node.name.is_empty() { format!("{}_{}", host(), bound.port()) } else { config.node.name.clone() };
+    Ok(NodeInfo { uid: format!("{id:016x}"), name, started: Instant::now() })
+}
+
+/// The first lines of the log: where it listens, how much fits, and what is unsafe.
+fn announce(config: &Config, bound: SocketAddr, internal: Option<SocketAddr>, reactors: usize, admission: &Admission) {
+    let fit = admission.clients_max();
+    let need_mib = (fit as u64 * CLIENT_BYTES) >> 20;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        address = %bound,
+        internal = internal.map(tracing::field::display),
+        reactors,
+        "listening"
+    );
+    tracing::info!(
+        clients = fit,
+        need_mib,
+        "room for so many clients; to hold more, raise LimitNOFILE (and memory with it)"
+    );
+    if config.dev {
+        tracing::warn!("DEV MODE: no tokens, no API key, every permission granted; loopback only. Not for production.");
+        tracing::info!("open http://{bound}/ in two tabs and chat");
+    }
+}
+
+/// Text on a terminal, JSON elsewhere; written by a thread of its own, whose queue drops lines rather than wait.
+fn start_log(config: &Config) -> (WorkerGuard, Arc<dyn Fn() -> usize + Send + Sync>) {
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(config.log.queue_size).finish(io::stderr());
+    let dropped = writer.error_counter();
+    let level = config.log.level.parse().unwrap_or(tracing::Level::INFO);
+    let text = config.log.format == "text" || (config.log.format == "auto" && io::stderr().is_terminal());
+    let log = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(writer);
+    // A subscriber that is set already, as in a test, stays.
+    let _ = match text {
+        true => log.with_ansi(io::stderr().is_terminal()).try_init(),
+        false => log.json().flatten_event(true).try_init(),
+    };
+    (guard, Arc::new(move || dropped.dropped_lines()))
+}
+
+fn spawn_signals(happened: std::sync::mpsc::Sender<Happened>) -> Result<(), ServeError> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(cannot("listen for signals"))?;
+    spawn("signals".into(), move || {
+        for _ in signals.forever() {
+            if happened.send(Happened::Signal).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Runs until the first signal; then health says 503, the ports close after `shutdown.delay`, clients are told over
+/// `shutdown.spread`, and it ends when all are gone, at `shutdown.deadline`, or at the second signal.
+fn wait(
+    config: &Config,
+    admission: &Admission,
+    reactors: &[Sender<Letter>],
+    happening: &Receiver<Happened>,
+    count: usize,
+) -> Result<(), ServeError> {
+    match happening.recv() {
+        Ok(Happened::Signal) => {}
+        Ok(Happened::Ended(me, result)) => {
+            let why = result.err().map_or("it ended".to_owned(), |error| error.to_string());
+            return Err(ServeError(format!("reactor {me} stopped: {why}")));
+        }
+        Err(_) => return Ok(()),
+    }
+    admission.set_draining();
+    let shutdown = &config.shutdown;
+    tracing::info!(
+        clients = admission.clients(),
+        delay = ?shutdown.delay,
+        spread = ?shutdown.spread,
+        deadline = ?shutdown.deadline,
+        "draining; a second signal exits at once"
+    );
+    let began = Instant::now();
+    let mut told = false;
+    let mut ended = 0;
+    while ended < count {
+        let next = if told { shutdown.deadline } else { shutdown.delay.min(shutdown.deadline) };
+        match happening.recv_timeout(next.saturating_sub(began.elapsed())) {
+            Ok(Happened::Signal) => {
+                tracing::warn!(clients = admission.clients(), "second signal: exit at once");
+                return Ok(());
+            }
+            Ok(Happened::Ended(..)) => ended += 1,
+            Err(RecvTimeoutError::Timeout) if !told => {
+                told = true;
+                reactors.iter().for_each(|reactor| reactor.send(Letter::Drain));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!(clients = admission.clients(), "shutdown.deadline reached: exit with clients left");
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    tracing::info!(took = ?Duration::from_millis(began.elapsed().as_millis() as u64), "drained");
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! F5 · The service thread: tokio, for everything that is not a long connection.
+//!
+//! Owns the HTTP side: sockets that reactors hand off (their request was no WebSocket), the second port if there is one,
+//! the server API, health, metrics and the chat page; and the node's memory watch. Knows reactors only by their
+//! mailboxes: a slow request here delays no client.
+
+mod api;
+mod node;
+mod pages;
+mod watch;
+
+pub use node::{Node, NodeInfo, Replies};
+
+use crate::config::Config;
+use crate::reactor::Admission;
+use axum::Router;
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// A socket from a reactor, with the bytes it read, and its place among the connections served at once.
+pub type HandedOff = (TcpStream, Bytes, OwnedSemaphorePermit);
+
+/// What reactors call to hand a socket off.
+#[derive(Clone)]
+pub struct HandOff {
+    sender: mpsc::UnboundedSender<HandedOff>,
+    room: Arc<Semaphore>,
+}
+
+impl HandOff {
+    /// Gives the socket to the service thread, or back if too many are there.
+    pub fn give(&self, stream: TcpStream, bytes: Bytes) -> Result<(), TcpStream> {
+        let Ok(permit) = self.room.clone().try_acquire_owned() else { return Err(stream) };
+        self.sender.send((stream, bytes, permit)).map_err(|refused| refused.0.0)
+    }
+}
+
+/// The service, ready to run on a thread of its own.
+pub struct Service {
+    pub node: Arc<Node>,
+    pub config: Arc<Config>,
+    pub admission: Arc<Admission>,
+    /// The second port's listener, if there is one.
+    pub internal: Option<std::net::TcpListener>,
+    pub handed_off: mpsc::UnboundedReceiver<HandedOff>,
+    pub replies: Replies,
+    /// For the second port's own connections.
+    pub room: Arc<Semaphore>,
+    /// Lines that the log dropped so far.
+    pub log_dropped: Arc<dyn Fn() -> usize + Send + Sync>,
+}
+
+/// The two ends by which reactors reach the service.
+pub fn hand_off(limit: usize) -> (HandOff, mpsc::UnboundedReceiver<HandedOff>, Arc<Semaphore>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(limit));
+    (HandOff { sender, room: room.clone() }, receiver, room)
+}
+
+impl Service {
+    /// Serves until the process ends.
+    pub fn run(self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(mut self) -> io::Result<()> {
+        let internal = pages::internal(&self);
+        let external = match self.internal {
+            Some(_) => pages::external(&self.config),
+            None => pages::external(&self.config).merge(internal.clone()),
+        };
+        tokio::spawn(self.replies.deliver(self.node.clone()));
+        tokio::spawn(watch::memory(self.config.overload.memory_limit, self.admission.clone()));
+        tokio::spawn(watch::refusals(self.node.clone()));
+        let head_timeout = self.config.http_server.handshake_timeout;
+        if let Some(listener) = self.internal.take() {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::spawn(accept(listener, internal, self.room.clone(), head_timeout));
+        }
+        while let Some((stream, bytes, permit)) = self.handed_off.recv().await {
+            if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
+                tokio::spawn(serve_one(stream, bytes, external.clone(), permit, head_timeout));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The second port.
+async fn accept(listener: tokio::net::TcpListener, router: Router, room: Arc<Semaphore>, head_timeout: Duration) {
+    loop {
+        // A place first: connections beyond the limit wait in the kernel's queue.
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(serve_one(stream, Bytes::new(), router.clone(), permit, head_timeout));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "internal port: accept failed, trying again; if descriptors ran out, raise LimitNOFILE");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One HTTP connection, from the bytes that were read before it came here to its end.
+async fn serve_one(
+    stream: tokio::net::TcpStream,
+    bytes: Bytes,
+    router: Router,
+    permit: OwnedSemaphorePermit,
+    head_timeout: Duration,
+) {
+    let (reader, writer) = stream.into_split();
+    let io = TokioIo::new(tokio::io::join(io::Cursor::new(bytes).chain(reader), writer));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Also ends a connection that is kept alive and asks nothing.
+        .header_read_timeout(head_timeout)
+        .serve_connection(io, TowerToHyperService::new(router))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "HTTP connection ended");
+    }
+    drop(permit);
+}

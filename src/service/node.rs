@@ -1,0 +1,164 @@
+//! F5 · The node as the service thread sees it: reactors behind mailboxes, questions and their answers.
+//!
+//! Owns the tickets of what was asked and not answered. Every question has a deadline, so that a reactor that is stuck
+//! costs its caller an error and not a wait without end.
+
+use crate::broker::{self, Request};
+use crate::mailbox::Sender;
+use crate::protocol::Publication;
+use crate::protocol::code::Disconnect;
+use crate::reactor::Letter;
+use crate::session::Rules;
+use crate::shard::{Answer, Control, Mail, Stats};
+use futures_util::future::join_all;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a reactor may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who this node is.
+#[derive(Debug, Clone)]
+pub struct NodeInfo {
+    pub uid: String,
+    pub name: String,
+    pub started: Instant,
+}
+
+pub struct Node {
+    pub info: NodeInfo,
+    pub rules: Arc<Rules>,
+    reactors: Vec<Sender<Letter>>,
+    seed: u64,
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+}
+
+/// Answers on their way from the reactors.
+pub struct Replies(pub mpsc::UnboundedReceiver<(u64, Answer)>);
+
+/// Why the node could not do what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// The mailbox of the reactor in charge is full: try again.
+    Busy,
+    /// No answer in time.
+    Silent,
+}
+
+impl Replies {
+    /// Brings each answer to who asked.
+    pub async fn deliver(mut self, node: Arc<Node>) {
+        while let Some((ticket, answer)) = self.0.recv().await {
+            if let Some(asker) = node.lock().remove(&ticket) {
+                // Whoever gave up waiting does not mind.
+                let _ = asker.send(answer);
+            }
+        }
+    }
+}
+
+impl Node {
+    pub fn new(info: NodeInfo, rules: Arc<Rules>, reactors: Vec<Sender<Letter>>, seed: u64) -> Node {
+        Node { info, rules, reactors, seed, next: AtomicU64::new(1), open: Mutex::default() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a letter, made with its ticket, into a reactor's mailbox and waits for the answer.
+    async fn ask(&self, reactor: &Sender<Letter>, letter: impl FnOnce(u64) -> Mail) -> Result<Answer, Unavailable> {
+        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
+        let (asker, answer) = oneshot::channel();
+        self.lock().insert(ticket, asker);
+        let result = match reactor.offer(Letter::Mail(letter(ticket))) {
+            Err(_) => Err(Unavailable::Busy),
+            Ok(()) => match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                _ => Err(Unavailable::Silent),
+            },
+        };
+        self.lock().remove(&ticket);
+        result
+    }
+
+    /// The same question to every reactor.
+    async fn ask_all(&self, control: Control) -> Result<Vec<Answer>, Unavailable> {
+        let asked = self.reactors.iter().map(|reactor| {
+            let control = control.clone();
+            self.ask(reactor, move |ticket| Mail::Control { ticket, control })
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// To the channel's owner; answered when it has its place in the channel.
+    pub async fn publish(&self, channel: &str, publication: Publication) -> Result<(), Unavailable> {
+        let owner = broker::owner(channel, self.reactors.len() as u16, self.seed);
+        let channel = channel.into();
+        let reactor = &self.reactors[usize::from(owner)];
+        let ask = move |ticket| Mail::Ask(Request::Publish { channel, publication, answer: Some(ticket) });
+        self.ask(reactor, ask).await.map(|_| ())
+    }
+
+    /// Clients closed.
+    pub async fn disconnect(
+        &self,
+        user: String,
+        client: String,
+        keep: Vec<String>,
+        disconnect: Disconnect,
+    ) -> Result<usize, Unavailable> {
+        self.ask_all(Control::Disconnect { user, client, keep, disconnect }).await.map(met)
+    }
+
+    /// Subscriptions ended.
+    pub async fn unsubscribe(&self, user: String, client: String, channel: String) -> Result<usize, Unavailable> {
+        self.ask_all(Control::Unsubscribe { user, client, channel }).await.map(met)
+    }
+
+    /// Channels with subscribers, and how many each has.
+    pub async fn channels(
+        &self,
+        pattern: Option<globset::GlobMatcher>,
+    ) -> Result<BTreeMap<Arc<str>, u64>, Unavailable> {
+        let answers = self.ask_all(Control::Channels(pattern)).await?;
+        let lists = answers.into_iter().filter_map(|answer| match answer {
+            Answer::Channels(list) => Some(list),
+            _ => None,
+        });
+        Ok(lists.flatten().collect())
+    }
+
+    /// Numbers of each reactor.
+    pub async fn stats(&self) -> Result<Vec<Stats>, Unavailable> {
+        let answers = self.ask_all(Control::Stats).await?;
+        let stats = answers.into_iter().filter_map(|answer| match answer {
+            Answer::Stats(stats) => Some(*stats),
+            _ => None,
+        });
+        Ok(stats.collect())
+    }
+
+    /// Distinct users. Two in four billion may share a hash, and count as one.
+    pub async fn users(&self) -> Result<usize, Unavailable> {
+        let answers = self.ask_all(Control::Users).await?;
+        let mut hashes: Vec<u32> = answers
+            .into_iter()
+            .flat_map(|answer| match answer {
+                Answer::Users(hashes) => hashes,
+                _ => Vec::new(),
+            })
+            .collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        Ok(hashes.len())
+    }
+}
+
+fn met(answers: Vec<Answer>) -> usize {
+    answers.iter().map(|answer| if let Answer::Met(count) = answer { *count } else { 0 }).sum()
+}

@@ -1,0 +1,125 @@
+//! F5 · Health, metrics and the chat page, and which port answers what.
+
+use super::Service;
+use super::api::{self, Calls};
+use super::node::{Node, Unavailable};
+use crate::config::Config;
+use crate::metrics::{Counters, Page};
+use crate::reactor::Admission;
+use crate::shard::Stats;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use std::sync::Arc;
+
+/// The chat page of `dev`: one file, no build step.
+const CHAT: &str = include_str!("chat.html");
+
+#[derive(Clone)]
+struct Operator {
+    node: Arc<Node>,
+    admission: Arc<Admission>,
+    calls: Arc<Calls>,
+    log_dropped: Arc<dyn Fn() -> usize + Send + Sync>,
+}
+
+/// What anyone may ask: on the public port, next to the clients.
+pub fn external(config: &Config) -> Router {
+    match config.dev {
+        true => Router::new().route("/", get(|| async { Html(CHAT) })),
+        false => Router::new(),
+    }
+}
+
+/// What the operator and the backend ask: on the second port if there is one.
+pub fn internal(service: &Service) -> Router {
+    let Service { node, config, admission, .. } = service;
+    let calls = Arc::new(Calls::default());
+    let log_dropped: Arc<dyn Fn() -> usize + Send + Sync> = service.log_dropped.clone();
+    let operator = Operator { node: node.clone(), admission: admission.clone(), calls: calls.clone(), log_dropped };
+    let mut router = Router::new();
+    if config.health.enabled {
+        router = router.route(&config.health.handler_prefix, get(health));
+    }
+    if config.prometheus.enabled {
+        router = router.route(&config.prometheus.handler_prefix, get(metrics));
+    }
+    router.with_state(operator).merge(api::router(
+        node.clone(),
+        calls,
+        &config.http_api,
+        config.http_server.body_size_limit,
+    ))
+}
+
+/// 200 while this node takes clients, 503 from the first signal to stop on.
+async fn health(State(operator): State<Operator>) -> Response {
+    let status = if operator.admission.is_draining() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, [(header::CONTENT_TYPE, "application/json")], "{}").into_response()
+}
+
+async fn metrics(State(operator): State<Operator>) -> Response {
+    match operator.node.stats().await {
+        Ok(stats) => {
+            let text = page(&operator, &stats).into_text();
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
+        Err(Unavailable::Busy | Unavailable::Silent) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "a reactor does not answer\n").into_response()
+        }
+    }
+}
+
+fn page(operator: &Operator, stats: &[Stats]) -> Page {
+    let mut page = Page::default();
+    let mut sum = Counters::default();
+    stats.iter().for_each(|reactor| sum.add(&reactor.counters));
+    let total = |part: fn(&Stats) -> usize| stats.iter().map(part).sum::<usize>();
+    let version = [(env!("CARGO_PKG_VERSION"), 1)];
+    page.labelled("gannet_node_build_info", "The version that runs.", "gauge", "version", version);
+    page.single(
+        "gannet_node_uptime_seconds",
+        "Since the start.",
+        "gauge",
+        operator.node.info.started.elapsed().as_secs(),
+    );
+    page.single("gannet_node_num_clients", "Clients connected.", "gauge", total(|s| s.clients));
+    page.single("gannet_node_num_subscriptions", "Subscriptions of all clients.", "gauge", total(|s| s.subscriptions));
+    page.single("gannet_node_num_channels", "Channels with subscribers.", "gauge", total(|s| s.channels));
+    page.single(
+        "gannet_client_connections_inflight",
+        "WebSockets open, connected or not.",
+        "gauge",
+        operator.admission.clients(),
+    );
+    let limit = "WebSockets this node takes: client.connection_limit, or what the file descriptors allow.";
+    page.single("gannet_client_connections_limit", limit, "gauge", operator.admission.clients_max());
+    for (name, help, part) in PER_REACTOR {
+        page.labelled(name, help, "gauge", "reactor", stats.iter().map(|s| (s.reactor, part(s))));
+    }
+    let turns = stats.iter().map(|s| (s.reactor, s.counters.turns));
+    page.labelled("gannet_reactor_loop_turns_total", "Loop turns of each reactor.", "counter", "reactor", turns);
+    page.single(
+        "gannet_process_resident_memory_bytes",
+        "Resident memory of this process.",
+        "gauge",
+        super::watch::resident_bytes(),
+    );
+    let dropped = "Log lines dropped because the log's queue was full: lower log.level or raise log.queue_size.";
+    page.single("gannet_log_lines_dropped_total", dropped, "counter", (operator.log_dropped)());
+    sum.write(&mut page);
+    operator.calls.write(&mut page);
+    page
+}
+
+type PerReactor = (&'static str, &'static str, fn(&Stats) -> usize);
+
+/// The balance between reactors.
+const PER_REACTOR: [PerReactor; 4] = [
+    ("gannet_reactor_connections", "Sockets of each reactor; an even share is healthy.", |s| s.connections),
+    ("gannet_reactor_clients", "Clients of each reactor.", |s| s.clients),
+    ("gannet_reactor_users", "Users with clients on each reactor; one user may be on several.", |s| s.users),
+    ("gannet_reactor_channels", "Channels owned by each reactor.", |s| s.channels),
+];

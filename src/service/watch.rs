@@ -1,0 +1,84 @@
+//! F5 · What the service thread looks at by itself: memory, and limits that bite.
+
+use super::node::Node;
+use crate::metrics::Counters;
+use crate::reactor::Admission;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Memory is looked at this often while there is a limit.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(500);
+/// Refusals are told this often, as sums.
+const REFUSALS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Resident memory of this process; 0 where /proc does not tell.
+pub fn resident_bytes() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<usize>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size()
+}
+
+/// Refuses new clients while memory is over `limit` bytes (0 = no limit).
+pub async fn memory(limit: usize, admission: Arc<Admission>) {
+    let mut was_over = false;
+    if limit == 0 {
+        return;
+    }
+    loop {
+        let resident = resident_bytes();
+        let over = resident > limit;
+        if over != was_over {
+            let words = if over {
+                "over overload.memory_limit: new clients get 503"
+            } else {
+                "below overload.memory_limit again"
+            };
+            tracing::warn!(resident, limit, "memory is {words}");
+        }
+        was_over = over;
+        admission.set_over_memory(over);
+        tokio::time::sleep(MEMORY_INTERVAL).await;
+    }
+}
+
+/// Counters worth a line when they grow, and what to do about each.
+type Watched = (fn(&Counters) -> u64, &'static str);
+
+const WATCHED: [Watched; 8] = [
+    (
+        |c| c.limit_connections,
+        "clients refused at the connection limit: raise client.connection_limit or LimitNOFILE, or add nodes",
+    ),
+    (
+        |c| c.limit_rate,
+        "handshakes refused by client.connection_rate_limit: expected in a reconnect storm; raise it if this node copes",
+    ),
+    (|c| c.limit_per_ip, "connections refused by client.connection_limit_per_ip: a proxy in front needs it off"),
+    (|c| c.limit_memory, "handshakes refused for memory: raise overload.memory_limit or add nodes"),
+    (|c| c.limit_accept, "sockets closed by overload.accept_rate_limit"),
+    (|c| c.descriptors_exhausted, "accepts found no file descriptor: raise LimitNOFILE"),
+    (|c| c.origins_refused, "browsers refused by client.allowed_origins: add the origin if the page is yours"),
+    (|c| c.publications_dropped, "publications dropped at a full mailbox: raise reactor.mailbox_size or add reactors"),
+];
+
+/// One line for each limit that bit since the last look: never one for each refusal.
+pub async fn refusals(node: Arc<Node>) {
+    let mut before = Counters::default();
+    loop {
+        tokio::time::sleep(REFUSALS_INTERVAL).await;
+        let Ok(stats) = node.stats().await else {
+            tracing::error!("a reactor has not answered for 5 s: see gannet_reactor_turn_duration_seconds");
+            continue;
+        };
+        let mut now = Counters::default();
+        stats.iter().for_each(|reactor| now.add(&reactor.counters));
+        for (count, advice) in WATCHED {
+            let grown = count(&now).saturating_sub(count(&before));
+            if grown > 0 {
+                tracing::warn!(count = grown, "{advice}");
+            }
+        }
+        before = now;
+    }
+}
