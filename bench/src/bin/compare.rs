@@ -1,0 +1,297 @@
+//! Gannet beside the floor and its peers: CPU time of the server per message, all in one interleaved run.
+//!
+//! For each shape of load and each repetition every server is started fresh on its core, warmed up, measured, and ended.
+//! A ratio is always to the floor of the same repetition, so a machine that drifts drifts under both.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use gannet_bench::account::settled_cpu_ns;
+use gannet_bench::echo::Echo;
+use gannet_bench::fanout::Fanout;
+use gannet_bench::figures::{Bound, Load, Spread, now_unix, print_table, write_result};
+use gannet_bench::peer::Mode;
+use gannet_bench::server::{Kind, Place, Server};
+use gannet_bench::{handshake, machine};
+use serde_json::{Value, json};
+
+/// Measure Gannet beside a bare epoll floor and its peers
+#[derive(Debug, Parser)]
+struct Flags {
+    #[command(flatten)]
+    place: Place,
+    /// Servers to measure; the floor is always among them
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "floor,gannet,tokio-tungstenite,fastwebsockets")]
+    servers: Vec<Kind>,
+    /// Interleaved repetitions
+    #[arg(long, default_value_t = 5)]
+    repetitions: usize,
+    /// Only shapes whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// Bytes of an application message
+    #[arg(long, default_value_t = 128)]
+    size: usize,
+    /// A tenth of the messages and no result file: to see that it works, not for figures
+    #[arg(long)]
+    quick: bool,
+    /// Exit with 1 if Gannet exceeds a target
+    #[arg(long)]
+    check: bool,
+    /// Folder for the JSON result
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
+    results: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    Echo { clients: usize },
+    Fanout { subscribers: usize, burst: usize },
+    Handshake,
+}
+
+/// A shape of load, how long it is measured, and what Gannet promises in it.
+struct Work {
+    name: &'static str,
+    shape: Shape,
+    units: u64,
+    /// Most CPU time, as a multiple of the floor's.
+    cpu_target: Option<f64>,
+    /// Most p99 latency, as a multiple of p50.
+    fairness_target: Option<f64>,
+}
+
+const fn work(name: &'static str, shape: Shape, units: u64, cpu_target: Option<f64>) -> Work {
+    Work { name, shape, units, cpu_target, fairness_target: None }
+}
+
+const WORKS: [Work; 8] = [
+    work("echo, 50 clients", Shape::Echo { clients: 50 }, 200_000, Some(1.05)),
+    work("echo, 1000 clients", Shape::Echo { clients: 1000 }, 200_000, Some(1.05)),
+    Work {
+        fairness_target: Some(3.0),
+        ..work("echo, 10000 clients", Shape::Echo { clients: 10_000 }, 200_000, Some(1.05))
+    },
+    work("fan-out to 1000, 1 in flight", Shape::Fanout { subscribers: 1000, burst: 1 }, 200_000, Some(1.10)),
+    work("fan-out to 10000, 1 in flight", Shape::Fanout { subscribers: 10_000, burst: 1 }, 200_000, Some(1.10)),
+    work("fan-out to 1000, 64 in flight", Shape::Fanout { subscribers: 1000, burst: 64 }, 3_200_000, Some(2.0)),
+    work("fan-out to 10000, 64 in flight", Shape::Fanout { subscribers: 10_000, burst: 64 }, 3_200_000, Some(2.0)),
+    work("connect, upgrade, close", Shape::Handshake, 20_000, None),
+];
+
+/// One server in one repetition.
+struct Sample {
+    cpu_us: f64,
+    busy: f64,
+    rate: f64,
+    bytes: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+impl Sample {
+    fn of(load: &Load, cpu_ns: u64) -> Self {
+        let (units, wall) = (load.units as f64, load.wall.as_secs_f64());
+        Self {
+            cpu_us: cpu_ns as f64 / 1e3 / units,
+            busy: cpu_ns as f64 / 1e9 / wall,
+            rate: units / wall,
+            bytes: load.bytes as f64 / units,
+            p50_us: load.latency.value_at_quantile(0.5) as f64 / 1e3,
+            p99_us: load.latency.value_at_quantile(0.99) as f64 / 1e3,
+        }
+    }
+
+    fn unfairness(&self) -> f64 {
+        self.p99_us / self.p50_us
+    }
+}
+
+/// All samples of one server in one shape, by repetition, and the floor's beside them.
+struct Row<'a> {
+    work: &'a Work,
+    kind: Kind,
+    samples: &'a [Sample],
+    floor: &'a [Sample],
+}
+
+impl Row<'_> {
+    fn spread(&self, figure: impl Fn(&Sample) -> f64) -> io::Result<Spread> {
+        let figures: Vec<f64> = self.samples.iter().map(figure).collect();
+        Spread::of(&figures).ok_or_else(|| io::Error::other("no repetition was run"))
+    }
+
+    fn ratio(&self) -> io::Result<Spread> {
+        let ratios: Vec<f64> =
+            self.samples.iter().zip(self.floor).map(|(own, floor)| own.cpu_us / floor.cpu_us).collect();
+        Spread::of(&ratios).ok_or_else(|| io::Error::other("no repetition was run"))
+    }
+
+    /// What Gannet promised here and did not keep.
+    fn broken(&self) -> io::Result<Vec<String>> {
+        let mut broken = Vec::new();
+        if self.kind != Kind::Gannet {
+            return Ok(broken);
+        }
+        let (ratio, unfairness) = (self.ratio()?, self.spread(Sample::unfairness)?);
+        if let Some(target) = self.work.cpu_target.filter(|target| ratio.median > *target) {
+            broken.push(format!("{}: {ratio} x floor, target {target}", self.work.name));
+        }
+        if let Some(target) = self.work.fairness_target.filter(|target| unfairness.median >= *target) {
+            broken.push(format!("{}: p99/p50 {unfairness}, target below {target}", self.work.name));
+        }
+        Ok(broken)
+    }
+
+    fn cells(&self) -> io::Result<Vec<String>> {
+        let target = match (self.kind, self.work.cpu_target) {
+            (Kind::Gannet, Some(target)) => format!("<= {target:.2}"),
+            _ => String::new(),
+        };
+        let verdict = match (target.is_empty() && self.work.fairness_target.is_none(), self.broken()?.is_empty()) {
+            _ if self.kind != Kind::Gannet => "",
+            (true, _) => "",
+            (_, true) => "kept",
+            (_, false) => "EXCEEDED",
+        };
+        Ok(vec![
+            self.work.name.to_owned(),
+            self.kind.name().to_owned(),
+            format!("{:.3}", self.spread(|sample| sample.cpu_us)?.median),
+            self.ratio()?.to_string(),
+            target,
+            verdict.to_owned(),
+            format!("{:.0}", self.spread(|sample| sample.busy * 100.0)?.median),
+            format!("{:.0}", self.spread(|sample| sample.rate)?.median),
+            format!("{:.0}", self.spread(|sample| sample.bytes)?.median),
+            format!("{:.0}", self.spread(|sample| sample.p50_us)?.median),
+            format!("{:.0}", self.spread(|sample| sample.p99_us)?.median),
+            format!("{:.2}", self.spread(Sample::unfairness)?.median),
+        ])
+    }
+
+    fn json(&self) -> io::Result<Value> {
+        let all = |figure: fn(&Sample) -> f64| self.samples.iter().map(figure).collect::<Vec<f64>>();
+        let ratio = self.ratio()?;
+        Ok(json!({
+            "shape": self.work.name,
+            "server": self.kind.name(),
+            "target": self.work.cpu_target,
+            "cpu_us": all(|sample| sample.cpu_us),
+            "ratio": {"median": ratio.median, "min": ratio.min, "max": ratio.max},
+            "busy": all(|sample| sample.busy),
+            "per_second": all(|sample| sample.rate),
+            "bytes": all(|sample| sample.bytes),
+            "p50_us": all(|sample| sample.p50_us),
+            "p99_us": all(|sample| sample.p99_us),
+        }))
+    }
+}
+
+const HEAD: [&str; 12] = [
+    "shape",
+    "server",
+    "CPU us",
+    "x floor (min..max)",
+    "target",
+    "verdict",
+    "busy %",
+    "per s",
+    "bytes",
+    "p50 us",
+    "p99 us",
+    "p99/p50",
+];
+
+fn measure(flags: &Flags, work: &Work, kind: Kind) -> io::Result<Sample> {
+    let mode = if let Shape::Fanout { .. } = work.shape { Mode::Fanout } else { Mode::Echo };
+    let server = Server::start(kind, mode, &flags.place, &["--echo.enabled", "--client.insecure"])?;
+    let units = if flags.quick { work.units / 10 } else { work.units };
+    let bound = Bound { units, time: Duration::from_secs(if flags.quick { 1 } else { 5 }) };
+    let warm_up = Bound { units: units / 5, time: bound.time / 5 };
+    match work.shape {
+        Shape::Echo { clients } => {
+            let mut echo = Echo::open(server.port, clients, flags.size)?;
+            echo.run(Bound { units: warm_up.units.max(2 * clients as u64), ..warm_up })?;
+            account_for(&server, || echo.run(bound))
+        }
+        Shape::Fanout { subscribers, burst } => {
+            let mut fanout = Fanout::open(server.port, kind.profile(), subscribers, flags.size)?;
+            fanout.run(burst, warm_up)?;
+            account_for(&server, || fanout.run(burst, bound))
+        }
+        Shape::Handshake => {
+            handshake::run(server.port, warm_up)?;
+            account_for(&server, || handshake::run(server.port, bound))
+        }
+    }
+}
+
+fn account_for(server: &Server, load: impl FnOnce() -> io::Result<Load>) -> io::Result<Sample> {
+    let before = settled_cpu_ns(server.pid())?;
+    let load = load()?;
+    let after = settled_cpu_ns(server.pid())?;
+    Ok(Sample::of(&load, after - before))
+}
+
+/// One shape: every repetition runs all servers one after the other.
+fn run_work(flags: &Flags, servers: &[Kind], work: &Work) -> io::Result<Vec<Vec<Sample>>> {
+    let mut samples: Vec<Vec<Sample>> = servers.iter().map(|_| Vec::new()).collect();
+    for repetition in 1..=flags.repetitions {
+        for (kind, samples) in servers.iter().zip(&mut samples) {
+            let sample = measure(flags, work, *kind)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}, {}: {error}", work.name, kind.name())))?;
+            eprintln!("{}, repetition {repetition}, {}: {:.3} us", work.name, kind.name(), sample.cpu_us);
+            samples.push(sample);
+        }
+    }
+    Ok(samples)
+}
+
+fn run(flags: &Flags) -> io::Result<bool> {
+    machine::raise_descriptors()?;
+    machine::pin(flags.place.loader_core)?;
+    let mut servers = vec![Kind::Floor];
+    servers.extend(flags.servers.iter().filter(|kind| **kind != Kind::Floor));
+    let (mut table, mut results, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+    let wanted = |work: &&Work| flags.only.as_ref().is_none_or(|only| work.name.contains(only.as_str()));
+    for work in WORKS.iter().filter(wanted) {
+        let samples = run_work(flags, &servers, work)?;
+        for (kind, own) in servers.iter().zip(&samples) {
+            let row = Row { work, kind: *kind, samples: own, floor: &samples[0] };
+            table.push(row.cells()?);
+            results.push(row.json()?);
+            broken.extend(row.broken()?);
+        }
+    }
+    println!(
+        "{} repetitions, messages of {} bytes, CPU time of the server per message; medians",
+        flags.repetitions, flags.size
+    );
+    print_table(&HEAD, &table);
+    let result = json!({
+        "at_unix": now_unix(), "machine": machine::describe(), "repetitions": flags.repetitions,
+        "message_bytes": flags.size, "rows": results, "exceeded": broken,
+    });
+    if !flags.quick {
+        println!("written to {}", write_result(&flags.results, "compare", &result)?.display());
+    }
+    for line in &broken {
+        println!("EXCEEDED  {line}");
+    }
+    Ok(broken.is_empty() || !flags.check)
+}
+
+fn main() -> ExitCode {
+    match run(&Flags::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("compare: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What the bench programs share: a load generator with its own few lines of WebSocket,
+//! servers as child processes, and figures as the kernel counts them.
+//!
+//! From the bottom up:
+//! - `wire` frames out and frames counted in; `centrifugal` the few commands of the client protocol the loader speaks;
+//! - `fleet` many client connections in one epoll loop; `echo`, `fanout`, `handshake` the three shapes of load over it;
+//! - `server` a server under measurement as a child process; `account` its CPU and memory by the kernel's books;
+//! - `strace` system calls of a running server; `machine` limits and cores; `figures` medians, spreads, tables;
+//! - `peer` the command line every peer server shares.
+//!
+//! It shares no code with the server, so that a mistake there cannot hide here.
+
+pub mod account;
+pub mod centrifugal;
+pub mod echo;
+pub mod fanout;
+pub mod figures;
+pub mod fleet;
+pub mod handshake;
+pub mod machine;
+pub mod peer;
+pub mod server;
+pub mod strace;
+pub mod wire;
