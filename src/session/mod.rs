@@ -20,7 +20,6 @@ use crate::wheel::{NEVER, Tick};
 use bytes::Bytes;
 use compact_str::CompactString;
 use smallvec::SmallVec;
-use std::fmt::Write;
 
 /// The time, read once a loop turn.
 #[derive(Debug, Clone, Copy, Default)]
@@ -271,12 +270,5 @@ impl Session {
     fn refuse(&self, id: u32, error: ClientError, turn: &mut Turn<'_>) {
         turn.fx.refused[(error.code() - 100) as usize & 15] += 1;
         turn.fx.reply(self.encoding, &Reply { id, error: Some(error.into()), ..Reply::default() });
-    }
-
-    /// One line for logs: who this is.
-    pub fn describe(&self) -> String {
-        let mut out = self.client();
-        let _ = write!(out, " user {:?}", self.user);
-        out
     }
 }
