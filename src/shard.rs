@@ -4,7 +4,7 @@
 //! what other shards send ([`Mail`]). What is left for the reactor comes out as [`Out`], in order. Knows nothing of
 //! sockets, threads or clocks: the simulator runs many shards in one thread with the same code.
 
-use crate::broker::{self, ConnKey, Event, Memory, Request, Target};
+use crate::broker::{self, Asker, ConnKey, Event, Memory, Request, Target};
 use crate::hub::{Moved, Slot, Work, opcode};
 use crate::metrics::Counters;
 use crate::protocol::Encoding;
@@ -310,9 +310,11 @@ impl Shard {
                     self.counters.subscribes += 1;
                 }
                 Effect::Leave { channel, slot } => self.leave(table, channel, slot),
-                Effect::Publish { channel, publication } => {
+                Effect::Publish { channel, publication, ticket } => {
                     self.counters.publications_received += 1;
-                    self.ask(Request::Publish { channel, publication, answer: None });
+                    self.send_replies(conn, encoding, &mut replies);
+                    self.out.push(Out::Hole { conn, ticket });
+                    self.ask(Request::Publish { channel, publication, asker: Asker::Client { conn: key, ticket } });
                 }
                 Effect::Close(disconnect) => {
                     closing = Some(disconnect);
@@ -388,14 +390,11 @@ impl Shard {
         let mut told = std::mem::take(&mut self.told);
         self.broker.handle(request, &mut told);
         for (target, event) in told.drain(..) {
-            match (target, event) {
-                (_, Event::Published { answer }) => {
-                    self.out.push(Out::Answer { ticket: answer, answer: Answer::Published });
-                }
-                (Target::Reactor(reactor), event) if reactor != self.me => {
+            match target {
+                Target::Reactor(reactor) if reactor != self.me => {
                     self.out.push(Out::Mail { reactor, mail: Mail::Event(event) });
                 }
-                (_, event) => self.local.push_back(event),
+                Target::Reactor(_) | Target::Backend => self.local.push_back(event),
             }
         }
         self.told = told;
@@ -419,24 +418,45 @@ impl Shard {
                     self.join(now, table, joining);
                 }
             }
-            Event::Published { answer } => self.out.push(Out::Answer { ticket: answer, answer: Answer::Published }),
+            Event::Published { asker: Asker::Backend(ticket) } => {
+                self.out.push(Out::Answer { ticket, answer: Answer::Published });
+            }
+            Event::Published { asker: Asker::Client { conn: key, ticket } } => {
+                self.answer_kept(now, table, key, ticket, |session, turn| session.handle_published(ticket, turn));
+            }
         }
     }
 
     /// A subscription takes effect, if its client is still there.
     fn join(&mut self, now: Now, table: &mut impl Table, joining: Joining) {
         let Joining { conn: key, channel, ticket } = joining;
+        let call = |session: &mut Session, turn: &mut Turn<'_>| session.handle_subscribed(channel, ticket, turn);
+        if !self.answer_kept(now, table, key, ticket, call) {
+            self.hub.release(channel);
+        }
+    }
+
+    /// A session's call whose last effect is the reply to the command of `ticket`: it goes where its place was kept.
+    /// False if the client is gone.
+    fn answer_kept(
+        &mut self,
+        now: Now,
+        table: &mut impl Table,
+        key: ConnKey,
+        ticket: u32,
+        call: impl FnOnce(&mut Session, &mut Turn<'_>),
+    ) -> bool {
         let conn = key.index;
         let session = if table.key(conn) == Some(key) { table.session(conn) } else { None };
-        let Some(session) = session else { return self.hub.release(channel) };
+        let Some(session) = session else { return false };
         let encoding = session.encoding();
-        self.turn(now, |turn| session.handle_subscribed(channel, ticket, turn));
-        // The one reply goes where its place was kept.
+        self.turn(now, |turn| call(session, turn));
         if let Some(Effect::Send(range)) = self.fx.list.pop() {
             let frame = self.frame(encoding, range);
             self.out.push(Out::Fill { conn, ticket, frame });
         }
         self.carry_out(now, table, key, encoding);
+        true
     }
 
     fn control(&mut self, now: Now, table: &mut impl Table, control: Control) -> Answer {

@@ -3,7 +3,7 @@
 //! Owns, for each channel that hashes here and has subscribers, how many each reactor holds. Pure: requests in, events
 //! out. A publication goes once to each reactor with subscribers, however many it has.
 
-use super::{Event, Request, Target};
+use super::{Asker, Event, Request, Target};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -33,15 +33,18 @@ impl Memory {
                 out.push((Target::Reactor(from.reactor), Event::Subscribed { channel, conn: from, ticket }));
             }
             Request::Leave { channel, reactor } => self.leave(&channel, reactor),
-            Request::Publish { channel, publication, answer } => {
+            Request::Publish { channel, publication, asker } => {
                 if let Some(Channel { interest }) = self.channels.get(&channel) {
-                    let publication = Arc::new(publication);
                     out.extend(interest.iter().map(|&(reactor, _)| {
                         let event = Event::Publication { channel: channel.clone(), publication: publication.clone() };
                         (Target::Reactor(reactor), event)
                     }));
                 }
-                out.extend(answer.map(|answer| (Target::Backend, Event::Published { answer })));
+                let target = match asker {
+                    Asker::Client { conn, .. } => Target::Reactor(conn.reactor),
+                    Asker::Backend(_) => Target::Backend,
+                };
+                out.push((target, Event::Published { asker }));
             }
         }
     }
@@ -91,21 +94,25 @@ mod tests {
         ask(memory, Request::Subscribe { channel: "c".into(), from, ticket: 3 })
     }
 
-    fn publish(memory: &mut Memory, answer: Option<u64>) -> Vec<Target> {
-        let request = Request::Publish { channel: "c".into(), publication: Publication::default(), answer };
+    /// Where a publication and then its answer go.
+    fn publish(memory: &mut Memory, asker: Asker) -> Vec<Target> {
+        let request = Request::Publish { channel: "c".into(), publication: Publication::default().into(), asker };
         ask(memory, request).into_iter().map(|(target, _)| target).collect()
     }
 
     #[test]
     fn a_publication_goes_once_to_each_reactor_with_subscribers() {
         let mut memory = Memory::default();
-        assert_eq!(publish(&mut memory, Some(1)), [Target::Backend], "answered without subscribers too");
+        let backend = Asker::Backend(1);
+        assert_eq!(publish(&mut memory, backend), [Target::Backend], "answered without subscribers too");
         let told = subscribe(&mut memory, 0);
         let conn = ConnKey { reactor: 0, index: 7, generation: 1 };
         assert_eq!(told, [(Target::Reactor(0), Event::Subscribed { channel: "c".into(), conn, ticket: 3 })]);
         subscribe(&mut memory, 0);
         subscribe(&mut memory, 2);
-        assert_eq!(publish(&mut memory, None), [Target::Reactor(0), Target::Reactor(2)]);
+        assert_eq!(publish(&mut memory, backend), [Target::Reactor(0), Target::Reactor(2), Target::Backend]);
+        let client = Asker::Client { conn: ConnKey { reactor: 5, index: 1, generation: 1 }, ticket: 1 };
+        assert_eq!(publish(&mut memory, client), [Target::Reactor(0), Target::Reactor(2), Target::Reactor(5)]);
         assert_eq!(memory.channels().map(|(_, n)| n).collect::<Vec<_>>(), [3]);
     }
 
@@ -119,7 +126,9 @@ mod tests {
             [(0, vec![Target::Reactor(0), Target::Reactor(2)]), (2, vec![Target::Reactor(0)]), (0, vec![])]
         {
             ask(&mut memory, Request::Leave { channel: "c".into(), reactor });
-            assert_eq!(publish(&mut memory, None), left);
+            let mut told = publish(&mut memory, Asker::Backend(1));
+            assert_eq!(told.pop(), Some(Target::Backend));
+            assert_eq!(told, left);
         }
         assert!(memory.is_empty());
     }

@@ -24,6 +24,15 @@ pub struct ConnKey {
     pub generation: u32,
 }
 
+/// Who waits for a publication to have its place in the channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A client, for the command that `ticket` stands for.
+    Client { conn: ConnKey, ticket: u32 },
+    /// The backend, by the service thread's ticket.
+    Backend(u64),
+}
+
 /// What a channel's owner is asked to do.
 #[derive(Debug, Clone)]
 pub enum Request {
@@ -31,8 +40,9 @@ pub enum Request {
     Subscribe { channel: Arc<str>, from: ConnKey, ticket: u32 },
     /// One subscriber less on `reactor`. Not answered.
     Leave { channel: Arc<str>, reactor: u16 },
-    /// To all subscribers. With an `answer`, [`Event::Published`] goes to the backend that waits for it.
-    Publish { channel: Arc<str>, publication: Publication, answer: Option<u64> },
+    /// To all subscribers. Answered by [`Event::Published`] once it has its place: whatever anyone publishes after the
+    /// answer comes later in the channel.
+    Publish { channel: Arc<str>, publication: Arc<Publication>, asker: Asker },
 }
 
 impl Request {
@@ -50,7 +60,7 @@ impl Request {
 pub enum Event {
     Subscribed { channel: Arc<str>, conn: ConnKey, ticket: u32 },
     Publication { channel: Arc<str>, publication: Arc<Publication> },
-    Published { answer: u64 },
+    Published { asker: Asker },
 }
 
 /// Where an event goes.

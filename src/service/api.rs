@@ -234,7 +234,7 @@ fn check_channel(node: &Node, channel: &str) -> Result<(), ApiError> {
 async fn publish(State(node): State<Arc<Node>>, Body(request): Body<PublishRequest>) -> Outcome<Value> {
     check_channel(&node, &request.channel)?;
     let channel = request.channel.clone();
-    node.publish(&channel, request.publication()?).await?;
+    node.publish(&channel, request.publication()?.into()).await?;
     Ok(Done(json!({})))
 }
 
@@ -244,7 +244,7 @@ async fn broadcast(State(node): State<Arc<Node>>, Body(mut request): Body<Publis
     if channels.is_empty() {
         return Err(BAD_REQUEST.into());
     }
-    let publication = request.publication()?;
+    let publication = Arc::new(request.publication()?);
     let one = |channel: String| {
         let (node, publication) = (&node, publication.clone());
         async move {

@@ -3,7 +3,7 @@
 //! Owns the tickets of what was asked and not answered. Every question has a deadline, so that a reactor that is stuck
 //! costs its caller an error and not a wait without end.
 
-use crate::broker::{self, Request};
+use crate::broker::{self, Asker, Request};
 use crate::mailbox::Sender;
 use crate::protocol::Publication;
 use crate::protocol::code::Disconnect;
@@ -96,11 +96,11 @@ impl Node {
     }
 
     /// To the channel's owner; answered when it has its place in the channel.
-    pub async fn publish(&self, channel: &str, publication: Publication) -> Result<(), Unavailable> {
+    pub async fn publish(&self, channel: &str, publication: Arc<Publication>) -> Result<(), Unavailable> {
         let owner = broker::owner(channel, self.reactors.len() as u16, self.seed);
         let channel = channel.into();
         let reactor = &self.reactors[usize::from(owner)];
-        let ask = move |ticket| Mail::Ask(Request::Publish { channel, publication, answer: Some(ticket) });
+        let ask = move |ticket| Mail::Ask(Request::Publish { channel, publication, asker: Asker::Backend(ticket) });
         self.ask(reactor, ask).await.map(|_| ())
     }
 

@@ -267,8 +267,7 @@ impl Session {
             return Err(ClientError::TooManyRequests.into());
         }
         let publication = Publication { data: request.data, info: Some(self.info()), ..Publication::default() };
-        turn.fx.push(Effect::Publish { channel: name.as_str().into(), publication });
-        turn.fx.reply(self.encoding, &Reply { id, publish: Some(Empty {}), ..Reply::default() });
+        turn.fx.push(Effect::Publish { channel: name.as_str().into(), publication: publication.into(), ticket: id });
         Ok(())
     }
 

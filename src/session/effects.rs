@@ -19,24 +19,13 @@ pub enum Effect {
     /// The client is known now: list it under its user.
     Connected,
     /// Ask the channel's owner; the answer comes back with `ticket`, and the reply's place is kept.
-    Subscribe {
-        channel: ChannelId,
-        ticket: u32,
-    },
+    Subscribe { channel: ChannelId, ticket: u32 },
     /// A subscription begins: take it into the hub at `back` in the session's list.
-    Join {
-        channel: ChannelId,
-        back: u16,
-    },
+    Join { channel: ChannelId, back: u16 },
     /// A subscription ends; without a `slot` it had not begun.
-    Leave {
-        channel: ChannelId,
-        slot: Option<u32>,
-    },
-    Publish {
-        channel: Arc<str>,
-        publication: Publication,
-    },
+    Leave { channel: ChannelId, slot: Option<u32> },
+    /// Ask the channel's owner to publish; answered likewise.
+    Publish { channel: Arc<str>, publication: Arc<Publication>, ticket: u32 },
     /// The session is over; nothing follows.
     Close(Disconnect),
 }

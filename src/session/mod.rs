@@ -174,8 +174,8 @@ impl Session {
         } else if now >= self.next_ping {
             self.next_ping = now + turn.rules.ping_interval;
             if self.frame_pings {
-                self.pong_due =
-                    now + crate::wheel::ticks(std::time::Duration::from_secs(rules::FRAME_PONG_TIMEOUT_SECONDS));
+                // It may outlast the interval: the next ping does not give an unanswered one more time.
+                self.pong_due = self.pong_due.min(now + rules::FRAME_PONG_TIMEOUT);
                 turn.fx.push(Effect::PingFrame);
             } else {
                 self.pong_due = turn.rules.pong_timeout.map_or(NEVER, |timeout| now + timeout);
@@ -227,6 +227,12 @@ impl Session {
             }
         }
         let reply = Reply { id: ticket, subscribe: Some(Default::default()), ..Reply::default() };
+        turn.fx.reply(self.encoding, &reply);
+    }
+
+    /// The owner gave the publication of `ticket` its place: answers.
+    pub fn handle_published(&mut self, ticket: u32, turn: &mut Turn<'_>) {
+        let reply = Reply { id: ticket, publish: Some(Default::default()), ..Reply::default() };
         turn.fx.reply(self.encoding, &reply);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::auth::Verifier;
 use crate::config::{ChannelOptions, Config};
-use crate::wheel::{Tick, ticks};
+use crate::wheel::{TICK_MS, Tick, ticks};
 use std::collections::HashMap;
 
 /// Shared by all sessions of a node, never changed.
@@ -29,8 +29,8 @@ pub struct Rules {
     namespaces: HashMap<String, ChannelOptions>,
 }
 
-/// Pings as WebSocket frames (`cf_ws_frame_ping_pong`): the pong may take longer than the application's.
-pub const FRAME_PONG_TIMEOUT_SECONDS: u64 = 10;
+/// Pings as WebSocket frames (`cf_ws_frame_ping_pong`): their pong may take 10 s.
+pub const FRAME_PONG_TIMEOUT: Tick = (10_000 / TICK_MS) as Tick;
 
 impl Rules {
     pub fn new(config: &Config) -> Rules {
