@@ -45,7 +45,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// What a reactor's mailbox takes.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant)] // Nearly all letters are mail; a box for each would cost more than the rare small one saves.
 pub enum Letter {
     Mail(Mail),
     /// Take no more connections and let the clients go, spread over `shutdown.spread`; then end.
