@@ -9,6 +9,7 @@ const EXIT_UNUSABLE: u8 = 2;
 fn main() -> ExitCode {
     match cli::run(std::env::args_os(), std::env::vars_os(), &mut std::io::stdout()) {
         Ok(Command::Done) => ExitCode::SUCCESS,
+        Ok(Command::No) => ExitCode::FAILURE,
         Ok(Command::Serve(config, warnings)) => match gannet::server::run(*config, &warnings) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use clap::builder::PossibleValuesParser;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::{self, Listed, Section};
 
@@ -20,6 +20,7 @@ Examples:
   gannet check -c gannet.toml                    is the configuration sound?
   gannet config > gannet.toml                    a file to start from: every option, explained
   gannet token --user 42 -c gannet.toml          a connection token for user 42
+  gannet doctor --clients 1000000                what does this host lack for a million clients?
 
 Every option can be given in three ways, the later one wins:
   in the file           [client]
@@ -39,6 +40,17 @@ Examples:
   gannet token --user 42 -c gannet.toml
   gannet token --user 42 --expires-in 5m --info '{\"name\": \"Ada\"}'
   GANNET_CLIENT_TOKEN_HMAC_SECRET_KEY=... gannet token --user ''      the anonymous user";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  gannet doctor                                  how many clients, and what binds first?
+  gannet doctor --clients 1000000                what is missing for a million, and the commands
+  gannet doctor --pid $(pidof gannet)            with the limits that the running server has
+  gannet doctor --clients 1000000 --sources 20   this host runs the load test's clients as well
+  gannet doctor --json | jq .clients             for machines
+
+It reads, and changes nothing; tuning/apply changes kernel keys, and can undo it.
+Exit status: 0 if --clients, or client.connection_limit, fit; 1 if not; 2 if it cannot be told.";
 
 /// Clap wants names that live as long as the process.
 static SECTIONS: LazyLock<Vec<Section>> = LazyLock::new(config::sections);
@@ -66,6 +78,7 @@ pub fn command() -> Command {
         .subcommand(with_options(check()))
         .subcommand(with_options(config_command()))
         .subcommand(with_options(token()))
+        .subcommand(with_options(doctor()))
         .subcommand(Command::new("version").about("Print the version"))
 }
 
@@ -89,6 +102,18 @@ fn token() -> Command {
         .arg(long("expires-in", "DURATION", "Life of the token; 0 = it never expires").default_value("1h"))
         .arg(long("info", "JSON", "What others may see of the client"))
         .arg(long("alg", "ALG", "Signature").value_parser(algorithms).default_value("HS256"))
+}
+
+fn doctor() -> Command {
+    let number = |name, value, help| long(name, value, help).value_parser(value_parser!(u64).range(1..));
+    Command::new("doctor")
+        .about("Examine this host: how many clients it can hold, what binds first, what lifts it")
+        .after_help(DOCTOR_EXAMPLES)
+        .arg(number("clients", "N", "Clients to make room for [default: client.connection_limit]"))
+        .arg(number("sources", "N", "The load test's clients run here too, from so many source addresses"))
+        .arg(long("pid", "PID", "With the limits of this process, not this shell's").value_parser(value_parser!(u32)))
+        .arg(long("root", "DIR", "Read proc and sys below this directory").default_value("/"))
+        .arg(Arg::new("json").long("json").help("Print JSON").action(ArgAction::SetTrue))
 }
 
 fn long(name: &'static str, value: &'static str, help: &'static str) -> Arg {

@@ -1,9 +1,10 @@
 //! F6 · The command line: from arguments and environment to a command to carry out.
 //!
-//! Owns the subcommands that need no server (`check`, `config`, `token`, `version`, help) and carries them
+//! Owns the subcommands that need no server (`check`, `config`, `token`, `doctor`, `version`, help) and carries them
 //! out, writing to what it is given. `serve` it only prepares. The one place that reads the configuration
 //! file. Never exits and never writes to standard error: that is left to `main`.
 
+mod doctor;
 mod flags;
 mod token;
 
@@ -24,6 +25,8 @@ pub enum Command {
     Serve(Box<Config>, Vec<Warning>),
     /// Everything has been done: exit with 0.
     Done,
+    /// Everything has been done, and the answer is no: exit with 1.
+    No,
 }
 
 /// What to print on standard error before an exit with 2: one line for each problem, the last one ended.
@@ -82,6 +85,11 @@ pub fn run(
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(fail)?.as_secs();
             let token = token::make(claims, &config.client.token.hmac_secret_key, now).map_err(fail)?;
             print(out, &(token + "\n"))
+        }
+        "doctor" => {
+            let (text, fits) = doctor::examine(&doctor::Question::of(matches), &config).map_err(fail)?;
+            let done = print(out, &text)?;
+            Ok(if fits { done } else { Command::No })
         }
         _ => Ok(Command::Serve(Box::new(config), warnings)),
     }
