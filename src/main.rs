@@ -14,7 +14,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error}");
-                ExitCode::from(EXIT_UNUSABLE)
+                if error.was_serving { ExitCode::FAILURE } else { ExitCode::from(EXIT_UNUSABLE) }
             }
         },
         Err(errors) => {

@@ -21,18 +21,28 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
-/// Descriptors that are not clients': listeners, polls, logs, and room to breathe.
-const DESCRIPTORS_RESERVED: u64 = 64;
+/// Descriptors that are no sockets of reactors: the service thread's, the log's, and room to breathe.
+const DESCRIPTORS_RESERVED: usize = 64;
+/// A reactor's own: listener, poll, waker, reserve.
+const DESCRIPTORS_PER_REACTOR: usize = 8;
 /// Memory a client costs, user and kernel together, for the first line of the log: docs/memory.md.
 const CLIENT_BYTES: u64 = 5_500;
 
 /// Why the server could not start, or had to end.
 #[derive(Debug)]
-pub struct ServeError(String);
+pub struct ServeError {
+    text: String,
+    /// It ran and died: a restart may help. Otherwise it never began, and what it says must be changed first.
+    pub was_serving: bool,
+}
+
+fn cannot_start(text: String) -> ServeError {
+    ServeError { text, was_serving: false }
+}
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -41,42 +51,46 @@ impl std::error::Error for ServeError {}
 /// What the main thread waits for.
 enum Happened {
     Signal,
-    /// A reactor has nothing left, or failed.
-    Ended(u16, io::Result<()>),
+    /// A reactor cannot go on.
+    Failed(u16, io::Error),
+    /// A reactor has no connection left.
+    Drained,
 }
 
 /// Serves until a signal, and then until the drain is over.
 pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
     let (guard, log_dropped) = start_log(&config);
     for warning in warnings {
-        tracing::warn!(option = warning.option, "{}", warning.message);
+        tracing::warn!(option = warning.option, "{warning}");
     }
     let config = Arc::new(config);
     let count = reactor_count(&config);
-    let descriptors = raise_descriptors(&config)?;
+    let room = raise_descriptors(&config, count)?;
     let address = address(&config.http_server.address, config.http_server.port, config.dev)?;
-    let listeners = listen(&config.http_server, address, count).map_err(|error| cannot_listen(address, &error))?;
+    let listeners = listen(&config.http_server, address, count, config.http_server.share_port)
+        .map_err(|error| cannot_listen(address, &error))?;
     let bound = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(address);
     let internal = open_internal(&config)?;
 
-    let admission = Arc::new(Admission::new(&config, descriptors));
+    let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
     let rules = Arc::new(Rules::new(&config));
-    let seed = getrandom::u64().map_err(|error| ServeError(format!("cannot draw a random seed: {error}")))?;
+    let seed = getrandom::u64().map_err(|error| cannot_start(format!("cannot draw a random seed: {error}")))?;
     let parts = mailboxes(count, config.reactor.mailbox_size).map_err(cannot("make the reactors' polls"))?;
     let senders: Vec<Sender<Letter>> = parts.iter().map(|part| part.sender.clone()).collect();
     let (answers, replies) = unbounded_channel();
-    let (hand_off, handed_off, room) = service::hand_off(config.http_server.service_connection_limit);
+    let (hand_off, handed_off, room) = service::hand_off(room.http);
 
     let (happened, happening) = channel();
     for (at, (part, listener)) in parts.into_iter().zip(listeners).enumerate() {
         let me = at as u16;
         let shard = Shard::new(me, count as u16, seed, rules.clone());
-        let links = links(senders.clone(), hand_off.clone(), answers.clone());
+        let links = links(senders.clone(), hand_off.clone(), answers.clone(), happened.clone());
         let reactor = Reactor::new(part.poll, listener, part.mailbox, shard, me, links, admission.clone(), &config)
             .map_err(cannot("start a reactor"))?;
-        let ended = happened.clone();
+        let failed = happened.clone();
         spawn(format!("reactor-{me}"), move || {
-            let _ = ended.send(Happened::Ended(me, reactor.run()));
+            let Err(error) = reactor.run();
+            let _ = failed.send(Happened::Failed(me, error));
         })?;
     }
     let info = node_info(&config, bound)?;
@@ -105,7 +119,7 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
 }
 
 fn cannot(what: &'static str) -> impl Fn(io::Error) -> ServeError {
-    move |error| ServeError(format!("cannot {what}: {error}"))
+    move |error| cannot_start(format!("cannot {what}: {error}"))
 }
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
@@ -131,10 +145,17 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
         .collect()
 }
 
-fn links(reactors: Vec<Sender<Letter>>, hand_off: HandOff, answers: UnboundedSender<(u64, Answer)>) -> Links {
+fn links(
+    reactors: Vec<Sender<Letter>>,
+    hand_off: HandOff,
+    answers: UnboundedSender<(u64, Answer)>,
+    happened: std::sync::mpsc::Sender<Happened>,
+) -> Links {
     Links {
         reactors,
-        hand_off: Box::new(move |stream, bytes| hand_off.give(stream, bytes)),
+        hand_off: Box::new(move |stream, bytes, entry| hand_off.give(stream, bytes, entry)),
+        // The main thread is gone only when the process is.
+        drained: Box::new(move || drop(happened.send(Happened::Drained))),
         // The service thread is gone only when the process is.
         answers: Box::new(move |ticket, answer| drop(answers.send((ticket, answer)))),
     }
@@ -155,7 +176,7 @@ fn address(host: &str, port: u16, dev: bool) -> Result<SocketAddr, ServeError> {
         "" => unset,
         "localhost" => IpAddr::from([127, 0, 0, 1]),
         text => text.parse().map_err(|_| {
-            ServeError(format!("http_server.address {text:?} is no IP address; leave it empty for all"))
+            cannot_start(format!("http_server.address {text:?} is no IP address; leave it empty for all"))
         })?,
     };
     Ok(SocketAddr::new(ip, port))
@@ -172,44 +193,56 @@ fn open_internal(config: &Config) -> Result<Option<TcpListener>, ServeError> {
     }
     let host = if http.internal_address.is_empty() { &http.address } else { &http.internal_address };
     let address = address(host, http.internal_port, config.dev)?;
-    let mut listeners = listen(http, address, 1).map_err(|error| cannot_listen(address, &error))?;
+    let mut listeners = listen(http, address, 1, false).map_err(|error| cannot_listen(address, &error))?;
     Ok(listeners.pop())
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> ServeError {
     let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "; another program has the port: choose one with --http_server.port",
+        io::ErrorKind::AddrInUse => {
+            "; another program has the port: choose one with --http_server.port, or for an upgrade --http_server.share_port"
+        }
         io::ErrorKind::PermissionDenied => "; a port below 1024 needs CAP_NET_BIND_SERVICE",
         _ => "",
     };
-    ServeError(format!("cannot listen on {address}: {error}{advice}"))
+    cannot_start(format!("cannot listen on {address}: {error}{advice}"))
 }
 
-/// Raises the soft limit of file descriptors to the hard one; clients that fit.
-fn raise_descriptors(config: &Config) -> Result<usize, ServeError> {
+/// What the file descriptors allow.
+struct Room {
+    sockets: usize,
+    clients: usize,
+    /// Plain HTTP connections.
+    http: usize,
+}
+
+/// Raises the soft limit of file descriptors to the hard one, and shares it out.
+fn raise_descriptors(config: &Config, reactors: usize) -> Result<Room, ServeError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let open = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
-    let reserved = DESCRIPTORS_RESERVED + config.http_server.service_connection_limit.min(1024) as u64;
-    let open = open.unwrap_or(u64::MAX);
-    if open <= reserved {
-        return Err(ServeError(format!("the file descriptor limit is {open}, too few to serve: raise LimitNOFILE")));
+    let open = open.unwrap_or(u64::MAX).min(u64::from(u32::MAX)) as usize;
+    let reserved = DESCRIPTORS_RESERVED + reactors * DESCRIPTORS_PER_REACTOR;
+    if open < 2 * reserved {
+        return Err(cannot_start(format!("the file descriptor limit is {open}, too few to serve: raise LimitNOFILE")));
     }
-    let fit = (open - reserved).min(u64::from(u32::MAX)) as usize;
-    if config.client.connection_limit > fit {
-        let limit = config.client.connection_limit;
+    let sockets = open - reserved;
+    let http = config.http_server.service_connection_limit.min((sockets / 16).max(8));
+    let clients = sockets - http;
+    let asked = config.client.connection_limit;
+    if asked > clients {
         tracing::warn!(
-            limit,
-            fit,
+            asked,
+            clients,
             "client.connection_limit is more than the file descriptors allow: raise LimitNOFILE"
         );
     }
-    Ok(fit)
+    Ok(Room { sockets, clients, http })
 }
 
 fn node_info(config: &Config, bound: SocketAddr) -> Result<NodeInfo, ServeError> {
-    let id = getrandom::u64().map_err(|error| ServeError(format!("cannot draw a node id: {error}")))?;
+    let id = getrandom::u64().map_err(|error| cannot_start(format!("cannot draw a node id: {error}")))?;
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let name =
         if config.node.name.is_empty() { format!("{}_{}", host(), bound.port()) } else { config.node.name.clone() };
@@ -265,6 +298,10 @@ fn spawn_signals(happened: std::sync::mpsc::Sender<Happened>) -> Result<(), Serv
     })
 }
 
+fn failed(reactor: u16, error: &io::Error) -> ServeError {
+    ServeError { text: format!("reactor {reactor} cannot go on: {error}"), was_serving: true }
+}
+
 /// Runs until the first signal; then health says 503, the ports close after `shutdown.delay`, clients are told over
 /// `shutdown.spread`, and it ends when all are gone, at `shutdown.deadline`, or at the second signal.
 fn wait(
@@ -276,13 +313,10 @@ fn wait(
 ) -> Result<(), ServeError> {
     match happening.recv() {
         Ok(Happened::Signal) => {}
-        Ok(Happened::Ended(me, result)) => {
-            let why = result.err().map_or("it ended".to_owned(), |error| error.to_string());
-            return Err(ServeError(format!("reactor {me} stopped: {why}")));
-        }
-        Err(_) => return Ok(()),
+        Ok(Happened::Failed(me, error)) => return Err(failed(me, &error)),
+        Ok(Happened::Drained) | Err(_) => return Ok(()),
     }
-    admission.set_draining();
+    admission.set_leaving();
     let shutdown = &config.shutdown;
     tracing::info!(
         clients = admission.clients(),
@@ -293,17 +327,19 @@ fn wait(
     );
     let began = Instant::now();
     let mut told = false;
-    let mut ended = 0;
-    while ended < count {
+    let mut drained = 0;
+    while drained < count {
         let next = if told { shutdown.deadline } else { shutdown.delay.min(shutdown.deadline) };
         match happening.recv_timeout(next.saturating_sub(began.elapsed())) {
             Ok(Happened::Signal) => {
                 tracing::warn!(clients = admission.clients(), "second signal: exit at once");
                 return Ok(());
             }
-            Ok(Happened::Ended(..)) => ended += 1,
+            Ok(Happened::Drained) => drained += 1,
+            Ok(Happened::Failed(me, error)) => return Err(failed(me, &error)),
             Err(RecvTimeoutError::Timeout) if !told => {
                 told = true;
+                admission.set_draining();
                 reactors.iter().for_each(|reactor| reactor.send(Letter::Drain));
             }
             Err(RecvTimeoutError::Timeout) => {

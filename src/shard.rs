@@ -64,6 +64,10 @@ pub struct Stats {
     pub subscriptions: usize,
     /// Channels this reactor owns.
     pub channels: usize,
+    /// Bytes of publications that wait for delivery.
+    pub waiting_bytes: usize,
+    /// Values that wait in the mailbox.
+    pub mailbox: usize,
     pub counters: Counters,
 }
 
@@ -129,8 +133,9 @@ pub struct Shard {
     /// For the reactor, in order. Emptied by it after each call.
     pub out: Vec<Out>,
     pub counters: Counters,
-    /// Sockets of this reactor, for its numbers; the reactor's to set.
+    /// Sockets of this reactor and values in its mailbox, for its numbers; the reactor's to set.
     pub connections: usize,
+    pub mailbox: usize,
 }
 
 const JSON_PING: Bytes = Bytes::from_static(b"\x81\x02{}");
@@ -155,6 +160,7 @@ impl Shard {
             out: Vec::new(),
             counters: Counters::default(),
             connections: 0,
+            mailbox: 0,
         }
     }
 
@@ -239,12 +245,13 @@ impl Shard {
 
     /// Up to `budget` deliveries; how many it was. Joins that waited for their turn are done on the way.
     pub fn fan_out(&mut self, now: Now, table: &mut impl Table, budget: usize) -> usize {
-        let (mut done, mut refused) = (0, Vec::new());
+        let mut done = 0;
         while done < budget
             && let Some(work) = self.hub.next(budget - done)
         {
             match work {
                 Work::Deliver { frames, publications, slots } => {
+                    let mut refused = Vec::new();
                     for slot in slots {
                         match &frames[slot.encoding as usize] {
                             Some(frame) => table.deliver(slot.conn, frame),
@@ -253,12 +260,12 @@ impl Shard {
                     }
                     done += slots.len();
                     self.counters.deliveries += slots.len() as u64 * u64::from(publications);
+                    for conn in refused {
+                        self.close(now, table, conn, Some(Disconnect::INAPPROPRIATE_PROTOCOL));
+                    }
                 }
                 Work::Join(joining) => self.join(now, table, joining),
             }
-        }
-        for conn in refused {
-            self.close(now, table, conn, Some(Disconnect::INAPPROPRIATE_PROTOCOL));
         }
         done
     }
@@ -504,6 +511,8 @@ impl Shard {
             users: self.users.len(),
             subscriptions: self.hub.subscriptions(),
             channels: self.broker.len(),
+            waiting_bytes: self.hub.waiting_bytes(),
+            mailbox: self.mailbox,
             counters: self.counters.clone(),
         }
     }

@@ -143,7 +143,7 @@ impl Config {
         problems
     }
 
-    /// Two endpoints at one path: one of them would never be reached.
+    /// Two endpoints at one path, or one below the other: one of them would never be reached.
     fn check_prefixes(&self) -> Vec<Problem> {
         let endpoints = [
             ("websocket", &self.websocket.handler_prefix, true),
@@ -154,7 +154,7 @@ impl Config {
         ];
         let mut problems = Vec::new();
         for (index, (section, path, enabled)) in endpoints.iter().enumerate() {
-            let earlier = endpoints[..index].iter().find(|(_, other, on)| *on && other == path);
+            let earlier = endpoints[..index].iter().find(|(_, other, on)| *on && is_within(path, other));
             if let (true, Some((other, ..))) = (enabled, earlier) {
                 let message = format!("expected another path than {other}.handler_prefix; got {path:?}");
                 problems.push(problem(&format!("{section}.handler_prefix"), message));
@@ -192,11 +192,25 @@ impl Config {
         if client.token.hmac_secret_key.is_empty() && !open {
             warn("client.token.hmac_secret_key", "is empty: no token is accepted, so no client can connect");
         }
+        let public = self.http_server.internal_port == 0 && !self.dev;
+        if public && self.prometheus.enabled {
+            warn(
+                "prometheus.enabled",
+                "answers on the public port without a key: set http_server.internal_port to move it",
+            );
+        }
         if self.shutdown.deadline < self.shutdown.spread {
             warn("shutdown.deadline", "is below shutdown.spread: clients not told to leave by then are cut off");
         }
         warnings
     }
+}
+
+/// Is one path the other, or below it?
+fn is_within(one: &str, other: &str) -> bool {
+    let below =
+        |low: &str, high: &str| low.strip_prefix(high).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    below(one, other) || below(other, one)
 }
 
 /// ^[-a-zA-Z0-9_.]{2,}$
@@ -256,8 +270,8 @@ mod tests {
         let expected = [
             "reactors: expected a whole number, 0 to 1024; got 1025",
             "websocket.message_size_limit: expected bytes (65536, 64KiB), 1 to 1GiB; got 1073741825",
-            "echo.handler_prefix: expected a URL path that begins with '/' and has no '?', '#', space or '/' \
-             at its end; got \"echo\"",
+            "echo.handler_prefix: expected a URL path that begins with '/', holds letters, digits and -_.~ only, \
+             and does not end with one; got \"echo\"",
             "client.ping_interval: expected a duration with its unit (25s, 100ms, 1m30s), 1s to 1day; got 999ms",
             "client.queue_max_size: expected bytes (65536, 64KiB), 1 to 1GiB; got 0",
             "http_api.key: *** only stands for a secret in what is printed; give the secret",

@@ -90,6 +90,9 @@ options! {
         internal_address: String = String::new();
         /// 0 = off: api, health and metrics answer on `port`. Otherwise they answer only there.
         internal_port: u16 = 0, Rule::Count(0, 65535);
+        /// Listen on `port` although another gannet of this user does: for an upgrade without a gap, where the
+        /// new process starts before the old one leaves. Otherwise a port in use is an error.
+        share_port: bool = false;
         /// Connections the kernel completes ahead of accept, per reactor; capped by net.core.somaxconn.
         listen_backlog: u32 = 4096, Rule::Count(1, MIB);
         /// From accept to a whole request head.

@@ -295,15 +295,16 @@ impl Value for String {
         let good = match rule {
             Rule::OneOf(words) => words.contains(&self.as_str()),
             Rule::Path => {
-                let plain = self.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b));
-                plain && self.starts_with('/') && (self.len() == 1 || !self.ends_with('/'))
+                let plain = self.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b));
+                plain && self.starts_with('/') && !self.ends_with('/') && !self.contains("//")
             }
             Rule::Secret if self == HIDDEN => {
                 return Some(format!("{HIDDEN} only stands for a secret in what is printed; give the secret"));
             }
             _ => true,
         };
-        let more = if rule == Rule::Path { " and has no '?', '#', space or '/' at its end" } else { "" };
+        let more =
+            if rule == Rule::Path { ", holds letters, digits and -_.~ only, and does not end with one" } else { "" };
         (!good).then(|| format!("expected {}{more}; got {self:?}", self.accepts(rule)))
     }
     fn show(&self) -> Json {

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// So many a second, with a burst of one second's worth: a token bucket, kept as the time at which it would be full
 /// again (the generic cell rate algorithm). Shared without a lock.
@@ -41,6 +41,8 @@ impl Rate {
 /// Why a handshake is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
+    /// The sockets of all reactors use up the file descriptors.
+    Sockets,
     Connections,
     Rate,
     Memory,
@@ -51,6 +53,8 @@ pub enum Refused {
 /// Shared by all reactors of a node.
 #[derive(Debug)]
 pub struct Admission {
+    sockets: AtomicUsize,
+    sockets_max: usize,
     clients: AtomicUsize,
     clients_max: usize,
     handshakes: Rate,
@@ -59,22 +63,48 @@ pub struct Admission {
     per_ip: Mutex<HashMap<u32, u32, foldhash::quality::RandomState>>,
     hasher: foldhash::quality::RandomState,
     over_memory: AtomicBool,
+    /// Health says so.
+    leaving: AtomicBool,
+    /// The ports are closed.
     draining: AtomicBool,
 }
 
+/// A socket that was counted and left its reactor: counted until this is dropped.
+#[derive(Debug)]
+pub struct Entry {
+    admission: Arc<Admission>,
+    key: u32,
+}
+
+impl Entry {
+    /// `key`: what [`Admission::enter`] gave.
+    pub fn new(admission: Arc<Admission>, key: u32) -> Entry {
+        Entry { admission, key }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.admission.leave(self.key);
+    }
+}
+
 impl Admission {
-    /// `descriptors`: clients that the file descriptor limit leaves room for.
-    pub fn new(config: &Config, descriptors: usize) -> Admission {
+    /// `sockets`: how many the file descriptors allow; `clients`: how many of them may be clients.
+    pub fn new(config: &Config, sockets: usize, clients: usize) -> Admission {
         let limit = config.client.connection_limit;
         Admission {
+            sockets: AtomicUsize::new(0),
+            sockets_max: sockets,
             clients: AtomicUsize::new(0),
-            clients_max: if limit == 0 { descriptors } else { limit.min(descriptors) },
+            clients_max: if limit == 0 { clients } else { limit.min(clients) },
             handshakes: Rate::new(config.client.connection_rate_limit),
             accepts: Rate::new(config.overload.accept_rate_limit),
             per_ip_max: config.client.connection_limit_per_ip,
             per_ip: Mutex::default(),
             hasher: Default::default(),
             over_memory: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
     }
@@ -84,12 +114,22 @@ impl Admission {
         self.accepts.take(now_ns)
     }
 
-    /// Counts a connection from `ip`: its key if there is a limit and it is within it, `Err` if it is beyond.
-    /// IPv6 addresses count by their /64, which is what one subscriber holds.
+    /// Counts a socket from `ip`: its key for [`Admission::leave`], or the limit it is beyond.
     pub fn enter(&self, ip: IpAddr) -> Result<u32, Refused> {
+        if self.sockets.fetch_add(1, Ordering::Relaxed) >= self.sockets_max {
+            self.sockets.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refused::Sockets);
+        }
         if self.per_ip_max == 0 {
             return Ok(0);
         }
+        self.enter_from(ip).inspect_err(|_| {
+            self.sockets.fetch_sub(1, Ordering::Relaxed);
+        })
+    }
+
+    /// IPv6 addresses count by their /64, which is what one subscriber holds.
+    fn enter_from(&self, ip: IpAddr) -> Result<u32, Refused> {
         let key = match ip.to_canonical() {
             IpAddr::V4(v4) => self.hasher.hash_one(v4.octets()),
             IpAddr::V6(v6) => self.hasher.hash_one(v6.octets().first_chunk::<8>()),
@@ -104,8 +144,9 @@ impl Admission {
         Ok(key)
     }
 
-    /// A connection that entered with `key` is gone.
+    /// A socket that entered with `key` is gone.
     pub fn leave(&self, key: u32) {
+        self.sockets.fetch_sub(1, Ordering::Relaxed);
         if self.per_ip_max == 0 {
             return;
         }
@@ -156,12 +197,18 @@ impl Admission {
         self.over_memory.store(over, Ordering::Relaxed);
     }
 
-    pub fn set_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// The node will leave: health says so, clients are still taken.
+    pub fn set_leaving(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// The ports close: handshakes still under way are refused.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 }
 
@@ -185,20 +232,20 @@ mod tests {
     fn clients_are_counted_and_refused_at_the_limit() {
         let mut config = Config::default();
         config.client.connection_limit = 2;
-        let admission = Admission::new(&config, 100);
+        let admission = Admission::new(&config, 100, 100);
         assert_eq!([0; 3].map(|_| admission.admit(0)), [Ok(()), Ok(()), Err(Refused::Connections)]);
         admission.dismiss();
         assert_eq!(admission.admit(0), Ok(()));
         admission.set_over_memory(true);
         assert_eq!(admission.admit(0), Err(Refused::Memory));
-        assert_eq!(Admission::new(&config, 1).clients_max(), 1, "descriptors bind first");
+        assert_eq!(Admission::new(&config, 100, 1).clients_max(), 1, "descriptors bind first");
     }
 
     #[test]
     fn addresses_are_counted_and_forgotten() {
         let mut config = Config::default();
         config.client.connection_limit_per_ip = 1;
-        let admission = Admission::new(&config, 100);
+        let admission = Admission::new(&config, 100, 100);
         let ip = |text: &str| text.parse::<IpAddr>().expect("address");
         let key = admission.enter(ip("10.0.0.1")).expect("first");
         assert!(admission.enter(ip("::ffff:10.0.0.1")).is_err(), "the same address, mapped");

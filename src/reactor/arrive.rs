@@ -2,7 +2,7 @@
 
 use super::conn::Phase;
 use super::handshake::{self, Decision};
-use super::{ACCEPT_PAUSE, ANSWER_TICKS, LISTENER, Reactor, Refused};
+use super::{ACCEPT_PAUSE, ANSWER_TICKS, Entry, LISTENER, Reactor, Refused};
 use crate::http::{Head, HeadError, answer};
 use crate::wheel::NEVER;
 use crate::ws;
@@ -46,9 +46,13 @@ impl Reactor {
                 }
                 match self.admission.enter(peer.ip()) {
                     Ok(ip_key) => self.open(stream, ip_key),
-                    Err(_) => {
+                    Err(Refused::Address) => {
                         self.shard.counters.limit_per_ip += 1;
                         refuse_unread(&stream, "too many connections from this address");
+                    }
+                    Err(_) => {
+                        self.shard.counters.limit_sockets += 1;
+                        refuse_unread(&stream, "no file descriptors left");
                     }
                 }
                 true
@@ -56,25 +60,29 @@ impl Reactor {
             Err(e) if is_exhausted(&e) => self.close_one_for_want_of_descriptors(),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
             // The peer was gone before it was accepted, or the call was interrupted: the next may be well.
-            Err(_) => true,
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => true,
+            // Whatever it is, trying at once would not mend it.
+            Err(_) => {
+                self.accept_paused = self.now.tick + ACCEPT_PAUSE;
+                false
+            }
         }
     }
 
     /// No descriptor is free: gives up the reserve to accept one connection and close it, so that its peer knows.
-    /// If even that fails, accepting pauses for a tick. Neither spins.
+    /// The kernel wants a descriptor before it looks at its queue, so nobody may be there at all. If another thread was
+    /// quicker to take what was given up, accepting pauses for a tick. Neither spins.
     pub(super) fn close_one_for_want_of_descriptors(&mut self) -> bool {
-        self.shard.counters.descriptors_exhausted += 1;
-        if self.reserve.take().is_some()
-            && let Some(listener) = &self.listener
-        {
-            drop(listener.accept());
-        }
+        self.reserve = None;
+        let taken = self.listener.as_ref().is_some_and(|listener| listener.accept().is_ok());
         self.reserve = std::fs::File::open("/dev/null").ok();
-        if self.reserve.is_some() {
-            return true;
+        if taken {
+            self.shard.counters.descriptors_exhausted += 1;
         }
-        self.accept_paused = self.now.tick + ACCEPT_PAUSE;
-        false
+        if self.reserve.is_none() {
+            self.accept_paused = self.now.tick + ACCEPT_PAUSE;
+        }
+        taken && self.reserve.is_some()
     }
 
     pub(super) fn open(&mut self, stream: TcpStream, ip_key: u32) {
@@ -163,7 +171,8 @@ impl Reactor {
                 counters.limit_memory += 1;
                 "memory is over its limit"
             }
-            Err(Refused::Address) => "too many connections from this address",
+            // Asked when the socket came.
+            Err(Refused::Address | Refused::Sockets) => "too many connections",
             Err(Refused::Draining) => "this node is shutting down",
         };
         self.answer(conn, 503, answer(503, "Service Unavailable", "Retry-After: 1\r\n", why));
@@ -177,7 +186,7 @@ impl Reactor {
         ws::respond(upgrade, subprotocol, &mut bytes);
         if let Some(it) = self.conns.get(conn) {
             it.phase = phase;
-            it.upgraded = true;
+            it.awaits_close = true;
             it.io_due = NEVER;
         }
         self.write_now(conn, &bytes);
@@ -202,12 +211,19 @@ impl Reactor {
 
     /// Moves the socket, with the bytes read, to the service thread.
     pub(super) fn hand_off(&mut self, conn: u32, bytes: &[u8]) {
-        let Some(stream) = self.conns.get(conn).and_then(|it| it.stream.take()) else { return };
+        let Some(it) = self.conns.get(conn) else { return };
+        let Some(stream) = it.stream.take() else { return };
+        // The service thread's connections count as this one did, until they end there.
+        it.entered = false;
+        let entry = Entry::new(self.admission.clone(), it.ip_key);
         // The service thread has a poll of its own; this one must forget the socket first.
         let _ = self.poll.registry().deregister(&mut SourceFd(&stream.as_raw_fd()));
-        self.shard.counters.handed_off += 1;
-        if let Err(stream) = (self.links.hand_off)(stream, Bytes::copy_from_slice(bytes)) {
-            refuse_unread(&stream, "too many HTTP connections");
+        match (self.links.hand_off)(stream, Bytes::copy_from_slice(bytes), entry) {
+            Ok(()) => self.shard.counters.handed_off += 1,
+            Err(stream) => {
+                self.shard.counters.limit_service += 1;
+                refuse_unread(&stream, "too many HTTP connections");
+            }
         }
         self.conns.kill(conn);
     }

@@ -55,12 +55,14 @@ pub struct Conn {
     dirty: bool,
     /// The socket took less than it was given: wait for its WRITABLE edge.
     pub blocked: bool,
+    /// Counted among the sockets: to be taken off.
+    pub entered: bool,
     /// Admitted as a client: to be dismissed.
     pub admitted: bool,
     /// The peer's close frame came, or its end of the stream.
     pub peer_closed: bool,
-    /// Speaks frames, no more HTTP.
-    pub upgraded: bool,
+    /// A close of ours waits for the peer's close frame; otherwise the end of the stream follows it at once.
+    pub awaits_close: bool,
     pub partial: Option<Box<Partial>>,
     outbox: Option<Box<Outbox>>,
     pub session: Option<Box<Session>>,
@@ -82,8 +84,8 @@ pub struct Conns {
     wheel: Wheel,
     dirty: Vec<u32>,
     dead: Vec<u32>,
-    /// Connections whose outbox went over its limit.
-    pub slow: Vec<u32>,
+    /// Connections whose outbox went over its limit: to be written to, and judged by what is left.
+    full: Vec<u32>,
     #[expect(clippy::vec_box)] // A box goes from here to a connection and back, which holds 8 bytes.
     outboxes: Vec<Box<Outbox>>,
     #[expect(clippy::vec_box)]
@@ -111,7 +113,7 @@ impl Conns {
             wheel: Wheel::new(now),
             dirty: Vec::new(),
             dead: Vec::new(),
-            slow: Vec::new(),
+            full: Vec::new(),
             outboxes: Vec::new(),
             partials: Vec::new(),
             outbox_bytes_max,
@@ -140,9 +142,10 @@ impl Conns {
             phase: Phase::Head,
             dirty: false,
             blocked: false,
+            entered: true,
             admitted: false,
             peer_closed: false,
-            upgraded: false,
+            awaits_close: false,
             partial: None,
             outbox: None,
             session: None,
@@ -181,18 +184,20 @@ impl Conns {
         let max = self.outbox_bytes_max;
         let Some(outbox) = self.outbox(conn) else { return };
         outbox.push(frame);
-        let slow = outbox.bytes() > max;
+        let full = outbox.bytes() > max;
         self.queued += 1;
         self.mark_dirty(conn);
-        if slow {
-            self.slow.push(conn);
+        if full && self.full.last() != Some(&conn) {
+            self.full.push(conn);
         }
     }
 
     pub fn send_hole(&mut self, conn: u32, ticket: u32) {
-        if let Some(outbox) = self.outbox(conn) {
-            outbox.push_hole(ticket);
-            self.mark_dirty(conn);
+        let max = self.outbox_bytes_max;
+        let Some(outbox) = self.outbox(conn) else { return };
+        outbox.push_hole(ticket);
+        if outbox.bytes() > max {
+            self.full.push(conn);
         }
     }
 
@@ -257,6 +262,17 @@ impl Conns {
             it.phase = Phase::Dead;
             self.dead.push(conn);
         }
+    }
+
+    /// Takes the list of connections that may be slow.
+    pub fn take_full(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.full)
+    }
+
+    /// Is more waiting than may?
+    pub fn is_full(&self, conn: u32) -> bool {
+        let outbox = self.slab.get(conn as usize).and_then(|it| it.outbox.as_ref());
+        outbox.is_some_and(|outbox| outbox.bytes() > self.outbox_bytes_max)
     }
 
     /// Takes the list of connections to flush; give it back with [`Conns::restore_dirty`].

@@ -6,6 +6,9 @@ use crate::protocol::code::Disconnect;
 use crate::ws;
 use bytes::Bytes;
 
+/// The close code of a slow peer of the echo endpoint, which knows no 3008: policy violation.
+const ECHO_SLOW: u16 = 1008;
+
 impl Reactor {
     /// Ends a WebSocket with a close frame of the server's.
     pub(super) fn end(&mut self, conn: u32, code: u16, reason: &str) {
@@ -23,13 +26,39 @@ impl Reactor {
             return;
         }
         // Connections that the kernel completed before now are ours: take them all, then close the door.
-        while self.accept_one() && self.accept_paused == 0 {}
+        for _ in 0..self.limits.backlog {
+            if !self.accept_one() {
+                break;
+            }
+        }
         self.accept_more = false;
         if let Some(mut listener) = self.listener.take() {
             let _ = self.poll.registry().deregister(&mut listener);
         }
         let now = self.now.tick;
-        self.drain = Some(Drain { until: now + self.limits.drain_spread, told: now, cursor: 0 });
+        self.drain = Some(Drain { until: now + self.limits.drain_spread, told: now, cursor: 0, over: false });
+    }
+
+    /// Says once that nobody is left.
+    pub(super) fn tell_if_drained(&mut self) {
+        if let Some(drain) = &mut self.drain
+            && !drain.over
+            && self.conns.is_empty()
+        {
+            drain.over = true;
+            (self.links.drained)();
+        }
+    }
+
+    /// A peer that does not read what it is sent.
+    pub(super) fn end_slow(&mut self, conn: u32) {
+        match self.conns.get(conn).map(|it| it.phase) {
+            Some(Phase::Client) => self.shard.close(self.now, &mut self.conns, conn, Some(Disconnect::SLOW)),
+            Some(Phase::Echo) => self.end(conn, ECHO_SLOW, "slow"),
+            _ => return,
+        }
+        self.act();
+        self.flush_one(conn);
     }
 
     /// Each tick, tells its share of the connections to go.
@@ -69,7 +98,9 @@ impl Reactor {
         let (admission, closed) = (&self.admission, &mut self.shard.counters.closed);
         self.conns.reap(|it| {
             *closed += 1;
-            admission.leave(it.ip_key);
+            if it.entered {
+                admission.leave(it.ip_key);
+            }
             if it.admitted {
                 admission.dismiss();
             }

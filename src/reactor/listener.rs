@@ -7,22 +7,28 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-/// `count` listeners on one address. Port 0 is picked by the kernel for the first and shared by the rest.
-pub fn listen(options: &HttpServer, address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+/// `count` listeners on one address. Port 0 is picked by the kernel for the first and shared by the rest. A port that
+/// another process listens on is an error, unless `share`: two nodes that know nothing of each other would each get half
+/// of the clients.
+pub fn listen(options: &HttpServer, address: SocketAddr, count: usize, share: bool) -> io::Result<Vec<TcpListener>> {
+    if !share && address.port() != 0 {
+        // The kernel lets sockets meet on a port only if all of them allow it: this one does not, so it asks.
+        drop(open(options, address, false)?);
+    }
     let mut address = address;
     (0..count)
         .map(|_| {
-            let listener = open(options, address)?;
+            let listener = open(options, address, true)?;
             address = listener.local_addr()?;
             Ok(listener)
         })
         .collect()
 }
 
-fn open(options: &HttpServer, address: SocketAddr) -> io::Result<TcpListener> {
+fn open(options: &HttpServer, address: SocketAddr, meets_others: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(meets_others)?;
     socket.set_tcp_nodelay(true)?;
     if options.send_buffer_size > 0 {
         socket.set_send_buffer_size(options.send_buffer_size)?;
@@ -46,7 +52,7 @@ mod tests {
     #[test]
     fn all_share_the_port_that_the_kernel_picked() {
         let options = crate::config::Config::default().http_server;
-        let listeners = listen(&options, "127.0.0.1:0".parse().expect("address"), 3).expect("listen");
+        let listeners = listen(&options, "127.0.0.1:0".parse().expect("address"), 3, true).expect("listen");
         let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().expect("address").port()).collect();
         assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
     }

@@ -23,7 +23,7 @@ mod listener;
 mod outbox;
 mod read;
 
-pub use admission::{Admission, Rate, Refused};
+pub use admission::{Admission, Entry, Rate, Refused};
 pub use listener::listen;
 
 use crate::config::Config;
@@ -34,10 +34,11 @@ use crate::shard::{Answer, Mail, Out, Shard};
 use crate::wheel::{TICK_MS, Tick, ticks};
 use crate::ws;
 use bytes::Bytes;
-use conn::{Conn, Conns, Phase};
+use conn::{Conns, Phase};
 use handshake::Routes;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -47,7 +48,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 #[derive(Debug)]
 pub enum Letter {
     Mail(Mail),
-    /// Take no more connections and let the clients go, spread over `shutdown.spread`; then end.
+    /// Take no more connections and let the clients go, spread over `shutdown.spread`. Channels are owned to the end:
+    /// other reactors may still have clients in them.
     Drain,
 }
 
@@ -56,9 +58,11 @@ pub struct Links {
     /// Mailboxes of all reactors, this one's with them.
     pub reactors: Vec<Sender<Letter>>,
     /// Sockets whose request is not a reactor's, with the bytes read so far. Gives a pair back that it cannot take.
-    pub hand_off: Box<dyn Fn(TcpStream, Bytes) -> Result<(), TcpStream> + Send>,
+    pub hand_off: Box<dyn Fn(TcpStream, Bytes, Entry) -> Result<(), TcpStream> + Send>,
     /// Answers to the service thread.
     pub answers: Box<dyn Fn(u64, Answer) + Send>,
+    /// Called once, when the drain left no connection here.
+    pub drained: Box<dyn Fn() + Send>,
 }
 
 const LISTENER: Token = Token(usize::MAX);
@@ -89,6 +93,7 @@ struct Limits {
     accept_budget: usize,
     fanout_slice: usize,
     drain_spread: Tick,
+    backlog: u32,
 }
 
 /// The leaving: clients still to be told, spread over the ticks that are left.
@@ -96,6 +101,7 @@ struct Drain {
     until: Tick,
     told: Tick,
     cursor: u32,
+    over: bool,
 }
 
 pub struct Reactor {
@@ -151,6 +157,7 @@ impl Reactor {
             accept_budget: config.reactor.accept_budget,
             fanout_slice: config.reactor.fanout_slice,
             drain_spread: ticks(config.shutdown.spread),
+            backlog: config.http_server.listen_backlog,
         };
         let mut outbox_max = config.client.queue_max_size;
         if config.echo.enabled {
@@ -182,8 +189,8 @@ impl Reactor {
         })
     }
 
-    /// Turns until the drain is over. An error is the poll's, and nothing can go on.
-    pub fn run(mut self) -> io::Result<()> {
+    /// Turns until the process ends. An error is the poll's, and nothing can go on.
+    pub fn run(mut self) -> io::Result<Infallible> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
             match self.poll.poll(&mut events, self.sleep()) {
@@ -204,15 +211,14 @@ impl Reactor {
             self.send_mail();
             self.shard.counters.turns += 1;
             self.shard.counters.turn.record_us(began.elapsed().as_micros() as u64);
-            if self.drain.is_some() && self.conns.is_empty() {
-                return Ok(());
-            }
+            self.tell_if_drained();
         }
     }
 
     /// How long the poll may sleep: not at all while work waits, to the next tick while timers run.
     fn sleep(&self) -> Option<std::time::Duration> {
-        if !self.again.is_empty() || self.accept_more || self.shard.has_work() || !self.letters.is_empty() {
+        let mail = !self.letters.is_empty() || !self.mailbox.is_empty();
+        if !self.again.is_empty() || self.accept_more || self.shard.has_work() || mail {
             return Some(std::time::Duration::ZERO);
         }
         if !self.conns.has_timers() && self.drain.is_none() && self.accept_paused == 0 {
@@ -289,6 +295,7 @@ impl Reactor {
             }
         }
         self.letters = letters;
+        self.shard.mailbox = self.mailbox.len();
     }
 
     fn send_mail(&mut self) {
@@ -342,18 +349,17 @@ impl Reactor {
 
     /// One write for each connection that has something to say.
     fn flush(&mut self) {
-        for conn in std::mem::take(&mut self.conns.slow) {
-            if let Some(Conn { phase: Phase::Echo, .. }) = self.conns.get(conn) {
-                self.end(conn, 1008, "slow");
-            }
-            self.shard.close(self.now, &mut self.conns, conn, Some(Disconnect::SLOW));
-            self.act();
-        }
         let dirty = self.conns.take_dirty();
         for &conn in &dirty {
             self.flush_one(conn);
         }
         self.conns.restore_dirty(dirty);
+        // A burst to a peer that reads is none of its fault: only what the socket did not take counts.
+        for conn in self.conns.take_full() {
+            if self.conns.is_full(conn) {
+                self.end_slow(conn);
+            }
+        }
     }
 
     fn flush_one(&mut self, conn: u32) {
@@ -376,7 +382,7 @@ impl Reactor {
                 return self.conns.kill(conn);
             }
             // A WebSocket waits for the peer's close frame; an HTTP answer ends with the stream.
-            if let (false, Some(stream)) = (it.upgraded, &it.stream) {
+            if let (false, Some(stream)) = (it.awaits_close, &it.stream) {
                 let _ = stream.shutdown(std::net::Shutdown::Write);
             }
         }

@@ -9,7 +9,9 @@ use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
 
 /// Frames given to one write call.
-const SLICES_MAX: usize = 64;
+const SLICES_MAX: usize = 128;
+/// What a hole counts towards the limit of an outbox: the reply that will fill it.
+const HOLE_BYTES: usize = 64;
 /// Room an outbox may keep when it goes back to the pool, in frames.
 const KEEP_MAX: usize = 64;
 
@@ -23,6 +25,9 @@ enum Item {
 pub struct Outbox {
     queue: VecDeque<Item>,
     bytes: usize,
+    holes: usize,
+    /// No hole stands before this place.
+    first_hole: usize,
     /// Part of the front frame is on the wire: it must be finished.
     begun: bool,
 }
@@ -37,9 +42,9 @@ pub struct Wrote {
 }
 
 impl Outbox {
-    /// Bytes that wait.
+    /// Bytes that wait, those still owed with them.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.holes * HOLE_BYTES
     }
 
     pub fn is_empty(&self) -> bool {
@@ -59,15 +64,27 @@ impl Outbox {
     }
 
     pub fn push_hole(&mut self, ticket: u32) {
+        if self.holes == 0 {
+            self.first_hole = self.queue.len();
+        }
+        self.holes += 1;
         self.queue.push_back(Item::Hole(ticket));
     }
 
     /// Puts `frame` where the first hole of that ticket is; false if there is none.
     pub fn fill(&mut self, ticket: u32, frame: Bytes) -> bool {
-        let hole = self.queue.iter_mut().find(|item| matches!(item, Item::Hole(t) if *t == ticket));
-        let Some(hole) = hole else { return false };
+        let from = self.first_hole.min(self.queue.len());
+        let mut behind = self.queue.range_mut(from..).enumerate();
+        let Some((at, hole)) = behind.find(|(_, item)| matches!(item, Item::Hole(t) if *t == ticket)) else {
+            return false;
+        };
         self.bytes += frame.len();
         *hole = Item::Frame(frame);
+        self.holes -= 1;
+        // Answers come in the order of the questions, or nearly: the next search begins here.
+        if at == 0 {
+            self.first_hole = from + 1;
+        }
         true
     }
 
@@ -75,7 +92,7 @@ impl Outbox {
     pub fn clear_unbegun(&mut self) {
         let begun = if self.begun { self.queue.pop_front() } else { None };
         self.queue.clear();
-        self.bytes = 0;
+        (self.bytes, self.holes, self.first_hole) = (0, 0, 0);
         if let Some(Item::Frame(frame)) = begun {
             self.push(frame);
         }
@@ -84,13 +101,14 @@ impl Outbox {
     /// Drops the holes: nobody will fill them.
     pub fn drop_holes(&mut self) {
         self.queue.retain(|item| matches!(item, Item::Frame(_)));
+        self.holes = 0;
     }
 
     /// Makes it new, with a little room kept.
     pub fn reset(&mut self) {
         self.queue.clear();
         self.queue.shrink_to(KEEP_MAX);
-        (self.bytes, self.begun) = (0, false);
+        (self.bytes, self.holes, self.first_hole, self.begun) = (0, 0, 0, false);
     }
 
     /// Writes up to the first hole, or until the socket takes no more. A short write is not tried again: the kernel
@@ -98,20 +116,12 @@ impl Outbox {
     pub fn write(&mut self, stream: &TcpStream) -> io::Result<Wrote> {
         let mut wrote = Wrote { bytes: 0, calls: 0, blocked: false };
         loop {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let (mut count, mut given) = (0, 0);
-            for (slice, item) in slices.iter_mut().zip(&self.queue) {
-                let Item::Frame(frame) = item else { break };
-                *slice = IoSlice::new(frame);
-                count += 1;
-                given += frame.len();
-            }
-            if count == 0 {
-                return Ok(wrote);
-            }
+            let (result, given) = match (self.queue.front(), self.queue.get(1)) {
+                (None | Some(Item::Hole(_)), _) => return Ok(wrote),
+                (Some(Item::Frame(frame)), None | Some(Item::Hole(_))) => ((&*stream).write(frame), frame.len()),
+                _ => self.write_several(stream),
+            };
             wrote.calls += 1;
-            let result =
-                if count == 1 { (&*stream).write(&slices[0]) } else { (&*stream).write_vectored(&slices[..count]) };
             let taken = match result {
                 Ok(taken) => taken,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
@@ -127,6 +137,19 @@ impl Outbox {
         }
     }
 
+    /// One call for the frames before the first hole; what it said, and the bytes it was given.
+    fn write_several(&self, mut stream: &TcpStream) -> (io::Result<usize>, usize) {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let (mut count, mut given) = (0, 0);
+        for (slice, item) in slices.iter_mut().zip(&self.queue) {
+            let Item::Frame(frame) = item else { break };
+            *slice = IoSlice::new(frame);
+            count += 1;
+            given += frame.len();
+        }
+        (stream.write_vectored(&slices[..count]), given)
+    }
+
     fn advance(&mut self, mut taken: usize) {
         self.bytes -= taken;
         while taken > 0 {
@@ -138,6 +161,7 @@ impl Outbox {
             }
             taken -= front.len();
             self.queue.pop_front();
+            self.first_hole = self.first_hole.saturating_sub(1);
             self.begun = false;
         }
     }

@@ -123,6 +123,10 @@ impl Reactor {
                     self.write_echo(conn);
                     *self.shard.counters.faults.entry(fault.code()).or_default() += 1;
                     self.end(conn, fault.code(), fault.reason());
+                    // Its frames cannot be read any more (RFC 6455 section 7.1.7).
+                    if let Some(it) = self.conns.get(conn) {
+                        it.awaits_close = false;
+                    }
                 }
             }
             match self.conns.get(conn) {
@@ -197,7 +201,7 @@ impl Reactor {
 
     /// What arrives after a close frame or an answer was queued: only the peer's close matters.
     pub(super) fn take_last(&mut self, conn: u32, bytes: &mut [u8]) -> usize {
-        let Some(it) = self.conns.get(conn).filter(|it| it.upgraded) else { return bytes.len() };
+        let Some(it) = self.conns.get(conn).filter(|it| it.awaits_close) else { return bytes.len() };
         let mut decoder = std::mem::take(&mut it.decoder);
         let (mut used, mut closed) = (0, false);
         let left = loop {

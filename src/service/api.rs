@@ -9,7 +9,7 @@ use crate::metrics::{Latency, Page};
 use crate::protocol::Publication;
 use crate::protocol::code::Disconnect;
 use crate::shard::Stats;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -136,7 +136,8 @@ fn has_key(key: &str, request: &Request) -> bool {
         let (scheme, key) = header(header::AUTHORIZATION.as_str())?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("apikey").then(|| key.trim())
     };
-    let by_query = || request.uri().query()?.split('&').find_map(|pair| pair.strip_prefix("api_key="));
+    let query: Option<Query<HashMap<String, String>>> = Query::try_from_uri(request.uri()).ok();
+    let by_query = || query.as_ref()?.get("api_key").map(String::as_str);
     let given = header("x-api-key").or_else(by_scheme).or_else(by_query);
     !key.is_empty() && given.is_some_and(|given| given.as_bytes().ct_eq(key.as_bytes()).into())
 }
@@ -194,6 +195,7 @@ struct PublishRequest {
     channel: String,
     #[serde(default)]
     channels: Vec<String>,
+    #[serde(default, deserialize_with = "even_null")]
     data: Option<Box<RawValue>>,
     #[serde(default)]
     b64data: String,
@@ -204,6 +206,11 @@ struct PublishRequest {
     idempotency_key: String,
     #[serde(default)]
     version: u64,
+}
+
+/// `null` is JSON like any other.
+fn even_null<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
 }
 
 impl PublishRequest {

@@ -12,7 +12,7 @@ mod watch;
 pub use node::{Node, NodeInfo, Replies};
 
 use crate::config::Config;
-use crate::reactor::Admission;
+use crate::reactor::{Admission, Entry};
 use axum::Router;
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -24,9 +24,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_io_timeout::TimeoutWriter;
 
-/// A socket from a reactor, with the bytes it read, and its place among the connections served at once.
-pub type HandedOff = (TcpStream, Bytes, OwnedSemaphorePermit);
+/// A socket from a reactor, with the bytes it read and its place here.
+pub type HandedOff = (TcpStream, Bytes, Place);
+
+/// A connection's place among those served at once, and in the counts of the node if it came by a reactor.
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    _entry: Option<Entry>,
+}
 
 /// What reactors call to hand a socket off.
 #[derive(Clone)]
@@ -37,9 +44,10 @@ pub struct HandOff {
 
 impl HandOff {
     /// Gives the socket to the service thread, or back if too many are there.
-    pub fn give(&self, stream: TcpStream, bytes: Bytes) -> Result<(), TcpStream> {
+    pub fn give(&self, stream: TcpStream, bytes: Bytes, entry: Entry) -> Result<(), TcpStream> {
         let Ok(permit) = self.room.clone().try_acquire_owned() else { return Err(stream) };
-        self.sender.send((stream, bytes, permit)).map_err(|refused| refused.0.0)
+        let place = Place { _permit: permit, _entry: Some(entry) };
+        self.sender.send((stream, bytes, place)).map_err(|refused| refused.0.0)
     }
 }
 
@@ -86,9 +94,9 @@ impl Service {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(accept(listener, internal, self.room.clone(), head_timeout));
         }
-        while let Some((stream, bytes, permit)) = self.handed_off.recv().await {
+        while let Some((stream, bytes, place)) = self.handed_off.recv().await {
             if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
-                tokio::spawn(serve_one(stream, bytes, external.clone(), permit, head_timeout));
+                tokio::spawn(serve_one(stream, bytes, external.clone(), place, head_timeout));
             }
         }
         Ok(())
@@ -102,7 +110,8 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, room: Arc<Sem
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(serve_one(stream, Bytes::new(), router.clone(), permit, head_timeout));
+                let place = Place { _permit: permit, _entry: None };
+                tokio::spawn(serve_one(stream, Bytes::new(), router.clone(), place, head_timeout));
             }
             Err(error) => {
                 tracing::warn!(%error, "internal port: accept failed, trying again; if descriptors ran out, raise LimitNOFILE");
@@ -113,15 +122,12 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, room: Arc<Sem
 }
 
 /// One HTTP connection, from the bytes that were read before it came here to its end.
-async fn serve_one(
-    stream: tokio::net::TcpStream,
-    bytes: Bytes,
-    router: Router,
-    permit: OwnedSemaphorePermit,
-    head_timeout: Duration,
-) {
+async fn serve_one(stream: tokio::net::TcpStream, bytes: Bytes, router: Router, place: Place, head_timeout: Duration) {
     let (reader, writer) = stream.into_split();
-    let io = TokioIo::new(tokio::io::join(io::Cursor::new(bytes).chain(reader), writer));
+    // Who asks and does not read what it gets must not keep its place.
+    let mut writer = TimeoutWriter::new(writer);
+    writer.set_timeout(Some(head_timeout));
+    let io = TokioIo::new(tokio::io::join(io::Cursor::new(bytes).chain(reader), Box::pin(writer)));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         // Also ends a connection that is kept alive and asks nothing.
@@ -131,5 +137,5 @@ async fn serve_one(
     if let Err(error) = served {
         tracing::debug!(%error, "HTTP connection ended");
     }
-    drop(permit);
+    drop(place);
 }

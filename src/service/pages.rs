@@ -11,7 +11,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use std::sync::Arc;
 
 /// The chat page of `dev`: one file, no build step.
@@ -27,10 +27,18 @@ struct Operator {
 
 /// What anyone may ask: on the public port, next to the clients.
 pub fn external(config: &Config) -> Router {
+    let router = Router::new().route(&config.websocket.handler_prefix, any(elsewhere));
     match config.dev {
-        true => Router::new().route("/", get(|| async { Html(CHAT) })),
-        false => Router::new(),
+        true => router.route("/", get(|| async { Html(CHAT) })),
+        false => router,
     }
+}
+
+/// A handshake on a connection that was kept alive after plain HTTP: reactors take only fresh ones (RFC 9110 section
+/// 15.5.20 says that the client may try on another connection).
+async fn elsewhere() -> Response {
+    let text = "a WebSocket handshake must be the first request of its connection\n";
+    (StatusCode::MISDIRECTED_REQUEST, [(header::CONNECTION, "close")], text).into_response()
 }
 
 /// What the operator and the backend ask: on the second port if there is one.
@@ -56,7 +64,7 @@ pub fn internal(service: &Service) -> Router {
 
 /// 200 while this node takes clients, 503 from the first signal to stop on.
 async fn health(State(operator): State<Operator>) -> Response {
-    let status = if operator.admission.is_draining() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let status = if operator.admission.is_leaving() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, [(header::CONTENT_TYPE, "application/json")], "{}").into_response()
 }
 
@@ -99,13 +107,11 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     for (name, help, part) in PER_REACTOR {
         page.labelled(name, help, "gauge", "reactor", stats.iter().map(|s| (s.reactor, part(s))));
     }
-    let turns = stats.iter().map(|s| (s.reactor, s.counters.turns));
-    page.labelled("gannet_reactor_loop_turns_total", "Loop turns of each reactor.", "counter", "reactor", turns);
     page.single(
         "gannet_process_resident_memory_bytes",
         "Resident memory of this process.",
         "gauge",
-        super::watch::resident_bytes(),
+        super::watch::resident_bytes().unwrap_or(0),
     );
     let dropped = "Log lines dropped because the log's queue was full: lower log.level or raise log.queue_size.";
     page.single("gannet_log_lines_dropped_total", dropped, "counter", (operator.log_dropped)());
@@ -117,9 +123,19 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
 type PerReactor = (&'static str, &'static str, fn(&Stats) -> usize);
 
 /// The balance between reactors.
-const PER_REACTOR: [PerReactor; 4] = [
+const PER_REACTOR: [PerReactor; 6] = [
     ("gannet_reactor_connections", "Sockets of each reactor; an even share is healthy.", |s| s.connections),
     ("gannet_reactor_clients", "Clients of each reactor.", |s| s.clients),
     ("gannet_reactor_users", "Users with clients on each reactor; one user may be on several.", |s| s.users),
+    (
+        "gannet_reactor_mailbox_length",
+        "Values that waited in each reactor's mailbox; its limit is reactor.mailbox_size.",
+        |s| s.mailbox,
+    ),
+    (
+        "gannet_reactor_fanout_waiting_bytes",
+        "Publications that wait for delivery; the limit is reactor.fanout_queue_size.",
+        |s| s.waiting_bytes,
+    ),
     ("gannet_reactor_channels", "Channels owned by each reactor.", |s| s.channels),
 ];

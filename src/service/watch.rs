@@ -11,12 +11,11 @@ const MEMORY_INTERVAL: Duration = Duration::from_millis(500);
 /// Refusals are told this often, as sums.
 const REFUSALS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Resident memory of this process; 0 where /proc does not tell.
-pub fn resident_bytes() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|text| text.split_whitespace().nth(1)?.parse::<usize>().ok());
-    pages.unwrap_or(0) * rustix::param::page_size()
+/// Resident memory of this process; `None` if /proc does not tell, as when no descriptor is left.
+pub fn resident_bytes() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages = text.split_whitespace().nth(1)?.parse::<usize>().ok()?;
+    Some(pages * rustix::param::page_size())
 }
 
 /// Refuses new clients while memory is over `limit` bytes (0 = no limit).
@@ -26,15 +25,15 @@ pub async fn memory(limit: usize, admission: Arc<Admission>) {
         return;
     }
     loop {
-        let resident = resident_bytes();
-        let over = resident > limit;
+        // What is not known has not changed.
+        let over = resident_bytes().map_or(was_over, |resident| resident > limit);
         if over != was_over {
             let words = if over {
                 "over overload.memory_limit: new clients get 503"
             } else {
                 "below overload.memory_limit again"
             };
-            tracing::warn!(resident, limit, "memory is {words}");
+            tracing::warn!(limit, "memory is {words}");
         }
         was_over = over;
         admission.set_over_memory(over);
@@ -45,7 +44,7 @@ pub async fn memory(limit: usize, admission: Arc<Admission>) {
 /// Counters worth a line when they grow, and what to do about each.
 type Watched = (fn(&Counters) -> u64, &'static str);
 
-const WATCHED: [Watched; 8] = [
+const WATCHED: [Watched; 10] = [
     (
         |c| c.limit_connections,
         "clients refused at the connection limit: raise client.connection_limit or LimitNOFILE, or add nodes",
@@ -57,6 +56,8 @@ const WATCHED: [Watched; 8] = [
     (|c| c.limit_per_ip, "connections refused by client.connection_limit_per_ip: a proxy in front needs it off"),
     (|c| c.limit_memory, "handshakes refused for memory: raise overload.memory_limit or add nodes"),
     (|c| c.limit_accept, "sockets closed by overload.accept_rate_limit"),
+    (|c| c.limit_sockets, "sockets closed for want of file descriptors: raise LimitNOFILE"),
+    (|c| c.limit_service, "HTTP connections refused by http_server.service_connection_limit"),
     (|c| c.descriptors_exhausted, "accepts found no file descriptor: raise LimitNOFILE"),
     (|c| c.origins_refused, "browsers refused by client.allowed_origins: add the origin if the page is yours"),
     (|c| c.publications_dropped, "publications dropped at a full mailbox: raise reactor.mailbox_size or add reactors"),
