@@ -71,8 +71,10 @@ pub struct Conn {
 // One of these for each socket: docs/memory.md has the sum.
 const _: () = assert!(size_of::<Conn>() <= 96);
 
-/// Boxes kept for reuse; more are given back to the allocator.
-const POOL_MAX: usize = 256;
+/// Outboxes kept for reuse: as many as a slice of a fan-out or a round of pings takes.
+const OUTBOXES_MAX: usize = 1024;
+/// Partials kept for reuse.
+const PARTIALS_MAX: usize = 256;
 /// Room that a pooled buffer may keep.
 const POOLED_BYTES_MAX: usize = 16 * 1024;
 
@@ -310,7 +312,7 @@ impl Conns {
 
     fn pool_outbox(&mut self, outbox: Option<Box<Outbox>>) {
         if let Some(mut outbox) = outbox
-            && self.outboxes.len() < POOL_MAX
+            && self.outboxes.len() < OUTBOXES_MAX
         {
             outbox.reset();
             self.outboxes.push(outbox);
@@ -327,7 +329,7 @@ impl Conns {
     pub fn give_partial_back(&mut self, conn: u32) {
         let partial = self.slab.get_mut(conn as usize).and_then(|it| it.partial.take());
         let Some(mut partial) = partial else { return };
-        if self.partials.len() >= POOL_MAX {
+        if self.partials.len() >= PARTIALS_MAX {
             return;
         }
         for buffer in [&mut partial.tail, &mut partial.message] {

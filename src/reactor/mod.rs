@@ -76,7 +76,7 @@ const FRAME_TAIL_MAX: usize = 14 + ws::CONTROL_PAYLOAD_MAX;
 /// Readiness events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
 /// Timers looked at in one turn.
-const TIMERS_MAX: usize = 4096;
+const TIMERS_MAX: usize = 1024;
 /// How long an HTTP answer of the reactor's may take to leave.
 const ANSWER_TICKS: Tick = 20;
 /// Accepts tried again after descriptors ran out, in ticks.
@@ -109,6 +109,8 @@ pub struct Reactor {
     listener: Option<TcpListener>,
     accept_more: bool,
     accept_paused: Tick,
+    /// More timers are due than one turn takes.
+    timers_more: bool,
     /// A descriptor kept to be given up when there is no other, so that a peer can be closed rather than left waiting.
     reserve: Option<std::fs::File>,
     conns: Conns,
@@ -168,6 +170,7 @@ impl Reactor {
             listener: Some(listener),
             accept_more: false,
             accept_paused: 0,
+            timers_more: false,
             reserve: std::fs::File::open("/dev/null").ok(),
             conns: Conns::new(me, 0, outbox_max),
             shard,
@@ -218,7 +221,7 @@ impl Reactor {
     /// How long the poll may sleep: not at all while work waits, to the next tick while timers run.
     fn sleep(&self) -> Option<std::time::Duration> {
         let mail = !self.letters.is_empty() || !self.mailbox.is_empty();
-        if !self.again.is_empty() || self.accept_more || self.shard.has_work() || mail {
+        if !self.again.is_empty() || self.accept_more || self.timers_more || self.shard.has_work() || mail {
             return Some(std::time::Duration::ZERO);
         }
         if !self.conns.has_timers() && self.drain.is_none() && self.accept_paused == 0 {
@@ -316,11 +319,13 @@ impl Reactor {
     }
 
     fn run_timers(&mut self) {
+        self.timers_more = false;
         for _ in 0..TIMERS_MAX {
             let Some(conn) = self.conns.pop_due(self.now.tick) else { return };
             self.timeout(conn);
             self.conns.arm(conn);
         }
+        self.timers_more = true;
     }
 
     fn timeout(&mut self, conn: u32) {
@@ -386,5 +391,50 @@ impl Reactor {
                 let _ = stream.shutdown(std::net::Shutdown::Write);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Rules;
+    use crate::wheel::NEVER;
+
+    /// A ping to an idle client, and its pong: one write, and nothing from the allocator.
+    #[test]
+    fn a_ping_and_its_pong_allocate_nothing() {
+        let mut config = Config::default();
+        config.client.insecure = true;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let _peer = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let mut shard = Shard::new(0, 1, 7, Arc::new(Rules::new(&config)));
+        let mut conns = Conns::new(0, 0, config.client.queue_max_size);
+        let conn = conns.insert(listener.accept().expect("accept").0, 0, NEVER);
+        let mut now = Now { tick: 1, unix_ms: 1_700_000_000_000 };
+        let session = shard.open(now, [3; 16], crate::protocol::Encoding::Json, false);
+        let it = conns.get(conn).expect("a connection");
+        (it.session, it.phase) = (Some(session), Phase::Client);
+        shard.message(now, &mut conns, conn, br#"{"id":1,"connect":{}}"#);
+
+        let mut round = || {
+            let due = conns.get(conn).and_then(|it| it.session.as_ref()).expect("a session").next_deadline();
+            now.tick = due;
+            shard.timeout(now, &mut conns, conn);
+            for out in shard.out.drain(..) {
+                if let Out::Send { conn, frame } = out {
+                    conns.send(conn, frame);
+                }
+            }
+            let dirty = conns.take_dirty();
+            let wrote = conns.flush(conn, now.tick, 10).expect("write").expect("a ping");
+            conns.restore_dirty(dirty);
+            shard.message(now, &mut conns, conn, b"{}");
+            conns.arm(conn);
+            wrote.calls
+        };
+        assert_eq!(round(), 1, "the first finds nothing in the pools");
+        let mut calls = 0;
+        let allocated = allocation_counter::measure(|| calls = (0..100).map(|_| round()).sum());
+        assert_eq!((calls, allocated.count_total), (100, 0));
     }
 }

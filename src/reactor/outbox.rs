@@ -13,7 +13,7 @@ const SLICES_MAX: usize = 128;
 /// What a hole counts towards the limit of an outbox: the reply that will fill it.
 const HOLE_BYTES: usize = 64;
 /// Room an outbox may keep when it goes back to the pool, in frames.
-const KEEP_MAX: usize = 64;
+const KEEP_MAX: usize = 4;
 
 #[derive(Debug)]
 enum Item {
