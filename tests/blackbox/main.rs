@@ -1,0 +1,20 @@
+//! Black-box tests: the real binary, real sockets, and whatever a peer may do to it.
+//!
+//! Each test starts a server of its own on a port that the kernel picks, and stops it whatever happens. Nothing waits
+//! for a fixed time: all waiting is for something to happen, with a deadline. docs/security.md lists what is tried.
+
+mod api;
+mod client;
+mod command_line;
+mod commands;
+mod descriptors;
+mod drain;
+mod frames;
+mod handshake;
+mod lifetime;
+mod order;
+mod overload;
+mod peer;
+mod ports;
+mod server;
+mod slow;

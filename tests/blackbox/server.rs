@@ -1,0 +1,194 @@
+//! A server process of a test: started, asked for its numbers, told to go, and never left behind.
+
+use crate::peer::{Peer, Response};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Anything that is going to happen has happened by then.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The key of the server API.
+pub const KEY: &str = "key-of-the-backend";
+/// Signs connection tokens.
+pub const SECRET: &str = "secret-for-tokens";
+
+/// Everyone may connect, subscribe and publish.
+pub const OPEN: &[&str] = &["--client.insecure", "--reactors", "2"];
+/// Tokens are needed, except by the anonymous user; everyone may subscribe, nobody may publish.
+pub const GUARDED: &[&str] = &[
+    "--client.allow_anonymous_connect_without_token",
+    "--channel.without_namespace.allow_subscribe_for_client",
+    "--channel.without_namespace.allow_subscribe_for_anonymous",
+    "--client.token.hmac_secret_key",
+    SECRET,
+];
+
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    pub internal: Option<SocketAddr>,
+    log: Arc<Mutex<Vec<String>>>,
+    /// A connection for the API and the numbers, opened before a test reaches any limit.
+    service: RefCell<Option<Peer>>,
+}
+
+/// Asks `look` again and again until it has something.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// The program, with an environment that sets none of its options.
+pub fn gannet() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gannet"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GANNET_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Server {
+    pub fn start(options: &[&str]) -> Server {
+        Server::start_by(gannet(), options)
+    }
+
+    /// Two lists of options, for the common case of a preset and what the test adds.
+    pub fn with(preset: &[&str], options: &[&str]) -> Server {
+        Server::start(&[preset, options].concat())
+    }
+
+    /// Starts `command`, which must end up as the program.
+    pub fn start_by(mut command: Command, options: &[&str]) -> Server {
+        command.args(["--http_server.address", "127.0.0.1", "--http_server.port", "0", "--log.format", "json"]);
+        if !options.contains(&"--http_api.key") {
+            command.args(["--http_api.key", KEY]);
+        }
+        command.arg("--prometheus.enabled").args(options);
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start the server");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let listening = read_log(child.stderr.take().expect("stderr"), log.clone());
+        let Ok((address, internal)) = listening.recv_timeout(PATIENCE) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the server did not listen:\n{}", log.lock().expect("log").join("\n"));
+        };
+        Server { child, address, internal, log, service: RefCell::new(None) }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// One request on the kept connection, which is opened again if the server has closed it meanwhile.
+    fn ask(&self, method: &str, path: &str, body: &str) -> Response {
+        let mut kept = self.service.borrow_mut();
+        if let Some(response) = kept.as_mut().and_then(|peer| peer.request(method, path, API_KEY, body)) {
+            return response;
+        }
+        let mut peer = Peer::open(self.address);
+        let response = peer.request(method, path, API_KEY, body).expect("an answer");
+        *kept = Some(peer);
+        response
+    }
+
+    /// A call of the server API; the whole answer.
+    pub fn call(&self, method: &str, body: Value) -> Value {
+        let response = self.ask("POST", &format!("/api/{method}"), &body.to_string());
+        assert_eq!(response.status, 200, "{method}: {}", response.body);
+        serde_json::from_str(&response.body).expect("JSON")
+    }
+
+    pub fn publish(&self, channel: &str, data: Value) {
+        let answer = self.call("publish", json!({ "channel": channel, "data": data }));
+        assert_eq!(answer, json!({ "result": {} }));
+    }
+
+    /// The whole page of metrics.
+    pub fn metrics(&self) -> String {
+        let response = self.ask("GET", "/metrics", "");
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.body
+    }
+
+    /// One series of the metrics; 0 if it is not there.
+    pub fn metric(&self, series: &str) -> u64 {
+        let page = self.metrics();
+        let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse::<f64>().expect("a number") as u64)
+    }
+
+    /// Clients that the server closed with `code`.
+    pub fn disconnects(&self, code: u16) -> u64 {
+        self.metric(&format!("gannet_client_num_server_disconnects_total{{code=\"{code}\"}}"))
+    }
+
+    /// Commands that it answered with this error.
+    pub fn errors(&self, code: u64) -> u64 {
+        self.metric(&format!("gannet_client_num_reply_errors_total{{code=\"{code}\"}}"))
+    }
+
+    /// Waits until a series has come to `expected` or more.
+    pub fn counts(&self, series: &str, expected: u64) {
+        until(&format!("{series} {expected}"), || (self.metric(series) >= expected).then_some(()));
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("signal");
+    }
+
+    /// How the process ended by itself, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("wait")
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn exit(&mut self) -> ExitStatus {
+        until("the server's exit", || self.ended())
+    }
+
+    /// Has a line with `text` been logged?
+    pub fn logged(&self, text: &str) -> bool {
+        self.log.lock().expect("log").iter().any(|line| line.contains(text))
+    }
+}
+
+const API_KEY: &[(&str, &str)] = &[("X-API-Key", KEY)];
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the server's log:\n{}", self.log.lock().map(|log| log.join("\n")).unwrap_or_default());
+        }
+    }
+}
+
+/// Keeps the log, and tells the addresses when the server says them.
+fn read_log(stderr: ChildStderr, log: Arc<Mutex<Vec<String>>>) -> Receiver<(SocketAddr, Option<SocketAddr>)> {
+    let (tell, listening) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if let Ok(Value::Object(said)) = serde_json::from_str(&line)
+                && said.get("message").is_some_and(|message| message == "listening")
+            {
+                let address = |key: &str| said.get(key).and_then(Value::as_str)?.parse::<SocketAddr>().ok();
+                let _ = tell.send((address("address").expect("an address"), address("internal")));
+            }
+            log.lock().expect("log").push(line);
+        }
+    });
+    listening
+}
