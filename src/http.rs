@@ -41,7 +41,7 @@ impl<'a> Head<'a> {
             Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
             Err(_) => return Err(HeadError::Malformed),
         };
-        let target = request.path.unwrap_or("/");
+        let target = origin_form(request.path.unwrap_or("/"));
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let headers = request.headers.iter().map(|line| (line.name, line.value)).collect();
         Ok(Some(Head {
@@ -87,6 +87,14 @@ impl<'a> Head<'a> {
     }
 }
 
+/// The path and query of a request target; proxies may send the whole URL (RFC 9112 section 3.2.2).
+fn origin_form(target: &str) -> &str {
+    let Some((_, rest)) = target.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https")) else {
+        return target;
+    };
+    rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/")
+}
+
 /// A whole answer that closes the connection. `extra` holds further header lines, each ended by CRLF.
 pub fn answer(status: u16, phrase: &str, extra: &str, text: &str) -> Bytes {
     let len = text.len() + 1;
@@ -109,6 +117,18 @@ mod tests {
         assert!(head.lists("connection", "upgrade") && !head.lists("connection", "up"));
         assert!(head.asks("format", "protobuf") && !head.asks("format", "proto"));
         assert_eq!((head.header("HOST"), head.header("x"), head.count("x")), (Some("h"), None, 1));
+    }
+
+    #[test]
+    fn a_target_may_be_a_whole_url() {
+        let path = |target: &str| {
+            let request = format!("GET {target} HTTP/1.1\r\n\r\n");
+            let head = Head::parse(request.as_bytes()).expect("sound").expect("whole");
+            format!("{} {}", head.path, head.query)
+        };
+        assert_eq!(path("http://h:1/a?x=http://y/"), "/a x=http://y/");
+        assert_eq!(path("https://h"), "/ ");
+        assert_eq!(path("/a://b/c"), "/a://b/c ");
     }
 
     #[test]

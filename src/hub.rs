@@ -1,11 +1,12 @@
 //! F4 · This reactor's channels: who listens, and the fan-out of publications to them.
 //!
-//! Owns the channel table, each channel's list of subscribers, the publications that wait for delivery, and the encoding
-//! of each, done once per encoding and framed once. Knows nothing of sockets or sessions: a subscriber is a [`Slot`].
+//! Owns the channel table, each channel's list of subscribers, the publications that wait for delivery, and the
+//! encoding of each, done once per encoding and framed once. Knows nothing of sockets or sessions: a subscriber is a
+//! [`Slot`].
 //!
 //! A fan-out is cut into slices, and the order inside a channel is kept all the same: while a channel has deliveries
-//! under way, who joins waits in line behind them, and who leaves is taken out so that nobody is served twice or missed.
-//! Publications that wait together are delivered together: one buffer, one write for each subscriber.
+//! under way, who joins waits in line behind them, and who leaves is taken out so that nobody is served twice or
+//! missed. Publications that wait together are delivered together: one buffer, one write for each subscriber.
 
 use crate::protocol::{Encoding, Publication};
 use crate::ws;
@@ -426,6 +427,32 @@ mod tests {
         assert!(hub.is_empty() && hub.find("c").is_none());
     }
 
+    /// One step of work: a join is done, a delivery is heard. False when there is none.
+    fn drain_one(
+        hub: &mut Hub<u32>,
+        id: ChannelId,
+        place: &mut HashMap<u32, u32>,
+        joining: &mut Vec<u32>,
+        got: &mut HashMap<u32, Vec<String>>,
+        budget: usize,
+    ) -> bool {
+        match hub.next(budget) {
+            None => return false,
+            Some(Work::Join(conn)) => {
+                joining.retain(|c| *c != conn);
+                place.insert(conn, hub.join(id, Slot { conn, back: 0, encoding: Encoding::Json }));
+            }
+            Some(Work::Deliver { frames, slots, .. }) => {
+                let text = String::from_utf8_lossy(frames[0].as_ref().expect("JSON")).into_owned();
+                for slot in slots {
+                    let heard = text.split("\"data\":").skip(1).map(|t| t.split('}').next().expect("end").to_owned());
+                    got.entry(slot.conn).or_default().extend(heard);
+                }
+            }
+        }
+        true
+    }
+
     proptest! {
         /// Joins, leaves, publications and slices in any order: everyone there from a publication's arrival to its
         /// delivery gets it exactly once and in order, nobody gets one from before they joined, and every session
@@ -443,23 +470,8 @@ mod tests {
                 let slot = hub.join(hold, Slot { conn, back: 0, encoding: Encoding::Json });
                 place.insert(conn, slot);
             };
-            let drain = |hub: &mut Hub<u32>, place: &mut HashMap<u32, u32>, joining: &mut Vec<u32>, got: &mut HashMap<u32, Vec<String>>, budget: usize| -> bool {
-                match hub.next(budget) {
-                    None => return false,
-                    Some(Work::Join(conn)) => {
-                        joining.retain(|c| *c != conn);
-                        let slot = hub.join(hold, Slot { conn, back: 0, encoding: Encoding::Json });
-                        place.insert(conn, slot);
-                    }
-                    Some(Work::Deliver { frames, slots, .. }) => {
-                        let text = String::from_utf8_lossy(frames[0].as_ref().expect("JSON")).into_owned();
-                        for slot in slots {
-                            let heard = text.split("\"data\":").skip(1).map(|t| t.split('}').next().expect("end").to_owned());
-                            got.entry(slot.conn).or_default().extend(heard);
-                        }
-                    }
-                }
-                true
+            let drain = |hub: &mut Hub<u32>, place: &mut _, joining: &mut _, got: &mut _, budget| {
+                drain_one(hub, hold, place, joining, got, budget)
             };
             for (what, conn, budget) in steps {
                 match what {

@@ -4,12 +4,13 @@
 //! driven by an application's backend through a server API. This is the map; each file opens with what it owns and what
 //! it never knows. A file imports only from lower floors, and a test holds that.
 //!
-//! **F0, containers.** `config` is every option as a value. `wheel` keeps deadlines inside their owners. `mailbox` brings
-//! values to a thread. `metrics` counts and prints.
+//! **F0, containers.** `config` is every option as a value. `wheel` keeps deadlines inside their owners. `mailbox`
+//! brings values to a thread. `metrics` counts and prints.
 //!
 //! **F1, byte protocols.** `http` reads a request head. `ws` is RFC 6455: upgrade, frames, UTF-8, close codes.
 //!
-//! **F2, vocabulary.** `protocol` is what clients and server say, in JSON and Protobuf. `auth` turns a token into claims.
+//! **F2, vocabulary.** `protocol` is what clients and server say, in JSON and Protobuf. `auth` turns a token into
+//! claims.
 //!
 //! **F3, channel state.** `broker` orders each channel's publications and knows which reactors listen.
 //!

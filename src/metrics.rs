@@ -61,7 +61,12 @@ macro_rules! counters {
             pub fn add(&mut self, other: &Counters) {
                 $(self.$field += other.$field;)*
                 self.refused.iter_mut().zip(other.refused).for_each(|(a, b)| *a += b);
-                for (mine, theirs) in [(&mut self.disconnects, &other.disconnects), (&mut self.faults, &other.faults), (&mut self.answers, &other.answers)] {
+                let tables = [
+                    (&mut self.disconnects, &other.disconnects),
+                    (&mut self.faults, &other.faults),
+                    (&mut self.answers, &other.answers),
+                ];
+                for (mine, theirs) in tables {
                     theirs.iter().for_each(|(code, count)| *mine.entry(*code).or_default() += count);
                 }
                 self.pong.add(&other.pong);

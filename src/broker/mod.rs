@@ -1,10 +1,10 @@
 //! F3 · Every channel has one owner, which gives its publications their order.
 //!
-//! **The ordering promise.** For one channel and one reactor, [`Event::Subscribed`] arrives after every publication that
-//! came before the subscription and before every later one; the client joins the hub when it arrives. One owner and
-//! first-in-first-out mailboxes give it for free: an owner answers each reactor in the order in which it was asked, and
-//! publications to that reactor stand in the same line. Subscribe and leave always pass through here, so nobody else
-//! counts first and last subscribers.
+//! **The ordering promise.** For one channel and one reactor, [`Event::Subscribed`] arrives after every publication
+//! that came before the subscription and before every later one; the client joins the hub when it arrives. One owner
+//! and first-in-first-out mailboxes give it for free: an owner answers each reactor in the order in which it was
+//! asked, and publications to that reactor stand in the same line. Subscribe and leave always pass through here, so
+//! nobody else counts first and last subscribers.
 //!
 //! Owns the contract (requests, events, who owns what). Knows nothing of sessions: it sees a return address.
 

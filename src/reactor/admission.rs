@@ -1,7 +1,8 @@
 //! F5 · Who may come in: limits of the whole node, asked by every reactor.
 //!
-//! Owns the shared counts: atomics, and for the limit per address a table behind a lock that is taken only if that limit
-//! is set, once when a connection comes and once when it goes. All limits are named options; each refusal has a counter.
+//! Owns the shared counts: atomics, and for the limit per address a table behind a lock that is taken only if that
+//! limit is set, once when a connection comes and once when it goes. All limits are named options; each refusal has a
+//! counter.
 
 use crate::config::Config;
 use hashbrown::HashMap;

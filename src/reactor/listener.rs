@@ -8,8 +8,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 /// `count` listeners on one address. Port 0 is picked by the kernel for the first and shared by the rest. A port that
-/// another process listens on is an error, unless `share`: two nodes that know nothing of each other would each get half
-/// of the clients.
+/// another process listens on is an error, unless `share`: two nodes that know nothing of each other would each get
+/// half of the clients.
 pub fn listen(options: &HttpServer, address: SocketAddr, count: usize, share: bool) -> io::Result<Vec<TcpListener>> {
     if !share && address.port() != 0 {
         // The kernel lets sockets meet on a port only if all of them allow it: this one does not, so it asks.

@@ -5,8 +5,9 @@
 //! -> flush what is dirty, one write a connection -> reap the dead -> mail to other reactors.
 //!
 //! What keeps it cheap and fair:
-//! - Interest is registered once (both directions, edge-triggered) and never changed. A read shorter than its buffer has
-//!   drained the socket, so none is made to see EAGAIN; a full one is continued in the next turn, after everyone else.
+//! - Interest is registered once (both directions, edge-triggered) and never changed. A read shorter than its buffer
+//!   has drained the socket, so none is made to see EAGAIN; a full one is continued in the next turn, after everyone
+//!   else.
 //! - Everything is read into one buffer of the reactor's. A connection owns bytes only while a frame or message of its
 //!   own is cut by a read, or while its socket takes no more.
 //! - Replies and pushes of a turn wait in the outbox until the flush, and leave in one write.
@@ -135,7 +136,8 @@ pub struct Reactor {
 
 impl Reactor {
     /// A reactor that serves `listener` once [`Reactor::run`] is called on its thread.
-    #[allow(clippy::too_many_arguments)] // Each is a part that lives elsewhere; a struct of them would only rename the list.
+    // Each is a part that lives elsewhere; a struct of them would only rename the list.
+    #[expect(clippy::too_many_arguments)]
     pub fn new(
         poll: Poll,
         listener: std::net::TcpListener,

@@ -1,7 +1,7 @@
 //! F5 · The server API: `POST /api/<method>`, as Centrifugo's backend libraries call it.
 //!
-//! Owns the requests and results as JSON, the key and the error forms. 200 carries `{"result":…}` or `{"error":…}`; what
-//! cannot be read is a 400 with a sentence, a wrong key a 401.
+//! Owns the requests and results as JSON, the key and the error forms. 200 carries `{"result":…}` or `{"error":…}`;
+//! what cannot be read is a 400 with a sentence, a wrong key a 401.
 
 use super::node::{Node, Unavailable};
 use crate::config::HttpApi;

@@ -1,7 +1,7 @@
 //! F5 · The service thread: tokio, for everything that is not a long connection.
 //!
-//! Owns the HTTP side: sockets that reactors hand off (their request was no WebSocket), the second port if there is one,
-//! the server API, health, metrics and the chat page; and the node's memory watch. Knows reactors only by their
+//! Owns the HTTP side: sockets that reactors hand off (their request was no WebSocket), the second port if there is
+//! one, the server API, health, metrics and the chat page; and the node's memory watch. Knows reactors only by their
 //! mailboxes: a slow request here delays no client.
 
 mod api;

@@ -164,7 +164,8 @@ impl Session {
         Some((left_ms / 1000).clamp(1, u64::from(u32::MAX)) as u32)
     }
 
-    /// Somewhere in [interval/2, interval], by the client's random id, so that a storm of connects is no storm of pings.
+    /// Somewhere in [interval/2, interval], by the client's random id, so that a storm of connects is no storm of
+    /// pings.
     fn schedule_first_ping(&mut self, turn: &Turn<'_>) {
         let interval = turn.rules.ping_interval;
         let chance = u32::from(u16::from_le_bytes([self.client[0], self.client[1]]));

@@ -1,8 +1,8 @@
 //! F4 · One client: what it said, what it may, what it waits for.
 //!
-//! A state machine without I/O: [`Session::handle_message`], [`Session::handle_pong`], [`Session::handle_subscribed`] and
-//! [`Session::handle_timeout`] take the time and give [`Effects`]; [`Session::next_deadline`] says when it wants to be
-//! asked again. Everything here is plain data. Knows nothing of sockets, frames or other sessions.
+//! A state machine without I/O: [`Session::handle_message`], [`Session::handle_pong`], [`Session::handle_subscribed`]
+//! and [`Session::handle_timeout`] take the time and give [`Effects`]; [`Session::next_deadline`] says when it wants
+//! to be asked again. Everything here is plain data. Knows nothing of sockets, frames or other sessions.
 
 mod commands;
 mod effects;
@@ -184,7 +184,8 @@ impl Session {
         }
     }
 
-    /// A pong of the application's kind: the caller recognised it by its bytes. One that nobody awaits ends the session.
+    /// A pong of the application's kind: the caller recognised it by its bytes. One that nobody awaits ends the
+    /// session.
     pub fn handle_pong(&mut self, turn: &mut Turn<'_>) {
         if self.frame_pings || self.pong_due == NEVER || self.phase != Phase::Connected {
             turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST));

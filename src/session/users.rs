@@ -149,7 +149,8 @@ mod tests {
                 for user in ["", "a", "b", "c"] {
                     let mut found = users.clients(&mut table, user);
                     found.sort_unstable();
-                    let expected: Vec<u32> = (0..20).filter(|&c| table[c as usize].as_ref().is_some_and(|s| s.user == user)).collect();
+                    let is_theirs = |c: &u32| table[*c as usize].as_ref().is_some_and(|s| s.user == user);
+                    let expected: Vec<u32> = (0..20).filter(is_theirs).collect();
                     distinct += usize::from(!expected.is_empty());
                     prop_assert_eq!(found, expected);
                 }

@@ -405,7 +405,10 @@ mod tests {
     proptest! {
         /// Any bytes, however cut: the same items, never a panic, and a fault is the end.
         #[test]
-        fn the_cut_does_not_matter(bytes in prop::collection::vec(any::<u8>(), 0..300), sizes in prop::collection::vec(1usize..40, 1..20)) {
+        fn the_cut_does_not_matter(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            sizes in prop::collection::vec(1usize..40, 1..20),
+        ) {
             let whole = decode(&bytes, &[bytes.len().max(1)], 1 << 16);
             let cut = decode(&bytes, &sizes, 1 << 16);
             prop_assert_eq!(whole, cut);

@@ -61,7 +61,13 @@ mod tests {
     proptest! {
         /// However it is cut, the verdict is that of the whole.
         #[test]
-        fn agrees_with_the_whole(bytes in prop::collection::vec(prop_oneof![Just(0xf0u8), Just(0x9f), Just(0x98), Just(0x80), Just(0xc3), Just(b'a'), any::<u8>()], 0..12), cuts in prop::collection::vec(1usize..4, 0..12)) {
+        fn agrees_with_the_whole(
+            bytes in prop::collection::vec(
+                prop_oneof![Just(0xf0u8), Just(0x9f), Just(0x98), Just(0x80), Just(0xc3), Just(b'a'), any::<u8>()],
+                0..12,
+            ),
+            cuts in prop::collection::vec(1usize..4, 0..12),
+        ) {
             let (mut text, mut rest, mut alive) = (Utf8::default(), &bytes[..], true);
             for cut in cuts {
                 let (piece, tail) = rest.split_at(cut.min(rest.len()));
