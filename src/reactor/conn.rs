@@ -293,20 +293,26 @@ impl Conns {
     pub fn flush(&mut self, conn: u32, now: Tick, write_timeout: Tick) -> io::Result<Option<Wrote>> {
         let Some(it) = self.slab.get_mut(conn as usize) else { return Ok(None) };
         it.dirty = false;
+        if it.blocked {
+            // To try before the kernel says that there is room would only be told no.
+            return Ok(None);
+        }
         let (Some(outbox), Some(stream)) = (it.outbox.as_mut(), it.stream.as_ref()) else { return Ok(None) };
         let wrote = outbox.write(stream)?;
         it.blocked = wrote.blocked;
-        if it.outbox.as_ref().is_some_and(|outbox| outbox.is_empty()) {
-            let outbox = it.outbox.take();
-            if it.phase != Phase::Closing {
-                it.io_due = NEVER;
-            }
-            self.pool_outbox(outbox);
-        } else if wrote.blocked && it.phase != Phase::Closing && (wrote.bytes > 0 || it.io_due == NEVER) {
+        let rested = if outbox.is_empty() { it.outbox.take() } else { None };
+        if it.phase != Phase::Closing {
             // Each byte that the peer takes buys it time.
-            it.io_due = now + write_timeout;
-            self.arm(conn);
+            it.io_due = match wrote.blocked {
+                true if wrote.bytes > 0 || it.io_due == NEVER => now + write_timeout,
+                true => it.io_due,
+                false => NEVER,
+            };
+            if wrote.blocked {
+                self.arm(conn);
+            }
         }
+        self.pool_outbox(rested);
         Ok(Some(wrote))
     }
 

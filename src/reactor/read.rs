@@ -18,7 +18,10 @@ impl Reactor {
                 continue;
             }
             let conn = event.token().0 as u32;
-            if event.is_writable() && self.conns.get(conn).is_some_and(|it| it.blocked) {
+            if event.is_writable()
+                && let Some(it) = self.conns.get(conn)
+                && std::mem::take(&mut it.blocked)
+            {
                 self.flush_one(conn);
             }
             if event.is_readable() || event.is_error() {
@@ -129,13 +132,14 @@ impl Reactor {
                     }
                 }
             }
-            match self.conns.get(conn) {
-                Some(it) if matches!(it.phase, Phase::Echo | Phase::Client) => {}
-                _ => return bytes.len(),
+            if !self.is_open(conn) {
+                break;
             }
         }
-        if let Some(it) = self.conns.get(conn) {
-            it.decoder = decoder;
+        let Some(it) = self.conns.get(conn) else { return bytes.len() };
+        it.decoder = decoder;
+        if it.phase == Phase::Closing {
+            return used + self.take_last(conn, &mut bytes[used..]);
         }
         if echo {
             self.write_echo(conn);
@@ -143,6 +147,11 @@ impl Reactor {
             self.conns.arm(conn);
         }
         used
+    }
+
+    /// Are its messages still wanted?
+    fn is_open(&mut self, conn: u32) -> bool {
+        self.conns.get(conn).is_some_and(|it| matches!(it.phase, Phase::Echo | Phase::Client))
     }
 
     pub(super) fn take_item(&mut self, conn: u32, item: Item<'_>) {
