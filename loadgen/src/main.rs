@@ -1,1 +1,118 @@
-fn main() {}
+//! `gannet-loadgen`: puts load on a WebSocket server and measures what comes back.
+//!
+//! The map, from the wire up: `wire`, `handshake` (frames, upgrade) - `profile` (what messages say) - `stamp`,
+//! `sequence`, `schedule`, `roles` (what is owed, by whom, when) - `plan` (one run as a value) - `fleet` (a loop and
+//! its clients) - `conduct` (the stages of a run) - `report`. `options` and `scenario` make a plan of a command line.
+//! It shares no code with any server, so that it can bear witness. This file alone prints results and exits.
+
+#![forbid(unsafe_code)]
+
+mod clock;
+mod conduct;
+mod cost;
+mod fleet;
+mod handshake;
+mod options;
+mod plan;
+mod profile;
+mod progress;
+mod report;
+mod roles;
+mod scenario;
+mod schedule;
+mod sequence;
+mod shared;
+mod stamp;
+mod tally;
+mod target;
+mod wire;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use conduct::Outcome;
+use options::{Common, Options};
+use plan::Plan;
+use progress::Progress;
+
+/// The goal was not reached.
+const EXIT_MISSED: u8 = 1;
+/// The command line is wrong, or the run could not begin.
+const EXIT_UNUSABLE: u8 = 2;
+/// Descriptors that are no connections: standard streams, polls, alarms, and the files of the report.
+const DESCRIPTORS_SPARE: u64 = 64;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_MISSED),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(EXIT_UNUSABLE)
+        }
+    }
+}
+
+/// True if the goal was reached.
+fn run(options: &Options) -> Result<bool, String> {
+    let (common, plan) = (options.scenario.common(), options.scenario.plan()?);
+    raise_descriptors(&plan)?;
+    let outcome = conduct::run(plan.clone(), common.pid, Progress::new(common.quiet))
+        .map_err(|error| format!("the run could not go on: {error}"))?;
+    let complaints = report::verdict::complaints(&plan, &outcome);
+    publish(common, &plan, &outcome, &complaints).map_err(|error| format!("the result: {error}"))?;
+    Ok(complaints.is_empty())
+}
+
+/// One process may hold as many connections as the hard limit allows.
+fn raise_descriptors(plan: &Plan) -> Result<(), String> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).map_err(|error| format!("descriptors: {error}"))?;
+    let (most, clients) = (limit.maximum.unwrap_or(u64::MAX), u64::from(plan.clients_here()));
+    if clients > most.saturating_sub(DESCRIPTORS_SPARE) {
+        return Err(format!(
+            "{clients} clients need as many descriptors, and this process may have {most}: raise the hard limit \
+             (ulimit -Hn), or share the clients among processes with --part K/N"
+        ));
+    }
+    Ok(())
+}
+
+/// Writes everything that was asked for.
+fn publish(common: &Common, plan: &Plan, outcome: &Outcome, complaints: &[String]) -> io::Result<()> {
+    let table = report::table::table(plan, outcome, complaints);
+    let is_stdout = |path: &Path| path == Path::new("-");
+    if !common.json.as_deref().is_some_and(is_stdout) {
+        io::stdout().write_all(table.as_bytes())?;
+    }
+    if let Some(path) = &common.json {
+        let mut text = serde_json::to_string_pretty(&report::json::json(plan, outcome, complaints))?;
+        text.push('\n');
+        if is_stdout(path) { io::stdout().write_all(text.as_bytes())? } else { write(path, text.as_bytes())? }
+    }
+    if let Some(path) = &common.hgrm {
+        let mut bytes = Vec::new();
+        report::hgrm::percentiles(&outcome.tally.latency, &mut bytes)?;
+        write(path, &bytes)?;
+    }
+    if let Some(path) = &common.hlog {
+        let mut bytes = Vec::new();
+        report::hgrm::log(&outcome.tally.latency, outcome.play_seconds, &mut bytes)?;
+        write(path, &bytes)?;
+    }
+    if let Some(path) = &common.html {
+        write(path, report::html::page(plan, outcome, &table).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::write(path, bytes).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}

@@ -1,0 +1,347 @@
+//! The command line as typed: scenarios, options, help texts with examples. Never judges what they mean together.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  What does a quiet client cost the server?
+    gannet-loadgen idle ws://127.0.0.1:8000/connection/websocket --clients 10000 --pid $(pidof gannet)
+  How fast does one message come back?
+    gannet-loadgen echo ws://127.0.0.1:8000/echo --clients 50 --duration 10s
+  One publisher, 5,000 subscribers, 20 messages a second, in Protobuf:
+    gannet-loadgen fanout ws://127.0.0.1:8000/connection/websocket --subscribers 5000 --rate 20 --protobuf
+  Rooms of ten, everyone speaks every two seconds:
+    gannet-loadgen chat ws://127.0.0.1:8000/connection/websocket --clients 2000 --room 10 --every 2s
+  Everyone comes back at once:
+    gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --rounds 3
+  Where is the knee?
+    gannet-loadgen ramp ws://127.0.0.1:8000/echo --start 500 --step 500 --max 5000 --every 5s
+
+  gannet-loadgen SCENARIO --help explains a scenario and every option.
+
+Exit status: 0 the goal was reached; 1 it was not (the last lines say why); 2 the command line is wrong, or the run \
+could not begin.
+
+A load generator is a weapon: a target that is not on this host needs --i-own-this-target.";
+
+const PLACES: &str = "Where to and who";
+const PACE: &str = "Pace and bounds";
+const GOAL: &str = "Goal and report";
+const RAW: &str = "Profile raw";
+
+/// Puts load on a WebSocket server and measures what comes back
+#[derive(Debug, Parser)]
+#[command(name = "gannet-loadgen", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+pub struct Options {
+    #[command(subcommand)]
+    pub scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Scenario {
+    /// N clients connect, stay, and answer pings
+    #[command(after_help = "Example: gannet-loadgen idle ws://127.0.0.1:8000/connection/websocket --clients 10000 \
+        --channels 10000 --duration 60s --pid $(pidof gannet)")]
+    Idle(Idle),
+    /// Each client's messages come back to it alone: one in flight, or at a rate
+    ///
+    /// With profile raw the server must be an echo server. With profile centrifugal each client subscribes to a
+    /// channel of its own and publishes to it.
+    #[command(after_help = "Example: gannet-loadgen echo ws://127.0.0.1:8000/echo --clients 100 --rate 20000")]
+    Echo(Echo),
+    /// Publishers, subscribers, channels: everyone must get everything of their channels
+    #[command(after_help = "Example: gannet-loadgen fanout ws://127.0.0.1:8000/connection/websocket --publishers 10 \
+        --subscribers 2000 --channels 10 --rate 100\n\nAny other server, its own words:\n  gannet-loadgen fanout \
+        ws://127.0.0.1:9001/ --subscribe-message '{\"join\":\"{channel}\"}' \
+        --publish-message '{\"to\":\"{channel}\",\"text\":\"{payload}\"}'")]
+    Fanout(Fanout),
+    /// Rooms whose members all speak
+    #[command(after_help = "Example: gannet-loadgen chat ws://127.0.0.1:8000/connection/websocket --clients 1000 \
+        --room 10 --every 1s")]
+    Chat(Chat),
+    /// Everyone is cut off and comes back at once
+    #[command(after_help = "Example: gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 \
+        --rounds 3")]
+    Storm(Storm),
+    /// Clients come and go at a rate
+    #[command(after_help = "Example: gannet-loadgen churn ws://127.0.0.1:8000/connection/websocket --clients 1000 \
+        --rate 200 --duration 30s")]
+    Churn(Churn),
+    /// Some readers stall: do the others still get everything in time?
+    #[command(after_help = "Example: gannet-loadgen slow ws://127.0.0.1:8000/connection/websocket --clients 200 \
+        --stalled 20 --rate 500 --size 2000")]
+    Slow(Slow),
+    /// More and more clients echo at a rate: find the knee
+    #[command(after_help = "Example: gannet-loadgen ramp ws://127.0.0.1:8000/echo --start 500 --step 500 --max 5000 \
+        --every 5s --each 1 --knee 50ms")]
+    Ramp(Ramp),
+}
+
+#[derive(Debug, Args)]
+pub struct Idle {
+    #[command(flatten)]
+    pub common: Common,
+    #[arg(long, default_value_t = 1000)]
+    pub clients: u32,
+    /// Each client subscribes to one of so many channels; 0 = to none
+    #[arg(long, default_value_t = 0)]
+    pub channels: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct Echo {
+    #[command(flatten)]
+    pub common: Common,
+    #[arg(long, default_value_t = 100)]
+    pub clients: u32,
+    /// Messages a second of all clients together, on a schedule; without it each client has one message in flight
+    #[arg(long, value_name = "PER_SECOND", value_parser = positive)]
+    pub rate: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub struct Fanout {
+    #[command(flatten)]
+    pub common: Common,
+    /// Clients that publish and do not subscribe; the n-th publishes to channel n modulo the channels
+    #[arg(long, default_value_t = 1)]
+    pub publishers: u32,
+    #[arg(long, default_value_t = 1000)]
+    pub subscribers: u32,
+    #[arg(long, default_value_t = 1)]
+    pub channels: u32,
+    /// Channels each subscriber has
+    #[arg(long, default_value_t = 1, value_name = "CHANNELS")]
+    pub subscriptions: u32,
+    /// Messages a second of all publishers together
+    #[arg(long, default_value_t = 10.0, value_name = "PER_SECOND", value_parser = positive)]
+    pub rate: f64,
+    /// Where publishers connect to, if not where subscribers do
+    #[arg(long, value_name = "URL", help_heading = RAW)]
+    pub publisher_url: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Chat {
+    #[command(flatten)]
+    pub common: Common,
+    #[arg(long, default_value_t = 1000)]
+    pub clients: u32,
+    /// Members of a room
+    #[arg(long, default_value_t = 10, value_name = "MEMBERS")]
+    pub room: u32,
+    /// Each member speaks once in this time
+    #[arg(long, default_value = "1s", value_parser = time, value_name = "DURATION")]
+    pub every: Duration,
+    /// The server does not send a message back to who said it
+    #[arg(long)]
+    pub not_to_self: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Storm {
+    #[command(flatten)]
+    pub common: Common,
+    #[arg(long, default_value_t = 1000)]
+    pub clients: u32,
+    /// Each client subscribes to one of so many channels; 0 = to none
+    #[arg(long, default_value_t = 0)]
+    pub channels: u32,
+    #[arg(long, default_value_t = 1)]
+    pub rounds: u32,
+    /// Quiet time between two rounds
+    #[arg(long, default_value = "1s", value_parser = time, value_name = "DURATION")]
+    pub pause: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct Churn {
+    #[command(flatten)]
+    pub common: Common,
+    /// Clients there at any time
+    #[arg(long, default_value_t = 1000)]
+    pub clients: u32,
+    /// Each client subscribes to one of so many channels; 0 = to none
+    #[arg(long, default_value_t = 0)]
+    pub channels: u32,
+    /// Clients a second that leave and come back
+    #[arg(long, default_value_t = 100.0, value_name = "PER_SECOND", value_parser = positive)]
+    pub rate: f64,
+}
+
+#[derive(Debug, Args)]
+pub struct Slow {
+    #[command(flatten)]
+    pub common: Common,
+    /// Subscribers of one channel, the stalled ones among them
+    #[arg(long, default_value_t = 200)]
+    pub clients: u32,
+    /// Subscribers that stop reading
+    #[arg(long, default_value_t = 20)]
+    pub stalled: u32,
+    /// They read on after this; without it they stall to the end
+    #[arg(long, value_parser = time, value_name = "DURATION")]
+    pub stall_for: Option<Duration>,
+    /// Messages a second to the channel
+    #[arg(long, default_value_t = 100.0, value_name = "PER_SECOND", value_parser = positive)]
+    pub rate: f64,
+}
+
+#[derive(Debug, Args)]
+pub struct Ramp {
+    #[command(flatten)]
+    pub common: Common,
+    /// Clients in the first step
+    #[arg(long, default_value_t = 100)]
+    pub start: u32,
+    /// Clients that each step adds
+    #[arg(long, default_value_t = 100)]
+    pub step: u32,
+    /// Clients in the last step
+    #[arg(long, default_value_t = 1000)]
+    pub max: u32,
+    /// How long a step lasts
+    #[arg(long, default_value = "5s", value_parser = time, value_name = "DURATION")]
+    pub every: Duration,
+    /// Messages a second of each client
+    #[arg(long, default_value_t = 1.0, value_name = "PER_SECOND", value_parser = positive)]
+    pub each: f64,
+    /// A step whose p99 is above this is beyond the knee
+    #[arg(long, default_value = "100ms", value_parser = time, value_name = "DURATION")]
+    pub knee: Duration,
+}
+
+/// The profile by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProfileName {
+    /// Any WebSocket server: plain messages, or the templates given
+    Raw,
+    /// The Centrifugal client protocol
+    Centrifugal,
+}
+
+#[derive(Debug, Args)]
+pub struct Common {
+    /// ws://host:port/path; {client} and {channel} in the path are filled in
+    pub url: String,
+
+    /// How to talk; without it centrifugal if the path ends in /connection/websocket, otherwise raw
+    #[arg(long, value_enum, help_heading = PLACES)]
+    pub profile: Option<ProfileName>,
+    /// Centrifugal in Protobuf; otherwise JSON
+    #[arg(long, help_heading = PLACES)]
+    pub protobuf: bool,
+    /// Sign tokens for user-0, user-1, ... with this HMAC secret; without it clients have no token
+    #[arg(long, value_name = "SECRET", help_heading = PLACES)]
+    #[arg(env = "GANNET_LOADGEN_TOKEN_SECRET", hide_env_values = true)]
+    pub token_secret: Option<String>,
+    /// What comes before the number in a user's name
+    #[arg(long, default_value = "user-", value_name = "TEXT", help_heading = PLACES)]
+    pub user_prefix: String,
+    /// What comes before the number in a channel's name
+    #[arg(long, default_value = "load-", value_name = "TEXT", help_heading = PLACES)]
+    pub channel_prefix: String,
+    /// A request header for the upgrade, such as 'Origin: http://127.0.0.1'; may be given again
+    #[arg(long, short = 'H', value_name = "NAME: VALUE", value_parser = header, help_heading = PLACES)]
+    pub header: Vec<(String, String)>,
+    /// Addresses to connect from; without it, all over 127.0.0.0/8 for a target there
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', help_heading = PLACES)]
+    pub source: Vec<IpAddr>,
+    /// The target is not on this host, and it is mine to load
+    #[arg(long, help_heading = PLACES)]
+    pub i_own_this_target: bool,
+
+    /// Loops, each a thread
+    #[arg(long, default_value_t = 1, help_heading = PACE)]
+    pub threads: u32,
+    /// This process is the K-th of N (K/N, from 1) that share the scenario's clients; start all with the same options
+    #[arg(long, value_name = "K/N", value_parser = part, help_heading = PACE)]
+    pub part: Option<(u32, u32)>,
+    /// Connections begun each second; without it, as many as fit under --opening
+    #[arg(long, value_name = "PER_SECOND", value_parser = positive, help_heading = PACE)]
+    pub connect_rate: Option<f64>,
+    /// Connections under way at a time (storm: no limit)
+    #[arg(long, default_value_t = 256, value_name = "NUMBER", help_heading = PACE)]
+    pub opening: u32,
+    /// A connection that has not joined after this has failed
+    #[arg(long, default_value = "10s", value_parser = time, value_name = "DURATION", help_heading = PACE)]
+    pub connect_timeout: Duration,
+    /// How long the scenario plays (storm: at most; ramp: as its steps need)
+    #[arg(long, value_parser = time, value_name = "DURATION", help_heading = PACE)]
+    pub duration: Option<Duration>,
+    /// The first part of it, which latency leaves out
+    #[arg(long, default_value = "0s", value_parser = time, value_name = "DURATION", help_heading = PACE)]
+    pub warmup: Duration,
+    /// The scenario does not play before this moment, in seconds since 1970: parts of one run begin together
+    #[arg(long, value_name = "SECONDS", help_heading = PACE)]
+    pub start_at: Option<u64>,
+    /// Quiet time between the last connection and the first message
+    #[arg(long, default_value = "200ms", value_parser = time, value_name = "DURATION", help_heading = PACE)]
+    pub settle: Duration,
+    /// How long messages may still arrive after the last was sent
+    #[arg(long, default_value = "5s", value_parser = time, value_name = "DURATION", help_heading = PACE)]
+    pub grace: Duration,
+    /// Bytes of a message's payload; at least 44, the stamp it carries
+    #[arg(long, default_value_t = 128, value_name = "BYTES", help_heading = PACE)]
+    pub size: usize,
+    /// The longest message taken from the server
+    #[arg(long, default_value_t = 16 << 20, value_name = "BYTES", help_heading = PACE)]
+    pub message_limit: usize,
+
+    /// Below this share of messages delivered the goal is missed [default: 1 where messages are owed]
+    #[arg(long, value_name = "RATIO", help_heading = GOAL)]
+    pub min_delivery: Option<f64>,
+    /// The server's process: adds what it spent
+    #[arg(long, value_name = "PID", help_heading = GOAL)]
+    pub pid: Option<u32>,
+    /// Writes the result as JSON (- = on stdout in place of the table)
+    #[arg(long, value_name = "FILE", help_heading = GOAL)]
+    pub json: Option<PathBuf>,
+    /// Writes latency as an HdrHistogram percentile listing
+    #[arg(long, value_name = "FILE", help_heading = GOAL)]
+    pub hgrm: Option<PathBuf>,
+    /// Writes latency as an HdrHistogram interval log, which can be added to others
+    #[arg(long, value_name = "FILE", help_heading = GOAL)]
+    pub hlog: Option<PathBuf>,
+    /// Writes a page with plots that needs nothing else
+    #[arg(long, value_name = "FILE", help_heading = GOAL)]
+    pub html: Option<PathBuf>,
+    /// No progress on stderr
+    #[arg(long, short, help_heading = GOAL)]
+    pub quiet: bool,
+
+    /// What a client sends for each channel it listens to; {client} and {channel} are filled in
+    #[arg(long, value_name = "TEXT", help_heading = RAW)]
+    pub subscribe_message: Option<String>,
+    /// What a speaker sends; {client}, {channel} and {payload} are filled in [default: the payload alone]
+    #[arg(long, value_name = "TEXT", help_heading = RAW)]
+    pub publish_message: Option<String>,
+    /// Binary messages in place of text
+    #[arg(long, help_heading = RAW)]
+    pub binary: bool,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; durations look like 10s, 500ms or 2m"))
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("a number above 0 is needed".to_owned()),
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("a header looks like 'Name: value'")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn part(text: &str) -> Result<(u32, u32), String> {
+    let parsed = text.split_once('/').and_then(|(k, n)| Some((k.parse::<u32>().ok()?, n.parse::<u32>().ok()?)));
+    parsed.filter(|(k, n)| (1..=*n).contains(k)).ok_or_else(|| "a part looks like 2/8, from 1/8 to 8/8".to_owned())
+}

@@ -1,0 +1,115 @@
+//! The result as JSON, for programs. Times are nanoseconds unless a name says otherwise.
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+use super::table::QUANTILES;
+use super::verdict::knee;
+use crate::conduct::Outcome;
+use crate::plan::Plan;
+
+pub fn json(plan: &Plan, outcome: &Outcome, complaints: &[String]) -> Value {
+    let tally = &outcome.tally;
+    let counts: Map<String, Value> =
+        tally.counts.named().into_iter().map(|(name, number)| (name.to_owned(), number.into())).collect();
+    let seconds = outcome.play_seconds.max(1e-9);
+    json!({
+        "goal_reached": complaints.is_empty(),
+        "complaints": complaints,
+        "scenario": plan.scenario,
+        "profile": plan.profile.name(),
+        "target": format!("ws://{}{}", plan.target.authority, plan.target.path),
+        "clients": plan.clients_here(),
+        "threads": plan.threads,
+        "payload_bytes": plan.size,
+        "run": plan.run,
+        "connected": outcome.open_at_play,
+        "connect_seconds": outcome.connect_seconds,
+        "connect_rate": outcome.open_at_play as f64 / outcome.connect_seconds.max(1e-9),
+        "play_seconds": outcome.play_seconds,
+        "sent_per_second": tally.counts.sent as f64 / seconds,
+        "received_per_second": tally.counts.got as f64 / seconds,
+        "delivery_ratio": tally.delivery(),
+        "counts": counts,
+        "latency_ns": quantiles(&tally.latency),
+        "connect_ns": quantiles(&tally.connect),
+        "own_cpu_seconds": outcome.own_cpu_seconds,
+        "own_lateness_ns": quantiles(&tally.lateness),
+        "errors": tally.errors,
+        "close_codes": named(&tally.closes),
+        "error_replies": named(&tally.replies),
+        "rounds": rounds(outcome),
+        "steps": steps(plan, outcome),
+        "knee_step": knee(plan, &tally.steps),
+        "server": server(outcome),
+        "series": series(outcome),
+    })
+}
+
+fn named<K: ToString>(counts: &std::collections::BTreeMap<K, u64>) -> Map<String, Value> {
+    counts.iter().map(|(code, number)| (code.to_string(), (*number).into())).collect()
+}
+
+fn quantiles(histogram: &Histogram<u64>) -> Value {
+    if histogram.is_empty() {
+        return Value::Null;
+    }
+    let mut all: Map<String, Value> = QUANTILES
+        .iter()
+        .map(|(name, quantile)| ((*name).to_owned(), histogram.value_at_quantile(*quantile).into()))
+        .collect();
+    all.insert("max".to_owned(), histogram.max().into());
+    all.insert("mean".to_owned(), histogram.mean().into());
+    all.insert("count".to_owned(), histogram.len().into());
+    all.into()
+}
+
+fn rounds(outcome: &Outcome) -> Vec<Value> {
+    outcome.rounds.iter().map(|round| json!({"seconds": round.seconds, "complete": round.complete})).collect()
+}
+
+fn steps(plan: &Plan, outcome: &Outcome) -> Vec<Value> {
+    let step = |(number, step): (u32, &crate::tally::Step)| {
+        json!({
+            "clients": plan.clients_at_step(number),
+            "sent": step.sent,
+            "expected": step.expected,
+            "received": step.got,
+            "errors": step.errors,
+            "latency_ns": quantiles(&step.latency),
+        })
+    };
+    (0..).zip(&outcome.tally.steps).map(step).collect()
+}
+
+fn server(outcome: &Outcome) -> Value {
+    let Some(costs) = &outcome.costs else { return Value::Null };
+    let (counts, switches) = (&outcome.tally.counts, costs.switches());
+    let each = costs.bytes_per_client(outcome.open_at_play);
+    json!({
+        "connect_cpu_seconds": costs.connect_cpu_seconds(),
+        "play_cpu_seconds": costs.play_cpu_seconds(),
+        "cpu_seconds_per_million_messages": costs.cpu_seconds_per_million(counts.sent + counts.got),
+        "rss_bytes": costs.connected.rss_bytes,
+        "private_bytes": costs.connected.private_bytes,
+        "rss_bytes_per_client": each.map(|each| each.0),
+        "private_bytes_per_client": each.map(|each| each.1),
+        "voluntary_switches": switches.0,
+        "involuntary_switches": switches.1,
+    })
+}
+
+fn series(outcome: &Outcome) -> Vec<Value> {
+    let sample = |sample: &crate::conduct::Sample| {
+        json!({
+            "seconds": sample.at,
+            "open": sample.reading.open,
+            "sent": sample.reading.sent,
+            "received": sample.reading.got,
+            "bytes_in": sample.reading.bytes_in,
+            "bytes_out": sample.reading.bytes_out,
+            "errors": sample.reading.errors,
+        })
+    };
+    outcome.samples.iter().map(sample).collect()
+}

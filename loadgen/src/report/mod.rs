@@ -1,0 +1,11 @@
+//! What a run came to, in the forms people want it: a table, JSON, a histogram file, a page with plots.
+//!
+//! Never measures anything.
+
+pub mod hgrm;
+pub mod html;
+pub mod json;
+pub mod plot;
+pub mod table;
+pub mod text;
+pub mod verdict;

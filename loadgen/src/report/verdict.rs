@@ -1,0 +1,69 @@
+//! Did the run reach its goal, and if not, why not; and where a ramp has its knee.
+//!
+//! Never prints.
+
+use crate::conduct::Outcome;
+use crate::plan::{Life, Plan};
+use crate::tally::Step;
+
+/// A step that delivers less than this share is beyond the knee.
+const STEP_DELIVERY_MIN: f64 = 0.99;
+
+/// What there is to blame; empty = the goal is reached.
+pub fn complaints(plan: &Plan, outcome: &Outcome) -> Vec<String> {
+    let (tally, counts) = (&outcome.tally, &outcome.tally.counts);
+    let mut all = Vec::new();
+    let first = u64::from(plan.first_clients_here());
+    if outcome.open_at_play < first {
+        all.push(format!("{} of {first} clients connected", outcome.open_at_play));
+    }
+    if outcome.interrupted {
+        all.push("interrupted".to_owned());
+    }
+    if counts.nonsense > 0 {
+        all.push(format!("{} messages broke the protocol", counts.nonsense));
+    }
+    if counts.stray > 0 {
+        all.push(format!("{} messages reached somebody they were not for", counts.stray));
+    }
+    if let Some(least) = plan.min_delivery {
+        let delivery = tally.delivery().unwrap_or(1.0);
+        if delivery < least {
+            all.push(format!("delivery ratio {delivery:.6} is below {least}"));
+        }
+        if counts.sent == 0 && plan.roles.speakers() > 0 && plan.parts == 1 {
+            all.push("nothing was sent".to_owned());
+        }
+        if counts.duplicates > 0 {
+            all.push(format!("{} messages came twice", counts.duplicates));
+        }
+    }
+    match plan.life {
+        Life::Storm { rounds, .. } => {
+            let complete = outcome.rounds.iter().filter(|round| round.complete).count();
+            if complete < rounds as usize {
+                all.push(format!("everyone came back in {complete} of {rounds} rounds"));
+            }
+        }
+        Life::Ramp { .. } if knee(plan, &tally.steps) == Some(0) => {
+            all.push("the first step is beyond the knee already".to_owned());
+        }
+        Life::Churn { .. } if counts.failed + counts.lost > 0 => {
+            all.push(format!("{} connections failed or were lost", counts.failed + counts.lost));
+        }
+        Life::Steady | Life::Stall { .. } if counts.lost > 0 => {
+            all.push(format!("{} connections were lost", counts.lost))
+        }
+        _ => {}
+    }
+    all
+}
+
+/// The first step of a ramp that the server did not keep up with.
+pub fn knee(plan: &Plan, steps: &[Step]) -> Option<usize> {
+    steps.iter().position(|step| {
+        let slow = step.latency.value_at_quantile(0.99) > plan.knee.as_nanos() as u64;
+        let short = (step.got as f64) < step.expected as f64 * STEP_DELIVERY_MIN;
+        step.errors > 0 || step.sent > 0 && (slow || short)
+    })
+}

@@ -1,0 +1,253 @@
+//! What one loop counted; added up, what the run counted.
+//!
+//! Never knows how it is printed.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+use crate::clock::SECOND;
+
+/// The longest latency told apart, in nanoseconds.
+const LONGEST: u64 = 600 * SECOND;
+
+/// An empty histogram of nanoseconds, three digits exact.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST, 3).expect("sound bounds")
+}
+
+/// One step of a ramp.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub latency: Histogram<u64>,
+    pub sent: u64,
+    pub expected: u64,
+    pub got: u64,
+    pub errors: u64,
+}
+
+impl Default for Step {
+    fn default() -> Self {
+        Self { latency: histogram(), sent: 0, expected: 0, got: 0, errors: 0 }
+    }
+}
+
+/// One loop's counts.
+#[derive(Debug)]
+pub struct Tally {
+    /// Due to received, of stamped messages.
+    pub latency: Histogram<u64>,
+    /// Due to joined, of connections.
+    pub connect: Histogram<u64>,
+    /// Due to written: how late the generator itself was.
+    pub lateness: Histogram<u64>,
+    pub counts: Counts,
+    /// Why connections failed or ended early.
+    pub errors: BTreeMap<String, u64>,
+    /// Codes of close frames the server sent.
+    pub closes: BTreeMap<u16, u64>,
+    /// Codes of error replies.
+    pub replies: BTreeMap<u32, u64>,
+    pub steps: Vec<Step>,
+}
+
+/// Plain sums.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub begun: u64,
+    pub opened: u64,
+    pub failed: u64,
+    /// Open connections the server or the network ended.
+    pub lost: u64,
+    pub sent: u64,
+    /// Due, but the speaker was not connected.
+    pub skipped: u64,
+    /// Publishes the server refused.
+    pub refused: u64,
+    /// Deliveries owed for what was sent.
+    pub expected: u64,
+    /// Deliveries, each counted once.
+    pub got: u64,
+    /// In the measured part of the run.
+    pub measured: u64,
+    pub duplicates: u64,
+    /// Holes in a speaker's numbers when a later one arrived, and how many were filled afterwards.
+    pub gaps: u64,
+    pub late: u64,
+    /// Stamped messages for somebody else, and messages of another run.
+    pub stray: u64,
+    pub foreign: u64,
+    pub unstamped: u64,
+    pub nonsense: u64,
+    pub unsubscribed: u64,
+    pub pings: u64,
+    pub frame_pings: u64,
+    pub messages_in: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Stalled readers whose connection the server had ended by the end.
+    pub stalled_cut: u64,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            latency: histogram(),
+            connect: histogram(),
+            lateness: histogram(),
+            counts: Counts::default(),
+            errors: BTreeMap::new(),
+            closes: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            steps: Vec::new(),
+        }
+    }
+}
+
+impl Tally {
+    pub fn error(&mut self, kind: impl Into<String>) {
+        *self.errors.entry(kind.into()).or_default() += 1;
+    }
+
+    /// The counts of a step of a ramp.
+    pub fn step(&mut self, number: u32) -> &mut Step {
+        let number = number as usize;
+        if self.steps.len() <= number {
+            self.steps.resize_with(number + 1, Step::default);
+        }
+        &mut self.steps[number]
+    }
+
+    /// Adds another loop's counts.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in [
+            (&mut self.latency, &other.latency),
+            (&mut self.connect, &other.connect),
+            (&mut self.lateness, &other.lateness),
+        ] {
+            mine.add(theirs).expect("equal bounds");
+        }
+        self.counts.add(&other.counts);
+        add_all(&mut self.errors, &other.errors);
+        add_all(&mut self.closes, &other.closes);
+        add_all(&mut self.replies, &other.replies);
+        for (number, theirs) in (0..).zip(&other.steps) {
+            let mine = self.step(number);
+            mine.latency.add(&theirs.latency).expect("equal bounds");
+            mine.sent += theirs.sent;
+            mine.expected += theirs.expected;
+            mine.got += theirs.got;
+            mine.errors += theirs.errors;
+        }
+    }
+
+    /// Share of owed deliveries that came; None = nothing was owed.
+    pub fn delivery(&self) -> Option<f64> {
+        let counts = &self.counts;
+        (counts.expected > 0).then(|| counts.got as f64 / counts.expected as f64)
+    }
+}
+
+fn add_all<K: Ord + Clone>(mine: &mut BTreeMap<K, u64>, theirs: &BTreeMap<K, u64>) {
+    for (key, count) in theirs {
+        *mine.entry(key.clone()).or_default() += count;
+    }
+}
+
+impl Counts {
+    /// Every count with its name, in the order of a report.
+    pub fn named(&self) -> [(&'static str, u64); 24] {
+        [
+            ("connections_begun", self.begun),
+            ("connections_opened", self.opened),
+            ("connections_failed", self.failed),
+            ("connections_lost", self.lost),
+            ("sent", self.sent),
+            ("skipped", self.skipped),
+            ("refused", self.refused),
+            ("expected", self.expected),
+            ("received", self.got),
+            ("measured", self.measured),
+            ("duplicates", self.duplicates),
+            ("gaps", self.gaps),
+            ("out_of_order", self.late),
+            ("stray", self.stray),
+            ("foreign", self.foreign),
+            ("unstamped", self.unstamped),
+            ("nonsense", self.nonsense),
+            ("unsubscribed", self.unsubscribed),
+            ("pings", self.pings),
+            ("frame_pings", self.frame_pings),
+            ("messages_in", self.messages_in),
+            ("bytes_in", self.bytes_in),
+            ("bytes_out", self.bytes_out),
+            ("stalled_cut", self.stalled_cut),
+        ]
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.each_mut().into_iter().zip(other.named()) {
+            *mine += theirs.1;
+        }
+    }
+
+    /// The same order as [`Counts::named`].
+    fn each_mut(&mut self) -> [&mut u64; 24] {
+        [
+            &mut self.begun,
+            &mut self.opened,
+            &mut self.failed,
+            &mut self.lost,
+            &mut self.sent,
+            &mut self.skipped,
+            &mut self.refused,
+            &mut self.expected,
+            &mut self.got,
+            &mut self.measured,
+            &mut self.duplicates,
+            &mut self.gaps,
+            &mut self.late,
+            &mut self.stray,
+            &mut self.foreign,
+            &mut self.unstamped,
+            &mut self.nonsense,
+            &mut self.unsubscribed,
+            &mut self.pings,
+            &mut self.frame_pings,
+            &mut self.messages_in,
+            &mut self.bytes_in,
+            &mut self.bytes_out,
+            &mut self.stalled_cut,
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_keep_their_names() {
+        let mut counts = Counts::default();
+        for (number, count) in (1..).zip(counts.each_mut()) {
+            *count = number;
+        }
+        let mut twice = counts.clone();
+        twice.add(&counts);
+        for (number, (name, count)) in (1..).zip(twice.named()) {
+            assert_eq!(count, number * 2, "{name}");
+        }
+        assert_eq!((twice.begun, twice.got, twice.stalled_cut), (2, 18, 48));
+    }
+
+    #[test]
+    fn delivery_is_a_share() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.delivery(), None);
+        tally.counts.expected = 4;
+        tally.counts.got = 3;
+        let mut sum = Tally::default();
+        sum.add(&tally);
+        assert_eq!(sum.delivery(), Some(0.75));
+    }
+}

@@ -1,0 +1,139 @@
+//! The program against Gannet itself: every scenario, both encodings. Builds the server first, so it never tests an
+//! old one.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+const SECRET: &str = "a secret for tests only, long enough for HMAC";
+
+/// The server's binary: `$GANNET`, or built into the target directory of this test.
+fn gannet() -> &'static PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        if let Some(path) = std::env::var_os("GANNET") {
+            return path.into();
+        }
+        let this = std::env::current_exe().expect("a path");
+        let debug = this.ancestors().find(|path| path.ends_with("debug") || path.ends_with("release"));
+        let profile_dir = debug.expect("a target directory");
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "-p", "gannet", "--target-dir"]).arg(profile_dir.parent().expect("a parent"));
+        build.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")]);
+        if profile_dir.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "the server builds");
+        profile_dir.join("gannet")
+    })
+}
+
+/// A running server.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let fixed = ["--http_server.port", "0", "--http_server.address", "127.0.0.1", "--log.format", "json"];
+        let mut command = Command::new(gannet());
+        command.args(fixed).args(["--echo.enabled", "--reactors", "2"]).args(arguments);
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the server starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            let line: Value = serde_json::from_str(&line).ok()?;
+            (line["message"] == "listening").then(|| line["address"].as_str().map(str::to_owned))?
+        });
+        // The server must never wait for a reader of its log.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address: address.expect("the server says where it listens") }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("ws://{}{path}", self.address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn loadgen(arguments: &[&str]) -> (Output, Value) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gannet-loadgen"));
+    let output = command.args(arguments).args(["--quiet", "--json", "-"]).output().expect("the program runs");
+    let result = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    (output, result)
+}
+
+fn reaches_its_goal(arguments: &[&str]) -> Value {
+    let (output, result) = loadgen(arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {result:#}");
+    result
+}
+
+#[test]
+fn every_scenario_reaches_its_goal_in_both_encodings() {
+    let server = Server::start(&["--client.insecure"]);
+    let url = server.url("/connection/websocket");
+    let pid = server.child.id().to_string();
+    for encoding in [&[][..], &["--protobuf"]] {
+        let run = |arguments: &[&str]| reaches_its_goal(&[arguments, encoding].concat());
+        let idle = run(&["idle", &url, "--clients", "100", "--channels", "100", "--duration", "300ms", "--pid", &pid]);
+        assert_eq!(idle["connected"], 100);
+        let echo = run(&["echo", &url, "--clients", "5", "--duration", "300ms"]);
+        assert_eq!(echo["counts"]["received"], echo["counts"]["sent"]);
+        let fanout = ["--publishers", "3", "--subscribers", "40", "--channels", "4", "--subscriptions", "2"];
+        let fanout = run(&[&["fanout", &url, "--rate", "60", "--duration", "500ms"], &fanout[..]].concat());
+        assert_eq!((&fanout["counts"]["sent"], &fanout["counts"]["received"]), (&30.into(), &600.into()));
+        let chat = run(&["chat", &url, "--clients", "40", "--room", "8", "--every", "200ms", "--duration", "400ms"]);
+        assert_eq!((&chat["counts"]["sent"], &chat["counts"]["received"]), (&80.into(), &640.into()));
+        let storm = run(&["storm", &url, "--clients", "100", "--channels", "10", "--rounds", "2", "--pause", "50ms"]);
+        assert_eq!(storm["counts"]["connections_opened"], 300);
+        run(&["churn", &url, "--clients", "30", "--rate", "60", "--duration", "500ms"]);
+        run(&["ramp", &url, "--start", "5", "--step", "5", "--max", "10", "--every", "300ms", "--knee", "10s"]);
+    }
+}
+
+#[test]
+fn tokens_are_made_from_the_secret() {
+    let server = Server::start(&["--client.token.hmac_secret_key", SECRET]);
+    let url = server.url("/connection/websocket");
+    let with_token = ["idle", &url, "--clients", "5", "--duration", "100ms", "--token-secret"];
+    reaches_its_goal(&[&with_token[..], &[SECRET]].concat());
+    for (wrong, code) in [(&["wrong, but just as long as the right one is"][..], "3500"), (&[], "3501")] {
+        let arguments = &with_token[..with_token.len() - usize::from(wrong.is_empty())];
+        let (output, result) = loadgen(&[arguments, wrong].concat());
+        assert_eq!(output.status.code(), Some(1), "{result:#}");
+        assert_eq!(result["close_codes"][code], 5, "{result:#}");
+    }
+}
+
+#[test]
+fn stalled_readers_are_cut_off_and_the_others_get_everything() {
+    // Small enough that a stalled reader fills it soon, large enough for a reader on a busy machine.
+    let limits = ["--client.queue_max_size", "524288", "--http_server.send_buffer_size", "65536"];
+    let server = Server::start(&[&["--client.insecure"], &limits[..]].concat());
+    let url = server.url("/connection/websocket");
+    let load = ["--clients", "12", "--stalled", "2", "--rate", "50", "--size", "30000", "--duration", "3s"];
+    let result = reaches_its_goal(&[&["slow", &url], &load[..]].concat());
+    assert_eq!(result["counts"]["stalled_cut"], 2, "{result:#}");
+    assert_eq!(result["counts"]["connections_lost"], 0, "{result:#}");
+}
+
+#[test]
+fn a_refused_publication_is_not_owed() {
+    let server = Server::start(&["--client.token.hmac_secret_key", SECRET]);
+    let url = server.url("/connection/websocket");
+    let run = ["--subscribers", "2", "--rate", "20", "--duration", "200ms", "--token-secret", SECRET];
+    let (output, result) = loadgen(&[&["fanout", &url], &run[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "{result:#}");
+    assert_eq!(result["errors"]["connecting: error reply 103"], 2, "{result:#}");
+    assert_eq!((&result["counts"]["refused"], &result["counts"]["expected"]), (&4.into(), &0.into()), "{result:#}");
+}
