@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Lines kept for a failing seed.
-const TAIL: usize = 3000;
+const TAIL: usize = 200;
 const SHOWN_BYTES_MAX: usize = 160;
 
 #[derive(Default)]
