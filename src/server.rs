@@ -26,7 +26,7 @@ const DESCRIPTORS_RESERVED: usize = 64;
 /// A reactor's own: listener, poll, waker, reserve.
 const DESCRIPTORS_PER_REACTOR: usize = 8;
 /// Memory a client costs, user and kernel together, for the first line of the log: docs/memory.md.
-const CLIENT_BYTES: u64 = 5_500;
+pub(crate) const CLIENT_BYTES: u64 = 5_500;
 
 /// Why the server could not start, or had to end.
 #[derive(Debug)]
@@ -209,11 +209,26 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> ServeError {
 }
 
 /// What the file descriptors allow.
-struct Room {
-    sockets: usize,
-    clients: usize,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub sockets: usize,
+    pub clients: usize,
     /// Plain HTTP connections.
-    http: usize,
+    pub http: usize,
+}
+
+impl Room {
+    /// Descriptors that are no clients' and no HTTP connections'.
+    pub fn reserved(reactors: usize) -> usize {
+        DESCRIPTORS_RESERVED + reactors * DESCRIPTORS_PER_REACTOR
+    }
+
+    /// Shares out `open` descriptors: plain HTTP gets at most a sixteenth, so that it cannot crowd the clients out.
+    pub fn share(open: usize, reactors: usize, http_max: usize) -> Room {
+        let sockets = open.saturating_sub(Room::reserved(reactors));
+        let http = http_max.min((sockets / 16).max(8)).min(sockets);
+        Room { sockets, clients: sockets - http, http }
+    }
 }
 
 /// Raises the soft limit of file descriptors to the hard one, and shares it out.
@@ -223,13 +238,11 @@ fn raise_descriptors(config: &Config, reactors: usize) -> Result<Room, ServeErro
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let open = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     let open = open.unwrap_or(u64::MAX).min(u64::from(u32::MAX)) as usize;
-    let reserved = DESCRIPTORS_RESERVED + reactors * DESCRIPTORS_PER_REACTOR;
-    if open < 2 * reserved {
+    if open < 2 * Room::reserved(reactors) {
         return Err(cannot_start(format!("the file descriptor limit is {open}, too few to serve: raise LimitNOFILE")));
     }
-    let sockets = open - reserved;
-    let http = config.http_server.service_connection_limit.min((sockets / 16).max(8));
-    let clients = sockets - http;
+    let room = Room::share(open, reactors, config.http_server.service_connection_limit);
+    let clients = room.clients;
     let asked = config.client.connection_limit;
     if asked > clients {
         tracing::warn!(
@@ -238,7 +251,7 @@ fn raise_descriptors(config: &Config, reactors: usize) -> Result<Room, ServeErro
             "client.connection_limit is more than the file descriptors allow: raise LimitNOFILE"
         );
     }
-    Ok(Room { sockets, clients, http })
+    Ok(room)
 }
 
 fn node_info(config: &Config, bound: SocketAddr) -> Result<NodeInfo, ServeError> {

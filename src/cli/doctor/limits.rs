@@ -8,17 +8,10 @@ use serde::Serialize;
 use super::facts::Facts;
 use super::print::{bytes, count};
 use crate::config::Config;
+use crate::server::{CLIENT_BYTES, Room};
 
-/// What a client costs, user and kernel together, as in `server`: docs/memory.md.
-pub const CLIENT_BYTES: u64 = 5_500;
 /// Of these the server's own, which is what `overload.memory_limit` counts.
 const CLIENT_RESIDENT_BYTES: u64 = 400;
-/// How `server` shares out the descriptors: so many for itself, so many for each reactor, and of the rest at most one
-/// part in so many, but at least so many, for plain HTTP.
-const DESCRIPTORS_RESERVED: u64 = 64;
-const DESCRIPTORS_PER_REACTOR: u64 = 8;
-const HTTP_PART: u64 = 16;
-const HTTP_LEAST: u64 = 8;
 /// Open files that the rest of the host may want in the meantime.
 const FILES_RESERVED: u64 = 4096;
 /// Memory that is left to everything else: one part in so many.
@@ -82,14 +75,17 @@ impl Ask<'_> {
 
     /// Descriptors for neither clients nor plain HTTP.
     fn reserved(&self) -> u64 {
-        DESCRIPTORS_RESERVED + self.facts.reactors(self.config.reactors) * DESCRIPTORS_PER_REACTOR
+        Room::reserved(self.reactors()) as u64
+    }
+
+    fn reactors(&self) -> usize {
+        self.facts.reactors(self.config.reactors) as usize
     }
 
     /// Clients that so many descriptors leave room for.
     fn clients_of(&self, open: u64) -> u64 {
-        let sockets = open.saturating_sub(self.reserved());
-        let http = self.config.http_server.service_connection_limit as u64;
-        sockets.saturating_sub(http.min((sockets / HTTP_PART).max(HTTP_LEAST)))
+        let open = usize::try_from(open).unwrap_or(usize::MAX);
+        Room::share(open, self.reactors(), self.config.http_server.service_connection_limit).clients as u64
     }
 
     /// Descriptors that suffice for the target.
