@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Writes the seeds in fuzz/corpus: one small input for each thing that a target should know from the start."""
+
+import pathlib
+import random
+import struct
+
+CORPUS = pathlib.Path(__file__).parent / "corpus"
+
+
+def write(target, name, content):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+def frame(opcode, payload, last=True, mask=b"\x01\x02\x03\x04"):
+    size = len(payload)
+    head = bytes([(0x80 if last else 0) | opcode])
+    if size < 126:
+        head += bytes([0x80 | size])
+    elif size < 65536:
+        head += bytes([0x80 | 126]) + struct.pack(">H", size)
+    else:
+        head += bytes([0x80 | 127]) + struct.pack(">Q", size)
+    return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+
+
+def decoder():
+    text, ping = "caf\u00e9 \U0001f426".encode(), frame(9, b"ping")
+    seeds = {
+        "text": frame(1, text),
+        "binary": frame(2, bytes(range(200))),
+        "parts": frame(1, text[:5], last=False) + ping + frame(0, text[5:]),
+        "empty": frame(1, b"") + frame(2, b""),
+        "ping_pong": ping + frame(10, b""),
+        "close": frame(8, struct.pack(">H", 1000) + b"bye"),
+        "close_without_code": frame(8, b""),
+        "close_code_invalid": frame(8, struct.pack(">H", 1005)),
+        "not_utf8": frame(1, b"caf\xe9"),
+        "too_big": frame(2, bytes(1001)),
+        "not_masked": b"\x81\x02{}",
+        "reserved_bits": b"\xf1\x80\0\0\0\0",
+        "long_length": b"\x82\xff\0\0\0\0\0\0\0\x05" + bytes(9),
+    }
+    for name, content in seeds.items():
+        write("decoder", name, b"\x03" + content)
+
+
+def http_head():
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    upgrade = "Host: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n" + key
+    path = "GET /connection/websocket"
+    seeds = {
+        "upgrade": f"{path} HTTP/1.1\r\n{upgrade}\r\n",
+        "protobuf": f"{path}?format=protobuf HTTP/1.1\r\n{upgrade}Sec-WebSocket-Protocol: centrifuge-protobuf\r\n\r\n",
+        "origin": f"{path} HTTP/1.1\r\n{upgrade}Origin: https://a.example\r\n\r\nrest",
+        "old_version": f"{path} HTTP/1.1\r\n{upgrade}\r\n".replace("13", "8"),
+        "post": "POST /api/publish HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}",
+        "http_1_0": "GET / HTTP/1.0\r\n\r\n",
+        "cut": f"{path} HTTP/1.1\r\nHost: h",
+        "many_headers": "GET / HTTP/1.1\r\n" + "a: b\r\n" * 65 + "\r\n",
+        "tls": "\x16\x03\x01 hello\r\n\r\n",
+    }
+    for name, content in seeds.items():
+        write("http_head", name, content.encode("latin-1"))
+
+
+def json_command():
+    seeds = {
+        "connect": '{"id":1,"connect":{"token":"t","data":{"a":[1,2]},"name":"js","subs":{"c":{"recover":true}}}}',
+        "batch": '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"a","flag":1}}\n',
+        "subscribe": '{"id":2,"subscribe":{"channel":"a","delta":"fossil","tf":{"op":"and"},"epoch":"e","offset":9}}',
+        "publish": '{"id":3,"publish":{"channel":"a","data":{"n": 1.5e3, "s": "\\u00e9\\n"}}}',
+        "other": '{"id":4,"presence":{"channel":"a"}}\n{"id":5,"rpc":{"method":"m","data":[]}}\n{"send":{"data":1}}',
+        "refresh": '{"id":6,"refresh":{"token":"t"}}\n{"id":7,"sub_refresh":{"channel":"a"}}',
+        "pong": "{}",
+        "unknown_key": '{"id":1,"new":{"a":null},"unsubscribe":{"channel":"a","more":[{}]}}',
+        "list_for_object": '{"id":1,"subscribe":["a"]}',
+        "deep": '{"id":1,"publish":{"channel":"a","data":' + "[" * 60 + "]" * 60 + "}}",
+        "null": '{"id":1,"connect":null}',
+    }
+    for name, content in seeds.items():
+        write("json_command", name, content.encode())
+
+
+def field(number, content):
+    """A field of bytes."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def command(number, request, identity=1):
+    body = bytes([8, identity]) + field(number, request)
+    return bytes([len(body)]) + body
+
+
+def protobuf_command():
+    channel = field(1, b"a")
+    seeds = {
+        "connect": command(4, field(1, b"token") + field(2, b"{}") + field(4, b"js")),
+        "subs": command(4, field(3, field(1, b"c") + field(2, channel))),
+        "batch": command(4, b"") + command(5, channel + b"\x70\x01", 2),
+        "subscribe": command(5, channel + b"\x18\x01" + field(6, b"epoch") + b"\x38\x09" + field(12, b"fossil")),
+        "filter": command(5, channel + field(13, field(1, b"and"))),
+        "publish": command(7, channel + field(2, b"\xff\x00data")),
+        "unsubscribe": command(6, channel),
+        "other": command(8, channel) + command(10, channel) + command(13, field(2, b"m")) + command(12, field(1, b"1")),
+        "refresh": command(14, field(1, b"token")) + command(15, channel),
+        "pong": b"\0",
+        "cut": b"\x09" + command(7, channel)[1:5],
+        "length_too_long": b"\xff" * 9 + b"\x7f",
+    }
+    for name, content in seeds.items():
+        write("protobuf_command", name, content)
+
+
+def operations():
+    chance = random.Random(1)
+    for size in (20, 60, 150, 400, 1000):
+        write("operations", f"chance_{size}", bytes(chance.randrange(256) for _ in range(size)))
+
+
+if __name__ == "__main__":
+    for target in (decoder, http_head, json_command, protobuf_command, operations):
+        target()
