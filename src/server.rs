@@ -25,6 +25,8 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 const DESCRIPTORS_RESERVED: usize = 64;
 /// A reactor's own: listener, poll, waker, reserve.
 const DESCRIPTORS_PER_REACTOR: usize = 8;
+/// Clients that a host is expected to have descriptors for; less is worth a warning.
+const ROOM_EXPECTED: usize = 100_000;
 /// Memory a client costs, user and kernel together, for the first line of the log: docs/memory.md.
 pub(crate) const CLIENT_BYTES: u64 = 5_500;
 
@@ -273,11 +275,15 @@ fn announce(config: &Config, bound: SocketAddr, internal: Option<SocketAddr>, re
         reactors,
         "listening"
     );
-    tracing::info!(
-        clients = fit,
-        need_mib,
-        "room for so many clients; to hold more, raise LimitNOFILE (and memory with it)"
-    );
+    if fit < ROOM_EXPECTED {
+        tracing::warn!(
+            clients = fit,
+            need_mib,
+            "the file descriptors leave room for so many clients: raise LimitNOFILE"
+        );
+    } else {
+        tracing::info!(clients = fit, need_mib, "room for so many clients");
+    }
     if config.dev {
         tracing::warn!("DEV MODE: no tokens, no API key, every permission granted; loopback only. Not for production.");
         tracing::info!("open http://{bound}/ in two tabs and chat");
