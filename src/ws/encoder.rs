@@ -1,7 +1,7 @@
 //! F1 · Frames to a client: never masked (RFC 6455 section 5.1), never fragmented.
 
 use super::Opcode;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 /// Bytes of the longest header a server writes.
 pub const HEADER_MAX: usize = 10;
@@ -9,18 +9,27 @@ pub const HEADER_MAX: usize = 10;
 pub const CONTROL_PAYLOAD_MAX: usize = 125;
 
 /// Appends the header of a frame of `len` bytes.
-pub fn push_header(out: &mut impl Extend<u8>, opcode: Opcode, len: usize) {
+pub fn push_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     let first = 0x80 | opcode as u8;
     match len {
-        0..=125 => out.extend([first, len as u8]),
+        0..=125 => out.extend_from_slice(&[first, len as u8]),
         126..=0xffff => {
-            out.extend([first, 126]);
-            out.extend((len as u16).to_be_bytes());
+            let [a, b] = (len as u16).to_be_bytes();
+            out.extend_from_slice(&[first, 126, a, b]);
         }
         _ => {
-            out.extend([first, 127]);
-            out.extend((len as u64).to_be_bytes());
+            out.extend_from_slice(&[first, 127]);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
         }
+    }
+}
+
+/// Bytes of that header.
+fn header_size(len: usize) -> usize {
+    match len {
+        0..=125 => 2,
+        126..=0xffff => 4,
+        _ => HEADER_MAX,
     }
 }
 
@@ -32,10 +41,10 @@ pub fn push_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
 
 /// A whole frame, to be shared.
 pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(payload.len() + HEADER_MAX);
-    push_header(&mut out, opcode, payload.len());
-    out.extend_from_slice(payload);
-    out.freeze()
+    // Exactly as long as it gets, so that it becomes shared without another allocation.
+    let mut out = Vec::with_capacity(header_size(payload.len()) + payload.len());
+    push_frame(&mut out, opcode, payload);
+    out.into()
 }
 
 /// A ping, pong or close. `payload` is cut at [`CONTROL_PAYLOAD_MAX`].
@@ -66,7 +75,8 @@ mod tests {
             let mut out = Vec::new();
             push_header(&mut out, Opcode::Binary, len);
             let (header, read) = FrameHeader::parse(&mut std::io::Cursor::new(&out)).expect("valid").expect("whole");
-            assert_eq!((read, header.is_final, header.mask, out.len() <= HEADER_MAX), (len as u64, true, None, true));
+            assert_eq!((read, header.is_final, header.mask), (len as u64, true, None));
+            assert_eq!(out.len(), header_size(len));
         }
     }
 
