@@ -48,7 +48,8 @@ pub struct Moved {
 /// What to do next for the channels that wait.
 pub enum Work<'a, J> {
     /// Send these bytes to these subscribers. `None` = the payload is no JSON, and a JSON subscriber cannot go on.
-    Deliver { frames: &'a [Option<Bytes>; 2], publications: u32, slots: &'a [Slot] },
+    /// `alone`: no other channel has anything waiting, so nobody gets more in this turn than this.
+    Deliver { frames: &'a [Option<Bytes>; 2], publications: u32, slots: &'a [Slot], alone: bool },
     /// A subscription whose turn has come, after all that was published before it.
     Join(J),
 }
@@ -284,6 +285,7 @@ impl<J> Hub<J> {
             }
         }
         let id = self.active.pop_front()?;
+        let alone = self.active.is_empty();
         self.active.push_back(id);
         let channel = &mut self.channels[id as usize];
         let batch = channel.waiting.as_mut()?.batch.as_mut()?;
@@ -297,7 +299,7 @@ impl<J> Hub<J> {
                 batch.encoded[at] = true;
             }
         }
-        Some(Work::Deliver { frames: &batch.frames, publications: batch.publications.len() as u32, slots })
+        Some(Work::Deliver { frames: &batch.frames, publications: batch.publications.len() as u32, slots, alone })
     }
 
     fn forget_if_unused(&mut self, id: ChannelId) {
@@ -375,7 +377,7 @@ mod tests {
         subscribe(&mut hub, 2, Encoding::Protobuf);
         assert!(hub.publish("c", publication("1")) && hub.publish("c", publication("2")));
         assert!(!hub.publish("other", publication("3")));
-        let Some(Work::Deliver { frames, publications, slots }) = hub.next(10) else { panic!("a delivery") };
+        let Some(Work::Deliver { frames, publications, slots, .. }) = hub.next(10) else { panic!("a delivery") };
         assert_eq!((publications, slots.len()), (2, 2));
         let json =
             "{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":1}}}\n{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":2}}}";

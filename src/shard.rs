@@ -110,8 +110,8 @@ pub trait Table: Sessions {
     fn key(&self, conn: u32) -> Option<ConnKey>;
     /// Takes the session out of its connection.
     fn take(&mut self, conn: u32) -> Option<Box<Session>>;
-    /// Queues a frame that many share.
-    fn deliver(&mut self, conn: u32, frame: &Bytes);
+    /// Queues a frame that many share. `alone`: the fan-out has nothing else for this connection in this turn.
+    fn deliver(&mut self, conn: u32, frame: &Bytes, alone: bool);
 }
 
 pub struct Shard {
@@ -250,11 +250,11 @@ impl Shard {
             && let Some(work) = self.hub.next(budget - done)
         {
             match work {
-                Work::Deliver { frames, publications, slots } => {
+                Work::Deliver { frames, publications, slots, alone } => {
                     let mut refused = Vec::new();
                     for slot in slots {
                         match &frames[slot.encoding as usize] {
-                            Some(frame) => table.deliver(slot.conn, frame),
+                            Some(frame) => table.deliver(slot.conn, frame, alone),
                             None => refused.push(slot.conn),
                         }
                     }

@@ -12,7 +12,7 @@ use crate::wheel::{Links, NEVER, Nodes, Tick, Wheel};
 use crate::ws::Decoder;
 use bytes::Bytes;
 use slab::Slab;
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpStream;
 
 /// What a connection is doing.
@@ -93,6 +93,10 @@ pub struct Conns {
     #[expect(clippy::vec_box)]
     partials: Vec<Box<Partial>>,
     outbox_bytes_max: usize,
+    /// Connections on which a direct write failed.
+    failed: Vec<u32>,
+    /// Direct writes since they were last asked for.
+    direct: Wrote,
     /// Frames queued.
     pub queued: u64,
 }
@@ -119,6 +123,8 @@ impl Conns {
             outboxes: Vec::new(),
             partials: Vec::new(),
             outbox_bytes_max,
+            failed: Vec::new(),
+            direct: Wrote::default(),
             queued: 0,
         }
     }
@@ -266,6 +272,11 @@ impl Conns {
         }
     }
 
+    /// What was written directly since the last call, and on which connections that failed.
+    pub fn take_direct(&mut self) -> (Wrote, Vec<u32>) {
+        (std::mem::take(&mut self.direct), std::mem::take(&mut self.failed))
+    }
+
     /// Takes the list of connections that may be slow.
     pub fn take_full(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.full)
@@ -373,7 +384,27 @@ impl Table for Conns {
         self.slab.get_mut(conn as usize)?.session.take()
     }
 
-    fn deliver(&mut self, conn: u32, frame: &Bytes) {
-        self.send(conn, frame.clone());
+    /// A connection that has nothing else to say in this turn is written to at once: its outbox would be filled only
+    /// to be emptied at the flush. What the socket does not take waits like everything else.
+    fn deliver(&mut self, conn: u32, frame: &Bytes, alone: bool) {
+        let Some(it) = self.slab.get(conn as usize) else { return };
+        let idle = alone && it.outbox.is_none() && matches!(it.phase, Phase::Client);
+        let (true, Some(mut stream)) = (idle, it.stream.as_ref()) else {
+            return self.send(conn, frame.clone());
+        };
+        self.direct.calls += 1;
+        match stream.write(frame) {
+            Ok(taken) => {
+                self.direct.bytes += taken;
+                self.queued += 1;
+                if taken < frame.len() {
+                    self.send_begun(conn, frame.slice(taken..));
+                }
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                self.send(conn, frame.clone());
+            }
+            Err(_) => self.failed.push(conn),
+        }
     }
 }

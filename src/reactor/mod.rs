@@ -351,6 +351,12 @@ impl Reactor {
 
     fn fan_out(&mut self) {
         self.shard.fan_out(self.now, &mut self.conns, self.limits.fanout_slice);
+        let (wrote, failed) = self.conns.take_direct();
+        self.shard.counters.writes += u64::from(wrote.calls);
+        self.shard.counters.bytes_sent += wrote.bytes as u64;
+        for conn in failed {
+            self.lost(conn);
+        }
         self.act();
     }
 

@@ -33,7 +33,7 @@ pub struct Outbox {
 }
 
 /// What writing came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wrote {
     pub bytes: usize,
     pub calls: u32,

@@ -350,7 +350,7 @@ impl Table for Conns {
         self.slab.get_mut(conn as usize)?.session.take()
     }
 
-    fn deliver(&mut self, conn: u32, frame: &Bytes) {
+    fn deliver(&mut self, conn: u32, frame: &Bytes, _alone: bool) {
         if self.breaks(Breakage::DropDelivery) {
             return;
         }
