@@ -16,10 +16,15 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Opens `clients` connections; messages will have `size` bytes.
+    /// Opens `clients` connections at `/echo`; messages will have `size` bytes.
     pub fn open(port: u16, clients: usize, size: usize) -> io::Result<Self> {
+        Self::open_at(port, "/echo", clients, size)
+    }
+
+    /// The same at another path.
+    pub fn open_at(port: u16, path: &str, clients: usize, size: usize) -> io::Result<Self> {
         let mut fleet = Fleet::new(port, Dialect::Raw)?;
-        fleet.open(clients, Duration::from_secs(60), |_| Ok(Opening::bare("/echo")))?;
+        fleet.open(clients, Duration::from_secs(60), |_| Ok(Opening::bare(path.to_owned())))?;
         let mut frame = Vec::new();
         client_frame(&mut frame, &vec![b'x'; size]);
         Ok(Self { fleet, frame })

@@ -1,5 +1,6 @@
 //! Many client connections in one epoll loop: connect, upgrade, join, then whatever the shape of load asks.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
@@ -26,20 +27,20 @@ const SOURCES: u32 = 0x00f0_0000;
 /// How a client opens: the path it asks for and what it sends first.
 #[derive(Clone, Debug)]
 pub struct Opening {
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     /// Commands sent after the upgrade, in one frame, and the replies they get.
     pub commands: Option<(String, u64)>,
 }
 
 impl Opening {
     /// Upgrade and nothing more.
-    pub fn bare(path: &'static str) -> Self {
-        Self { path, commands: None }
+    pub fn bare(path: impl Into<Cow<'static, str>>) -> Self {
+        Self { path: path.into(), commands: None }
     }
 
     /// Upgrade at the Centrifugal endpoint, then these commands.
     pub fn centrifugal(commands: String, replies: u64) -> Self {
-        Self { path: centrifugal::PATH, commands: Some((commands, replies)) }
+        Self { path: centrifugal::PATH.into(), commands: Some((commands, replies)) }
     }
 }
 
@@ -60,17 +61,7 @@ pub struct Client {
 
 impl Client {
     fn connect(to: SocketAddr, number: u32, opening: Opening) -> io::Result<Self> {
-        let source = Ipv4Addr::from(FIRST_SOURCE + number % SOURCES);
-        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        socket.bind(&SocketAddrV4::new(source, 0).into())?;
-        socket.set_tcp_nodelay(true)?;
-        match socket.connect(&to.into()) {
-            Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
-                return Err(error);
-            }
-            _ => {}
-        }
-        let stream = TcpStream::from_std(socket.into());
+        let stream = dial(to, number)?;
         Ok(Self { stream, phase: Phase::Connecting(Box::new(opening)), inbox: Inbox::default(), unsent: Vec::new() })
     }
 
@@ -93,7 +84,7 @@ impl Client {
                     return Err(error);
                 }
                 let opening = opening.as_ref().clone();
-                let request = upgrade_request(opening.path);
+                let request = upgrade_request(&opening.path);
                 self.phase = Phase::Upgrading(Box::new((opening, Vec::new())));
                 self.send(request.as_bytes())?;
             } else if !self.unsent.is_empty() {
@@ -273,6 +264,18 @@ impl Fleet {
     }
 }
 
+/// Begins to connect from the source address with this number.
+pub(crate) fn dial(to: SocketAddr, number: u32) -> io::Result<TcpStream> {
+    let source = Ipv4Addr::from(FIRST_SOURCE + number % SOURCES);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.bind(&SocketAddrV4::new(source, 0).into())?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
 fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match stream.write(bytes) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
@@ -280,14 +283,14 @@ fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-fn upgrade_request(path: &str) -> String {
+pub(crate) fn upgrade_request(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
 }
 
-fn check_upgrade(head: &[u8]) -> io::Result<()> {
+pub(crate) fn check_upgrade(head: &[u8]) -> io::Result<()> {
     if head.starts_with(b"HTTP/1.1 101") && memchr::memmem::find(head, ACCEPT).is_some() {
         return Ok(());
     }

@@ -1,19 +1,25 @@
-//! The handshake shape: connect, upgrade, close, again and again, 64 at a time.
+//! The handshake shape: connect, upgrade, close, again and again, 64 at a time; with the connect command if asked.
 
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::centrifugal;
 use crate::figures::{Bound, Load, histogram};
 use crate::fleet::{Fleet, Opening};
+use crate::server::Profile;
 use crate::wire::Dialect;
 
 const AT_ONCE: usize = 64;
 
-/// Opens and closes connections at `/echo` until the bound is met. The client closes first, without a close frame.
-pub fn run(port: u16, bound: Bound) -> io::Result<Load> {
+/// Opens and closes connections until the bound is met: raw at `/echo`, centrifugal with a `connect` that is answered.
+/// The client closes first, without a close frame.
+pub fn run(port: u16, profile: Profile, bound: Bound) -> io::Result<Load> {
     let began = Instant::now();
-    let opening = || Opening::bare("/echo");
-    let mut fleet = Fleet::new(port, Dialect::Raw)?;
+    let (dialect, opening): (_, fn() -> Opening) = match profile {
+        Profile::Raw => (Dialect::Raw, || Opening::bare("/echo")),
+        Profile::Centrifugal => (Dialect::Lines, || Opening::centrifugal(centrifugal::connect(None), 1)),
+    };
+    let mut fleet = Fleet::new(port, dialect)?;
     let mut load = Load { units: 0, bytes: 0, wall: Duration::ZERO, latency: histogram()? };
     let mut since = vec![began; AT_ONCE];
     fleet.open(AT_ONCE, Duration::from_secs(10), |_| Ok(opening()))?;

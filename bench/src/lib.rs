@@ -6,6 +6,7 @@
 //! - `fleet` many client connections in one epoll loop; `echo`, `fanout`, `handshake` the three shapes of load over it;
 //! - `server` a server under measurement as a child process; `account` its CPU and memory by the kernel's books;
 //! - `strace` system calls of a running server; `machine` limits and cores; `figures` medians, spreads, tables;
+//! - `million` a million clients over many processes on one port;
 //! - `peer` the command line every peer server shares.
 //!
 //! It shares no code with the server, so that a mistake there cannot hide here.
@@ -18,6 +19,7 @@ pub mod figures;
 pub mod fleet;
 pub mod handshake;
 pub mod machine;
+pub mod million;
 pub mod peer;
 pub mod server;
 pub mod strace;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,17 @@ pub enum Kind {
     Gannet,
     TokioTungstenite,
     Fastwebsockets,
+    /// ws on Node
+    Ws,
+    /// gorilla/websocket with Gin, in Go
+    Gorilla,
+    /// nbio, in Go
+    Nbio,
+    /// The centrifugo program on the PATH
+    Centrifugo,
+    /// A server that somebody else started
+    #[value(skip)]
+    ByHand,
 }
 
 /// How the loader speaks to a server in fan-out and idle runs. Echo is the same for all.
@@ -38,12 +50,22 @@ impl Kind {
             Self::Gannet => "gannet",
             Self::TokioTungstenite => "tokio-tungstenite",
             Self::Fastwebsockets => "fastwebsockets",
+            Self::Ws => "ws",
+            Self::Gorilla => "gorilla",
+            Self::Nbio => "nbio",
+            Self::Centrifugo => "centrifugo",
+            Self::ByHand => "by hand",
         }
     }
 
     /// How the loader speaks to it.
     pub fn profile(self) -> Profile {
-        if self == Self::Gannet { Profile::Centrifugal } else { Profile::Raw }
+        if matches!(self, Self::Gannet | Self::Centrifugo) { Profile::Centrifugal } else { Profile::Raw }
+    }
+
+    /// True for those that need what not every machine has.
+    pub fn is_optional(self) -> bool {
+        matches!(self, Self::Ws | Self::Gorilla | Self::Nbio | Self::Centrifugo)
     }
 
     fn program(self) -> &'static str {
@@ -52,9 +74,17 @@ impl Kind {
             Self::Gannet => "gannet",
             Self::TokioTungstenite => "peer_tokio_tungstenite",
             Self::Fastwebsockets => "peer_fastwebsockets",
+            Self::Ws => "node",
+            Self::Gorilla => "peer_gorilla",
+            Self::Nbio => "peer_nbio",
+            Self::Centrifugo => "centrifugo",
+            Self::ByHand => "",
         }
     }
 }
+
+/// The folder of the ws peer.
+const NODE_PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/node");
 
 /// Where the programs are and on which core the servers run.
 #[derive(Clone, Debug, clap::Args)]
@@ -71,15 +101,24 @@ pub struct Place {
 }
 
 impl Place {
+    /// The program of `kind`, or why there is none.
     fn program(&self, kind: Kind) -> io::Result<PathBuf> {
+        let lacks = |what: String| Err(io::Error::other(what));
         let beside = std::env::current_exe()?.with_file_name(kind.program());
-        let path = match (&self.gannet, kind) {
-            (Some(path), Kind::Gannet) => path.clone(),
-            _ => beside,
-        };
-        match path.is_file() {
-            true => Ok(path),
-            false => Err(io::Error::other(format!("{} is not there: build it with --release", path.display()))),
+        match (kind, &self.gannet) {
+            (Kind::Gannet, Some(path)) if path.is_file() => Ok(path.clone()),
+            (Kind::Gannet, Some(path)) => lacks(format!("{} is not there", path.display())),
+            (Kind::Ws | Kind::Centrifugo, _) => match on_path(kind.program()) {
+                None => lacks(format!("{} is not on the PATH", kind.program())),
+                Some(_) if kind == Kind::Ws && !Path::new(NODE_PEER).join("node_modules/ws").is_dir() => {
+                    lacks("its packages are not installed: bench/compare does it".to_owned())
+                }
+                Some(path) => Ok(path),
+            },
+            _ if beside.is_file() => Ok(beside),
+            (Kind::Gorilla | Kind::Nbio, _) if on_path("go").is_none() => lacks("go is not on the PATH".to_owned()),
+            (Kind::Gorilla | Kind::Nbio, _) => lacks("it is not built: bench/compare does it".to_owned()),
+            _ => lacks(format!("{} is not there: build it with --release", beside.display())),
         }
     }
 
@@ -87,11 +126,46 @@ impl Place {
     pub fn has(&self, kind: Kind) -> bool {
         self.program(kind).is_ok()
     }
+
+    /// Why `kind` must be left out, if it may be and must.
+    pub fn left_out(&self, kind: Kind) -> Option<String> {
+        self.program(kind).err().filter(|_| kind.is_optional()).map(|error| error.to_string())
+    }
+}
+
+/// A program by its name, where the shell would find it.
+fn on_path(name: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// An address given by hand: `ws://127.0.0.1:PORT/PATH`. Its server is on this machine, for its CPU time is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    pub port: u16,
+    pub path: String,
+}
+
+impl FromStr for Url {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rest = text.strip_prefix("ws://").ok_or("it does not begin with ws://")?;
+        let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+        let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
+        if name != "127.0.0.1" && name != "localhost" {
+            return Err("the server must be on this machine, at 127.0.0.1".to_owned());
+        }
+        let port = port.parse().map_err(|_| format!("{port} is not a port"))?;
+        Ok(Self { port, path: path.to_owned() })
+    }
 }
 
 /// A running server.
 pub struct Server {
-    child: Child,
+    /// None for a server that somebody else started: it goes on.
+    child: Option<Child>,
+    pid: u32,
     pub port: u16,
 }
 
@@ -101,26 +175,34 @@ impl Server {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let program = place.program(kind)?;
         let mut command = bound_to_us(&["taskset", "--cpu-list", &place.server_core.to_string()]);
-        command.arg(&program);
+        command.arg(&program).env("GOMAXPROCS", "1");
         match kind {
             Kind::Gannet => gannet_flags(&mut command, port).args(extra),
-            _ => command.args(["--port", &port.to_string(), "--mode", mode_name(mode)]),
+            Kind::Centrifugo => centrifugo_options(&mut command, port),
+            Kind::Ws => peer_flags(command.arg(Path::new(NODE_PEER).join("server.mjs")), port, mode),
+            _ => peer_flags(&mut command, port, mode),
         };
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let mut server = Self { child, port };
+        let pid = child.id();
+        let mut server = Self { child: Some(child), pid, port };
         server.wait_until_ready(&program)?;
         Ok(server)
     }
 
+    /// A server that runs already.
+    pub fn running(pid: u32, port: u16) -> Self {
+        Self { child: None, pid, port }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     fn wait_until_ready(&mut self, program: &Path) -> io::Result<()> {
         let end = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 return Err(io::Error::other(format!("{} ended at once: {status}", program.display())));
             }
             if Instant::now() > end {
@@ -134,8 +216,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -153,7 +237,32 @@ fn mode_name(mode: Mode) -> &'static str {
     }
 }
 
+fn peer_flags(command: &mut Command, port: u16, mode: Mode) -> &mut Command {
+    command.args(["--port", &port.to_string(), "--mode", mode_name(mode)])
+}
+
+/// Its options are all variables, whatever flags a version has.
+fn centrifugo_options(command: &mut Command, port: u16) -> &mut Command {
+    command.env("CENTRIFUGO_HTTP_SERVER_ADDRESS", "127.0.0.1").env("CENTRIFUGO_HTTP_SERVER_PORT", port.to_string());
+    command.env("CENTRIFUGO_CLIENT_INSECURE", "true").env("CENTRIFUGO_LOG_LEVEL", "error")
+}
+
 fn gannet_flags(command: &mut Command, port: u16) -> &mut Command {
     command.args(["--http_server.address", "127.0.0.1", "--http_server.port", &port.to_string()]);
     command.args(["--reactors", "1", "--log.level", "error"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_a_port_and_a_path_here() {
+        let url = |text: &str| text.parse::<Url>().map(|url| (url.port, url.path));
+        assert_eq!(url("ws://127.0.0.1:9001/a/b?c"), Ok((9001, "/a/b?c".to_owned())));
+        assert_eq!(url("ws://localhost"), Ok((80, "/".to_owned())));
+        for bad in ["http://127.0.0.1:1/", "ws://192.0.2.1:1/", "ws://127.0.0.1:x/", "127.0.0.1:1"] {
+            assert!(url(bad).is_err(), "{bad}");
+        }
+    }
 }

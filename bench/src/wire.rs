@@ -6,7 +6,7 @@
 use std::io;
 
 /// Every client frame uses this mask: servers must unmask all the same.
-const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+pub(crate) const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// The bytes of a message kept to tell what it is, enough for an error reply up to its code.
 const START: usize = 40;

@@ -22,7 +22,9 @@ fn gannet() -> &'static PathBuf {
         let profile_dir = debug.expect("a target directory");
         // With the workspace, so that what its tests built is built already.
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--workspace", "--bin", "gannet", "--target-dir"]).arg(profile_dir.parent().expect("a parent"));
+        build
+            .args(["build", "--workspace", "--bin", "gannet", "--target-dir"])
+            .arg(profile_dir.parent().expect("a parent"));
         build.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")]);
         if profile_dir.ends_with("release") {
             build.arg("--release");
