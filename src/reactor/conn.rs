@@ -216,8 +216,30 @@ impl Conns {
         }
     }
 
+    /// Writes at once if nothing waits before it. What the socket does not take is queued: `rest` gives the bytes from
+    /// there on, to be kept.
+    pub fn write_now(&mut self, conn: u32, bytes: &[u8], rest: impl FnOnce(usize) -> Bytes) {
+        let Some(it) = self.slab.get(conn as usize) else { return };
+        let idle = it.outbox.is_none() && matches!(it.phase, Phase::Echo | Phase::Client);
+        let (true, Some(mut stream)) = (idle, it.stream.as_ref()) else { return self.send(conn, rest(0)) };
+        self.direct.calls += 1;
+        match stream.write(bytes) {
+            Ok(taken) => {
+                self.direct.bytes += taken;
+                self.queued += 1;
+                if taken < bytes.len() {
+                    self.send_begun(conn, rest(taken));
+                }
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                self.send(conn, rest(0));
+            }
+            Err(_) => self.failed.push(conn),
+        }
+    }
+
     /// What is left of a frame that was written directly.
-    pub fn send_begun(&mut self, conn: u32, rest: Bytes) {
+    fn send_begun(&mut self, conn: u32, rest: Bytes) {
         if let Some(outbox) = self.outbox(conn) {
             outbox.push_begun(rest);
             self.mark_dirty(conn);
@@ -387,24 +409,10 @@ impl Table for Conns {
     /// A connection that has nothing else to say in this turn is written to at once: its outbox would be filled only
     /// to be emptied at the flush. What the socket does not take waits like everything else.
     fn deliver(&mut self, conn: u32, frame: &Bytes, alone: bool) {
-        let Some(it) = self.slab.get(conn as usize) else { return };
-        let idle = alone && it.outbox.is_none() && matches!(it.phase, Phase::Client);
-        let (true, Some(mut stream)) = (idle, it.stream.as_ref()) else {
-            return self.send(conn, frame.clone());
-        };
-        self.direct.calls += 1;
-        match stream.write(frame) {
-            Ok(taken) => {
-                self.direct.bytes += taken;
-                self.queued += 1;
-                if taken < frame.len() {
-                    self.send_begun(conn, frame.slice(taken..));
-                }
-            }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                self.send(conn, frame.clone());
-            }
-            Err(_) => self.failed.push(conn),
+        if alone {
+            self.write_now(conn, frame, |at| frame.slice(at..));
+        } else {
+            self.send(conn, frame.clone());
         }
     }
 }

@@ -40,7 +40,7 @@ use handshake::Routes;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -222,7 +222,7 @@ impl Reactor {
 
     /// How long the poll may sleep: not at all while work waits, to the next tick while timers run.
     fn sleep(&self) -> Option<std::time::Duration> {
-        let mail = !self.letters.is_empty() || !self.mailbox.is_empty();
+        let mail = !self.mailbox.is_empty();
         if !self.again.is_empty() || self.accept_more || self.timers_more || self.shard.has_work() || mail {
             return Some(std::time::Duration::ZERO);
         }
@@ -265,28 +265,23 @@ impl Reactor {
 
     /// Writes at once if nothing waits before it, and queues what the socket does not take.
     fn write_now(&mut self, conn: u32, bytes: &[u8]) {
-        self.conns.queued += 1;
-        if self.conns.has_outbox(conn) {
-            return self.conns.send(conn, Bytes::copy_from_slice(bytes));
-        }
-        let Some(stream) = self.conns.get(conn).and_then(|it| it.stream.as_ref()) else { return };
-        self.shard.counters.writes += 1;
-        let taken = match (&*stream).write(bytes) {
-            Ok(taken) => taken,
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
-            Err(_) => return self.lost(conn),
-        };
-        self.shard.counters.bytes_sent += taken as u64;
-        match &bytes[taken..] {
-            [] => {}
-            rest if taken == 0 => self.conns.send(conn, Bytes::copy_from_slice(rest)),
-            rest => self.conns.send_begun(conn, Bytes::copy_from_slice(rest)),
+        self.conns.write_now(conn, bytes, |at| Bytes::copy_from_slice(&bytes[at..]));
+        self.settle_direct();
+    }
+
+    /// Counts what was written past the outboxes, and lets go of the connections on which that failed.
+    fn settle_direct(&mut self) {
+        let (wrote, failed) = self.conns.take_direct();
+        self.shard.counters.writes += u64::from(wrote.calls);
+        self.shard.counters.bytes_sent += wrote.bytes as u64;
+        for conn in failed {
+            self.lost(conn);
         }
     }
 
     fn read_mail(&mut self) {
         // While this hub has too much to deliver, mail waits, its mailbox fills, and publishers are told to wait.
-        if !self.shard.is_full() && self.letters.is_empty() {
+        if !self.shard.is_full() {
             self.mailbox.drain(&mut self.letters);
         }
         let mut letters = std::mem::take(&mut self.letters);
@@ -351,12 +346,7 @@ impl Reactor {
 
     fn fan_out(&mut self) {
         self.shard.fan_out(self.now, &mut self.conns, self.limits.fanout_slice);
-        let (wrote, failed) = self.conns.take_direct();
-        self.shard.counters.writes += u64::from(wrote.calls);
-        self.shard.counters.bytes_sent += wrote.bytes as u64;
-        for conn in failed {
-            self.lost(conn);
-        }
+        self.settle_direct();
         self.act();
     }
 
