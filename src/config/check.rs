@@ -86,6 +86,7 @@ impl Config {
         registry::walk(whole, "", &mut judge);
         judge.0.extend(self.check_origins());
         judge.0.extend(self.check_namespaces());
+        judge.0.extend(self.client.token_faults().into_iter().map(|(option, text)| problem(&option, text)));
         judge.0
     }
 
@@ -188,10 +189,7 @@ impl Config {
                 warn("client.allowed_origins", &message);
             }
         }
-        let open = client.insecure || client.allow_anonymous_connect_without_token;
-        if client.token.hmac_secret_key.is_empty() && !open {
-            warn("client.token.hmac_secret_key", "is empty: no token is accepted, so no client can connect");
-        }
+        client.token_warnings().iter().for_each(|(option, message)| warn(option, message));
         let public = self.http_server.internal_port == 0 && !self.dev;
         if public && self.prometheus.enabled {
             warn(

@@ -11,6 +11,7 @@ mod registry;
 mod check;
 mod load;
 mod print;
+mod token;
 mod tree;
 mod unknown;
 mod value;
@@ -21,6 +22,7 @@ pub use check::Warning;
 pub use load::{ConfigError, File, Place, load};
 pub use print::{note, print};
 pub use registry::{Listed, Section, options, sections};
+pub use token::{EcdsaKey, KeySource, Pattern, SubscriptionToken, Wanted, is_sound_rsa};
 pub use tree::Format;
 use value::{NO_MAX, Rule};
 
@@ -146,8 +148,15 @@ options! {
         allow_anonymous_connect_without_token: bool = false;
         /// Tokens with an empty `sub` are refused (3507).
         disallow_anonymous_connection_tokens: bool = false;
-        /// Connection tokens (JWT)
+        /// Connection tokens (JWT), and subscription tokens unless they have a section of their own
         token: Token = Token::default();
+        /// Subscription tokens, if their keys and rules are not those of connection tokens
+        subscription_token: SubscriptionToken = SubscriptionToken::default();
+        /// Tokens that were found good and are remembered, for each reactor and kind, so that a client that comes
+        /// back costs no signature check. A KiB is set aside for each. 0 = none.
+        token_cache_size: usize = 10_000, Rule::Count(0, 10_000_000);
+        /// Takes what a token says without looking at its signature. For development.
+        insecure_skip_token_signature_verify: bool = false;
         /// Application ping; the first is jittered in [interval/2, interval].
         ping_interval: Duration = secs(25), Rule::Time(secs(1), DAY);
         /// No pong by then: close 3012. 0 = pongs are not asked for. Must be below ping_interval.
@@ -172,9 +181,31 @@ options! {
 }
 
 options! {
+    /// One way to tell good tokens from bad. Without any key no token is accepted.
     pub struct Token {
-        /// Key of HS256, HS384 and HS512 tokens. Empty = no token is accepted. Secret: never printed.
+        /// Key of HS256, HS384 and HS512 tokens. Empty = such tokens are refused. Secret: never printed.
         hmac_secret_key: String = String::new(), Rule::Secret;
+        /// The key before, still accepted while backends change over to the new one. Secret: never printed.
+        hmac_previous_secret_key: String = String::new(), Rule::Secret;
+        /// When the previous key ceases to be accepted, in seconds since 1970. 0 = not before it is taken out.
+        hmac_previous_secret_key_valid_until: u64 = 0;
+        /// Key of RS256, RS384 and RS512 tokens, in PEM: 2048 to 4096 bits. Empty = such tokens are refused.
+        rsa_public_key: String = String::new();
+        /// Key of ES256, ES384 or ES512 tokens, in PEM; its curve decides which. Empty = such tokens are refused.
+        ecdsa_public_key: String = String::new();
+        /// URL of a JSON Web Key Set. If set, all tokens are checked with its keys and with no other. {{name}} stands
+        /// for what the group (?P<name>one|two) of issuer_regex or audience_regex matched.
+        jwks_public_endpoint: String = String::new();
+        /// What `aud` must be, or hold. Empty = it is not looked at.
+        audience: String = String::new();
+        /// In place of audience: what `aud`, or one of its list, must match; put it in ^ and $.
+        audience_regex: String = String::new();
+        /// What `iss` must be. Empty = it is not looked at.
+        issuer: String = String::new();
+        /// In place of issuer: what `iss` must match; put it in ^ and $.
+        issuer_regex: String = String::new();
+        /// The claim that names the user, of letters and underscores. Empty = `sub`.
+        user_id_claim: String = String::new();
     }
 }
 

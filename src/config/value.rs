@@ -230,7 +230,7 @@ macro_rules! integer {
         }
     )* };
 }
-integer!(u16, u32, usize);
+integer!(u16, u32, u64, usize);
 
 /// As it can be read again: "25s", "1m30s".
 pub fn show_duration(duration: Duration) -> String {

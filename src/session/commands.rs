@@ -1,7 +1,7 @@
 //! F4 · The commands of a client, one function each: checks in the order of the protocol, then effects.
 
 use super::{Effect, PENDING, Phase, Session, Sub, Turn};
-use crate::auth::{Claims, TokenError};
+use crate::auth::{Claims, Jwks, TokenError};
 use crate::config::ChannelOptions;
 use crate::hub::ChannelId;
 use crate::protocol::code::{ClientError, Disconnect, UNSUBSCRIBED_BY_SERVER};
@@ -135,17 +135,20 @@ impl Session {
             if !rules.insecure && !rules.allow_anonymous {
                 return Err(Disconnect::BAD_REQUEST.into());
             }
-            return Ok(Claims { user: "".into(), info: Default::default(), expire_at: None, names_channels: false });
+            return Ok(Claims::default());
         }
         let mut claims =
-            rules.verifier.verify(&request.token, turn.now.unix_ms / 1000).map_err(|error| match error {
-                TokenError::Invalid => Failure::Close(Disconnect::INVALID_TOKEN),
-                TokenError::Expired => Failure::Error(ClientError::TokenExpired),
+            rules.verifier.connection(&request.token, turn.now.unix_ms / 1000, &Jwks::default()).map_err(|error| {
+                match error {
+                    TokenError::Invalid(_) => Failure::Close(Disconnect::INVALID_TOKEN),
+                    TokenError::Expired => Failure::Error(ClientError::TokenExpired),
+                    TokenError::KeyWanted(_) | TokenError::KeyUnavailable => Failure::Error(ClientError::Internal),
+                }
             })?;
         if claims.user.is_empty() && rules.refuse_anonymous_tokens {
             return Err(Disconnect::PERMISSION_DENIED.into());
         }
-        if claims.names_channels {
+        if !claims.channels.is_empty() || !claims.subs.is_empty() {
             // Server-side subscriptions are not offered yet; to connect without them would lose messages silently.
             return Err(ClientError::NotAvailable.into());
         }
@@ -293,10 +296,13 @@ impl Session {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         let claims =
-            turn.rules.verifier.verify(&request.token, turn.now.unix_ms / 1000).map_err(|error| match error {
-                TokenError::Invalid => Disconnect::INVALID_TOKEN,
-                TokenError::Expired => Disconnect::CONNECTION_EXPIRED,
-            })?;
+            turn.rules.verifier.connection(&request.token, turn.now.unix_ms / 1000, &Jwks::default()).map_err(
+                |error| match error {
+                    TokenError::Invalid(_) => Failure::Close(Disconnect::INVALID_TOKEN),
+                    TokenError::Expired => Failure::Close(Disconnect::CONNECTION_EXPIRED),
+                    TokenError::KeyWanted(_) | TokenError::KeyUnavailable => Failure::Error(ClientError::Internal),
+                },
+            )?;
         if claims.user != self.user {
             return Err(Disconnect::INVALID_TOKEN.into());
         }

@@ -36,7 +36,8 @@ impl Rules {
     pub fn new(config: &Config) -> Rules {
         let client = &config.client;
         Rules {
-            verifier: Verifier::new(&client.token),
+            verifier: Verifier::new(&client.token, client.insecure_skip_token_signature_verify)
+                .expect("a configuration that has passed its check"),
             insecure: client.insecure,
             allow_anonymous: client.allow_anonymous_connect_without_token,
             refuse_anonymous_tokens: client.disallow_anonymous_connection_tokens,

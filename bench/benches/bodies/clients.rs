@@ -2,7 +2,7 @@
 
 use super::codec::message;
 use super::{Body, Operation};
-use gannet::auth::Verifier;
+use gannet::auth::{Jwks, Verifier};
 use gannet::broker::ConnKey;
 use gannet::config::Config;
 use gannet::protocol::Encoding;
@@ -43,10 +43,11 @@ fn config() -> Config {
 }
 
 fn verify() -> Operation {
-    let verifier = Verifier::new(&config().client.token);
+    let verifier = Verifier::new(&config().client.token, false).expect("a good key");
+    let jwks = Jwks::default();
     let token = token();
     Box::new(move || {
-        let claims = verifier.verify(black_box(&token), SECONDS).expect("a good token");
+        let claims = verifier.connection(black_box(&token), SECONDS, &jwks).expect("a good token");
         black_box(claims);
     })
 }

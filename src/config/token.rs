@@ -1,0 +1,369 @@
+//! F0 · What the options of tokens mean: keys, what issuer and audience must be, where a key set lies.
+//!
+//! Owns reading them into values that can be used as they are, so that what `gannet check` accepts is what serves.
+//! Never sees a token, and never fetches a key set.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use regex::Regex;
+use regex_syntax::hir::{Capture, Hir, HirKind, Look, literal::Extractor};
+use rsa::pkcs1::DecodeRsaPublicKey;
+use rsa::pkcs8::DecodePublicKey;
+use rsa::traits::PublicKeyParts;
+
+use super::registry::{Item, Meta, Visitor, join};
+use super::value::Rule;
+use super::{Client, Token};
+
+/// Key sets that one endpoint may stand for.
+const URLS_MAX: usize = 64;
+/// RFC 7518 section 3.3 wants so many bits; more than the second number the `rsa` crate does not take.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
+
+/// The options of [`Token`], in force for subscription tokens if `enabled`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SubscriptionToken {
+    pub enabled: bool,
+    pub token: Token,
+}
+
+impl Item for SubscriptionToken {
+    fn visit(&mut self, meta: Meta<'_>, visitor: &mut dyn Visitor) {
+        /// The fields of the inner section, which has no name of its own.
+        struct Fields<'a>(&'a mut dyn Visitor);
+        impl Visitor for Fields<'_> {
+            fn option(&mut self, meta: Meta<'_>, value: &mut dyn super::value::Value) {
+                self.0.option(meta, value);
+            }
+        }
+        visitor.section(meta);
+        let about = "Whether subscription tokens are checked by this section. Otherwise by client.token.";
+        let enabled = Meta { name: &join(meta.name, "enabled"), about, rule: Rule::Any };
+        self.enabled.visit(enabled, visitor);
+        self.token.visit(meta, &mut Fields(visitor));
+    }
+}
+
+/// What is wrong with an option: its key, and why.
+type Fault = (&'static str, String);
+
+/// The options of a section as values.
+#[derive(Debug)]
+pub struct Wanted {
+    pub rsa: Option<rsa::RsaPublicKey>,
+    pub ecdsa: Option<EcdsaKey>,
+    pub endpoint: Option<KeySource>,
+    pub audience: Pattern,
+    pub issuer: Pattern,
+}
+
+/// A public key on one of the three curves of JWT.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EcdsaKey {
+    P256(p256::ecdsa::VerifyingKey),
+    P384(p384::ecdsa::VerifyingKey),
+    P521(p521::PublicKey),
+}
+
+/// What a claim must be.
+#[derive(Debug)]
+pub enum Pattern {
+    Any,
+    Exact(String),
+    Regex(Regex),
+}
+
+/// Where key sets lie: one URL, or one for each value that the groups in it can have. The list is made from the
+/// configuration alone: a token, whose issuer anyone can invent, only picks from it.
+#[derive(Debug)]
+pub struct KeySource {
+    template: Vec<Part>,
+    urls: BTreeSet<Arc<str>>,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
+    Text(String),
+    /// A named group.
+    Group(String),
+}
+
+impl Token {
+    /// Whether there is anything to check a token with.
+    pub fn has_key(&self) -> bool {
+        let keys = [&self.hmac_secret_key, &self.hmac_previous_secret_key, &self.rsa_public_key];
+        keys.into_iter().chain([&self.ecdsa_public_key, &self.jwks_public_endpoint]).any(|key| !key.is_empty())
+    }
+
+    /// Its keys and patterns, or every fault with them.
+    pub fn read(&self) -> Result<Wanted, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut keep = |key, error| faults.push((key, error));
+        let rsa = given(&self.rsa_public_key).map(rsa_key).transpose();
+        let rsa = rsa.unwrap_or_else(|error| {
+            keep("rsa_public_key", error);
+            None
+        });
+        let ecdsa = given(&self.ecdsa_public_key).map(ecdsa_key).transpose();
+        let ecdsa = ecdsa.unwrap_or_else(|error| {
+            keep("ecdsa_public_key", error);
+            None
+        });
+        let both = [
+            ("audience_regex", "audience", &self.audience_regex, &self.audience),
+            ("issuer_regex", "issuer", &self.issuer_regex, &self.issuer),
+        ];
+        let [audience, issuer] = both.map(|(key, exact_key, regex, exact)| {
+            if !regex.is_empty() && !exact.is_empty() {
+                keep(key, format!("expected only one of {exact_key} and {key}; both are set"));
+            }
+            let pattern = pattern(exact, regex);
+            pattern.unwrap_or_else(|error| {
+                keep(key, error);
+                Pattern::Any
+            })
+        });
+        if !self.user_id_claim.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_') {
+            keep("user_id_claim", format!("expected letters and underscores; got {:?}", self.user_id_claim));
+        }
+        let endpoint = match given(&self.jwks_public_endpoint) {
+            // The groups of a pattern that cannot be read would be missed here, too.
+            Some(_) if !faults.is_empty() => None,
+            Some(url) => match KeySource::new(url, &self.audience_regex, &self.issuer_regex) {
+                Ok(endpoint) => Some(endpoint),
+                Err(error) => {
+                    faults.push(("jwks_public_endpoint", error));
+                    None
+                }
+            },
+            None => None,
+        };
+        if faults.is_empty() { Ok(Wanted { rsa, ecdsa, endpoint, audience, issuer }) } else { Err(faults) }
+    }
+
+    /// What works and may not be meant.
+    fn warnings(&self) -> Vec<(&'static str, &'static str)> {
+        let mut warnings = Vec::new();
+        if self.jwks_public_endpoint.starts_with("http://") {
+            warnings.push(("jwks_public_endpoint", "is not https: who can change the answer can make tokens"));
+        }
+        let keys = [
+            ("hmac_secret_key", &self.hmac_secret_key),
+            ("hmac_previous_secret_key", &self.hmac_previous_secret_key),
+            ("rsa_public_key", &self.rsa_public_key),
+            ("ecdsa_public_key", &self.ecdsa_public_key),
+        ];
+        let unused = keys.into_iter().filter(|(_, value)| !self.jwks_public_endpoint.is_empty() && !value.is_empty());
+        warnings.extend(unused.map(|(key, _)| (key, "is not used: with jwks_public_endpoint only its keys count")));
+        let regexes = [("audience_regex", &self.audience_regex), ("issuer_regex", &self.issuer_regex)];
+        for (key, regex) in regexes.into_iter().filter(|(_, regex)| !regex.is_empty()) {
+            if regex_syntax::parse(regex).is_ok_and(|hir| !is_anchored(&hir)) {
+                warnings.push((key, "may match anywhere within the claim: put it between ^( and )$"));
+            }
+        }
+        warnings
+    }
+}
+
+impl Client {
+    /// The options for subscription tokens.
+    pub fn token_of_subscriptions(&self) -> &Token {
+        if self.subscription_token.enabled { &self.subscription_token.token } else { &self.token }
+    }
+
+    fn token_sections(&self) -> [(&'static str, &Token); 2] {
+        [("client.token", &self.token), ("client.subscription_token", &self.subscription_token.token)]
+    }
+
+    /// Option and message. A section that is not in force is held to its rules as well.
+    pub(super) fn token_faults(&self) -> Vec<(String, String)> {
+        let named = |path: &str, faults: Vec<Fault>| -> Vec<(String, String)> {
+            faults.into_iter().map(|(key, message)| (join(path, key), message)).collect()
+        };
+        let sections = self.token_sections().into_iter();
+        sections.flat_map(|(path, token)| named(path, token.read().err().unwrap_or_default())).collect()
+    }
+
+    pub(super) fn token_warnings(&self) -> Vec<(String, &'static str)> {
+        let mut warnings = Vec::new();
+        if self.insecure_skip_token_signature_verify {
+            let message = "anyone may write a token and be whom they like";
+            warnings.push(("client.insecure_skip_token_signature_verify".to_owned(), message));
+        }
+        let open =
+            self.insecure || self.allow_anonymous_connect_without_token || self.insecure_skip_token_signature_verify;
+        if !self.token.has_key() && !open {
+            let message = "is empty, and so is every other key: no token is accepted, so no client can connect";
+            warnings.push(("client.token.hmac_secret_key".to_owned(), message));
+        }
+        if !self.subscription_token.enabled && self.subscription_token.token != Token::default() {
+            let message = "is false: what client.subscription_token has is not used";
+            warnings.push(("client.subscription_token.enabled".to_owned(), message));
+        }
+        for (path, token) in self.token_sections() {
+            warnings.extend(token.warnings().into_iter().map(|(key, message)| (join(path, key), message)));
+        }
+        warnings
+    }
+}
+
+fn given(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn rsa_key(pem: &str) -> Result<rsa::RsaPublicKey, String> {
+    let key = rsa::RsaPublicKey::from_public_key_pem(pem.trim())
+        .or_else(|_| rsa::RsaPublicKey::from_pkcs1_pem(pem.trim()))
+        .map_err(|_| "expected an RSA public key in PEM (-----BEGIN PUBLIC KEY-----)".to_owned())?;
+    let bits = key.n().bits();
+    if is_sound_rsa(&key) { Ok(key) } else { Err(format!("expected a key of 2048 to 4096 bits; got {bits}")) }
+}
+
+/// Whether it has as many bits as an RSA key must and may have.
+pub fn is_sound_rsa(key: &rsa::RsaPublicKey) -> bool {
+    RSA_BITS.contains(&key.n().bits())
+}
+
+fn ecdsa_key(pem: &str) -> Result<EcdsaKey, String> {
+    let pem = pem.trim();
+    let key = p256::ecdsa::VerifyingKey::from_public_key_pem(pem).map(EcdsaKey::P256);
+    let key = key.or_else(|_| p384::ecdsa::VerifyingKey::from_public_key_pem(pem).map(EcdsaKey::P384));
+    let key = key.or_else(|_| p521::PublicKey::from_public_key_pem(pem).map(EcdsaKey::P521));
+    key.map_err(|_| "expected a public key on P-256, P-384 or P-521 in PEM (-----BEGIN PUBLIC KEY-----)".into())
+}
+
+fn pattern(exact: &str, regex: &str) -> Result<Pattern, String> {
+    match (exact, regex) {
+        (_, regex) if !regex.is_empty() => {
+            let compiled = Regex::new(regex);
+            compiled.map(Pattern::Regex).map_err(|_| format!("expected a regular expression; got {regex:?}"))
+        }
+        ("", _) => Ok(Pattern::Any),
+        (exact, _) => Ok(Pattern::Exact(exact.to_owned())),
+    }
+}
+
+fn is_anchored(hir: &Hir) -> bool {
+    let properties = hir.properties();
+    properties.look_set_prefix().contains(Look::Start) && properties.look_set_suffix().contains(Look::End)
+}
+
+impl KeySource {
+    fn new(url: &str, audience_regex: &str, issuer_regex: &str) -> Result<KeySource, String> {
+        let template = template(url)?;
+        let mut chosen: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for part in &template {
+            if let Part::Group(name) = part {
+                chosen.insert(name, values(name, [audience_regex, issuer_regex])?);
+            }
+        }
+        // A group that stands twice has one value at both places.
+        let mut picks = vec![BTreeMap::new()];
+        for (name, values) in &chosen {
+            let with = |pick: &BTreeMap<_, _>, value| pick.clone().into_iter().chain([(*name, value)]).collect();
+            picks = picks.iter().flat_map(|pick| values.iter().map(move |value| with(pick, value))).collect();
+            if picks.len() > URLS_MAX {
+                return Err(format!("expected at most {URLS_MAX} URLs; the values of its groups make more"));
+            }
+        }
+        let mut urls = BTreeSet::new();
+        for pick in &picks {
+            let url =
+                expand(&template, |name| pick.get(name).map(|value: &&String| value.as_str())).unwrap_or_default();
+            if !is_http_url(&url) {
+                return Err(format!("expected a URL that begins with https:// or http://; got {url:?}"));
+            }
+            urls.insert(url);
+        }
+        Ok(KeySource { template, urls: urls.into_iter().map(Arc::from).collect() })
+    }
+
+    /// Every URL that there is to fetch from.
+    pub fn urls(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.urls.iter()
+    }
+
+    /// The URL for what the named groups matched.
+    pub fn url<'a>(&self, group: impl Fn(&str) -> Option<&'a str>) -> Option<&Arc<str>> {
+        match self.template.as_slice() {
+            [Part::Text(url)] => self.urls.get(url.as_str()),
+            parts => self.urls.get(expand(parts, group)?.as_str()),
+        }
+    }
+}
+
+/// Text and groups in turn.
+fn template(url: &str) -> Result<Vec<Part>, String> {
+    let mut parts = Vec::new();
+    let mut rest = url;
+    while let Some((text, after)) = rest.split_once("{{") {
+        let (name, after) = after.split_once("}}").ok_or("expected }} after {{")?;
+        parts.extend([Part::Text(text.to_owned()), Part::Group(name.trim().to_owned())]);
+        rest = after;
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Text(rest.to_owned()));
+    }
+    Ok(parts)
+}
+
+fn expand<'a>(parts: &[Part], group: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+    let text = |part| match part {
+        &Part::Text(ref text) => Some(text.as_str()),
+        Part::Group(name) => group(name),
+    };
+    parts.iter().map(text).collect()
+}
+
+/// Everything that the group `name` of one of the patterns can match. Were there no end to it, whoever writes a token
+/// would choose the URL, and so the key it is checked with.
+fn values(name: &str, regexes: [&str; 2]) -> Result<Vec<String>, String> {
+    let hirs: Vec<Hir> = regexes.iter().filter_map(|regex| regex_syntax::parse(regex).ok()).collect();
+    let mut groups = Vec::new();
+    hirs.iter().for_each(|hir| find_groups(hir, name, &mut groups));
+    let [group] = groups[..] else {
+        let many = if groups.is_empty() { "no group" } else { "more than one group" };
+        return Err(format!("expected (?P<{name}>...) in audience_regex or issuer_regex; {many} has that name"));
+    };
+    let mut extractor = Extractor::new();
+    extractor.limit_class(URLS_MAX).limit_repeat(URLS_MAX).limit_literal_len(256).limit_total(URLS_MAX);
+    let found = extractor.extract(group);
+    let exact = found.literals().filter(|_| found.is_exact());
+    let texts = exact.map(|all| all.iter().map(|one| String::from_utf8(one.as_bytes().to_vec())).collect());
+    let Some(Ok(texts)) = texts else {
+        return Err(format!("expected a group {name} that lists its values, (?P<{name}>one|two), at most {URLS_MAX}"));
+    };
+    let texts: Vec<String> = texts;
+    match texts.iter().find(|text| !is_plain(text)) {
+        Some(text) => Err(format!("expected letters, digits and -_.~ as value of {name}; got {text:?}")),
+        None => Ok(texts),
+    }
+}
+
+fn find_groups<'a>(hir: &'a Hir, name: &str, found: &mut Vec<&'a Hir>) {
+    match hir.kind() {
+        HirKind::Capture(Capture { name: own, sub, .. }) => {
+            if own.as_deref() == Some(name) {
+                found.push(sub);
+            }
+            find_groups(sub, name, found);
+        }
+        HirKind::Repetition(repetition) => find_groups(&repetition.sub, name, found),
+        HirKind::Concat(subs) | HirKind::Alternation(subs) => subs.iter().for_each(|s| find_groups(s, name, found)),
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => {}
+    }
+}
+
+/// Stays within its part of a host's name or of a path, and is not the folder above.
+fn is_plain(text: &str) -> bool {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b));
+    plain && !text.is_empty() && !text.contains("..") && text != "."
+}
+
+fn is_http_url(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let host = rest.and_then(|rest| rest.split(['/', '?']).next());
+    let visible = url.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>\\^`{|}#".contains(&b));
+    visible && host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
+}
