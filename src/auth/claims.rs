@@ -70,8 +70,8 @@ pub(super) struct WrongType;
 
 type Raw<'a> = Option<&'a RawValue>;
 
-/// The claims as they stand in the token. Times are NumericDates (RFC 7519 section 2): seconds, a fraction allowed. What
-/// only one kind of token gives a meaning is read when that kind is: elsewhere it may be anything.
+/// The claims as they stand in the token. Times are NumericDates (RFC 7519 section 2): seconds, a fraction allowed.
+/// What only one kind of token gives a meaning is read when that kind is: elsewhere it may be anything.
 #[derive(Deserialize)]
 pub(super) struct Body<'a> {
     pub exp: Option<f64>,

@@ -1,12 +1,14 @@
 //! F2 · Token bytes to claims: signature, issuer, audience, times and the user.
 //!
-//! Pure: keys are injected and the time is an argument. Knows nothing of clients or of what claims allow. What is wanted
-//! but not there, a key set, is named to the caller and never fetched.
+//! Pure: keys are injected and the time is an argument. Knows nothing of clients or of what claims allow. A key set that
+//! is wanted but not there is named to the caller and never fetched.
 
 mod cache;
 mod claims;
 mod jwks;
 mod signature;
+#[cfg(test)]
+mod tests;
 
 pub use cache::Cache;
 pub use claims::{ChannelClaims, Claims, Overrides, SubClaims};
@@ -180,8 +182,8 @@ impl Verifier {
         self.good_connection(token, now, jwks).map(|good| good.claims)
     }
 
-    /// The claims of a subscription token. That its user, channel and client are those of the request is the caller's to
-    /// look at.
+    /// The claims of a subscription token. Whether its user, channel and client are those of the request is for the
+    /// caller to see.
     pub fn subscription(&self, token: &str, now: u64, jwks: &Jwks) -> Result<ChannelClaims, TokenError> {
         self.good_subscription(token, now, jwks).map(|good| good.claims)
     }
@@ -208,8 +210,8 @@ impl Verifier {
         self.open(token, now, jwks, |body, user| Ok(body.subscription(user)?))
     }
 
-    /// Issuer and audience come before the signature, for they choose the key set; times last, so that `Expired` is said
-    /// only of a token that was good or will be.
+    /// Issuer and audience come before the signature, for they choose the key set; times last, so that `Expired` is
+    /// said only of a token that was good or will be.
     fn open<T>(
         &self,
         token: &str,
@@ -229,6 +231,8 @@ impl Verifier {
         let key_until = match &self.keys {
             Keys::Skipped => u64::MAX,
             Keys::Configured(keys) => keys.verify(algorithm, &parts, now)?,
+            // A key set has public keys only, so no fetch would bring the one to such a token.
+            Keys::Fetched(_) if matches!(algorithm, Algorithm::Hs(_)) => return Err(Why::Algorithm.into()),
             Keys::Fetched(source) => {
                 let url = source.url(|name| groups.get(name)).ok_or(Why::UnknownKey)?;
                 let key = jwks.find(url, header.kid.as_deref().ok_or(Why::UnknownKey)?, algorithm, now)?;

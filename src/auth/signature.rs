@@ -133,3 +133,60 @@ fn verify_ecdsa(key: &EcdsaKey, message: &[u8], signature: &[u8]) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    fn bytes(text: &str) -> Vec<u8> {
+        URL_SAFE_NO_PAD.decode(text).expect("base64")
+    }
+
+    fn holds(key: PublicKey, algorithm: &str, signed: &str, signature: &str) {
+        let algorithm = Algorithm::parse(algorithm).expect("an algorithm");
+        assert!(key.verify(algorithm, signed.as_bytes(), &bytes(signature)), "{algorithm:?}");
+        let mut changed = bytes(signature);
+        changed[7] ^= 1;
+        assert!(!key.verify(algorithm, signed.as_bytes(), &changed));
+        assert!(!key.verify(algorithm, format!("{signed}A").as_bytes(), &bytes(signature)));
+        assert!(!key.verify(algorithm, signed.as_bytes(), &[]));
+    }
+
+    /// RFC 7515 appendix A.2 to A.4 and RFC 8037 appendix A.4: made by others.
+    #[test]
+    fn examples_of_the_rfcs() {
+        let claims = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+        let n = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4Ql\
+            L-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUs\
+            LA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoud\
+            F8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ";
+        let key = RsaPublicKey::new(rsa::BigUint::from_bytes_be(&bytes(n)), 65537u32.into()).expect("a key");
+        let signature = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujG\
+            bds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K\
+            0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6\
+            LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+        holds(PublicKey::Rsa(Box::new(key)), "RS256", &format!("eyJhbGciOiJSUzI1NiJ9.{claims}"), signature);
+
+        let point = |x: &str, y: &str| [vec![4], bytes(x), bytes(y)].concat();
+        let key = point("f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0");
+        let key = EcdsaKey::P256(p256::ecdsa::VerifyingKey::from_sec1_bytes(&key).expect("a key"));
+        let signature = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+        holds(PublicKey::Ecdsa(Box::new(key)), "ES256", &format!("eyJhbGciOiJFUzI1NiJ9.{claims}"), signature);
+
+        let key = point(
+            "AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk",
+            "ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2",
+        );
+        let key = EcdsaKey::P521(p521::PublicKey::from_sec1_bytes(&key).expect("a key"));
+        let signature = "AdwMgeerwtHoh-l192l60hp9wAHZFVJbLfD_UxMi70cwnZOYaRI1bKPWROc-mZZqwqT2SI-KGDKB34XO0aw_7XdtAG8GaSwF\
+            KdCAPZgoXD2YBJZCPEX3xKpRwcdOO8KpEHwJjyqOgzDO7iKvU8vcnwNrmxYbSW9ERBXukOXolLzeO_Jn";
+        holds(PublicKey::Ecdsa(Box::new(key)), "ES512", "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA", signature);
+
+        let key = Ed25519Key::try_from(bytes("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").as_slice());
+        let signature = "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
+        let signed = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc";
+        holds(PublicKey::Ed25519(Box::new(key.expect("a key"))), "EdDSA", signed, signature);
+    }
+}

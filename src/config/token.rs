@@ -367,3 +367,146 @@ fn is_http_url(url: &str) -> bool {
     let visible = url.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>\\^`{|}#".contains(&b));
     visible && host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, File, load};
+    use super::*;
+    use p256::elliptic_curve::pkcs8::{EncodePublicKey, LineEnding};
+
+    fn faults(token: &Token) -> Vec<&'static str> {
+        token.read().err().unwrap_or_default().into_iter().map(|(key, _)| key).collect()
+    }
+
+    fn message(token: &Token) -> String {
+        token.read().expect_err("a fault").remove(0).1
+    }
+
+    fn urls(endpoint: &str, issuer: &str, audience: &str) -> Result<Vec<String>, String> {
+        let (issuer_regex, audience_regex) = (issuer.into(), audience.into());
+        let token = Token { jwks_public_endpoint: endpoint.into(), issuer_regex, audience_regex, ..Token::default() };
+        let wanted = token.read().map_err(|mut faults| faults.remove(0).1)?;
+        Ok(wanted.endpoint.expect("an endpoint").urls().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_key_must_be_one() {
+        let pem = p521::SecretKey::from_slice(&[1; 66][..])
+            .or(p521::SecretKey::from_slice(&[&[0; 2], &[1; 64][..]].concat()));
+        let ecdsa = pem.expect("a key").public_key().to_public_key_pem(LineEnding::LF).expect("PEM");
+        let good = Token { ecdsa_public_key: format!("\n{ecdsa}\n"), ..Token::default() };
+        assert!(matches!(good.read().expect("good").ecdsa, Some(EcdsaKey::P521(_))));
+        let swapped = Token { rsa_public_key: ecdsa.clone(), ecdsa_public_key: "x".into(), ..Token::default() };
+        assert_eq!(faults(&swapped), ["rsa_public_key", "ecdsa_public_key"]);
+        let weak = rsa::RsaPublicKey::new((rsa::BigUint::from(1u8) << 1023) + 1u8, 65537u32.into()).expect("a number");
+        let rsa_public_key = weak.to_public_key_pem(LineEnding::LF).expect("PEM");
+        let weak = Token { rsa_public_key, ..Token::default() };
+        assert_eq!(message(&weak), "expected a key of 2048 to 4096 bits; got 1024");
+    }
+
+    #[test]
+    fn each_is_exact_or_a_pattern() {
+        let text = |text: &str| text.to_owned();
+        let both = Token { issuer: text("a"), issuer_regex: text("a"), audience_regex: text("("), ..Token::default() };
+        assert_eq!(faults(&both), ["audience_regex", "issuer_regex"]);
+        for good in ["", "user_id", "_U"] {
+            assert!(faults(&Token { user_id_claim: text(good), ..Token::default() }).is_empty(), "{good}");
+        }
+        for bad in ["user-id", "a.b", "claim1", "é", "a b"] {
+            assert_eq!(faults(&Token { user_id_claim: text(bad), ..Token::default() }), ["user_id_claim"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_one_url_or_a_list() {
+        assert_eq!(urls("https://a.b/k?x=1", "", ""), Ok(vec!["https://a.b/k?x=1".to_owned()]));
+        assert_eq!(
+            urls("http://{{ h }}.b:1/{{p}}/{{h}}", "^(?P<h>one|two)$", "(?:x(?<p>[12]))+"),
+            Ok(["one.b:1/1/one", "one.b:1/2/one", "two.b:1/1/two", "two.b:1/2/two"]
+                .map(|u| format!("http://{u}"))
+                .into())
+        );
+        for bad in ["ftp://a", "a.b/keys", "https://", "https:///x", "https://a b", "https://u@h/", "https://a/#x"] {
+            assert!(urls(bad, "", "").is_err_and(|e| e.starts_with("expected a URL that begins with")), "{bad}");
+        }
+        assert!(urls("https://a/{{x", "", "").is_err_and(|e| e == "expected }} after {{"));
+    }
+
+    #[test]
+    fn a_group_in_an_endpoint_lists_its_values() {
+        let open = |group: &str| urls("https://a/{{x}}/keys", &format!("^https://id/{group}/?$"), "");
+        for endless in ["(?P<x>.*)", "(?P<x>[a-z]+)", "(?P<x>a|b+)", "(?P<x>\\w)", "(?P<x>a{1,100})"] {
+            assert!(open(endless).is_err_and(|e| e.contains("lists its values")), "{endless}");
+        }
+        for unsafe_value in ["(?P<x>a/b)", "(?P<x>a|\\.\\.)", "(?P<x>a|)", "(?P<x>a@b)", "(?P<x>%2e)", "(?P<x>a\\?)"] {
+            assert!(open(unsafe_value).is_err_and(|e| e.contains("as value of x")), "{unsafe_value}");
+        }
+        assert!(open("(?P<y>a)").is_err_and(|e| e.contains("no group has that name")));
+        let twice = urls("https://a/{{x}}", "(?P<x>a)", "(?P<x>b)");
+        assert!(twice.is_err_and(|e| e.contains("more than one group has that name")));
+        let many = urls("https://a/{{x}}/{{y}}", "(?P<x>[0-9])", "(?P<y>[a-h])");
+        assert!(many.is_err_and(|e| e.contains("at most 64")));
+        assert_eq!(open("(?P<x>[0-9])").expect("ten").len(), 10);
+    }
+
+    #[test]
+    fn the_group_picks_the_url() {
+        let token = Token {
+            jwks_public_endpoint: "https://a/{{x}}".into(),
+            issuer_regex: "(?P<x>red|blue)".into(),
+            ..Token::default()
+        };
+        let source = token.read().expect("good").endpoint.expect("an endpoint");
+        assert_eq!(source.url(|_| Some("red")).map(|url| &**url), Some("https://a/red"));
+        assert_eq!(source.url(|_| Some("../b")), None, "not of the list");
+        assert_eq!(source.url(|_| None), None);
+    }
+
+    #[test]
+    fn both_sections_take_the_same_options() {
+        let text = "[client.token]\nhmac_secret_key = 'a'\n[client.subscription_token]\nenabled = true\n\
+                    hmac_secret_key = 'b'\nhmac_previous_secret_key_valid_until = 1735689600";
+        let env = [("GANNET_CLIENT_SUBSCRIPTION_TOKEN_AUDIENCE".to_owned(), "x".to_owned())];
+        let flags = [("client.subscription_token.issuer".to_owned(), "y".to_owned())];
+        let (mut config, _) = load(Some(File { name: "a.toml", text }), &env, &flags).expect("good");
+        let client = &mut config.client;
+        let expected = Token {
+            hmac_secret_key: "b".into(),
+            hmac_previous_secret_key_valid_until: 1_735_689_600,
+            audience: "x".into(),
+            issuer: "y".into(),
+            ..Token::default()
+        };
+        assert_eq!(client.token_of_subscriptions(), &expected);
+        client.subscription_token.enabled = false;
+        assert_eq!(client.token_of_subscriptions().hmac_secret_key, "a");
+        let wrong = [("client.subscription_token.issuer_regex".to_owned(), "(".to_owned())];
+        let wrong = load(None, &[], &wrong).expect_err("no pattern").remove(0).to_string();
+        let start = "command line: --client.subscription_token.issuer_regex: expected a regular expression";
+        assert!(wrong.starts_with(start), "{wrong}");
+    }
+
+    #[test]
+    fn warnings() {
+        let warned = |change: &dyn Fn(&mut Client)| {
+            let mut config = Config::default();
+            config.client.allowed_origins = vec!["*".into()];
+            change(&mut config.client);
+            let warnings = config.check().expect("good").into_iter();
+            warnings.map(|warning| warning.option).collect::<Vec<_>>()
+        };
+        assert_eq!(warned(&|_| ()), ["client.token.hmac_secret_key"]);
+        let skip = warned(&|client| client.insecure_skip_token_signature_verify = true);
+        assert_eq!(skip, ["client.insecure_skip_token_signature_verify"]);
+        let unused = warned(&|client| {
+            client.token.jwks_public_endpoint = "http://a/".into();
+            client.token.hmac_secret_key = "a".into();
+            client.token.issuer_regex = "https://a".into();
+            client.token.audience_regex = "^(a|b)$".into();
+            client.subscription_token.token.issuer = "x".into();
+        });
+        let options = ["subscription_token.enabled", "token.jwks_public_endpoint", "token.hmac_secret_key"];
+        let options = options.into_iter().chain(["token.issuer_regex"]);
+        assert_eq!(unused, options.map(|key| format!("client.{key}")).collect::<Vec<_>>());
+    }
+}
