@@ -19,7 +19,7 @@ Examples:
   gannet --config gannet.toml                    serve with a file (TOML, YAML or JSON)
   gannet check -c gannet.toml                    is the configuration sound?
   gannet config > gannet.toml                    a file to start from: every option, explained
-  gannet token --user 42 -c gannet.toml          a connection token for user 42
+  gannet token connection --user 42              a token for user 42, to connect with
   gannet doctor --clients 1000000                what does this host lack for a million clients?
 
 Every option can be given in three ways, the later one wins:
@@ -37,9 +37,13 @@ Every option of the configuration is a flag as well: --help lists them.";
 
 const TOKEN_EXAMPLES: &str = "\
 Examples:
-  gannet token --user 42 -c gannet.toml
-  gannet token --user 42 --expires-in 5m --info '{\"name\": \"Ada\"}'
-  GANNET_CLIENT_TOKEN_HMAC_SECRET_KEY=... gannet token --user ''      the anonymous user";
+  gannet token connection --user 42 -c gannet.toml
+  gannet token connection --user 42 --ttl 5m --info '{\"name\": \"Ada\"}' --channels news,chat:lobby
+  gannet token subscription --user 42 --channel '$chat:room' -c gannet.toml
+  gannet token check \"$TOKEN\" -c gannet.toml
+  GANNET_CLIENT_TOKEN_HMAC_SECRET_KEY=... gannet token connection --user ''      the anonymous user
+
+Without a word behind it, `gannet token` makes a connection token. All need the server's own configuration.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
@@ -94,13 +98,42 @@ fn config_command() -> Command {
 }
 
 fn token() -> Command {
-    let algorithms = PossibleValuesParser::new(["HS256", "HS384", "HS512"]);
-    Command::new("token")
-        .about("Make a connection token (JWT), signed with client.token.hmac_secret_key")
+    let about = "Make a connection token, signed with client.token.hmac_secret_key";
+    let connection = with_options(connection_claims(Command::new("connection").about(about)));
+    let subscription = Command::new("subscription")
+        .about("Make a token for one channel, signed with the key for subscription tokens")
+        .arg(long("channel", "CHANNEL", "The channel to subscribe to").required(true))
+        .arg(long("client", "ID", "The one client it is for"))
+        .arg(long("data", "JSON", "What the client gets with the answer"));
+    let check = Command::new("check")
+        .about("Would the server take this token? Exit status: 0 if so; 1 if not; 2 if it cannot be told")
+        .arg(Arg::new("token").value_name("TOKEN").help("A connection or subscription token").required(true))
+        .arg(long("jwks", "FILE", "The key set that the jwks_public_endpoint would give"));
+    connection_claims(Command::new("token"))
+        .about("Make and check tokens (JWT)")
         .after_help(TOKEN_EXAMPLES)
+        .subcommand_negates_reqs(true)
+        .subcommand(connection)
+        .subcommand(with_options(claims(subscription, "What others in the channel may see of the client")))
+        .subcommand(with_options(check))
+}
+
+fn connection_claims(command: Command) -> Command {
+    claims(command, "What others may see of the client")
+        .arg(long("channels", "LIST", "Channels to subscribe the client to: a,b").value_delimiter(','))
+        .arg(long("meta", "JSON", "What only the server may see"))
+}
+
+/// What both kinds of token have.
+fn claims(command: Command, info: &'static str) -> Command {
+    let algorithms = PossibleValuesParser::new(["HS256", "HS384", "HS512"]);
+    let ttl = long("ttl", "DURATION", "Life of the token; 0 = it never expires").default_value("7d");
+    command
         .arg(long("user", "USER", "The user; '' = anonymous").required(true))
-        .arg(long("expires-in", "DURATION", "Life of the token; 0 = it never expires").default_value("1h"))
-        .arg(long("info", "JSON", "What others may see of the client"))
+        .arg(ttl.visible_alias("expires-in"))
+        .arg(long("info", "JSON", info))
+        .arg(long("aud", "TEXT", "Its audience [default: the one that is configured]"))
+        .arg(long("iss", "TEXT", "Its issuer [default: the one that is configured]"))
         .arg(long("alg", "ALG", "Signature").value_parser(algorithms).default_value("HS256"))
 }
 
@@ -180,10 +213,16 @@ pub fn join_booleans(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
 /// once and with the nearest name: clap would stop at the first.
 pub fn take_unknown(args: impl Iterator<Item = OsString>) -> (Vec<OsString>, Vec<(String, String)>) {
     let command = command();
-    let commands: BTreeSet<&str> = command.get_subcommands().map(Command::get_name).collect();
-    let every = std::iter::once(&command).chain(command.get_subcommands());
-    let mut known: BTreeSet<&str> = every.flat_map(Command::get_arguments).filter_map(Arg::get_long).collect();
-    known.extend(["help", "version"]);
+    let mut every = vec![&command];
+    let mut at = 0;
+    while let Some(parent) = every.get(at).copied() {
+        every.extend(parent.get_subcommands());
+        at += 1;
+    }
+    let commands: BTreeSet<&str> = every.iter().skip(1).map(|command| command.get_name()).collect();
+    let arguments = every.iter().flat_map(|command| command.get_arguments());
+    let known = arguments.filter_map(Arg::get_long_and_visible_aliases).flatten();
+    let known: BTreeSet<&str> = known.chain(["help", "version"]).collect();
 
     let (mut rest, mut unknown) = (Vec::new(), Vec::new());
     let mut args = args.peekable();

@@ -81,10 +81,10 @@ pub fn run(
             print(out, &config::print(&config, format.unwrap_or(Format::Toml)))
         }
         "token" => {
-            let claims = token::Claims::of(matches).map_err(fail)?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(fail)?.as_secs();
-            let token = token::make(claims, &config.client.token.hmac_secret_key, now).map_err(fail)?;
-            print(out, &(token + "\n"))
+            let (text, is_good) = token::carry_out(matches, &config.client, now).map_err(fail)?;
+            let done = print(out, &text)?;
+            Ok(if is_good { done } else { Command::No })
         }
         "doctor" => {
             let (text, fits) = doctor::examine(&doctor::Question::of(matches), &config).map_err(fail)?;
@@ -121,22 +121,22 @@ fn stopped(error: &clap::Error, unknown: &[(String, String)], out: &mut dyn Writ
     Err(CliError { text: CliError::from(others).text + &text })
 }
 
-/// The configuration from all three sources. Flags may stand before the subcommand and after it.
+/// The configuration from all three sources. Flags may stand before a subcommand and after it.
 fn load(
     root: &ArgMatches,
     unknown: Vec<(String, String)>,
     env: &[(String, String)],
 ) -> Result<(Config, Vec<Warning>), CliError> {
-    let sub = root.subcommand().map(|(_, matches)| matches).filter(|sub| sub.try_contains_id("config").is_ok());
-    let mut pairs = flags::given(root);
-    pairs.extend(sub.map(flags::given).unwrap_or_default());
+    let levels = std::iter::successors(Some(root), |level| level.subcommand().map(|(_, below)| below));
+    let levels: Vec<&ArgMatches> = levels.filter(|level| level.try_contains_id("config").is_ok()).collect();
+    let mut pairs: Vec<_> = levels.iter().flat_map(|level| flags::given(level)).collect();
     pairs.extend(unknown);
 
-    let named = |matches: &ArgMatches| matches.get_one::<String>("config").cloned();
-    let path = match (named(root), sub.and_then(named)) {
-        (Some(_), Some(_)) => return Err(fail("command line: --config: is given twice")),
-        (before, after) => before.or(after),
-    };
+    let mut named = levels.iter().filter_map(|level| level.get_one::<String>("config").cloned());
+    let path = named.next();
+    if named.next().is_some() {
+        return Err(fail("command line: --config: is given twice"));
+    }
     let variable = env.iter().find(|(name, value)| name == "GANNET_CONFIG" && !value.is_empty());
     let path = path.or(variable.map(|(_, value)| value.clone()));
     let text = match &path {

@@ -158,9 +158,62 @@ fn token_is_signed_with_the_configured_key() {
     assert_eq!(text.lines().count(), 1);
     assert!(error("gannet token --user 42", &[]).contains("client.token.hmac_secret_key is empty"));
     assert!(error("gannet token", &key).contains("--user <USER>"));
-    assert!(error("gannet token --user 1 --expires-in 5", &key).contains("expected a duration"));
+    assert!(error("gannet token connection", &key).contains("--user <USER>"));
+    assert!(error("gannet token subscription --user 1", &key).contains("--channel <CHANNEL>"));
+    assert!(error("gannet token --user 1 --ttl 5", &key).contains("expected a duration"));
     assert!(error("gannet token --user 1 --info {", &key).contains("--info: expected JSON"));
     assert!(error("gannet token --user 1 --alg RS256", &key).contains("HS256, HS384, HS512"));
+}
+
+/// Made with openssl.
+const ED25519_SET: &str =
+    r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"one","x":"C00BQwrc8NL3QBNmlU_xUNFGVKfdkvLJbOfnw0Slkds"}]}"#;
+const ED25519_TOKEN: &str = "eyJhbGciOiJFZERTQSIsImtpZCI6Im9uZSJ9.eyJzdWIiOiI0MiJ9.yBPUWXNEUFJMNgMWni-IOk3bEczB3VeBTpX6xEONv2iKopfnjKTdU3imasHGs-EaCnWaqwdoavvhYnd3K8OgAw";
+
+/// What `gannet token check` says, and whether it is yes.
+fn checked(token: &str, more: &str, env: &[(&str, &str)]) -> (bool, String) {
+    let (result, out) = try_run(&format!("gannet token check {}{more}", token.trim_end()), env);
+    match result {
+        Ok(Command::Done) => (true, out),
+        Ok(Command::No) => (false, out),
+        other => panic!("{token}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_token_is_checked_as_the_server_would() {
+    let file = Scratch::new("keys.toml", "[client.token]\nhmac_secret_key = 'hush'");
+    let key = [("GANNET_CONFIG", file.path())];
+    let token = output(&format!("gannet token connection --user 42 -c {}", file.path()), &[]);
+    let (good, text) = checked(&token, "", &key);
+    assert!(good && text.starts_with("valid connection token\n"), "{text}");
+    assert!(text.contains("HS256") && text.contains("expires: in "), "{text}");
+    assert!(text.contains("\"sub\": \"42\""), "{text}");
+    let (good, text) = checked(&token, " --client.token.hmac_secret_key other", &[]);
+    assert!(!good && text.starts_with("invalid: the signature does not fit the key\n"), "{text}");
+    let (good, text) = checked(&token, " --client.token.audience here", &key);
+    assert!(!good && text.starts_with("invalid: its aud"), "{text}");
+    let (good, text) = checked("no-token", "", &key);
+    assert_eq!((good, text.as_str()), (false, "invalid: not a JWT\n"));
+
+    let channel = output("gannet token subscription --user 42 --channel c --ttl 0", &key);
+    let (good, text) = checked(&channel, "", &key);
+    assert!(good && text.starts_with("valid subscription token\n") && text.contains("expires: never"), "{text}");
+    let (good, text) = checked(&channel, " --client.subscription_token.enabled", &key);
+    assert!(!good && text.starts_with("invalid: there is no key"), "{text}");
+}
+
+#[test]
+fn a_key_set_is_read_from_a_file() {
+    let set = Scratch::new("jwks.json", ED25519_SET);
+    let env = [("GANNET_CLIENT_TOKEN_JWKS_PUBLIC_ENDPOINT", "https://id.example.com/keys")];
+    let wanted = error(&format!("gannet token check {ED25519_TOKEN}"), &env);
+    assert!(wanted.contains("the key set at https://id.example.com/keys is wanted"), "{wanted}");
+    let (good, text) = checked(ED25519_TOKEN, &format!(" --jwks {}", set.path()), &env);
+    assert!(good && text.contains("EdDSA"), "{text}");
+    let none = Scratch::new("none.json", "[]");
+    let unread = error(&format!("gannet token check {ED25519_TOKEN} --jwks {}", none.path()), &env);
+    assert!(unread.contains("no key set"), "{unread}");
 }
 
 #[test]
@@ -184,5 +237,7 @@ fn help_teaches() {
     let short = output("gannet -h", &[]);
     assert!(short.contains("gannet --dev") && short.contains("token"));
     assert!(short.lines().count() < 30 && !short.contains("--client.ping_interval"), "{short}");
-    assert!(output("gannet token --help", &[]).contains("--expires-in <DURATION>"));
+    let token = output("gannet token -h", &[]);
+    assert!(token.contains("--ttl <DURATION>") && token.contains("subscription") && token.contains("check"), "{token}");
+    assert!(output("gannet token subscription -h", &[]).contains("--channel <CHANNEL>"));
 }

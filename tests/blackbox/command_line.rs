@@ -122,8 +122,32 @@ fn a_token_that_is_printed_is_taken() {
     let secret = [("GANNET_CLIENT_TOKEN_HMAC_SECRET_KEY", SECRET)];
     let server = Server::start(&["--client.token.hmac_secret_key", SECRET]);
     for algorithm in ["HS256", "HS384", "HS512"] {
-        let token = printed(&["token", "--user", "42", "--alg", algorithm], &secret);
+        let token = printed(&["token", "connection", "--user", "42", "--alg", algorithm], &secret);
         Client::connected_with(&server, token.trim_end());
     }
+    let short = printed(&["token", "--user", "42"], &secret);
+    Client::connected_with(&server, short.trim_end());
     assert!(refused(&["token", "--user", "42"], &[]).contains("hmac_secret_key"));
+}
+
+#[test]
+fn a_token_is_checked_by_the_exit_status() {
+    let secret = [("GANNET_CLIENT_TOKEN_HMAC_SECRET_KEY", SECRET)];
+    for words in [&["connection"][..], &["subscription", "--channel", "$news"]] {
+        let make = [&["token"], words, &["--user", "42", "--ttl", "1m"]].concat();
+        let token = printed(&make, &secret);
+        let check = ["token", "check", token.trim_end()];
+        assert!(printed(&check, &secret).starts_with(&format!("valid {} token\n", words[0])));
+        let other = run(&check, &[("GANNET_CLIENT_TOKEN_HMAC_SECRET_KEY", "another")]);
+        assert_eq!(other.status.code(), Some(1));
+        assert!(other.stdout.starts_with(b"invalid: the signature does not fit the key\n"));
+    }
+}
+
+#[test]
+fn a_key_that_is_none_is_refused_at_start() {
+    let args = ["--client.token.rsa_public_key", "secret", "--client.subscription_token.issuer_regex", "("];
+    let text = refused(&args, &[]);
+    assert!(text.contains("expected an RSA public key in PEM"), "{text}");
+    assert!(text.contains("--client.subscription_token.issuer_regex: expected a regular expression"), "{text}");
 }
