@@ -1,7 +1,7 @@
 //! F2 · Token bytes to claims: signature, issuer, audience, times and the user.
 //!
-//! Pure: keys are injected and the time is an argument. Knows nothing of clients or of what claims allow. A key set that
-//! is wanted but not there is named to the caller and never fetched.
+//! Pure: keys are injected and the time is an argument. Knows nothing of clients or of what claims allow. A key set
+//! that is wanted but not there is named to the caller and never fetched.
 
 mod cache;
 mod claims;
