@@ -309,11 +309,11 @@ fn template(url: &str) -> Result<Vec<Part>, String> {
 }
 
 fn expand<'a>(parts: &[Part], group: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
-    let text = |part| match part {
-        &Part::Text(ref text) => Some(text.as_str()),
+    let texts = parts.iter().map(|part| match part {
+        Part::Text(text) => Some(text.as_str()),
         Part::Group(name) => group(name),
-    };
-    parts.iter().map(text).collect()
+    });
+    texts.collect()
 }
 
 /// Everything that the group `name` of one of the patterns can match. Were there no end to it, whoever writes a token
