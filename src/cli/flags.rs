@@ -188,20 +188,21 @@ pub fn given(matches: &ArgMatches) -> Vec<(String, String)> {
 }
 
 /// `--echo.enabled false` becomes `--echo.enabled=false`: a boolean flag may stand alone, so clap takes a
-/// value only after `=`, but no command is called `true` or `false`, so what is meant is clear.
-pub fn join_booleans(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+/// value only after `=`, but no command is called `true` or `false`, so what is meant is clear. The same for a
+/// key in PEM, which begins with dashes and would be taken for a flag.
+pub fn join_values(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let is_boolean = |flag: &str| options().any(|option| option.kind == "BOOL" && option.name == flag);
     let mut joined: Vec<OsString> = Vec::new();
     for arg in args {
-        let is_boolean = |flag: &str| options().any(|option| option.kind == "BOOL" && option.name == flag);
+        let flag = joined.last().and_then(|last| last.to_str()).and_then(|last| last.strip_prefix("--"));
+        let belongs = flag.is_some_and(|flag| {
+            let is_pem = arg.to_str().is_some_and(|arg| arg.starts_with("-----BEGIN "));
+            (is_pem && !flag.contains('=')) || ((arg == "true" || arg == "false") && is_boolean(flag))
+        });
         match joined.last_mut() {
-            Some(last) if arg == "true" || arg == "false" => {
-                let flag = last.to_str().and_then(|last| last.strip_prefix("--"));
-                if flag.is_some_and(is_boolean) {
-                    last.push("=");
-                    last.push(arg);
-                } else {
-                    joined.push(arg);
-                }
+            Some(last) if belongs => {
+                last.push("=");
+                last.push(arg);
             }
             _ => joined.push(arg),
         }

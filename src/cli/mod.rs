@@ -61,7 +61,7 @@ pub fn run(
     out: &mut dyn Write,
 ) -> Result<Command, CliError> {
     let env = own_variables(env)?;
-    let (args, unknown) = flags::take_unknown(flags::join_booleans(args).into_iter());
+    let (args, unknown) = flags::take_unknown(flags::join_values(args).into_iter());
     let root = match flags::command().try_get_matches_from(args) {
         Ok(root) => root,
         Err(error) => return stopped(&error, &unknown, out),

@@ -18,3 +18,4 @@ mod peer;
 mod ports;
 mod server;
 mod slow;
+mod tokens;
