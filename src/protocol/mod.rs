@@ -5,9 +5,12 @@
 //! Unknown fields are skipped, zero values left out, except where an SDK reads them unasked (`always` below).
 
 pub mod code;
+pub mod delta;
 mod encoding;
+pub mod filter;
 
 pub use encoding::{DecodeError, Encoding, NotJson};
+pub use filter::FilterNode;
 
 use bytes::Bytes;
 use prost::Message;
@@ -347,15 +350,6 @@ pub struct SubscribeResult {
     #[prost(bool, tag = "13")]
     #[serde(skip_serializing_if = "zero")]
     pub delta: bool,
-}
-
-/// A tags filter. Its presence matters (it is refused); its content is not read yet.
-#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
-#[serde(default)]
-pub struct FilterNode {
-    #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
-    pub op: String,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
