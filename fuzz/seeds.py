@@ -47,6 +47,28 @@ def decoder():
         write("decoder", name, b"\x03" + content)
 
 
+def delta():
+    orders = ",".join(f'{{"price":{60000 + n},"amount":{n * n}}}' for n in range(40))
+    text = "0123456789abcdef\u00e9\u20ac\U0001f426"
+    pairs = {
+        "number": (f"[{orders}]", f"[{orders}]".replace("60020", "7")),
+        "moved": (orders, orders[300:] + orders[:300]),
+        "text": (text * 4, (text * 4).replace("\u00e9", "\u00e8")),
+        "empty": ("", ""),
+        "all_new": ("", text),
+        "runs": ("a" * 300, "a" * 150 + "b" + "a" * 149),
+        # The second of these is itself a delta of the first.
+        "apply": ("0123456789abcdefghij", "L\nK@0,1:X2~R9YS;"),
+        "apply_often": ("0123456789abcdefghij", "1U\nK@0,K@0,K@0,K@0,K@0,K@0,0;"),
+    }
+    for name, (old, new) in pairs.items():
+        old, new = old.encode(), new.encode()
+        # The share of the old one, in parts of 256.
+        size = len(old) + len(new)
+        share = next((part for part in range(256) if size * part // 256 >= len(old)), 255)
+        write("delta", name, bytes([share]) + old + new)
+
+
 def http_head():
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
     upgrade = "Host: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n" + key
@@ -75,6 +97,7 @@ def json_command():
         "other": '{"id":4,"presence":{"channel":"a"}}\n{"id":5,"rpc":{"method":"m","data":[]}}\n{"send":{"data":1}}',
         "refresh": '{"id":6,"refresh":{"token":"t"}}\n{"id":7,"sub_refresh":{"channel":"a"}}',
         "pong": "{}",
+        "filter": '{"id":2,"subscribe":{"tf":{"op":"not","nodes":[{"key":"k","cmp":"in","vals":["a","b"]}]}}}',
         "unknown_key": '{"id":1,"new":{"a":null},"unsubscribe":{"channel":"a","more":[{}]}}',
         "list_for_object": '{"id":1,"subscribe":["a"]}',
         "deep": '{"id":1,"publish":{"channel":"a","data":' + "[" * 60 + "]" * 60 + "}}",
@@ -94,6 +117,9 @@ def command(number, request, identity=1):
     return bytes([len(body)]) + body
 
 
+FILTER = field(2, b"k") + field(3, b"in") + field(5, b"") + field(5, b"v") + field(4, b"1.5")
+
+
 def protobuf_command():
     channel = field(1, b"a")
     seeds = {
@@ -101,7 +127,7 @@ def protobuf_command():
         "subs": command(4, field(3, field(1, b"c") + field(2, channel))),
         "batch": command(4, b"") + command(5, channel + b"\x70\x01", 2),
         "subscribe": command(5, channel + b"\x18\x01" + field(6, b"epoch") + b"\x38\x09" + field(12, b"fossil")),
-        "filter": command(5, channel + field(13, field(1, b"and"))),
+        "filter": command(5, channel + field(13, field(1, b"or") + field(6, FILTER) + field(6, field(6, FILTER)))),
         "publish": command(7, channel + field(2, b"\xff\x00data")),
         "unsubscribe": command(6, channel),
         "other": command(8, channel) + command(10, channel) + command(13, field(2, b"m")) + command(12, field(1, b"1")),
@@ -121,5 +147,5 @@ def operations():
 
 
 if __name__ == "__main__":
-    for target in (decoder, http_head, json_command, protobuf_command, operations):
+    for target in (decoder, delta, http_head, json_command, protobuf_command, operations):
         target()

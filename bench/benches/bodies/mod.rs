@@ -7,6 +7,7 @@ mod channels;
 mod clients;
 mod codec;
 mod frames;
+mod payloads;
 
 /// One operation, ready to be repeated.
 pub type Operation = Box<dyn FnMut()>;
@@ -22,7 +23,13 @@ const MESSAGE: usize = 128;
 
 /// All of them, in the order of the floors.
 pub fn all() -> impl Iterator<Item = &'static Body> {
-    channels::WHEEL.iter().chain(frames::BODIES).chain(codec::BODIES).chain(channels::HUB).chain(clients::BODIES)
+    channels::WHEEL
+        .iter()
+        .chain(frames::BODIES)
+        .chain(codec::BODIES)
+        .chain(payloads::BODIES)
+        .chain(channels::HUB)
+        .chain(clients::BODIES)
 }
 
 /// A JSON string that takes [`MESSAGE`] bytes with its quotes.
