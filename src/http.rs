@@ -79,7 +79,8 @@ impl<'a> Head<'a> {
         self.query.split('&').any(|pair| pair.split_once('=') == Some((key, value)))
     }
 
-    fn values(&self, name: &str) -> impl Iterator<Item = &'a str> {
+    /// The values of all headers of that name, those that are UTF-8.
+    pub fn values(&self, name: &str) -> impl Iterator<Item = &'a str> {
         self.headers
             .iter()
             .filter(move |(key, _)| key.eq_ignore_ascii_case(name))

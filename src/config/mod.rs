@@ -121,6 +121,12 @@ options! {
         message_size_limit: usize = 65536, Rule::Bytes(1, GIB);
         /// A client whose socket takes no byte for this long while bytes wait is closed.
         write_timeout: Duration = secs(1), Rule::Time(TICK, DAY);
+        /// Compress messages for clients that offer permessage-deflate, and take theirs.
+        compression: bool = false;
+        /// 1 (fast) to 9 (small).
+        compression_level: u32 = 1, Rule::Count(1, 9);
+        /// Bytes of a message below which it is sent as it is.
+        compression_min_size: usize = 0, Rule::Bytes(0, GIB);
         /// How long a close frame sent waits for the peer's.
         close_timeout: Duration = secs(5), Rule::Time(TICK, DAY);
     }

@@ -188,6 +188,10 @@ impl Reactor {
             it.phase = phase;
             it.awaits_close = true;
             it.io_due = NEVER;
+            if let Some(agreed) = upgrade.deflate {
+                it.decoder = ws::Decoder::deflating();
+                it.window_bits = agreed.window_bits();
+            }
         }
         self.write_now(conn, &bytes);
         self.echo_buffer = bytes;

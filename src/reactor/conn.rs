@@ -4,6 +4,7 @@
 //! of HTTP paths or of what sessions say. A slot is freed only in [`Conns::reap`], so that an index is not reused
 //! inside a turn; the generation tells late answers from other threads.
 
+use super::deflater::Deflater;
 use super::outbox::{Outbox, Wrote};
 use crate::broker::ConnKey;
 use crate::session::{Session, Sessions};
@@ -63,6 +64,8 @@ pub struct Conn {
     pub peer_closed: bool,
     /// A close of ours waits for the peer's close frame; otherwise the end of the stream follows it at once.
     pub awaits_close: bool,
+    /// Its messages may be compressed, for a window of so many bits; 0 = they may not.
+    pub window_bits: u8,
     pub partial: Option<Box<Partial>>,
     outbox: Option<Box<Outbox>>,
     pub session: Option<Box<Session>>,
@@ -99,6 +102,7 @@ pub struct Conns {
     direct: Wrote,
     /// Frames queued.
     pub queued: u64,
+    pub deflater: Deflater,
 }
 
 /// Borrow helper for the wheel: its nodes are the slab's connections.
@@ -126,6 +130,7 @@ impl Conns {
             failed: Vec::new(),
             direct: Wrote::default(),
             queued: 0,
+            deflater: Deflater::default(),
         }
     }
 
@@ -154,6 +159,7 @@ impl Conns {
             admitted: false,
             peer_closed: false,
             awaits_close: false,
+            window_bits: 0,
             partial: None,
             outbox: None,
             session: None,

@@ -36,6 +36,7 @@ pub struct Routes {
     websocket: String,
     echo: Option<String>,
     origins: Origins,
+    compression: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +58,7 @@ impl Routes {
             websocket: trim(&config.websocket.handler_prefix).to_owned(),
             echo: config.echo.enabled.then(|| trim(&config.echo.handler_prefix).to_owned()),
             origins: if listed { Origins::Listed(globs.build()?) } else { Origins::Same },
+            compression: config.websocket.compression,
         })
     }
 
@@ -75,6 +77,7 @@ impl Routes {
             let text = "this Origin is not in client.allowed_origins";
             return Decision::OriginRefused(http::answer(403, "Forbidden", "", text));
         }
+        let upgrade = if self.compression { upgrade.deflating(head) } else { upgrade };
         if echo {
             return Decision::Echo(upgrade);
         }

@@ -18,6 +18,7 @@
 mod admission;
 mod arrive;
 mod conn;
+mod deflater;
 mod handshake;
 mod leave;
 mod listener;
@@ -36,6 +37,7 @@ use crate::wheel::{TICK_MS, Tick, ticks};
 use crate::ws;
 use bytes::Bytes;
 use conn::{Conns, Phase};
+use deflater::Deflater;
 use handshake::Routes;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
@@ -78,6 +80,8 @@ const FRAME_TAIL_MAX: usize = 14 + ws::CONTROL_PAYLOAD_MAX;
 const EVENTS_MAX: usize = 1024;
 /// Timers looked at in one turn.
 const TIMERS_MAX: usize = 1024;
+/// What a compressed message may inflate to, in message size limits.
+const INFLATED_FACTOR: usize = 10;
 /// How long an HTTP answer of the reactor's may take to leave.
 const ANSWER_TICKS: Tick = 20;
 /// Accepts tried again after descriptors ran out, in ticks.
@@ -90,6 +94,7 @@ struct Limits {
     close: Tick,
     head_bytes: usize,
     message_bytes: usize,
+    inflated_bytes: usize,
     echo_bytes: usize,
     accept_budget: usize,
     fanout_slice: usize,
@@ -127,6 +132,8 @@ pub struct Reactor {
     again: Vec<(u32, bool)>,
     read_buffer: Vec<u8>,
     echo_buffer: Vec<u8>,
+    /// One for all connections; absent if compression is off.
+    inflate: Option<ws::Inflate>,
     ids: Vec<u8>,
     started: Instant,
     now: Now,
@@ -157,6 +164,7 @@ impl Reactor {
             close: ticks(config.websocket.close_timeout),
             head_bytes: config.http_server.header_size_limit,
             message_bytes: config.websocket.message_size_limit,
+            inflated_bytes: config.websocket.message_size_limit.saturating_mul(INFLATED_FACTOR),
             echo_bytes: config.echo.message_size_limit,
             accept_budget: config.reactor.accept_budget,
             fanout_slice: config.reactor.fanout_slice,
@@ -167,6 +175,8 @@ impl Reactor {
         if config.echo.enabled {
             outbox_max = outbox_max.max(2 * config.echo.message_size_limit);
         }
+        let mut conns = Conns::new(me, 0, outbox_max);
+        conns.deflater = Deflater::new(&config.websocket);
         Ok(Reactor {
             poll,
             listener: Some(listener),
@@ -174,7 +184,7 @@ impl Reactor {
             accept_paused: 0,
             timers_more: false,
             reserve: std::fs::File::open("/dev/null").ok(),
-            conns: Conns::new(me, 0, outbox_max),
+            conns,
             shard,
             mailbox,
             letters: Vec::new(),
@@ -186,6 +196,7 @@ impl Reactor {
             limits,
             again: Vec::new(),
             echo_buffer: Vec::new(),
+            inflate: config.websocket.compression.then(ws::Inflate::default),
             ids: Vec::new(),
             started,
             now: Now::default(),

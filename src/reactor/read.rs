@@ -2,7 +2,7 @@
 
 use super::conn::Phase;
 use super::{LISTENER, READ_SIZE, Reactor, WAKER};
-use crate::ws::{self, Item, Kind, Step};
+use crate::ws::{self, Fault, Item, Kind, Step};
 use bytes::Bytes;
 use mio::Events;
 use std::io::{self, Read};
@@ -122,15 +122,7 @@ impl Reactor {
                     self.take_item(conn, item);
                     used += size;
                 }
-                Step::Fault(fault) => {
-                    self.write_echo(conn);
-                    *self.shard.counters.faults.entry(fault.code()).or_default() += 1;
-                    self.end(conn, fault.code(), fault.reason());
-                    // Its frames cannot be read any more (RFC 6455 section 7.1.7).
-                    if let Some(it) = self.conns.get(conn) {
-                        it.awaits_close = false;
-                    }
-                }
+                Step::Fault(fault) => self.fail(conn, fault),
             }
             if !self.is_open(conn) {
                 break;
@@ -149,6 +141,17 @@ impl Reactor {
         used
     }
 
+    /// Ends a connection whose peer broke the protocol.
+    fn fail(&mut self, conn: u32, fault: Fault) {
+        self.write_echo(conn);
+        *self.shard.counters.faults.entry(fault.code()).or_default() += 1;
+        self.end(conn, fault.code(), fault.reason());
+        // Its frames cannot be read any more (RFC 6455 section 7.1.7).
+        if let Some(it) = self.conns.get(conn) {
+            it.awaits_close = false;
+        }
+    }
+
     /// Are its messages still wanted?
     fn is_open(&mut self, conn: u32) -> bool {
         self.conns.get(conn).is_some_and(|it| matches!(it.phase, Phase::Echo | Phase::Client))
@@ -157,23 +160,17 @@ impl Reactor {
     pub(super) fn take_item(&mut self, conn: u32, item: Item<'_>) {
         match item {
             Item::Message(kind, message) => self.take_message(conn, kind, message),
+            Item::Deflated(kind, payload) => self.take_deflated(conn, kind, payload),
             Item::Part(part) => {
                 if let Some(partial) = self.conns.partial(conn) {
                     partial.message.extend_from_slice(part);
                 }
             }
             Item::Last(kind, part) => {
-                let Some(partial) = self.conns.partial(conn) else { return };
-                partial.message.extend_from_slice(part);
-                let message = std::mem::take(&mut partial.message);
-                self.take_message(conn, kind, &message);
-                // Give the room back to the buffers, which decide how much of it to keep.
-                if let Some(it) = self.conns.get(conn)
-                    && let Some(partial) = it.partial.as_mut()
-                {
-                    partial.message = message;
-                    partial.message.clear();
-                }
+                self.take_last_part(conn, part, |this, whole| this.take_message(conn, kind, whole))
+            }
+            Item::LastDeflated(kind, part) => {
+                self.take_last_part(conn, part, |this, whole| this.take_deflated(conn, kind, whole));
             }
             Item::Ping(payload) => {
                 if self.conns.get(conn).is_some_and(|it| it.phase == Phase::Echo) {
@@ -196,11 +193,44 @@ impl Reactor {
         }
     }
 
+    /// The last piece of a message that came in parts; `take` gets the whole.
+    fn take_last_part(&mut self, conn: u32, part: &[u8], take: impl FnOnce(&mut Reactor, &[u8])) {
+        let Some(partial) = self.conns.partial(conn) else { return };
+        partial.message.extend_from_slice(part);
+        let message = std::mem::take(&mut partial.message);
+        take(self, &message);
+        // Give the room back to the buffers, which decide how much of it to keep.
+        if let Some(it) = self.conns.get(conn)
+            && let Some(partial) = it.partial.as_mut()
+        {
+            partial.message = message;
+            partial.message.clear();
+        }
+    }
+
+    /// A compressed message; the session knows nothing of that.
+    fn take_deflated(&mut self, conn: u32, kind: Kind, payload: &[u8]) {
+        let Some(mut inflate) = self.inflate.take() else { return };
+        let echo = self.conns.get(conn).is_some_and(|it| it.phase == Phase::Echo);
+        let limit = if echo { self.limits.echo_bytes } else { self.limits.inflated_bytes };
+        match inflate.message(kind, payload, limit) {
+            Ok(message) => self.take_message(conn, kind, message),
+            Err(fault) => self.fail(conn, fault),
+        }
+        self.inflate = Some(inflate);
+    }
+
     pub(super) fn take_message(&mut self, conn: u32, kind: Kind, message: &[u8]) {
         self.shard.counters.messages_received += 1;
-        if self.conns.get(conn).is_some_and(|it| it.phase == Phase::Echo) {
+        if let Some(it) = self.conns.get(conn)
+            && it.phase == Phase::Echo
+        {
+            let window_bits = it.window_bits;
             let opcode = if kind == Kind::Text { ws::Opcode::Text } else { ws::Opcode::Binary };
-            return ws::push_frame(&mut self.echo_buffer, opcode, message);
+            return match self.conns.deflater.payload(message, window_bits) {
+                Some(payload) => ws::push_deflated_frame(&mut self.echo_buffer, opcode, payload),
+                None => ws::push_frame(&mut self.echo_buffer, opcode, message),
+            };
         }
         let began = Instant::now();
         self.shard.message(self.now, &mut self.conns, conn, message);

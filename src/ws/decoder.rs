@@ -7,7 +7,7 @@
 
 use super::Opcode;
 use super::close;
-use super::encoder::CONTROL_PAYLOAD_MAX;
+use super::encoder::{CONTROL_PAYLOAD_MAX, RSV1};
 use super::utf8::Utf8;
 
 /// Text or binary, RFC 6455 section 5.6.
@@ -17,7 +17,8 @@ pub enum Kind {
     Binary,
 }
 
-/// What a client said. Text has been checked to be UTF-8: a `Message` in full, parts as they came.
+/// What a client said. Text has been checked to be UTF-8, a `Message` in full, parts as they came; but not what is
+/// compressed, which is for [`Inflate`](super::Inflate) to check.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Item<'a> {
     /// A message that lay whole in the input.
@@ -26,6 +27,10 @@ pub enum Item<'a> {
     Part(&'a [u8]),
     /// The last piece of a message that began with a `Part`.
     Last(Kind, &'a [u8]),
+    /// A `Message` that is compressed.
+    Deflated(Kind, &'a [u8]),
+    /// A `Last` whose message is compressed, its `Part`s with it.
+    LastDeflated(Kind, &'a [u8]),
     Ping(&'a [u8]),
     Pong(&'a [u8]),
     /// The code, if one was given, with its reason.
@@ -37,6 +42,7 @@ pub enum Item<'a> {
 pub enum Fault {
     Protocol(&'static str),
     NotUtf8,
+    NotDeflate,
     TooBig,
 }
 
@@ -45,7 +51,7 @@ impl Fault {
     pub fn code(self) -> u16 {
         match self {
             Fault::Protocol(_) => close::PROTOCOL_ERROR,
-            Fault::NotUtf8 => close::INVALID_PAYLOAD,
+            Fault::NotUtf8 | Fault::NotDeflate => close::INVALID_PAYLOAD,
             Fault::TooBig => close::TOO_BIG,
         }
     }
@@ -54,6 +60,7 @@ impl Fault {
         match self {
             Fault::Protocol(what) => what,
             Fault::NotUtf8 => "text is not UTF-8",
+            Fault::NotDeflate => "compressed data is invalid",
             Fault::TooBig => "message size limit exceeded",
         }
     }
@@ -79,13 +86,22 @@ pub struct Decoder {
     /// Payload bytes of the open message so far, the open frame's in full.
     announced: u32,
     utf8: Utf8,
-    /// A data frame whose payload is not all here.
-    frame_open: bool,
     /// The open (or latest) frame ends its message.
     last_frame: bool,
     /// A message that began and did not end.
     message_open: bool,
     text: bool,
+    deflated: Deflated,
+}
+
+/// Is the open (or latest) message compressed?
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Deflated {
+    /// Not negotiated: none may be.
+    #[default]
+    Never,
+    No,
+    Yes,
 }
 
 const _: () = assert!(size_of::<Decoder>() <= 24);
@@ -93,6 +109,7 @@ const _: () = assert!(size_of::<Decoder>() <= 24);
 /// A frame header, parsed. Section 5.2.
 struct Header {
     last: bool,
+    deflated: bool,
     opcode: Opcode,
     len: u64,
     mask: [u8; 4],
@@ -100,12 +117,17 @@ struct Header {
 }
 
 impl Decoder {
+    /// For a connection that negotiated permessage-deflate.
+    pub fn deflating() -> Decoder {
+        Decoder { deflated: Deflated::No, ..Decoder::default() }
+    }
+
     /// Looks at `input` once; `message_size_limit` bounds a message's bytes, over all its frames (at most `u32::MAX`).
     pub fn next<'a>(&mut self, input: &'a mut [u8], message_size_limit: usize) -> Step<'a> {
-        if self.frame_open {
+        if self.remaining > 0 {
             return self.payload(input, 0);
         }
-        let header = match parse(input) {
+        let header = match parse(input, self.deflated != Deflated::Never) {
             Ok(Some(header)) => header,
             Ok(None) => return Step::More,
             Err(what) => return Step::Fault(Fault::Protocol(what)),
@@ -127,6 +149,9 @@ impl Decoder {
             (Opcode::Continuation, true) => {}
             _ => {
                 self.text = opcode == Opcode::Text;
+                if self.deflated != Deflated::Never {
+                    self.deflated = if header.deflated { Deflated::Yes } else { Deflated::No };
+                }
                 self.utf8 = Utf8::default();
                 self.announced = 0;
             }
@@ -138,7 +163,6 @@ impl Decoder {
         self.announced = announced as u32;
         self.remaining = header.len as u32;
         self.mask = header.mask;
-        self.frame_open = true;
         self.last_frame = header.last;
         Ok(())
     }
@@ -154,19 +178,21 @@ impl Decoder {
         unmask(bytes, self.mask);
         self.mask.rotate_left(take % 4);
         self.remaining -= take as u32;
-        self.frame_open = self.remaining > 0;
 
         let continued = std::mem::replace(&mut self.message_open, true);
-        let ended = !self.frame_open && self.last_frame;
+        let ended = self.remaining == 0 && self.last_frame;
         self.message_open = !ended;
-        if self.text && !self.is_text(bytes, continued, ended) {
+        let deflated = self.deflated == Deflated::Yes;
+        if self.text && !deflated && !self.is_text(bytes, continued, ended) {
             return Step::Fault(Fault::NotUtf8);
         }
         let kind = if self.text { Kind::Text } else { Kind::Binary };
-        let item = match (continued, ended) {
-            (false, true) => Item::Message(kind, bytes),
-            (true, true) => Item::Last(kind, bytes),
-            (_, false) => Item::Part(bytes),
+        let item = match (continued, ended, deflated) {
+            (_, false, _) => Item::Part(bytes),
+            (false, true, false) => Item::Message(kind, bytes),
+            (true, true, false) => Item::Last(kind, bytes),
+            (false, true, true) => Item::Deflated(kind, bytes),
+            (true, true, true) => Item::LastDeflated(kind, bytes),
         };
         Step::Item(start + take, item)
     }
@@ -179,13 +205,13 @@ impl Decoder {
     }
 }
 
-/// A header from the front of `input`; `None` while it is cut.
-fn parse(input: &[u8]) -> Result<Option<Header>, &'static str> {
+/// A header from the front of `input`; `None` while it is cut. `deflate`: a message's first frame may have RSV1.
+fn parse(input: &[u8], deflate: bool) -> Result<Option<Header>, &'static str> {
     let Some(&[first, second]) = input.first_chunk() else {
         // A wrong first byte is known before the second comes.
-        return input.first().map_or(Ok(None), |&first| opcode(first).map(|_| None));
+        return input.first().map_or(Ok(None), |&first| opcode(first, deflate).map(|_| None));
     };
-    let opcode = opcode(first)?;
+    let (opcode, deflated) = opcode(first, deflate)?;
     let last = first & 0x80 != 0;
     if second & 0x80 == 0 {
         return Err("frame is not masked");
@@ -207,21 +233,31 @@ fn parse(input: &[u8]) -> Result<Option<Header>, &'static str> {
     if len >> 63 != 0 {
         return Err("length has its highest bit set");
     }
-    Ok(input.get(at..).and_then(|b| b.first_chunk()).map(|&mask| Header { last, opcode, len, mask, size: at + 4 }))
+    Ok(input.get(at..).and_then(|b| b.first_chunk()).map(|&mask| Header {
+        last,
+        deflated,
+        opcode,
+        len,
+        mask,
+        size: at + 4,
+    }))
 }
 
-fn opcode(first: u8) -> Result<Opcode, &'static str> {
-    if first & 0x70 != 0 {
-        return Err("reserved bits are set");
-    }
-    match first & 0x0f {
-        0 => Ok(Opcode::Continuation),
-        1 => Ok(Opcode::Text),
-        2 => Ok(Opcode::Binary),
-        8 => Ok(Opcode::Close),
-        9 => Ok(Opcode::Ping),
-        10 => Ok(Opcode::Pong),
-        _ => Err("reserved opcode"),
+/// A frame's opcode, and whether it begins a compressed message (RFC 7692 section 6).
+fn opcode(first: u8, deflate: bool) -> Result<(Opcode, bool), &'static str> {
+    let opcode = match first & 0x0f {
+        0 => Opcode::Continuation,
+        1 => Opcode::Text,
+        2 => Opcode::Binary,
+        8 => Opcode::Close,
+        9 => Opcode::Ping,
+        10 => Opcode::Pong,
+        _ => return Err("reserved opcode"),
+    };
+    match first & 0x70 {
+        0 => Ok((opcode, false)),
+        RSV1 if deflate && matches!(opcode, Opcode::Text | Opcode::Binary) => Ok((opcode, true)),
+        _ => Err("reserved bits are set"),
     }
 }
 
@@ -278,6 +314,7 @@ mod tests {
     #[derive(Debug, PartialEq, Clone)]
     enum Said {
         Message(Kind, Vec<u8>),
+        Deflated(Kind, Vec<u8>),
         Ping(Vec<u8>),
         Pong(Vec<u8>),
         Close(Option<u16>, String),
@@ -286,7 +323,11 @@ mod tests {
 
     /// Feeds `wire` in pieces of the given sizes (the last size again and again), as the reactor does.
     fn decode(wire: &[u8], sizes: &[usize], limit: usize) -> Vec<Said> {
-        let (mut decoder, mut out) = (Decoder::default(), Vec::new());
+        decode_by(Decoder::default(), wire, sizes, limit)
+    }
+
+    fn decode_by(mut decoder: Decoder, wire: &[u8], sizes: &[usize], limit: usize) -> Vec<Said> {
+        let mut out = Vec::new();
         let (mut held, mut message, mut rest) = (Vec::new(), Vec::new(), wire);
         let mut sizes =
             sizes.iter().copied().chain(std::iter::repeat(sizes.last().copied().unwrap_or(wire.len()).max(1)));
@@ -309,6 +350,11 @@ mod tests {
                             Item::Last(kind, bytes) => {
                                 message.extend_from_slice(bytes);
                                 out.push(Said::Message(kind, std::mem::take(&mut message)));
+                            }
+                            Item::Deflated(kind, bytes) => out.push(Said::Deflated(kind, bytes.to_vec())),
+                            Item::LastDeflated(kind, bytes) => {
+                                message.extend_from_slice(bytes);
+                                out.push(Said::Deflated(kind, std::mem::take(&mut message)));
                             }
                             Item::Ping(b) => out.push(Said::Ping(b.to_vec())),
                             Item::Pong(b) => out.push(Said::Pong(b.to_vec())),
@@ -393,6 +439,55 @@ mod tests {
         }
     }
 
+    /// A frame whose first byte has RSV1 too.
+    fn rsv1(opcode: OpCode, last: bool, payload: &[u8]) -> Vec<u8> {
+        let mut frame = frame(opcode, last, payload);
+        frame[0] |= RSV1;
+        frame
+    }
+
+    #[test]
+    fn compressed_messages_are_told_apart_where_they_were_negotiated() {
+        let (text, binary) = (OpCode::Data(Data::Text), OpCode::Data(Data::Binary));
+        let wire = [
+            rsv1(text, true, b"\xff\xfe"),
+            frame(text, true, b"plain"),
+            rsv1(binary, false, b"one"),
+            frame(OpCode::Control(Control::Ping), true, b"between"),
+            frame(OpCode::Data(Data::Continue), true, b"two"),
+            frame(text, false, b"pl"),
+            frame(OpCode::Data(Data::Continue), true, b"\xff"),
+        ]
+        .concat();
+        let said = [
+            Said::Deflated(Kind::Text, b"\xff\xfe".to_vec()),
+            Said::Message(Kind::Text, b"plain".to_vec()),
+            Said::Ping(b"between".to_vec()),
+            Said::Deflated(Kind::Binary, b"onetwo".to_vec()),
+            Said::Fault(Fault::NotUtf8),
+        ];
+        for cut in 1..=wire.len() {
+            assert_eq!(decode_by(Decoder::deflating(), &wire, &[cut, wire.len()], 256), said, "cut at {cut}");
+        }
+        assert_eq!(decode_by(Decoder::deflating(), &wire, &[1], 256), said, "byte by byte");
+    }
+
+    #[test]
+    fn reserved_bits_are_refused_wherever_compression_has_no_use_for_them() {
+        let begun = frame(OpCode::Data(Data::Text), false, b"a");
+        for (wire, why) in [
+            (rsv1(OpCode::Data(Data::Continue), true, b"a"), "a continuation of nothing"),
+            ([begun.clone(), rsv1(OpCode::Data(Data::Continue), true, b"a")].concat(), "a continuation"),
+            (rsv1(OpCode::Control(Control::Ping), true, b""), "a ping"),
+            (rsv1(OpCode::Control(Control::Close), true, b""), "a close"),
+            (b"\xa1\x80\0\0\0\0".to_vec(), "RSV2"),
+            (b"\xd1\x80\0\0\0\0".to_vec(), "RSV1 and RSV3"),
+        ] {
+            let said = decode_by(Decoder::deflating(), &wire, &[1], 256);
+            assert_eq!(said, [Said::Fault(Fault::Protocol("reserved bits are set"))], "{why}");
+        }
+    }
+
     #[test]
     fn the_limit_counts_all_frames_of_a_message() {
         let wire =
@@ -409,9 +504,11 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..300),
             sizes in prop::collection::vec(1usize..40, 1..20),
         ) {
-            let whole = decode(&bytes, &[bytes.len().max(1)], 1 << 16);
-            let cut = decode(&bytes, &sizes, 1 << 16);
-            prop_assert_eq!(whole, cut);
+            for decoder in [Decoder::default(), Decoder::deflating()] {
+                let whole = decode_by(decoder.clone(), &bytes, &[bytes.len().max(1)], 1 << 16);
+                let cut = decode_by(decoder, &bytes, &sizes, 1 << 16);
+                prop_assert_eq!(whole, cut);
+            }
         }
     }
 }

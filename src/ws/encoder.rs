@@ -7,10 +7,15 @@ use bytes::Bytes;
 pub const HEADER_MAX: usize = 10;
 /// Bytes a control frame may carry, section 5.5.
 pub const CONTROL_PAYLOAD_MAX: usize = 125;
+/// In a frame's first byte: its message is compressed (RFC 7692 section 6).
+pub const RSV1: u8 = 0x40;
 
 /// Appends the header of a frame of `len` bytes.
 pub fn push_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
-    let first = 0x80 | opcode as u8;
+    push_header_by(out, 0x80 | opcode as u8, len);
+}
+
+fn push_header_by(out: &mut Vec<u8>, first: u8, len: usize) {
     match len {
         0..=125 => out.extend_from_slice(&[first, len as u8]),
         126..=0xffff => {
@@ -36,6 +41,12 @@ fn header_size(len: usize) -> usize {
 /// Appends a whole frame.
 pub fn push_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     push_header(out, opcode, payload.len());
+    out.extend_from_slice(payload);
+}
+
+/// Appends a whole frame whose payload is compressed.
+pub fn push_deflated_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
+    push_header_by(out, 0x80 | RSV1 | opcode as u8, payload.len());
     out.extend_from_slice(payload);
 }
 

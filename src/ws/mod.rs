@@ -1,14 +1,21 @@
-//! F1 · WebSocket, RFC 6455: upgrade, frames, UTF-8 and close codes, for the server's side of a connection.
+//! F1 · WebSocket, RFC 6455: upgrade, frames, UTF-8 and close codes, for the server's side of a connection; and its
+//! compression, RFC 7692.
 //!
 //! Pure: bytes in, items out. Knows nothing of sockets, of channels or of what a message means.
 
 mod decoder;
+mod deflate;
 mod encoder;
+mod extension;
 mod upgrade;
 mod utf8;
 
 pub use decoder::{Decoder, Fault, Item, Kind, Step};
-pub use encoder::{CONTROL_PAYLOAD_MAX, HEADER_MAX, close_frame, control_frame, frame, push_frame, push_header};
+pub use deflate::{Deflate, Inflate};
+pub use encoder::{
+    CONTROL_PAYLOAD_MAX, HEADER_MAX, close_frame, control_frame, frame, push_deflated_frame, push_frame, push_header,
+};
+pub use extension::Agreed;
 pub use upgrade::{Refusal, Upgrade, respond};
 
 /// Opcodes, RFC 6455 section 5.2.

@@ -1,5 +1,6 @@
 //! F1 · The opening handshake, RFC 6455 section 4.2: what a request must have, and the answer that accepts it.
 
+use super::extension::{Agreed, negotiate};
 use crate::http::{self, Head};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,6 +11,8 @@ use sha1::{Digest, Sha1};
 #[derive(Debug, PartialEq, Eq)]
 pub struct Upgrade<'a> {
     key: &'a str,
+    /// Compression, if it was asked for by [`Upgrade::deflating`] and the client offered it.
+    pub deflate: Option<Agreed>,
 }
 
 /// Why it may not: an HTTP status and a sentence for its body.
@@ -63,9 +66,14 @@ impl<'a> Upgrade<'a> {
         }
         let key = head.header("sec-websocket-key").map(str::trim).filter(|key| is_key(key));
         match key {
-            Some(key) if head.count("sec-websocket-key") == 1 => Ok(Upgrade { key }),
+            Some(key) if head.count("sec-websocket-key") == 1 => Ok(Upgrade { key, deflate: None }),
             _ => Err(bad_request("Sec-WebSocket-Key must be 16 bytes in base64")),
         }
+    }
+
+    /// Takes the client's offer of compression, if there is one that can be.
+    pub fn deflating(self, head: &Head<'a>) -> Upgrade<'a> {
+        Upgrade { deflate: negotiate(head.values("sec-websocket-extensions")), ..self }
     }
 }
 
@@ -87,6 +95,10 @@ pub fn respond(upgrade: &Upgrade<'_>, subprotocol: Option<&str>, out: &mut Vec<u
     if let Some(name) = subprotocol {
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         out.extend_from_slice(name.as_bytes());
+    }
+    if let Some(agreed) = upgrade.deflate {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+        agreed.push(out);
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -110,6 +122,23 @@ mod tests {
         let text = String::from_utf8(out).expect("ASCII");
         assert!(text.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{text}");
         assert!(text.ends_with("\r\nSec-WebSocket-Protocol: centrifuge-protobuf\r\n\r\n"));
+    }
+
+    #[test]
+    fn agrees_to_compression_only_where_it_is_wanted() {
+        let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+        let request = [GOOD.trim_end(), "\r\n", offer].concat();
+        let head = Head::parse(request.as_bytes()).expect("sound").expect("whole");
+        let answer = |upgrade: Upgrade<'_>| {
+            let mut out = Vec::new();
+            respond(&upgrade, None, &mut out);
+            String::from_utf8(out).expect("ASCII")
+        };
+        let upgrade = || Upgrade::check(&head).expect("good");
+        let line =
+            "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        assert!(answer(upgrade().deflating(&head)).ends_with(&format!("\r\n{line}\r\n\r\n")));
+        assert!(!answer(upgrade()).contains("Extensions"));
     }
 
     #[test]
