@@ -4,6 +4,7 @@
 import pathlib
 import random
 import struct
+import zlib
 
 CORPUS = pathlib.Path(__file__).parent / "corpus"
 
@@ -45,6 +46,31 @@ def decoder():
     }
     for name, content in seeds.items():
         write("decoder", name, b"\x03" + content)
+    compressed = frame(0x41, deflated(text))
+    parts = frame(0x42, deflated(text)[:4], last=False) + ping + frame(0, deflated(text)[4:])
+    for name, content in {"compressed": compressed + frame(1, text), "compressed_parts": parts}.items():
+        write("decoder", name, b"\x83" + content)
+
+
+def deflated(message, level=6):
+    raw = zlib.compressobj(level, zlib.DEFLATED, -15)
+    return (raw.compress(message) + raw.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def deflate():
+    text = b'{"id":1,"connect":{}}' * 9
+    chance = random.Random(1)
+    seeds = {
+        "message": b"\x01\x07" + text,
+        "repeated": b"\x86\x71" + text,
+        "noise": b"\x81\x77" + bytes(chance.randrange(256) for _ in range(2000)),
+        "compressed": b"\x01\x07" + deflated(text),
+        "stored": b"\x81\x07" + deflated(text, 0),
+        "last_block": b"\x81\x07" + b"\xf3\x48\xcd\xc9\xc9\x07\0\0",
+        "zeros": b"\x81\x07" + deflated(bytes(200_000), 9),
+    }
+    for name, content in seeds.items():
+        write("deflate", name, content)
 
 
 def delta():
@@ -147,5 +173,5 @@ def operations():
 
 
 if __name__ == "__main__":
-    for target in (decoder, delta, http_head, json_command, protobuf_command, operations):
+    for target in (decoder, deflate, delta, http_head, json_command, protobuf_command, operations):
         target()

@@ -1,6 +1,7 @@
 //! The frame decoder: bytes shown whole and bytes shown in pieces must come to the same.
 //!
-//! The first byte is the size of the pieces; the rest is what a client sent.
+//! The first byte is the size of the pieces, its top bit whether compression was negotiated; the rest is what a client
+//! sent.
 #![no_main]
 
 use gannet::ws::{Decoder, Item, Kind, Step};
@@ -11,6 +12,7 @@ const LIMIT: usize = 1000;
 #[derive(Debug, PartialEq)]
 enum Seen {
     Message(Kind, Vec<u8>),
+    Deflated(Kind, Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(Option<u16>, String),
@@ -18,8 +20,8 @@ enum Seen {
 }
 
 /// What comes of `bytes`, shown `piece` at a time with what was left before them. Parts are put together.
-fn decode(bytes: &[u8], piece: usize) -> Vec<Seen> {
-    let (mut decoder, mut seen, mut parts, mut held) = (Decoder::default(), Vec::new(), Vec::new(), Vec::new());
+fn decode(mut decoder: Decoder, bytes: &[u8], piece: usize) -> Vec<Seen> {
+    let (mut seen, mut parts, mut held) = (Vec::new(), Vec::new(), Vec::new());
     for piece in bytes.chunks(piece) {
         held.extend_from_slice(piece);
         let mut used = 0;
@@ -39,6 +41,11 @@ fn decode(bytes: &[u8], piece: usize) -> Vec<Seen> {
                     parts.extend_from_slice(bytes);
                     seen.push(Seen::Message(kind, std::mem::take(&mut parts)));
                 }
+                Item::Deflated(kind, bytes) => seen.push(Seen::Deflated(kind, bytes.to_vec())),
+                Item::LastDeflated(kind, bytes) => {
+                    parts.extend_from_slice(bytes);
+                    seen.push(Seen::Deflated(kind, std::mem::take(&mut parts)));
+                }
                 Item::Ping(bytes) => seen.push(Seen::Ping(bytes.to_vec())),
                 Item::Pong(bytes) => seen.push(Seen::Pong(bytes.to_vec())),
                 Item::Close(code, reason) => seen.push(Seen::Close(code, reason.to_owned())),
@@ -54,12 +61,16 @@ fn decode(bytes: &[u8], piece: usize) -> Vec<Seen> {
 
 fuzz_target!(|data: &[u8]| {
     let Some((piece, bytes)) = data.split_first() else { return };
-    let whole = decode(bytes, usize::MAX);
+    let deflate = piece & 0x80 != 0;
+    let decoder = || if deflate { Decoder::deflating() } else { Decoder::default() };
+    let whole = decode(decoder(), bytes, usize::MAX);
     for seen in &whole {
-        if let Seen::Message(Kind::Text, text) = seen {
-            assert!(std::str::from_utf8(text).is_ok(), "text that is not UTF-8");
+        match seen {
+            Seen::Message(Kind::Text, text) => assert!(std::str::from_utf8(text).is_ok(), "text that is not UTF-8"),
+            Seen::Deflated(..) => assert!(deflate, "compressed though it was not negotiated"),
+            _ => {}
         }
     }
-    assert_eq!(decode(bytes, usize::from(*piece).max(1)), whole);
-    assert_eq!(decode(bytes, 1), whole);
+    assert_eq!(decode(decoder(), bytes, usize::from(*piece & 0x7f).max(1)), whole);
+    assert_eq!(decode(decoder(), bytes, 1), whole);
 });

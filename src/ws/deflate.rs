@@ -13,6 +13,8 @@ const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 const END: [u8; 2] = [3, 0];
 /// The window that needs no limit, section 7.1.2.1.
 const WINDOW_BITS_MAX: u8 = 15;
+/// What a flush may take, and the header of a block.
+const FLUSH_MAX: usize = 32;
 /// Room that the scratch may keep.
 const KEEP_MAX: usize = 128 * 1024;
 /// The least room that inflation is given at a time.
@@ -22,32 +24,36 @@ const STEP_MIN: usize = 4096;
 #[derive(Debug)]
 pub struct Deflate {
     raw: Compress,
+    level: Compression,
     out: Vec<u8>,
 }
 
 impl Deflate {
     /// `level`: 1 (fast) to 9 (small).
     pub fn new(level: u32) -> Deflate {
-        Deflate { raw: Compress::new(Compression::new(level.clamp(1, 9)), false), out: Vec::new() }
+        let level = Compression::new(level.clamp(1, 9));
+        Deflate { raw: Compress::new(level, false), level, out: Vec::new() }
     }
 
     /// The payload that stands for `message` in a compressed frame; `None` if it would not be smaller.
     /// `window_bits`: the peer's window, 8 to 15.
     pub fn message(&mut self, message: &[u8], window_bits: u8) -> Option<&[u8]> {
-        self.raw.reset();
-        self.out.clear();
-        self.out.shrink_to(KEEP_MAX);
-        // No more room than the message has: to run out of it is to have gained nothing.
-        self.out.reserve(message.len().max(TAIL.len()) + 1);
         // A small window is kept by forgetting, not by a compressor of its own: what comes in pieces of its size never
         // refers back beyond it.
         let piece = if window_bits < WINDOW_BITS_MAX { 1 << window_bits } else { message.len().max(1) };
+        self.raw.reset();
+        self.out.clear();
+        self.out.shrink_to(KEEP_MAX);
+        // More than the worst input takes, flushes with it.
+        self.out.reserve(message.len() + message.len() / 4 + (message.len() / piece + 1) * FLUSH_MAX);
         let mut rest = message;
         while !rest.is_empty() {
             let (now, later) = rest.split_at(piece.min(rest.len()));
             let flush = if later.is_empty() { FlushCompress::Sync } else { FlushCompress::Full };
-            self.raw.compress_vec(now, &mut self.out, flush).ok()?;
-            if self.out.len() == self.out.capacity() {
+            let result = self.raw.compress_vec(now, &mut self.out, flush);
+            if result.is_err() || self.out.len() == self.out.capacity() {
+                // A reset does not do away with output that found no room (zlib-rs 0.6.8): it would panic later.
+                self.raw = Compress::new(self.level, false);
                 return None;
             }
             rest = later;
@@ -189,15 +195,15 @@ mod tests {
     fn a_bomb_costs_no_more_than_its_limit() {
         let mut raw = Compress::new(Compression::new(9), false);
         let mut payload = Vec::with_capacity(1 << 20);
-        let zeros = vec![0; 1 << 26];
+        let zeros = vec![0; 1 << 23];
         raw.compress_vec(&zeros, &mut payload, FlushCompress::Sync).expect("compress");
         let mut inflate = Inflate::default();
         assert_eq!(inflate.message(Kind::Binary, &payload, 655_360), Err(Fault::TooBig));
         assert_eq!(inflate.out.capacity(), 655_361);
         assert_eq!(inflate.message(Kind::Binary, HELLO, 655_360).map(<[u8]>::len), Ok(5));
         assert!(inflate.out.capacity() <= KEEP_MAX);
-        // 64 Ki empty last blocks, each of which ends the data.
-        assert_eq!(inflate.message(Kind::Binary, &END.repeat(1 << 16), 9), Ok(&b""[..]));
+        // Empty last blocks, each of which ends the data.
+        assert_eq!(inflate.message(Kind::Binary, &END.repeat(1 << 12), 9), Ok(&b""[..]));
     }
 
     #[test]
@@ -206,8 +212,10 @@ mod tests {
         for short in [&b""[..], b"a", b"abcdefgh"] {
             assert_eq!(deflate.message(short, 15), None);
         }
-        let noise = noise(1 << 20);
-        assert!(deflate.message(&noise, 15).is_none());
+        let noise = noise(200_000);
+        for len in [200_000, 16_384, 16_384, 100_000] {
+            assert!([9, 15].into_iter().all(|bits| deflate.message(&noise[..len], bits).is_none()), "{len}");
+        }
         assert!(deflate.message(&feed(1000), 15).is_some(), "and goes on");
         assert!(deflate.out.capacity() <= KEEP_MAX);
     }
@@ -250,13 +258,17 @@ mod tests {
         assert_eq!(inflate.message(Kind::Binary, b"\x02\x02\0", 99), Err(Fault::NotDeflate));
     }
 
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(prop_oneof![Just(b'a'), any::<u8>()], 0..3000)
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(24))]
 
         /// Whatever goes in comes out, whatever was said before it.
         #[test]
         fn there_and_back(
-            messages in prop::collection::vec(prop::collection::vec(prop_oneof![Just(b'a'), any::<u8>()], 0..3000), 1..4),
+            messages in prop::collection::vec(message(), 1..4),
             level in 1u32..10,
             bits in 8u8..16,
         ) {

@@ -7,6 +7,7 @@ mod api;
 mod client;
 mod command_line;
 mod commands;
+mod deflate;
 mod descriptors;
 mod drain;
 mod frames;
