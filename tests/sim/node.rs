@@ -182,6 +182,7 @@ impl Reactor {
                 let message = std::mem::take(&mut it.message);
                 self.take_message(world, conn, &message);
             }
+            Item::Deflated(..) | Item::LastDeflated(..) => unreachable!("compression was not negotiated"),
             Item::Ping(payload) => self.conns.send(conn, ws::control_frame(ws::Opcode::Pong, payload)),
             Item::Pong(_) => {
                 if it.watch.frame_pings {
