@@ -18,7 +18,7 @@
 //! work together, and is all of a reactor but its I/O: the simulator runs it as it is.
 //!
 //! **F5, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP: the
-//! server API, health, metrics.
+//! server API, health, metrics, and what is asked of the application's backend.
 //!
 //! **F6, assembly.** `server` starts and drains the node. `cli` is the command line; `main` prints and exits.
 
@@ -40,6 +40,7 @@ pub mod broker;
 pub mod hub;
 pub mod session;
 pub mod shard;
+pub mod wire;
 
 pub mod reactor;
 pub mod service;

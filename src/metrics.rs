@@ -109,6 +109,12 @@ counters! {
     writes_blocked: "gannet_reactor_writes_blocked_total" "Write calls that a full socket cut short.",
     turns: "gannet_reactor_turns_total" "Loop turns.",
     publications_dropped: "gannet_node_publications_dropped_total" "Publications dropped because a reactor's mailbox was full: raise reactor.mailbox_size or add reactors.",
+    publications_filtered: "gannet_node_tags_filter_dropped_publications_total" "Publications that subscribers did not get because their tags filter left them out.",
+    commands_astray: "gannet_client_emulation_unknown_session_total" "Requests to the emulation endpoint whose session is gone, or never was.",
+    gaps: "gannet_node_position_gaps_total" "Gaps in a channel's stream on their way to a reactor, of which its positioned subscribers were told (2500, 3010): see publications_dropped.",
+    recoverable: "gannet_client_positioned_subscriptions_total" "Subscriptions begun that know their position.",
+    tokens_remembered: "gannet_client_tokens_remembered_total" "Tokens that were found good before and cost no signature check.",
+    tokens_verified: "gannet_client_tokens_verified_total" "Tokens whose signature was checked.",
     limit_connections: "gannet_node_client_connection_limit_total" "Handshakes refused by client.connection_limit or the file descriptor limit.",
     limit_rate: "gannet_node_client_connection_rate_limit_total" "Handshakes refused by client.connection_rate_limit.",
     limit_per_ip: "gannet_node_client_connection_per_ip_limit_total" "Connections refused by client.connection_limit_per_ip.",
@@ -192,6 +198,19 @@ impl Page {
         self.head(name, help, "histogram");
         for (key, latency) in series {
             self.buckets(name, &format!("{label}=\"{key}\","), latency);
+        }
+    }
+
+    /// One histogram for each set of labels, which are written out.
+    pub fn histogram_series<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (&'a String, &'a Latency)>,
+    ) {
+        self.head(name, help, "histogram");
+        for (labels, latency) in series {
+            self.buckets(name, &format!("{labels},"), latency);
         }
     }
 

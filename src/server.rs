@@ -6,7 +6,7 @@
 use crate::config::{Config, Warning};
 use crate::mailbox::{Mailbox, Sender, mailbox};
 use crate::reactor::{Admission, Letter, Links, Reactor, WAKER, listen};
-use crate::service::{self, HandOff, Node, NodeInfo, Replies, Service};
+use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, Replies, Service};
 use crate::session::Rules;
 use crate::shard::{Answer, Shard};
 use mio::{Poll, Waker};
@@ -75,18 +75,25 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
     let internal = open_internal(&config)?;
 
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
-    let rules = Arc::new(Rules::new(&config));
+    let rules = Rules::new(&config, &service::forwarded(&config)).map_err(|error| cannot_start(error.to_string()))?;
+    let rules = Arc::new(rules);
     let seed = getrandom::u64().map_err(|error| cannot_start(format!("cannot draw a random seed: {error}")))?;
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| cannot_start(format!("cannot draw a random secret: {error}")))?;
+    let secret = Arc::new(secret);
     let parts = mailboxes(count, config.reactor.mailbox_size).map_err(cannot("make the reactors' polls"))?;
     let senders: Vec<Sender<Letter>> = parts.iter().map(|part| part.sender.clone()).collect();
     let (answers, replies) = unbounded_channel();
     let (hand_off, handed_off, room) = service::hand_off(room.http);
+    let (outgoing, backend, hook) =
+        service::outgoing(config.clone(), rules.clone(), senders.clone()).map_err(cannot_start)?;
 
     let (happened, happening) = channel();
     for (at, (part, listener)) in parts.into_iter().zip(listeners).enumerate() {
         let me = at as u16;
-        let shard = Shard::new(me, count as u16, seed, rules.clone());
-        let links = links(senders.clone(), hand_off.clone(), answers.clone(), happened.clone());
+        let shard = Shard::new(me, count as u16, seed, secret.clone(), rules.clone());
+        let ends = (hand_off.clone(), backend.clone(), hook.clone());
+        let links = links(senders.clone(), ends, answers.clone(), happened.clone());
         let reactor = Reactor::new(part.poll, listener, part.mailbox, shard, me, links, admission.clone(), &config)
             .map_err(cannot("start a reactor"))?;
         let failed = happened.clone();
@@ -105,6 +112,7 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
         internal,
         handed_off,
         replies: Replies(replies),
+        outgoing,
         room,
         log_dropped,
     };
@@ -147,15 +155,19 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
         .collect()
 }
 
+// A question that finds no room comes back by value.
+#[expect(clippy::result_large_err)]
 fn links(
     reactors: Vec<Sender<Letter>>,
-    hand_off: HandOff,
+    (hand_off, backend, hook): (HandOff, BackendLink, HookLink),
     answers: UnboundedSender<(u64, Answer)>,
     happened: std::sync::mpsc::Sender<Happened>,
 ) -> Links {
     Links {
         reactors,
         hand_off: Box::new(move |stream, bytes, entry| hand_off.give(stream, bytes, entry)),
+        backend: Box::new(move |call| backend.ask(call)),
+        hook: Box::new(move |event| hook.tell(event)),
         // The main thread is gone only when the process is.
         drained: Box::new(move || drop(happened.send(Happened::Drained))),
         // The service thread is gone only when the process is.
@@ -220,15 +232,15 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Descriptors that are no clients' and no HTTP connections'.
-    pub fn reserved(reactors: usize) -> usize {
-        DESCRIPTORS_RESERVED + reactors * DESCRIPTORS_PER_REACTOR
+    /// Descriptors that are no clients' and no HTTP connections': those of questions to the backend are among them.
+    pub fn reserved(config: &Config, reactors: usize) -> usize {
+        DESCRIPTORS_RESERVED + reactors * DESCRIPTORS_PER_REACTOR + service::descriptors(config)
     }
 
     /// Shares out `open` descriptors: plain HTTP gets at most a sixteenth, so that it cannot crowd the clients out.
-    pub fn share(open: usize, reactors: usize, http_max: usize) -> Room {
-        let sockets = open.saturating_sub(Room::reserved(reactors));
-        let http = http_max.min((sockets / 16).max(8)).min(sockets);
+    pub fn share(open: usize, config: &Config, reactors: usize) -> Room {
+        let sockets = open.saturating_sub(Room::reserved(config, reactors));
+        let http = config.http_server.service_connection_limit.min((sockets / 16).max(8)).min(sockets);
         Room { sockets, clients: sockets - http, http }
     }
 }
@@ -240,10 +252,10 @@ fn raise_descriptors(config: &Config, reactors: usize) -> Result<Room, ServeErro
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let open = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     let open = open.unwrap_or(u64::MAX).min(u64::from(u32::MAX)) as usize;
-    if open < 2 * Room::reserved(reactors) {
+    if open < 2 * Room::reserved(config, reactors) {
         return Err(cannot_start(format!("the file descriptor limit is {open}, too few to serve: raise LimitNOFILE")));
     }
-    let room = Room::share(open, reactors, config.http_server.service_connection_limit);
+    let room = Room::share(open, config, reactors);
     let clients = room.clients;
     let asked = config.client.connection_limit;
     if asked > clients {

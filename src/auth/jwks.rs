@@ -148,13 +148,13 @@ fn public_key(raw: &RawKey<'_>) -> Option<PublicKey> {
 }
 
 /// The key sets that were fetched, by URL. Whoever fetches makes a new value from a clone of the last one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Jwks {
     sets: BTreeMap<Arc<str>, Fetched>,
     version: u64,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Fetched {
     keys: KeySet,
     /// Seconds since 1970: the last fetch that brought a set, and the last fetch.
@@ -175,6 +175,12 @@ impl Jwks {
     /// A fetch brought nothing: what was there stays.
     pub fn fail(&mut self, url: Arc<str>, now: u64) {
         self.sets.entry(url).or_default().tried_at = now;
+    }
+
+    /// The set is too old to be believed, and there is no newer one.
+    pub fn forget(&mut self, url: Arc<str>, now: u64) {
+        self.version += 1;
+        self.sets.insert(url, Fetched { tried_at: now, ..Fetched::default() });
     }
 
     /// Changes with the keys, from a clone to the value made of it.

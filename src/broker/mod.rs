@@ -1,18 +1,26 @@
 //! F3 · Every channel has one owner, which gives its publications their order.
 //!
 //! **The ordering promise.** For one channel and one reactor, [`Event::Subscribed`] arrives after every publication
-//! that came before the subscription and before every later one; the client joins the hub when it arrives. One owner
-//! and first-in-first-out mailboxes give it for free: an owner answers each reactor in the order in which it was
-//! asked, and publications to that reactor stand in the same line. Subscribe and leave always pass through here, so
-//! nobody else counts first and last subscribers.
+//! at or before its position and before every later one; the client joins the hub when it arrives. One owner and
+//! first-in-first-out mailboxes give it for free: an owner answers each reactor in the order in which it was asked, and
+//! publications to that reactor stand in the same line. Subscribe and leave always pass through here, so nobody else
+//! counts first and last subscribers.
 //!
-//! Owns the contract (requests, events, who owns what). Knows nothing of sessions: it sees a return address.
+//! Owns the contract (requests, events, who owns what). Knows nothing of sessions or options: it sees a return address,
+//! and is told with each request what a channel keeps.
 
 mod memory;
+mod presence;
+mod recent;
+mod stream;
 
-pub use memory::Memory;
+pub use memory::{Limits, Memory};
 
-use crate::protocol::Publication;
+use crate::protocol::code::ClientError;
+use crate::protocol::{ClientInfo, Publication};
+use bytes::Bytes;
+use compact_str::CompactString;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
@@ -24,7 +32,7 @@ pub struct ConnKey {
     pub generation: u32,
 }
 
-/// Who waits for a publication to have its place in the channel.
+/// Who waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
     /// A client, for the command that `ticket` stands for.
@@ -33,24 +41,159 @@ pub enum Asker {
     Backend(u64),
 }
 
+/// Which life of a stream: whoever lost its memory begins another. Eight letters, as Centrifugo's.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Epoch(pub(crate) [u8; 8]);
+
+impl Epoch {
+    /// Of a channel without a stream.
+    pub const NONE: Epoch = Epoch([0; 8]);
+
+    /// From any 64 random bits.
+    pub fn random(bits: u64) -> Epoch {
+        Epoch(bits.to_le_bytes().map(|byte| b'a' + byte % 26))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take_while(|&&byte| byte != 0).try_for_each(|&byte| fmt::Write::write_char(f, char::from(byte)))
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl PartialEq<str> for Epoch {
+    fn eq(&self, text: &str) -> bool {
+        self.0.iter().copied().take_while(|&byte| byte != 0).eq(text.bytes())
+    }
+}
+
+/// A place in a channel's stream: so many publications into this epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    pub offset: u64,
+    pub epoch: Epoch,
+}
+
+/// What a channel keeps of its publications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Publications.
+    pub size: u32,
+    /// Milliseconds after the latest one.
+    pub ttl_ms: u64,
+    /// Milliseconds that offset and epoch outlive the latest use.
+    pub meta_ttl_ms: u64,
+}
+
+/// What a subscriber wants beyond live publications.
+#[derive(Debug, Clone, Default)]
+pub struct Want {
+    /// Its position in the stream, which begins with this if need be.
+    pub position: Option<Keep>,
+    /// What it missed.
+    pub recover: Option<Recover>,
+    /// Who it is: for presence, and to tell the others that it came.
+    pub member: Option<Member>,
+    /// Deltas.
+    pub delta: bool,
+}
+
+/// What a client knows of the stream from before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recover {
+    pub offset: u64,
+    /// "" = any.
+    pub epoch: CompactString,
+    /// Publications returned at most; whoever missed more is not recovered.
+    pub limit: usize,
+    /// The latest publication alone will do.
+    pub cache: bool,
+}
+
+/// A client in a channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    pub client: [u8; 16],
+    pub info: Arc<ClientInfo>,
+    /// Listed among those present.
+    pub presence: bool,
+    /// The subscribers who want to know are told of its coming and going.
+    pub announce: bool,
+}
+
+/// What is known of a subscriber that leaves.
+#[derive(Debug, Clone)]
+pub struct Gone {
+    pub member: Option<Member>,
+    /// It took deltas.
+    pub delta: bool,
+    /// Who waits until all of this is done.
+    pub asker: Option<Asker>,
+}
+
+/// How a publication is to be treated, beyond being sent to all subscribers.
+#[derive(Debug, Clone, Default)]
+pub struct Treatment {
+    /// Keep it; without, it has no offset.
+    pub keep: Option<Keep>,
+    /// Send it as a delta to those who take deltas.
+    pub delta: bool,
+    /// Not to this connection, which published it.
+    pub except: Option<ConnKey>,
+    /// A second publication with this key within five minutes is the first one. "" = none.
+    pub idempotency_key: CompactString,
+    /// Publications of a version not above the latest are dropped; 0 = none.
+    pub version: u64,
+    pub version_epoch: CompactString,
+}
+
 /// What a channel's owner is asked to do.
 #[derive(Debug, Clone)]
 pub enum Request {
     /// One more subscriber on `from.reactor`. Answered by [`Event::Subscribed`] with the same ticket.
-    Subscribe { channel: Arc<str>, from: ConnKey, ticket: u32 },
-    /// One subscriber less on `reactor`. Not answered.
-    Leave { channel: Arc<str>, reactor: u16 },
-    /// To all subscribers. Answered by [`Event::Published`] once it has its place: whatever anyone publishes after the
+    Subscribe { channel: Arc<str>, from: ConnKey, ticket: u32, want: Option<Box<Want>> },
+    /// One subscriber less on `reactor`. Answered by [`Answer::Left`] if somebody asks.
+    Leave { channel: Arc<str>, reactor: u16, gone: Option<Box<Gone>> },
+    /// To all subscribers. Answered by [`Answer::Published`] once it has its place: whatever anyone publishes after the
     /// answer comes later in the channel.
-    Publish { channel: Arc<str>, publication: Arc<Publication>, asker: Asker },
+    Publish { channel: Arc<str>, publication: Arc<Publication>, asker: Asker, treatment: Option<Box<Treatment>> },
+    /// Answered by [`Answer::History`].
+    History { channel: Arc<str>, asker: Asker, query: Box<Query> },
+    /// Answered by [`Answer::Removed`]: nothing is kept any more, offset and epoch stay.
+    RemoveHistory { channel: Arc<str>, asker: Asker },
+    /// Answered by [`Answer::Presence`].
+    Presence { channel: Arc<str>, asker: Asker },
+    /// Answered by [`Answer::PresenceStats`].
+    PresenceStats { channel: Arc<str>, asker: Asker },
+}
+
+/// Which publications of a history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    pub keep: Keep,
+    /// Those after it (before it with `reverse`), itself left out.
+    pub since: Option<(u64, CompactString)>,
+    pub limit: usize,
+    /// Newest first.
+    pub reverse: bool,
 }
 
 impl Request {
     pub fn channel(&self) -> &Arc<str> {
         match self {
-            Request::Subscribe { channel, .. } | Request::Leave { channel, .. } | Request::Publish { channel, .. } => {
-                channel
-            }
+            Request::Subscribe { channel, .. }
+            | Request::Leave { channel, .. }
+            | Request::Publish { channel, .. }
+            | Request::History { channel, .. }
+            | Request::RemoveHistory { channel, .. }
+            | Request::Presence { channel, .. }
+            | Request::PresenceStats { channel, .. } => channel,
         }
     }
 }
@@ -58,9 +201,79 @@ impl Request {
 /// What an owner says, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    Subscribed { channel: Arc<str>, conn: ConnKey, ticket: u32 },
-    Publication { channel: Arc<str>, publication: Arc<Publication> },
-    Published { asker: Asker },
+    Subscribed {
+        channel: Arc<str>,
+        conn: ConnKey,
+        ticket: u32,
+        found: Option<Box<Found>>,
+    },
+    Publication {
+        channel: Arc<str>,
+        publication: Arc<Publication>,
+        extras: Option<Box<Extras>>,
+    },
+    /// Somebody came.
+    Join {
+        channel: Arc<str>,
+        info: Arc<ClientInfo>,
+    },
+    /// Somebody went.
+    Leave {
+        channel: Arc<str>,
+        info: Arc<ClientInfo>,
+    },
+    /// Publications were dropped on the way here.
+    Gap {
+        channel: Arc<str>,
+    },
+    Answer {
+        asker: Asker,
+        answer: Answer,
+    },
+    /// The channel has its first subscriber, or has none any more.
+    Occupied {
+        channel: Arc<str>,
+        occupied: bool,
+    },
+}
+
+/// Where a subscription begins.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    pub position: Position,
+    /// If it was asked for: what was missed, and whether that is all of it.
+    pub recovery: Option<Recovery>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Recovery {
+    pub recovered: bool,
+    /// In their order.
+    pub publications: Vec<Publication>,
+}
+
+/// What goes with a publication, seldom.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Extras {
+    /// Its data as a delta to the publication before it, if that is shorter.
+    pub delta: Option<Bytes>,
+    pub except: Option<ConnKey>,
+}
+
+/// The answer to a question of a client or of the backend.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// With its position, if the channel keeps history.
+    Published(Option<Position>),
+    History(Box<(Position, Vec<Publication>)>),
+    Removed,
+    Presence(Vec<ClientInfo>),
+    PresenceStats {
+        clients: u32,
+        users: u32,
+    },
+    Left,
+    Refused(ClientError),
 }
 
 /// Where an event goes.
@@ -68,6 +281,15 @@ pub enum Event {
 pub enum Target {
     Reactor(u16),
     Backend,
+}
+
+impl From<Asker> for Target {
+    fn from(asker: Asker) -> Target {
+        match asker {
+            Asker::Client { conn, .. } => Target::Reactor(conn.reactor),
+            Asker::Backend(_) => Target::Backend,
+        }
+    }
 }
 
 /// The reactor that owns `channel`, the same on every thread of one process. `seed` is drawn at start, so that no

@@ -95,10 +95,14 @@ pub fn run(
     }
 }
 
-/// The variables that are ours to judge. Others may be any bytes.
+/// The variables that are ours to judge, and the names of Centrifugo's, which are not read. Others may be any bytes.
 fn own_variables(env: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, CliError> {
     let mut own = Vec::new();
     for (name, value) in env {
+        if name.to_string_lossy().starts_with("CENTRIFUGO_") {
+            own.push((name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+            continue;
+        }
         if !name.to_string_lossy().starts_with("GANNET_") {
             continue;
         }

@@ -109,7 +109,7 @@ fn every_problem_of_every_source_is_told_at_once() {
         "environment: unknown option GANNET_COLOUR;",
         "command line: --http_server.port: expected a whole number, 0 to 65535; got \"x\"",
         "command line: unknown option --log.levle; did you mean --log.level?",
-        "command line: --engine is a Centrifugo option that this version does not support yet",
+        "command line: --engine: a Centrifugo option that this version does not support yet: channels",
         "environment: GANNET_REACTORS: expected a whole number, 0 to 1024; got 9999",
         "bad.toml: client.channel_limit: expected a whole number, 1 to 1048576; got 0",
     ];
@@ -136,6 +136,9 @@ fn check_tells_warnings() {
     assert_eq!(output(secure, &[]), "config ok\n");
     let text = output("gannet check --dev", &[]);
     assert!(text.starts_with("warning: dev: "), "{text}");
+    let theirs = output(&format!("{secure} --usage_stats.disabled true"), &[("CENTRIFUGO_CLIENT_CONCURRENCY", "8")]);
+    assert!(theirs.contains("warning: CENTRIFUGO_CLIENT_CONCURRENCY: not read: 1 such variables"), "{theirs}");
+    assert!(theirs.contains("warning: --usage_stats.disabled: has no effect here: "), "{theirs}");
     assert!(text.ends_with("\nconfig ok\n"), "{text}");
 }
 

@@ -7,9 +7,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::channel;
 use super::registry::{self, Item, Meta, Visitor};
 use super::value::{Value, show_duration};
-use super::{Config, ConfigError};
+use super::{ChannelOptions, Config, ConfigError};
 
 /// A setting that works but that its operator should know about.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +39,24 @@ fn problem(option: &str, message: impl Into<String>) -> Problem {
     Problem { option, at, message: message.into() }
 }
 
+/// Where options of channels stand. A namespace is told by its name, which is unique, rather than by its number.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    WithoutNamespace,
+    Namespace(&'a str),
+}
+
+impl At<'_> {
+    fn problem(self, (key, message): (&str, String)) -> Problem {
+        match self {
+            At::WithoutNamespace => problem(&format!("channel.without_namespace.{key}"), message),
+            At::Namespace(name) => {
+                Problem { at: format!("[{name:?}].{key}"), ..problem("channel.namespaces", message) }
+            }
+        }
+    }
+}
+
 /// What `dev` turns on, besides each permission of `channel.without_namespace`.
 const DEV_ON: &[&str] = &["client.insecure", "http_api.insecure", "prometheus.enabled", "health.enabled"];
 
@@ -59,7 +78,8 @@ impl Config {
         struct TurnOn<'a>(&'a dyn Fn(&str) -> bool);
         impl Visitor for TurnOn<'_> {
             fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
-                let dev = DEV_ON.contains(&meta.name) || meta.name.starts_with("channel.without_namespace.");
+                let permission = meta.name.strip_prefix("channel.without_namespace.allow_");
+                let dev = DEV_ON.contains(&meta.name) || permission.is_some_and(|rest| rest.contains("_for_"));
                 if dev && !(self.0)(meta.name) {
                     let yes = serde_json::Value::Bool(true);
                     // Each of them is a bool, so this cannot be refused; a test holds it.
@@ -87,12 +107,21 @@ impl Config {
         judge.0.extend(self.check_origins());
         judge.0.extend(self.check_namespaces());
         judge.0.extend(self.client.token_faults().into_iter().map(|(option, text)| problem(&option, text)));
+        for (at, options) in self.channels() {
+            judge.0.extend(channel::unfit(options).into_iter().map(|finding| at.problem(finding)));
+        }
         judge.0
     }
 
     /// The rules between options.
     pub(super) fn check_together(&self) -> Vec<Problem> {
         let mut problems = self.check_prefixes();
+        problems.extend(self.check_backend());
+        for (at, options) in self.channels() {
+            let clashes = channel::clashes(options, self.channel.history_meta_ttl);
+            problems.extend(clashes.into_iter().map(|finding| at.problem(finding)));
+        }
+        problems.extend(self.check_personal_channel());
         let client = &self.client;
         if client.pong_timeout >= client.ping_interval {
             let (pong, ping) = (show_duration(client.pong_timeout), show_duration(client.ping_interval));
@@ -126,11 +155,22 @@ impl Config {
         .collect()
     }
 
+    /// Names, and each option of a namespace against its own rule.
     fn check_namespaces(&self) -> Vec<Problem> {
+        struct Judge<'a>(&'a str, Vec<Problem>);
+        impl Visitor for Judge<'_> {
+            fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
+                let at = At::Namespace(self.0);
+                self.1.extend(value.judge(meta.rule).map(|message| at.problem((meta.name, message))));
+            }
+        }
         let mut seen = BTreeSet::new();
         let mut problems = Vec::new();
         for (index, namespace) in self.channel.namespaces.iter().enumerate() {
             let name = &namespace.name;
+            let mut judge = Judge(name, Vec::new());
+            registry::walk(&mut namespace.options.clone(), "", &mut judge);
+            problems.append(&mut judge.1);
             let message = if !is_namespace_name(name) {
                 format!("expected two or more of a-z A-Z 0-9 - _ and '.'; got {name:?}")
             } else if !seen.insert(name) {
@@ -142,6 +182,22 @@ impl Config {
             problems.push(Problem { at, ..problem("channel.namespaces", message) });
         }
         problems
+    }
+
+    /// All options of channels, with their place.
+    fn channels(&self) -> impl Iterator<Item = (At<'_>, &ChannelOptions)> {
+        let named = self.channel.namespaces.iter();
+        let named = named.map(|namespace| (At::Namespace(&namespace.name), &namespace.options));
+        std::iter::once((At::WithoutNamespace, &self.channel.without_namespace)).chain(named)
+    }
+
+    fn check_personal_channel(&self) -> Option<Problem> {
+        let personal = &self.client.subscribe_to_user_personal_channel;
+        let name = &personal.personal_channel_namespace;
+        let known = name.is_empty() || self.channel.namespaces.iter().any(|namespace| namespace.name == *name);
+        let option = "client.subscribe_to_user_personal_channel.personal_channel_namespace";
+        let message = format!("expected a name in channel.namespaces, or nothing; got {name:?}");
+        (personal.enabled && !known).then(|| problem(option, message))
     }
 
     /// Two endpoints at one path, or one below the other: one of them would never be reached.
@@ -196,6 +252,17 @@ impl Config {
                 "prometheus.enabled",
                 "answers on the public port without a key: set http_server.internal_port to move it",
             );
+        }
+        for (at, options) in self.channels() {
+            for finding in channel::idle(options) {
+                let Problem { option, at, message } = at.problem(finding);
+                warn(&format!("{option}{at}"), &message);
+            }
+        }
+        let personal = &client.subscribe_to_user_personal_channel;
+        if personal.single_connection && !personal.enabled {
+            let option = "client.subscribe_to_user_personal_channel.single_connection";
+            warn(option, "has no effect without client.subscribe_to_user_personal_channel.enabled");
         }
         if self.shutdown.deadline < self.shutdown.spread {
             warn("shutdown.deadline", "is below shutdown.spread: clients not told to leave by then are cut off");
@@ -314,6 +381,59 @@ mod tests {
     }
 
     #[test]
+    fn options_of_channels_wherever_they_stand() {
+        let wrong = said(|c| {
+            c.channel.without_namespace.history_size = 5;
+            let mut news = namespace("news");
+            news.options.force_recovery = true;
+            news.options.force_recovery_mode = "map".into();
+            news.options.history_size = (1 << 24) + 1;
+            news.options.history_ttl = Duration::from_secs(1);
+            let mut chat = namespace("chat");
+            chat.options.subscription_type = "map_clients".into();
+            c.channel.namespaces = vec![namespace("ok"), news, chat];
+        });
+        let expected = [
+            "channel.namespaces[\"news\"].history_size: expected a whole number, 0 to 16777216; got 16777217",
+            "channel.namespaces[\"news\"].force_recovery_mode: expected one of stream, cache, or empty; got \"map\"",
+            "channel.namespaces[\"chat\"].subscription_type: map and shared_poll subscriptions are not there yet: \
+             expected stream, or nothing; got \"map_clients\"",
+            "channel.without_namespace.history_ttl: expected more than 0 with history_size, which is 5: history takes \
+             both; got 0s",
+        ];
+        assert_eq!(wrong, expected);
+        let idle = warned(|c| {
+            let mut chat = namespace("chat");
+            chat.options.force_push_join_leave = true;
+            c.channel.namespaces = vec![chat];
+            c.channel.without_namespace.allow_recovery = true;
+        });
+        let expected =
+            ["channel.without_namespace.allow_recovery", "channel.namespaces[\"chat\"].force_push_join_leave"];
+        assert_eq!(idle[2..], expected);
+    }
+
+    #[test]
+    fn the_personal_channel_s_namespace_exists() {
+        let set = |c: &mut Config, enabled| {
+            let personal = &mut c.client.subscribe_to_user_personal_channel;
+            (personal.enabled, personal.personal_channel_namespace) = (enabled, "user".into());
+        };
+        let wrong = said(|c| set(c, true));
+        let text = "client.subscribe_to_user_personal_channel.personal_channel_namespace: expected a name in \
+                    channel.namespaces, or nothing; got \"user\"";
+        assert_eq!(wrong, [text]);
+        assert!(said(|c| set(c, false)).is_empty());
+        let found = said(|c| {
+            set(c, true);
+            c.channel.namespaces = vec![namespace("user")];
+        });
+        assert!(found.is_empty());
+        let idle = warned(|c| c.client.subscribe_to_user_personal_channel.single_connection = true);
+        assert_eq!(idle[2..], ["client.subscribe_to_user_personal_channel.single_connection"]);
+    }
+
+    #[test]
     fn origins() {
         let wrong = said(|c| c.client.allowed_origins = vec!["*".into(), "https://[a".into()]);
         assert!(wrong[0].starts_with("client.allowed_origins[1]: expected a glob"), "{wrong:?}");
@@ -345,6 +465,13 @@ mod tests {
             allow_publish_for_client: true,
             allow_publish_for_subscriber: true,
             allow_publish_for_anonymous: true,
+            allow_presence_for_client: true,
+            allow_presence_for_subscriber: true,
+            allow_presence_for_anonymous: true,
+            allow_history_for_client: true,
+            allow_history_for_subscriber: true,
+            allow_history_for_anonymous: true,
+            ..ChannelOptions::default()
         };
         assert_eq!(config.channel.without_namespace, every);
         assert_eq!(config.check().unwrap()[0].option, "dev");

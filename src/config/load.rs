@@ -10,6 +10,7 @@ use std::fmt;
 use serde_json::Value as Json;
 
 use super::check::{Problem, Warning};
+use super::foreign::{self, Outcome};
 use super::registry::{self, env_name, join};
 use super::tree::{self, Format};
 use super::value::{Fault, Given};
@@ -72,8 +73,9 @@ fn about(place: Place, problem: Problem) -> ConfigError {
     ConfigError { place, message }
 }
 
-/// `env` is the environment (only `GANNET_*` is looked at), `flags` the dotted options of the command
-/// line without their dashes. What comes back has passed `Config::check`; else every problem found.
+/// `env` is the environment: only `GANNET_*` is read, and of `CENTRIFUGO_*` it is told that it is not. `flags` are the
+/// dotted options of the command line without their dashes. What comes back has passed `Config::check`; else every
+/// problem found.
 pub fn load(
     file: Option<File<'_>>,
     env: &[(String, String)],
@@ -83,13 +85,11 @@ pub fn load(
     if let Some(file) = file {
         loader.file(file);
     }
-    let ignored = loader.env(env);
+    loader.env(env);
     for (name, value) in flags {
         loader.set(Place::CommandLine, name, name, Given::Text(value));
     }
-    let (config, mut warnings) = loader.finish()?;
-    warnings.extend(ignored);
-    Ok((config, warnings))
+    loader.finish()
 }
 
 #[derive(Default)]
@@ -98,6 +98,8 @@ struct Loader {
     /// Where each option that was set was set last.
     places: BTreeMap<String, Place>,
     errors: Vec<ConfigError>,
+    /// What was given and has no effect.
+    notes: Vec<Warning>,
     /// A value could not be read, so the option has one that its operator did not mean.
     unread: bool,
 }
@@ -132,7 +134,8 @@ impl Loader {
         };
         for (key, value) in fields {
             let name = join(path, key);
-            if registry::is_section(&name) {
+            let group = value.is_object() && foreign::is_group(&name);
+            if registry::is_section(&name) || group {
                 self.descend(place, &name, value);
             } else {
                 self.set(place.clone(), &name, &name, Given::Tree(value));
@@ -140,7 +143,7 @@ impl Loader {
         }
     }
 
-    fn env(&mut self, env: &[(String, String)]) -> Option<Warning> {
+    fn env(&mut self, env: &[(String, String)]) {
         let mut links = Vec::new();
         let options = registry::options();
         for (variable, value) in env {
@@ -154,25 +157,43 @@ impl Loader {
                 None => self.set(Place::Environment, &rest.to_ascii_lowercase(), variable, Given::Text(value)),
             }
         }
-        let (option, count) = (links.first()?.to_string(), links.len());
-        let message = format!(
-            "not read: {count} such variables describe a Kubernetes Service; enableServiceLinks: false in the \
-             pod stops them"
-        );
-        Some(Warning { option, message })
+        let stop = "describe a Kubernetes Service; enableServiceLinks: false in the pod stops them";
+        self.note_variables(&links, stop);
+        let theirs = env.iter().filter(|(variable, value)| {
+            variable.strip_prefix("CENTRIFUGO_").is_some_and(|rest| !is_service_link(rest, value))
+        });
+        let theirs: Vec<_> = theirs.map(|(variable, _)| variable.as_str()).collect();
+        self.note_variables(&theirs, "are Centrifugo's; here they begin with GANNET_, and most go on in the same way");
+    }
+
+    /// One warning for all of `variables`, by the name of the first.
+    fn note_variables(&mut self, variables: &[&str], what: &str) {
+        if let Some(first) = variables.first() {
+            let message = format!("not read: {} such variables {what}", variables.len());
+            self.note(first, message);
+        }
+    }
+
+    fn note(&mut self, option: &str, message: String) {
+        self.notes.push(Warning { option: option.to_owned(), message });
     }
 
     /// `spelled` is the name as it stood in the source, for the message if it is no option.
     fn set(&mut self, place: Place, name: &str, spelled: &str, given: Given<'_>) {
+        // Centrifugo writes the port that is not set as an empty text.
+        let unset = name == "http_server.internal_port" && given.text() == Some("");
+        let given = if unset { Given::Text("0") } else { given };
         let Some(faults) = registry::set(&mut self.config, name, given) else {
-            let spelled = if place == Place::CommandLine { format!("--{spelled}") } else { spelled.to_owned() };
-            let message = unknown::option(name, &spelled, |option| place.spell(option));
-            self.errors.push(ConfigError { place, message });
-            return;
+            return self.set_foreign(place, name, spelled, given);
         };
         if self.places.get(name) == Some(&place) {
             let (option, at, message) = (name.to_owned(), String::new(), "is given twice".to_owned());
             self.errors.push(about(place.clone(), Problem { option, at, message }));
+        }
+        if name == "channel.namespaces" {
+            for (at, note) in foreign::namespace_notes(given) {
+                self.note(&format!("{}{at}", place.spell(name)), note);
+            }
         }
         self.unread |= !faults.is_empty();
         for Fault { at, message } in faults {
@@ -180,6 +201,22 @@ impl Loader {
             self.errors.push(about(place.clone(), Problem { option, at, message }));
         }
         self.places.insert(name.to_owned(), place);
+    }
+
+    /// Judges a name that is no option here.
+    fn set_foreign(&mut self, place: Place, name: &str, spelled: &str, given: Given<'_>) {
+        let spelled = if place == Place::CommandLine { format!("--{spelled}") } else { spelled.to_owned() };
+        let message = match foreign::option(name, given) {
+            Some(Outcome::Holds) => return,
+            Some(Outcome::Note(note)) => return self.note(&spelled, note),
+            Some(Outcome::Is(here)) => {
+                self.note(&spelled, format!("is read as {}", place.spell(here)));
+                return self.set(place, here, here, given);
+            }
+            Some(Outcome::Refused(message)) => format!("{spelled}: {message}"),
+            None => unknown::option(name, &spelled, |option| place.spell(option)),
+        };
+        self.errors.push(ConfigError { place, message });
     }
 
     fn finish(mut self) -> Result<(Config, Vec<Warning>), Vec<ConfigError>> {
@@ -195,7 +232,8 @@ impl Loader {
             self.errors.push(about(place, problem));
         }
         if self.errors.is_empty() {
-            let warnings = self.config.warnings();
+            let mut warnings = self.config.warnings();
+            warnings.append(&mut self.notes);
             return Ok((self.config, warnings));
         }
         Err(self.errors)
@@ -283,15 +321,16 @@ mod tests {
     fn an_unknown_name_is_refused_in_every_source() {
         let file = Some(("gannet.toml", "colour = 1\n[client]\nping_intervall = '5s'\n[engine]\ntype = 'redis'"));
         let env = &[("GANNET_CLIENT_PING_INTERVALL", "5s"), ("GANNET_CONFIG", "x"), ("PATH", "/bin")];
-        let wrong = try_load(file, env, &[("client.ping-interval", "5s"), ("client.presence_update_interval", "1s")]);
+        let wrong = try_load(file, env, &[("client.ping-interval", "5s"), ("client.user_id_http_header", "X")]);
         let expected = [
             "gannet.toml: unknown option client.ping_intervall; did you mean client.ping_interval?",
             "gannet.toml: unknown option colour; `gannet config` prints those there are",
-            "gannet.toml: engine is a Centrifugo option that this version does not support yet",
+            "gannet.toml: engine: a Centrifugo option that this version does not support yet: channels, history and \
+             presence are kept in this process alone: set type to memory and run one node",
             "environment: unknown option GANNET_CLIENT_PING_INTERVALL; did you mean GANNET_CLIENT_PING_INTERVAL?",
             "command line: unknown option --client.ping-interval; did you mean --client.ping_interval?",
-            "command line: --client.presence_update_interval is a Centrifugo option that this version does not \
-             support yet",
+            "command line: --client.user_id_http_header: a Centrifugo option that this version does not support yet: \
+             let clients connect with a token that names the user (client.token)",
         ];
         assert_eq!(wrong.unwrap_err(), expected);
     }
@@ -338,9 +377,14 @@ mod tests {
     #[test]
     fn durations_sizes_and_booleans() {
         let spans = [("25s", 25_000), ("1500ms", 1500), ("1h", 3_600_000), ("1m30s", 90_000), ("1m 30s", 90_000)];
-        for (text, millis) in spans {
+        let of_go =
+            [("1h0m0s", 3_600_000), ("1.5h", 5_400_000), ("1h30m", 5_400_000), ("1500.5ms", 1500), (".5m", 30_000)];
+        for (text, millis) in spans.into_iter().chain(of_go) {
             let config = try_load(None, &[], &[("client.ping_interval", text), ("client.pong_timeout", "0")]).unwrap();
-            assert_eq!(config.client.ping_interval, Duration::from_millis(millis), "{text}");
+            assert_eq!(config.client.ping_interval.as_millis(), millis, "{text}");
+        }
+        for bad in ["", "h", "1", "1.h.", "1.5", "-5s", "1x", "1.5.5s", "99999999999999h", "1.99999999999999999999s"] {
+            assert!(try_load(None, &[], &[("client.ping_interval", bad)]).is_err(), "{bad}");
         }
         let sizes = [("65536", 65536), ("64KiB", 65536), ("1MiB", 1 << 20), ("8MB", 8_000_000), ("2 kb", 2000)];
         for (text, bytes) in sizes {
@@ -395,13 +439,13 @@ mod tests {
 
     #[test]
     fn a_namespace_is_read_as_strictly() {
-        let json = r#"[{"name":"chat","histroy_size":1,"history_size":1,"allow_subscribe_for_client":"si"},
+        let json = r#"[{"name":"chat","histroy_size":1,"publish_cel":"true","allow_subscribe_for_client":"si"},
                       {"allow_publish_for_clients":true}, 5, {"name":7}]"#;
         let wrong = try_load(None, &[], &[("channel.namespaces", json)]).unwrap_err();
         let expected = [
             "[0].allow_subscribe_for_client: expected true or false; got \"si\"",
-            "[0].history_size: a Centrifugo option that this version does not support yet",
-            "[0].histroy_size: unknown option; a namespace has name, allow_subscribe_for_client,",
+            "[0].histroy_size: unknown option; did you mean history_size?",
+            "[0].publish_cel: a Centrifugo option that this version does not support yet: grant by",
             "[1].allow_publish_for_clients: unknown option; did you mean allow_publish_for_client?",
             "[1]: a namespace wants a name",
             "[2]: expected an object with a name; got 5",
@@ -443,6 +487,20 @@ mod tests {
         assert!(warnings.iter().any(|w| w.message.contains("8 such variables")), "{warnings:?}");
         let wrong = try_load(None, &[("GANNET_PORT", "9000")], &[]).unwrap_err();
         assert_eq!(wrong, ["environment: unknown option GANNET_PORT; did you mean GANNET_HTTP_SERVER_PORT?"]);
+    }
+
+    #[test]
+    fn variables_of_centrifugo_are_told_apart() {
+        let env = own(&[
+            ("CENTRIFUGO_CLIENT_CONCURRENCY", "8"),
+            ("CENTRIFUGO_ENGINE_TYPE", "redis"),
+            ("CENTRIFUGO_SERVICE_HOST", "10.0.0.1"),
+            ("CENTRIFUGO_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ]);
+        let (config, warnings) = load(None, &env, &[]).unwrap();
+        assert_eq!(config, Config::default());
+        let told: Vec<_> = warnings.iter().filter(|w| w.option == "CENTRIFUGO_CLIENT_CONCURRENCY").collect();
+        assert!(told.len() == 1 && told[0].message.starts_with("not read: 2 such variables"), "{warnings:?}");
     }
 
     #[test]

@@ -8,7 +8,11 @@
 
 #[macro_use]
 mod registry;
+mod backend;
+mod channel;
 mod check;
+mod foreign;
+mod list;
 mod load;
 mod print;
 mod token;
@@ -18,7 +22,13 @@ mod value;
 
 use std::time::Duration;
 
+pub use backend::{
+    Backend, ChannelProxy, ClientProxy, HOOK_EVENTS, Hooks, Jwks, NamedProxy, Proxy, Rpc, RpcNamespace, RpcOptions,
+    SwitchedProxy, Transform,
+};
+pub use channel::regex as channel_regex;
 pub use check::Warning;
+pub use list::Headers;
 pub use load::{ConfigError, File, Place, load};
 pub use print::{note, print};
 pub use registry::{Listed, Section, options, sections};
@@ -30,8 +40,13 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const DAY: Duration = secs(24 * 60 * 60);
+const MONTH: Duration = secs(30 * 24 * 60 * 60);
+const YEAR: Duration = secs(366 * 24 * 60 * 60);
 /// The timer wheel cannot tell anything shorter from nothing.
 const TICK: Duration = Duration::from_millis(100);
+
+/// What publications may be held to.
+const FORMATS: &[&str] = &["", "json", "json_object", "binary"];
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -58,6 +73,16 @@ options! {
         client: Client = Client::default();
         /// Channels and who may use them
         channel: Channel = Channel::default();
+        /// Remote procedure calls of clients, which the backend answers
+        rpc: Rpc = Rpc::default();
+        /// `[{name, endpoint, ...options}]`: proxies that namespaces name. The options are those of rpc.proxy.
+        proxies: Vec<NamedProxy> = Vec::new();
+        /// How the backend is asked, whichever proxy it is
+        backend: Backend = Backend::default();
+        /// Sets of public keys that tokens are verified with
+        jwks: Jwks = Jwks::default();
+        /// What the backend is told of its own, at most once
+        hooks: Hooks = Hooks::default();
         /// The API for backends
         http_api: HttpApi = HttpApi::default();
         /// The endpoint a load balancer asks; it reveals nothing
@@ -184,6 +209,30 @@ options! {
         connection_limit_per_ip: usize = 0, Rule::Count(0, NO_MAX);
         /// Adds the server's time (ms) to the connect reply.
         connect_include_server_time: bool = false;
+        /// After a subscription's expiry, how long a refresh may take before the subscription ends (2501, or close
+        /// 3006 for a server-side one).
+        expired_sub_close_delay: Duration = secs(25), Rule::Time(Duration::ZERO, DAY);
+        /// Publications that one history call may return.
+        history_max_publication_limit: usize = 300, Rule::Count(1, MIB);
+        /// Publications that one recovery may return; who missed more is told that it was not recovered.
+        recovery_max_publication_limit: usize = 300, Rule::Count(1, MIB);
+        /// Connections of one user on this node; beyond: close 3504. Anonymous clients are not counted. 0 = no limit.
+        user_connection_limit: usize = 0, Rule::Count(0, MIB);
+        /// The backend decides
+        proxy: ClientProxy = ClientProxy::default();
+        /// Who connects is subscribed to a channel of the user's own
+        subscribe_to_user_personal_channel: PersonalChannel = PersonalChannel::default();
+    }
+}
+
+options! {
+    pub struct PersonalChannel {
+        /// Clients with a user are subscribed to the channel `#<user>` when they connect.
+        enabled: bool = false;
+        /// Namespace of the personal channel. Empty = without_namespace.
+        personal_channel_namespace: String = String::new();
+        /// A user's new connection ends the user's older ones on this node (3504).
+        single_connection: bool = false;
     }
 }
 
@@ -220,15 +269,26 @@ options! {
     pub struct Channel {
         /// Bytes of a channel name; beyond: error 107.
         max_length: usize = 255, Rule::Bytes(1, 64 * KIB);
+        /// How long offset and epoch of a channel outlive its last publication.
+        history_meta_ttl: Duration = MONTH, Rule::Time(secs(1), YEAR);
+        /// Bytes that history may take in one reactor. 0 = no limit; beyond: publications that are to be kept get
+        /// 111 / 503.
+        history_memory_limit: usize = 0, Rule::Bytes(0, NO_MAX);
+        /// As a channel's publication_data_format, for channels whose own is empty.
+        publication_data_format: String = String::new(), Rule::OneOf(FORMATS);
+        /// Results of publications with an idempotency_key that are remembered, for five minutes each, in one reactor.
+        idempotency_cache_size: usize = 65536, Rule::Count(0, 1 << 24);
         /// `[{name, ...options}]`; names match ^[-a-zA-Z0-9_.]{2,}$ and are unique. The options are those
         /// of channel.without_namespace.
         namespaces: Vec<Namespace> = Vec::new();
+        /// The backend decides
+        proxy: ChannelProxy = ChannelProxy::default();
         /// Options of channels without a namespace prefix
         without_namespace: ChannelOptions = ChannelOptions::default();
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Namespace {
     pub name: String,
     pub options: ChannelOptions,
@@ -246,6 +306,78 @@ options! {
         allow_publish_for_subscriber: bool = false;
         /// With one of the other two allow_publish options: clients of the user "" too.
         allow_publish_for_anonymous: bool = false;
+        /// Any authenticated client may ask who is in the channel.
+        allow_presence_for_client: bool = false;
+        /// A client subscribed to the channel may ask who is in it.
+        allow_presence_for_subscriber: bool = false;
+        /// With one of the other two allow_presence options: clients of the user "" too.
+        allow_presence_for_anonymous: bool = false;
+        /// Any authenticated client may read the history.
+        allow_history_for_client: bool = false;
+        /// A client subscribed to the channel may read its history.
+        allow_history_for_subscriber: bool = false;
+        /// With one of the other two allow_history options: clients of the user "" too.
+        allow_history_for_anonymous: bool = false;
+        /// Channels such as `chat#1,2` are for the users 1 and 2, who need no other permission to subscribe.
+        allow_user_limited_channels: bool = false;
+        /// Regular expression to be found in the channel's name, the namespace and its boundary left out: anchor it
+        /// ("^[a-z]+$") for the whole. Empty = any ASCII.
+        channel_regex: String = String::new();
+        /// Keeps who is in the channel.
+        presence: bool = false;
+        /// Tells subscribers who comes and goes, if they ask for it.
+        join_leave: bool = false;
+        /// With join_leave: tells all subscribers, asked or not.
+        force_push_join_leave: bool = false;
+        /// Publications kept. With history_ttl it turns history on; 0 = off.
+        history_size: usize = 0, Rule::Count(0, 1 << 24);
+        /// How long publications are kept after the latest of the channel. 0 = history is off.
+        history_ttl: Duration = Duration::ZERO, Rule::Time(Duration::ZERO, YEAR);
+        /// As channel.history_meta_ttl, for these channels. 0 = what channel.history_meta_ttl says.
+        history_meta_ttl: Duration = Duration::ZERO, Rule::Time(Duration::ZERO, YEAR);
+        /// Every subscription knows its position and is told of a gap.
+        force_positioning: bool = false;
+        /// A client may ask for that itself.
+        allow_positioning: bool = false;
+        /// Every subscription is recovered after a reconnect, from history.
+        force_recovery: bool = false;
+        /// A client may ask for that itself.
+        allow_recovery: bool = false;
+        /// What recovery brings: all that was missed (stream), or the latest publication only (cache).
+        force_recovery_mode: String = "stream".into(), Rule::OneOf(&["", "stream", "cache"]);
+        /// With force_recovery_mode cache: the latest publication comes with each subscription, asked for or not.
+        auto_cache_recover: bool = false;
+        /// Kinds of delta that a client may ask for: fossil.
+        allowed_delta_types: Vec<String> = Vec::new();
+        /// Each publication of a client is sent as a delta to those who asked for deltas; needs history.
+        delta_publish: bool = false;
+        /// A client may ask for publications with certain tags only.
+        allow_tags_filter: bool = false;
+        /// What publications must be: json, json_object, binary (anything, and then for Protobuf clients only), or
+        /// empty for JSON from JSON clients and anything that is not empty from Protobuf clients.
+        publication_data_format: String = String::new(), Rule::OneOf(FORMATS);
+        /// The one kind of subscription there is: stream.
+        subscription_type: String = "stream".into();
+        /// Who published does not get the publication back.
+        skip_publisher: bool = false;
+        /// Publications that wait to leave together, at most. 0 = as many as come within batch_max_delay.
+        batch_max_size: usize = 0, Rule::Count(0, MIB);
+        /// How long publications wait to leave together, at most; 0 = they leave at once.
+        batch_max_delay: Duration = Duration::ZERO, Rule::Time(Duration::ZERO, DAY);
+        /// With batch_max_delay: of those that waited only the latest leaves.
+        batch_flush_latest: bool = false;
+        /// The backend is asked before a client subscribes (channel.proxy.subscribe).
+        subscribe_proxy_enabled: bool = false;
+        /// Which of `proxies` is asked instead of channel.proxy.subscribe. Empty = that one.
+        subscribe_proxy_name: String = String::new();
+        /// The backend is asked before a client publishes (channel.proxy.publish).
+        publish_proxy_enabled: bool = false;
+        /// Which of `proxies` is asked instead of channel.proxy.publish. Empty = that one.
+        publish_proxy_name: String = String::new();
+        /// The backend is asked to refresh subscriptions that expire (channel.proxy.sub_refresh).
+        sub_refresh_proxy_enabled: bool = false;
+        /// Which of `proxies` is asked instead of channel.proxy.sub_refresh. Empty = that one.
+        sub_refresh_proxy_name: String = String::new();
     }
 }
 

@@ -108,7 +108,7 @@ fn print_json(sections: &[Section]) -> String {
 }
 
 fn is_hidden(option: &Listed) -> bool {
-    option.is_secret() && option.value != json!("")
+    option.is_secret() && option.value != json!("") && option.value != json!({})
 }
 
 /// A secret's line is commented out, so that its stand-in is not taken for the secret when it is loaded.
@@ -131,11 +131,19 @@ fn inline(value: &Json, is: &str) -> String {
         Json::Object(fields) => {
             let (name, rest): (Vec<_>, Vec<_>) = fields.iter().partition(|(key, _)| *key == "name");
             let fields = name.into_iter().chain(rest);
-            let fields: Vec<_> = fields.map(|(key, value)| format!("{key}{is}{}", inline(value, is))).collect();
+            let fields: Vec<_> =
+                fields.map(|(key, value)| format!("{}{is}{}", bare_or_quoted(key), inline(value, is))).collect();
             format!("{{ {} }}", fields.join(", "))
         }
         other => other.to_string(),
     }
+}
+
+/// A key; those of options are bare in TOML and YAML, those of headers may not be.
+fn bare_or_quoted(key: &str) -> String {
+    let bare = key.starts_with(|c: char| c.is_ascii_alphabetic())
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if bare { key.to_owned() } else { quoted(key) }
 }
 
 /// A JSON string is one in TOML and YAML too, but for the few control characters that JSON lets stand.

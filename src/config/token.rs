@@ -193,6 +193,7 @@ impl Client {
         }
         let open =
             self.insecure || self.allow_anonymous_connect_without_token || self.insecure_skip_token_signature_verify;
+        let open = open || self.proxy.connect.enabled;
         if !self.token.has_key() && !open {
             let message = "is empty, and so is every other key: no token is accepted, so no client can connect";
             warnings.push(("client.token.hmac_secret_key".to_owned(), message));

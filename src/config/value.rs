@@ -1,4 +1,4 @@
-//! F0 · What an option's value may look like: durations, sizes, lists, namespaces.
+//! F0 · What an option's value may look like: durations, sizes, URLs, lists of texts.
 //!
 //! Owns reading a value from a file's tree or from the text of a flag or variable, judging its range,
 //! and showing it again. Each message says what was expected, in which unit, and what was found.
@@ -7,11 +7,6 @@
 use std::time::Duration;
 
 use serde_json::Value as Json;
-
-use super::registry::{self, join};
-use super::tree::{self, Format};
-use super::unknown;
-use super::{ChannelOptions, Namespace};
 
 /// What an option demands beyond its type. Both bounds are included.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,6 +18,8 @@ pub enum Rule {
     OneOf(&'static [&'static str]),
     /// Where an HTTP endpoint lives.
     Path,
+    /// What is asked over HTTP. May be empty.
+    Url,
     /// Printed as [`HIDDEN`], never quoted in a message.
     Secret,
 }
@@ -44,7 +41,7 @@ impl Rule {
         match self {
             Rule::Bytes(..) => Some(with_range("bytes", self)),
             Rule::Time(..) => Some(with_range("duration", self)),
-            Rule::OneOf(words) => Some(words.join(", ")),
+            Rule::OneOf(words) => Some(one_of(words)),
             _ => self.range(),
         }
     }
@@ -52,6 +49,11 @@ impl Rule {
 
 fn with_range(what: &str, rule: Rule) -> String {
     rule.range().map_or(what.to_owned(), |range| format!("{what}, {range}"))
+}
+
+fn one_of(words: &[&str]) -> String {
+    let (empty, named): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| word.is_empty());
+    named.join(", ") + if empty.is_empty() { "" } else { ", or empty" }
 }
 
 /// An upper bound that is none.
@@ -70,7 +72,7 @@ pub enum Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    fn text(self) -> Option<&'a str> {
+    pub fn text(self) -> Option<&'a str> {
         match self {
             Given::Text(text) => Some(text.trim()),
             Given::Tree(Json::String(text)) => Some(text.trim()),
@@ -79,7 +81,7 @@ impl<'a> Given<'a> {
     }
 
     /// For "got ...": one line, not long.
-    fn shown(self) -> String {
+    pub fn shown(self) -> String {
         let text = match self {
             Given::Text(text) => Json::from(text).to_string(),
             Given::Tree(tree) => tree.to_string(),
@@ -232,6 +234,44 @@ macro_rules! integer {
 }
 integer!(u16, u32, u64, usize);
 
+/// "25s", "1m 30s", "30days"; and Go's "720h0m0s" and "1.5h", which are read as there.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok().or_else(|| parse_go_duration(text))
+}
+
+/// Decimal numbers with a unit each.
+fn parse_go_duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(end);
+        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, next) = after.split_at(unit_end);
+        let nanos: u64 = match unit {
+            "ns" => 1,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60 * 1_000_000_000,
+            "h" => 3600 * 1_000_000_000,
+            _ => return None,
+        };
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        if whole.is_empty() && part.is_empty() {
+            return None;
+        }
+        let whole = if whole.is_empty() { 0 } else { parse_digits(whole)? };
+        let scale = 10u64.checked_pow(u32::try_from(part.len()).ok()?)?;
+        let part = if part.is_empty() { 0 } else { parse_digits(part)? };
+        let part = u128::from(part) * u128::from(nanos) / u128::from(scale);
+        let nanos = whole.checked_mul(nanos)?.checked_add(u64::try_from(part).ok()?)?;
+        total = total.checked_add(Duration::from_nanos(nanos))?;
+        rest = next;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
 /// As it can be read again: "25s", "1m30s".
 pub fn show_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string().replace(' ', "")
@@ -248,7 +288,7 @@ impl Value for Duration {
         // A number has no unit to say whether it counts seconds or milliseconds: only 0 is the same in all.
         let zero = matches!(given, Given::Tree(tree) if tree.as_u64() == Some(0));
         let read = match given.text() {
-            Some(text) => humantime::parse_duration(text).ok(),
+            Some(text) => parse_duration(text),
             None => zero.then_some(Duration::ZERO),
         };
         *self = read.ok_or_else(|| expected(self, given, rule))?;
@@ -268,14 +308,16 @@ impl Value for String {
     fn kind(&self, rule: Rule) -> &'static str {
         match rule {
             Rule::Path => "PATH",
+            Rule::Url => "URL",
             Rule::Secret => "SECRET",
             _ => "TEXT",
         }
     }
     fn accepts(&self, rule: Rule) -> String {
         match rule {
-            Rule::OneOf(words) => format!("one of {}", words.join(", ")),
+            Rule::OneOf(words) => format!("one of {}", one_of(words)),
             Rule::Path => "a URL path that begins with '/'".into(),
+            Rule::Url => "a URL that begins with http:// or https://".into(),
             _ => "text".into(),
         }
     }
@@ -298,6 +340,10 @@ impl Value for String {
                 let plain = self.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b));
                 plain && self.starts_with('/') && !self.ends_with('/') && !self.contains("//")
             }
+            Rule::Url => match url_fault(self) {
+                Some(more) => return Some(format!("expected {}{more}; got {self:?}", self.accepts(rule))),
+                None => true,
+            },
             Rule::Secret if self == HIDDEN => {
                 return Some(format!("{HIDDEN} only stands for a secret in what is printed; give the secret"));
             }
@@ -310,6 +356,25 @@ impl Value for String {
     fn show(&self) -> Json {
         Json::from(self.as_str())
     }
+}
+
+/// What is wrong with a URL, as the end of a sentence.
+fn url_fault(url: &str) -> Option<&'static str> {
+    if url.is_empty() {
+        return None;
+    }
+    if url.starts_with("grpc://") {
+        return Some(" (proxies over gRPC are not offered: the same questions come as JSON over HTTP)");
+    }
+    let Some(rest) = url.strip_prefix("http://").or(url.strip_prefix("https://")) else { return Some("") };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if authority.contains('@') {
+        return Some(", without a user in it (give an Authorization header in static_headers)");
+    }
+    let plain = !authority.is_empty()
+        && authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b))
+        && path.bytes().all(|b| b.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&b));
+    (!plain).then_some(", a host, and no space or fragment")
 }
 
 impl Value for Vec<String> {
@@ -346,79 +411,4 @@ impl Value for Vec<String> {
 fn is_json_list(text: &str) -> bool {
     let inside = text.strip_prefix('[').map(str::trim_start);
     inside.is_some_and(|rest| rest.starts_with('"') || rest.starts_with(']'))
-}
-
-impl Value for Vec<Namespace> {
-    fn kind(&self, _: Rule) -> &'static str {
-        "JSON"
-    }
-    fn accepts(&self, _: Rule) -> String {
-        "a list of objects ([{\"name\": \"chat\", \"allow_subscribe_for_client\": true}])".into()
-    }
-    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
-        let tree = match (given.text(), given) {
-            (Some(text), _) => tree::parse(text, Format::Json)
-                .map_err(|error| fault(format!("expected {} as JSON; {error}", self.accepts(rule))))?,
-            (None, Given::Tree(tree)) => tree.clone(),
-            (None, Given::Text(_)) => Json::Null,
-        };
-        let Json::Array(items) = &tree else { return Err(expected(self, given, rule)) };
-        let mut faults = Vec::new();
-        self.clear();
-        for (index, item) in items.iter().enumerate() {
-            match read_namespace(item) {
-                Ok(namespace) => self.push(namespace),
-                Err(found) => faults.extend(
-                    found
-                        .into_iter()
-                        .map(|fault| Fault { at: format!("[{index}]{}", fault.at), message: fault.message }),
-                ),
-            }
-        }
-        if faults.is_empty() { Ok(()) } else { Err(faults) }
-    }
-    fn show(&self) -> Json {
-        self.iter().map(show_namespace).collect()
-    }
-}
-
-fn read_namespace(item: &Json) -> Result<Namespace, Vec<Fault>> {
-    let Json::Object(fields) = item else {
-        return Err(fault(format!("expected an object with a name; got {}", Given::Tree(item).shown())));
-    };
-    let mut options = ChannelOptions::default();
-    let mut faults = Vec::new();
-    let mut name = None;
-    for (key, value) in fields {
-        let found = if key == "name" {
-            let mut text = String::new();
-            let read = text.read(Given::Tree(value), Rule::Any);
-            name = Some(text);
-            read.err().unwrap_or_default()
-        } else {
-            registry::set(&mut options, key, Given::Tree(value)).unwrap_or_else(|| fault(unknown::channel_option(key)))
-        };
-        let at = format!(".{key}");
-        faults.extend(found.into_iter().map(|fault| Fault { at: at.clone(), ..fault }));
-    }
-    if name.is_none() {
-        faults.extend(fault("a namespace wants a name".into()));
-    }
-    match name {
-        Some(name) if faults.is_empty() => Ok(Namespace { name, options }),
-        _ => Err(faults),
-    }
-}
-
-fn show_namespace(namespace: &Namespace) -> Json {
-    struct Show(serde_json::Map<String, Json>);
-    impl registry::Visitor for Show {
-        fn option(&mut self, meta: registry::Meta<'_>, value: &mut dyn Value) {
-            self.0.insert(join("", meta.name), value.show());
-        }
-    }
-    let mut show = Show(serde_json::Map::new());
-    registry::walk(&mut namespace.options.clone(), "", &mut show);
-    show.0.insert("name".into(), namespace.name.show());
-    Json::Object(show.0)
 }

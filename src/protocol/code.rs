@@ -67,13 +67,18 @@ disconnects! {
     SHUTDOWN 3001 "shutdown"
     INTERNAL 3004 "internal server error"
     CONNECTION_EXPIRED 3005 "connection expired"
+    SUBSCRIPTION_EXPIRED 3006 "subscription expired"
     SLOW 3008 "slow"
     WRITE_ERROR 3009 "write error"
+    INSUFFICIENT_STATE 3010 "insufficient state"
     NO_PONG 3012 "no pong"
     INVALID_TOKEN 3500 "invalid token"
     BAD_REQUEST 3501 "bad request"
+    TOO_MANY_REQUESTS 3013 "too many requests"
     STALE 3502 "stale"
     FORCE_DISCONNECT 3503 "force disconnect"
+    CONNECTION_LIMIT 3504 "connection limit"
+    CHANNEL_LIMIT 3505 "channel limit"
     INAPPROPRIATE_PROTOCOL 3506 "inappropriate protocol"
     PERMISSION_DENIED 3507 "permission denied"
     NOT_AVAILABLE 3508 "not available"
@@ -81,3 +86,7 @@ disconnects! {
 
 /// The server took a subscription away; the SDK does not come back for it.
 pub const UNSUBSCRIBED_BY_SERVER: (u32, &str) = (2000, "server unsubscribe");
+/// Publications are missing: the SDK subscribes anew and recovers.
+pub const INSUFFICIENT_STATE: (u32, &str) = (2500, "insufficient state");
+/// Nobody refreshed the subscription: the SDK subscribes anew.
+pub const SUBSCRIPTION_EXPIRED: (u32, &str) = (2501, "subscription expired");

@@ -90,6 +90,21 @@ impl Encoding {
         }
     }
 
+    /// Appends a push as unidirectional clients read it: no reply around it.
+    pub fn encode_alone(self, push: &Push, out: &mut Vec<u8>) -> Result<(), NotJson> {
+        let before = out.len();
+        match self {
+            Encoding::Json => serde_json::to_writer(&mut *out, push).map_err(|_| {
+                out.truncate(before);
+                NotJson
+            }),
+            Encoding::Protobuf => {
+                let _ = push.encode_length_delimited(out);
+                Ok(())
+            }
+        }
+    }
+
     /// Appends the push of `publication` to a channel's subscribers.
     pub fn encode_publication(
         self,

@@ -7,10 +7,10 @@
 pub mod code;
 pub mod delta;
 mod encoding;
-pub mod filter;
+mod filter;
 
 pub use encoding::{DecodeError, Encoding, NotJson};
-pub use filter::FilterNode;
+pub use filter::{Filter, FilterNode};
 
 use bytes::Bytes;
 use prost::Message;
@@ -90,7 +90,7 @@ pub struct Command {
     pub presence_stats: Option<ChannelRequest>,
     #[prost(message, optional, tag = "10")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
-    pub history: Option<ChannelRequest>,
+    pub history: Option<HistoryRequest>,
     #[prost(message, optional, tag = "11")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub ping: Option<Empty>,
@@ -105,7 +105,7 @@ pub struct Command {
     pub refresh: Option<RefreshRequest>,
     #[prost(message, optional, tag = "15")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
-    pub sub_refresh: Option<ChannelRequest>,
+    pub sub_refresh: Option<SubRefreshRequest>,
 }
 
 /// Server to client: the answer to a command, or a push with `id` 0. Empty is a ping.
@@ -133,9 +133,24 @@ pub struct Reply {
     #[prost(message, optional, tag = "8")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub publish: Option<Empty>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub presence: Option<PresenceResult>,
+    #[prost(message, optional, tag = "10")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub presence_stats: Option<PresenceStatsResult>,
+    #[prost(message, optional, tag = "11")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryResult>,
+    #[prost(message, optional, tag = "13")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub rpc: Option<RpcResult>,
     #[prost(message, optional, tag = "14")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub refresh: Option<RefreshResult>,
+    #[prost(message, optional, tag = "15")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub sub_refresh: Option<SubRefreshResult>,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
@@ -163,9 +178,97 @@ pub struct Push {
     #[prost(message, optional, tag = "4")]
     #[serde(rename = "pub", deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub publication: Option<Publication>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub join: Option<Presence>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub leave: Option<Presence>,
     #[prost(message, optional, tag = "7")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub unsubscribe: Option<Unsubscribe>,
+    #[prost(message, optional, tag = "8")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub message: Option<MessagePush>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub subscribe: Option<SubscribePush>,
+    #[prost(message, optional, tag = "10")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub connect: Option<ConnectResult>,
+    #[prost(message, optional, tag = "11")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub disconnect: Option<DisconnectPush>,
+    #[prost(message, optional, tag = "12")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<RefreshPush>,
+}
+
+/// Someone came (`join`) or went (`leave`).
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Presence {
+    #[prost(message, optional, tag = "1")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub info: Option<ClientInfo>,
+}
+
+/// Data for one client, outside of any channel.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MessagePush {
+    #[prost(bytes = "bytes", tag = "1")]
+    #[serde(with = "raw", skip_serializing_if = "zero")]
+    pub data: Bytes,
+}
+
+/// The server subscribed the client.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubscribePush {
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub recoverable: bool,
+    #[prost(string, tag = "4")]
+    #[serde(skip_serializing_if = "zero")]
+    pub epoch: String,
+    #[prost(uint64, tag = "5")]
+    #[serde(skip_serializing_if = "zero")]
+    pub offset: u64,
+    #[prost(bool, tag = "6")]
+    #[serde(skip_serializing_if = "zero")]
+    pub positioned: bool,
+    #[prost(bytes = "bytes", tag = "7")]
+    #[serde(with = "raw", skip_serializing_if = "zero")]
+    pub data: Bytes,
+}
+
+/// To unidirectional clients only: the others get a close frame.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DisconnectPush {
+    #[prost(uint32, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub code: u32,
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "zero")]
+    pub reason: String,
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "zero")]
+    pub reconnect: bool,
+}
+
+/// The server refreshed the connection.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefreshPush {
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub expires: bool,
+    /// Seconds.
+    #[prost(uint32, tag = "2")]
+    #[serde(skip_serializing_if = "zero")]
+    pub ttl: u32,
 }
 
 /// Who published or joined.
@@ -200,6 +303,14 @@ pub struct Publication {
     #[prost(map = "string, string", tag = "7")]
     #[serde(skip_serializing_if = "zero")]
     pub tags: HashMap<String, String>,
+    /// `data` is a delta to the data of the publication before.
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "zero")]
+    pub delta: bool,
+    /// With the first publication of a stream.
+    #[prost(string, tag = "14")]
+    #[serde(skip_serializing_if = "zero")]
+    pub epoch: String,
 }
 
 /// The server took a subscription away.
@@ -256,6 +367,10 @@ pub struct ConnectResult {
     #[prost(bytes = "bytes", tag = "5")]
     #[serde(with = "raw", skip_serializing_if = "zero")]
     pub data: Bytes,
+    /// Server-side subscriptions, by channel.
+    #[prost(map = "string, message", tag = "6")]
+    #[serde(skip_serializing_if = "zero")]
+    pub subs: HashMap<String, SubscribeResult>,
     /// Seconds between pings.
     #[prost(uint32, tag = "7")]
     #[serde(skip_serializing_if = "zero")]
@@ -263,6 +378,13 @@ pub struct ConnectResult {
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "zero")]
     pub pong: bool,
+    /// With transports whose client speaks by other requests: what they name it by.
+    #[prost(string, tag = "9")]
+    #[serde(skip_serializing_if = "zero")]
+    pub session: String,
+    #[prost(string, tag = "10")]
+    #[serde(skip_serializing_if = "zero")]
+    pub node: String,
     /// Milliseconds since 1970, if asked for by an option.
     #[prost(int64, tag = "11")]
     #[serde(skip_serializing_if = "zero")]
@@ -381,6 +503,114 @@ pub struct ChannelRequest {
     #[serde(skip_serializing_if = "zero")]
     pub channel: String,
 }
+
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PresenceResult {
+    /// By client id.
+    #[prost(map = "string, message", tag = "1")]
+    pub presence: HashMap<String, ClientInfo>,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PresenceStatsResult {
+    #[prost(uint32, tag = "1")]
+    pub num_clients: u32,
+    #[prost(uint32, tag = "2")]
+    pub num_users: u32,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HistoryRequest {
+    #[prost(string, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub channel: String,
+    /// 0 = the position only, below 0 = all.
+    #[prost(int32, tag = "7")]
+    #[serde(skip_serializing_if = "zero")]
+    pub limit: i32,
+    #[prost(message, optional, tag = "8")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
+    pub since: Option<StreamPosition>,
+    #[prost(bool, tag = "9")]
+    #[serde(skip_serializing_if = "zero")]
+    pub reverse: bool,
+}
+
+/// A place in a channel's stream.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StreamPosition {
+    #[prost(uint64, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub offset: u64,
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "zero")]
+    pub epoch: String,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HistoryResult {
+    #[prost(message, repeated, tag = "1")]
+    pub publications: Vec<Publication>,
+    #[prost(string, tag = "2")]
+    pub epoch: String,
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RpcResult {
+    #[prost(bytes = "bytes", tag = "1")]
+    #[serde(with = "raw", skip_serializing_if = "zero")]
+    pub data: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubRefreshRequest {
+    #[prost(string, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub channel: String,
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "zero")]
+    pub token: String,
+    #[prost(int32, tag = "3")]
+    #[serde(rename = "type", skip_serializing_if = "zero")]
+    pub kind: i32,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubRefreshResult {
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub expires: bool,
+    /// Seconds.
+    #[prost(uint32, tag = "2")]
+    #[serde(skip_serializing_if = "zero")]
+    pub ttl: u32,
+}
+
+/// `POST /emulation`: commands of a client whose connection goes one way.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EmulationRequest {
+    #[prost(string, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub node: String,
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "zero")]
+    pub session: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    #[serde(with = "raw", skip_serializing_if = "zero")]
+    pub data: Bytes,
+}
+
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SendRequest {

@@ -5,6 +5,7 @@ use super::handshake::{self, Decision};
 use super::{ACCEPT_PAUSE, ANSWER_TICKS, Entry, LISTENER, Reactor, Refused};
 use crate::http::{Head, HeadError, answer};
 use crate::wheel::NEVER;
+use crate::wire::Wire;
 use crate::ws;
 use bytes::Bytes;
 use mio::unix::SourceFd;
@@ -121,7 +122,8 @@ impl Reactor {
             Decision::Client { upgrade, subprotocol, encoding, frame_pings } => {
                 if self.admit(conn) {
                     let id = self.next_id();
-                    let session = self.shard.open(self.now, id, encoding, frame_pings);
+                    let mut session = self.shard.open(self.now, id, Wire::websocket(encoding), frame_pings);
+                    session.set_headers(forwarded(&head, &self.forwarded));
                     self.switch(conn, &upgrade, subprotocol, Phase::Client);
                     if let Some(it) = self.conns.get(conn) {
                         it.session = Some(session);
@@ -231,6 +233,12 @@ impl Reactor {
         }
         self.conns.kill(conn);
     }
+}
+
+/// Lines `name: value` of the headers that the backend is told of.
+fn forwarded(head: &Head<'_>, names: &[String]) -> Box<str> {
+    let given = names.iter().filter_map(|name| Some((name, head.header(name)?)));
+    given.map(|(name, value)| format!("{name}: {value}\n")).collect::<String>().into()
 }
 
 /// `EMFILE`, `ENFILE`: no descriptor left for this process or this machine; `ENOBUFS`, `ENOMEM`: no memory for it.

@@ -28,10 +28,12 @@ mod read;
 pub use admission::{Admission, Entry, Rate, Refused};
 pub use listener::listen;
 
+use crate::broker::Event;
 use crate::config::Config;
 use crate::mailbox::{Mailbox, Sender};
 use crate::protocol::code::Disconnect;
 use crate::session::Now;
+use crate::session::backend::{Call, Hook};
 use crate::shard::{Answer, Mail, Out, Shard};
 use crate::wheel::{TICK_MS, Tick, ticks};
 use crate::ws;
@@ -62,6 +64,10 @@ pub struct Links {
     pub reactors: Vec<Sender<Letter>>,
     /// Sockets whose request is not a reactor's, with the bytes read so far. Gives a pair back that it cannot take.
     pub hand_off: Box<dyn Fn(TcpStream, Bytes, Entry) -> Result<(), TcpStream> + Send>,
+    /// Questions to the application's backend. Gives one back when too many are under way.
+    pub backend: Box<dyn Fn(Call) -> Result<(), Call> + Send>,
+    /// What the backend wants to know; dropped and counted when too much waits.
+    pub hook: Box<dyn Fn(Hook) + Send>,
     /// Answers to the service thread.
     pub answers: Box<dyn Fn(u64, Answer) + Send>,
     /// Called once, when the drain left no connection here.
@@ -127,6 +133,8 @@ pub struct Reactor {
     outgoing: Vec<Vec<Letter>>,
     admission: Arc<Admission>,
     routes: Routes,
+    /// Lower-case names of headers that the backend is told of.
+    forwarded: Vec<String>,
     limits: Limits,
     /// Sockets whose last read was full: there may be more.
     again: Vec<(u32, bool)>,
@@ -139,6 +147,8 @@ pub struct Reactor {
     now: Now,
     now_ns: u64,
     drain: Option<Drain>,
+    /// When the shard wants to be asked again, in milliseconds since 1970.
+    wake_at: Option<u64>,
 }
 
 impl Reactor {
@@ -192,6 +202,7 @@ impl Reactor {
             links,
             admission,
             routes: Routes::new(config).map_err(io::Error::other)?,
+            forwarded: crate::service::forwarded(config),
             read_buffer: vec![0; READ_SIZE + limits.head_bytes.max(FRAME_TAIL_MAX)],
             limits,
             again: Vec::new(),
@@ -202,6 +213,7 @@ impl Reactor {
             now: Now::default(),
             now_ns: 0,
             drain: None,
+            wake_at: None,
         })
     }
 
@@ -220,6 +232,7 @@ impl Reactor {
             self.read_ready(&events);
             self.read_mail();
             self.run_timers();
+            self.wake_at = self.shard.tick(self.now);
             self.fan_out();
             self.flush();
             self.drain_step();
@@ -237,11 +250,13 @@ impl Reactor {
         if !self.again.is_empty() || self.accept_more || self.timers_more || self.shard.has_work() || mail {
             return Some(std::time::Duration::ZERO);
         }
+        let wake = self.wake_at.map(|at| std::time::Duration::from_millis(at.saturating_sub(self.now.unix_ms)));
         if !self.conns.has_timers() && self.drain.is_none() && self.accept_paused == 0 {
-            return None;
+            return wake;
         }
         let into_tick = self.started.elapsed().as_micros() as u64 % (TICK_MS * 1000);
-        Some(std::time::Duration::from_micros(TICK_MS * 1000 - into_tick))
+        let tick = std::time::Duration::from_micros(TICK_MS * 1000 - into_tick);
+        Some(wake.map_or(tick, |wake| wake.min(tick)))
     }
 
     fn read_clock(&mut self, now: Instant) {
@@ -256,22 +271,33 @@ impl Reactor {
     /// Does what the shard gave out.
     fn act(&mut self) {
         let mut out = std::mem::take(&mut self.shard.out);
+        let mut refused = Vec::new();
         for act in out.drain(..) {
             match act {
                 Out::Send { conn, frame } => self.conns.send(conn, frame),
                 Out::Hole { conn, ticket } => self.conns.send_hole(conn, ticket),
                 Out::Fill { conn, ticket, frame } => self.conns.fill(conn, ticket, frame),
-                Out::Close { conn, disconnect } => {
+                Out::Close { conn, wire, disconnect } => {
                     tracing::debug!(conn, code = disconnect.code, reason = %disconnect.reason, "client closed");
                     let hurry = disconnect.code == Disconnect::SLOW.code;
-                    let frame = ws::close_frame(disconnect.code, &disconnect.reason);
+                    let frame = wire.close(&disconnect);
                     self.conns.close_with(conn, frame, self.now.tick + self.limits.close, hurry);
                 }
                 Out::Mail { reactor, mail } => self.outgoing[usize::from(reactor)].push(Letter::Mail(mail)),
                 Out::Answer { ticket, answer } => (self.links.answers)(ticket, answer),
+                Out::Ask(call) => {
+                    if let Err(call) = (self.links.backend)(*call) {
+                        refused.push(call);
+                    }
+                }
+                Out::Hook(hook) => (self.links.hook)(hook),
             }
         }
         self.shard.out = out;
+        for call in refused {
+            self.shard.refuse_call(self.now, &mut self.conns, call);
+            self.act();
+        }
     }
 
     /// Writes at once if nothing waits before it, and queues what the socket does not take.
@@ -315,12 +341,8 @@ impl Reactor {
                 continue;
             }
             if sender.is_full() {
-                // Replies and leaves must arrive; publications may be lost, and are counted.
-                let before = letters.len();
-                letters.retain(|letter| {
-                    !matches!(letter, Letter::Mail(Mail::Event(crate::broker::Event::Publication { .. })))
-                });
-                self.shard.counters.publications_dropped += (before - letters.len()) as u64;
+                // Replies and leaves must arrive; publications may be lost, and are counted. That they were is told.
+                self.shard.counters.publications_dropped += drop_publications(letters);
             }
             sender.send_all(letters);
         }
@@ -403,6 +425,25 @@ impl Reactor {
     }
 }
 
+/// Takes the publications out of `letters`; how many there were. Of those that have a place in a stream, the gap that
+/// they leave is told instead.
+fn drop_publications(letters: &mut Vec<Letter>) -> u64 {
+    let mut gaps: Vec<Arc<str>> = Vec::new();
+    let before = letters.len();
+    letters.retain(|letter| match letter {
+        Letter::Mail(Mail::Event(Event::Publication { channel, publication, .. })) => {
+            if publication.offset > 0 && !gaps.contains(channel) {
+                gaps.push(channel.clone());
+            }
+            false
+        }
+        _ => true,
+    });
+    let dropped = (before - letters.len()) as u64;
+    letters.extend(gaps.into_iter().map(|channel| Letter::Mail(Mail::Event(Event::Gap { channel }))));
+    dropped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -416,11 +457,11 @@ mod tests {
         config.client.insecure = true;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let _peer = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-        let mut shard = Shard::new(0, 1, 7, Arc::new(Rules::new(&config)));
+        let mut shard = Shard::new(0, 1, 7, Arc::new([0; 32]), Arc::new(Rules::new(&config, &[]).expect("rules")));
         let mut conns = Conns::new(0, 0, config.client.queue_max_size);
         let conn = conns.insert(listener.accept().expect("accept").0, 0, NEVER);
         let mut now = Now { tick: 1, unix_ms: 1_700_000_000_000 };
-        let session = shard.open(now, [3; 16], crate::protocol::Encoding::Json, false);
+        let session = shard.open(now, [3; 16], crate::wire::Wire::WebSocketJson, false);
         let it = conns.get(conn).expect("a connection");
         (it.session, it.phase) = (Some(session), Phase::Client);
         shard.message(now, &mut conns, conn, br#"{"id":1,"connect":{}}"#);

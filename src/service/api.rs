@@ -4,11 +4,12 @@
 //! what cannot be read is a 400 with a sentence, a wrong key a 401.
 
 use super::node::{Node, Unavailable};
+use crate::broker::{self, Treatment};
 use crate::config::HttpApi;
 use crate::metrics::{Latency, Page};
 use crate::protocol::Publication;
 use crate::protocol::code::Disconnect;
-use crate::shard::Stats;
+use crate::shard::{Chosen, Control, Stats};
 use axum::extract::{DefaultBodyLimit, FromRequest, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -241,8 +242,23 @@ fn check_channel(node: &Node, channel: &str) -> Result<(), ApiError> {
 async fn publish(State(node): State<Arc<Node>>, Body(request): Body<PublishRequest>) -> Outcome<Value> {
     check_channel(&node, &request.channel)?;
     let channel = request.channel.clone();
-    node.publish(&channel, request.publication()?.into()).await?;
-    Ok(Done(json!({})))
+    let position = send(&node, &channel, request.publication()?.into()).await?;
+    Ok(Done(position))
+}
+
+/// Publishes, and says where in the channel's stream.
+async fn send(node: &Node, channel: &str, publication: Arc<Publication>) -> Result<Value, Failure> {
+    let namespace = node.rules.namespace(channel).ok_or(UNKNOWN_CHANNEL)?;
+    let (keep, delta) = (namespace.keep, namespace.options.delta_publish);
+    let treatment = keep.map(|keep| Box::new(Treatment { keep: Some(keep), delta, ..Treatment::default() }));
+    let request = |channel, asker| broker::Request::Publish { channel, publication, asker, treatment };
+    match node.ask_owner(channel, request).await? {
+        broker::Answer::Published(Some(position)) => {
+            Ok(json!({ "offset": position.offset, "epoch": position.epoch.to_string() }))
+        }
+        broker::Answer::Published(None) => Ok(json!({})),
+        _ => Err(Failure::Busy),
+    }
 }
 
 /// Each channel by itself: one that cannot be published to does not keep the others from it.
@@ -257,11 +273,11 @@ async fn broadcast(State(node): State<Arc<Node>>, Body(mut request): Body<Publis
         async move {
             check_channel(node, &channel)?;
             // Silent or busy: the caller sees which channels were not reached.
-            node.publish(&channel, publication).await.map_err(|_| INTERNAL)
+            send(node, &channel, publication).await.map_err(|_| INTERNAL)
         }
     };
     let responses = join_all(channels.into_iter().map(one)).await.into_iter().map(|result| match result {
-        Ok(()) => json!({ "result": {} }),
+        Ok(position) => json!({ "result": position }),
         Err(error) => json!({ "error": error }),
     });
     Ok(Done(json!({ "responses": responses.collect::<Vec<_>>() })))
@@ -298,7 +314,8 @@ async fn disconnect(State(node): State<Arc<Node>>, Body(request): Body<Disconnec
         Some(_) => return Err(BAD_REQUEST.into()),
     };
     if request.session.is_empty() {
-        node.disconnect(user, request.client, request.whitelist, disconnect).await?;
+        let chosen = Chosen { user, client: request.client, session: String::new() };
+        node.control(Control::Disconnect { chosen, keep: request.whitelist, disconnect }).await?;
     }
     Ok(Done(json!({})))
 }
@@ -321,7 +338,8 @@ async fn unsubscribe(State(node): State<Arc<Node>>, Body(request): Body<Unsubscr
         check_channel(&node, &request.channel)?;
     }
     if request.session.is_empty() {
-        node.unsubscribe(user, request.client, request.channel).await?;
+        let chosen = Chosen { user, client: request.client, session: String::new() };
+        node.control(Control::Unsubscribe { chosen, channel: request.channel }).await?;
     }
     Ok(Done(json!({})))
 }

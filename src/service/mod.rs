@@ -1,18 +1,30 @@
 //! F5 · The service thread: tokio, for everything that is not a long connection.
 //!
 //! Owns the HTTP side: sockets that reactors hand off (their request was no WebSocket), the second port if there is
-//! one, the server API, health, metrics and the chat page; and the node's memory watch. Knows reactors only by their
-//! mailboxes: a slow request here delays no client.
+//! one, the server API, health, metrics and the chat page; what the node asks of others: the application's backend, key
+//! sets, hooks; and the node's memory watch. Knows reactors only by their mailboxes: a slow request here delays no
+//! client but those that wait for it.
 
 mod api;
+mod backend;
+mod fetch;
+mod hooks;
+mod jwks;
 mod node;
 mod pages;
+#[cfg(test)]
+mod testing;
 mod watch;
 
+pub use backend::{BackendLink, descriptors, forwarded};
+pub use hooks::HookLink;
 pub use node::{Node, NodeInfo, Replies};
 
 use crate::config::Config;
-use crate::reactor::{Admission, Entry};
+use crate::mailbox::Sender;
+use crate::reactor::{Admission, Entry, Letter};
+use crate::session::Rules;
+use crate::session::backend::Call;
 use axum::Router;
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -51,6 +63,30 @@ impl HandOff {
     }
 }
 
+/// What the node asks of others, ready to run.
+pub struct Outgoing {
+    backend: Arc<backend::Backend>,
+    calls: mpsc::UnboundedReceiver<(Call, OwnedSemaphorePermit)>,
+    hooks: Option<hooks::Hooks>,
+    told: Arc<hooks::HookCounts>,
+    /// Set if TLS will be used.
+    tls: Option<Arc<fetch::Http>>,
+}
+
+/// The outgoing side, and the two ends by which reactors use it. The error is a sentence for the operator.
+pub fn outgoing(
+    config: Arc<Config>,
+    rules: Arc<Rules>,
+    reactors: Vec<Sender<Letter>>,
+) -> Result<(Outgoing, BackendLink, HookLink), String> {
+    let http = Arc::new(fetch::Http::default());
+    let (hook, hooks, told) = hooks::hooks(&config.hooks, http.clone())?;
+    let needs_tls = backend::endpoints(&config).any(|endpoint| endpoint.starts_with("https:"));
+    let (backend, link, calls) = backend::Backend::new(config, rules, http.clone(), reactors)?;
+    let tls = needs_tls.then_some(http);
+    Ok((Outgoing { backend, calls, hooks, told, tls }, link, hook))
+}
+
 /// The service, ready to run on a thread of its own.
 pub struct Service {
     pub node: Arc<Node>,
@@ -60,6 +96,7 @@ pub struct Service {
     pub internal: Option<std::net::TcpListener>,
     pub handed_off: mpsc::UnboundedReceiver<HandedOff>,
     pub replies: Replies,
+    pub outgoing: Outgoing,
     /// For the second port's own connections.
     pub room: Arc<Semaphore>,
     /// Lines that the log dropped so far.
@@ -87,6 +124,13 @@ impl Service {
             None => pages::external(&self.config).merge(internal.clone()),
         };
         tokio::spawn(self.replies.deliver(self.node.clone()));
+        tokio::spawn(self.outgoing.backend.run(self.outgoing.calls));
+        if let Some(http) = self.outgoing.tls {
+            tokio::spawn(http.prepare_tls());
+        }
+        if let Some(hooks) = self.outgoing.hooks {
+            tokio::spawn(hooks.run());
+        }
         tokio::spawn(watch::memory(self.config.overload.memory_limit, self.admission.clone()));
         tokio::spawn(watch::refusals(self.node.clone()));
         let head_timeout = self.config.http_server.handshake_timeout;

@@ -5,11 +5,9 @@
 
 use crate::broker::{self, Asker, Request};
 use crate::mailbox::Sender;
-use crate::protocol::Publication;
-use crate::protocol::code::Disconnect;
 use crate::reactor::Letter;
 use crate::session::Rules;
-use crate::shard::{Answer, Control, Mail, Stats};
+use crate::shard::{self, Answer, Control, Mail, Stats};
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,35 +87,39 @@ impl Node {
     /// The same question to every reactor.
     async fn ask_all(&self, control: Control) -> Result<Vec<Answer>, Unavailable> {
         let asked = self.reactors.iter().map(|reactor| {
-            let control = control.clone();
+            let control = Box::new(control.clone());
             self.ask(reactor, move |ticket| Mail::Control { ticket, control })
         });
         join_all(asked).await.into_iter().collect()
     }
 
-    /// To the channel's owner; answered when it has its place in the channel.
-    pub async fn publish(&self, channel: &str, publication: Arc<Publication>) -> Result<(), Unavailable> {
-        let owner = broker::owner(channel, self.reactors.len() as u16, self.seed);
-        let channel = channel.into();
-        let reactor = &self.reactors[usize::from(owner)];
-        let ask = move |ticket| Mail::Ask(Request::Publish { channel, publication, asker: Asker::Backend(ticket) });
-        self.ask(reactor, ask).await.map(|_| ())
-    }
-
-    /// Clients closed.
-    pub async fn disconnect(
+    /// A question to the owner of `channel`, made for who asks.
+    pub async fn ask_owner(
         &self,
-        user: String,
-        client: String,
-        keep: Vec<String>,
-        disconnect: Disconnect,
-    ) -> Result<usize, Unavailable> {
-        self.ask_all(Control::Disconnect { user, client, keep, disconnect }).await.map(met)
+        channel: &str,
+        request: impl FnOnce(Arc<str>, Asker) -> Request,
+    ) -> Result<broker::Answer, Unavailable> {
+        let owner = broker::owner(channel, self.reactors.len() as u16, self.seed);
+        let reactor = &self.reactors[usize::from(owner)];
+        let channel = channel.into();
+        let ask = move |ticket| Mail::Ask(request(channel, Asker::Backend(ticket)));
+        match self.ask(reactor, ask).await? {
+            Answer::Owner(answer) => Ok(answer),
+            _ => Err(Unavailable::Silent),
+        }
     }
 
-    /// Subscriptions ended.
-    pub async fn unsubscribe(&self, user: String, client: String, channel: String) -> Result<usize, Unavailable> {
-        self.ask_all(Control::Unsubscribe { user, client, channel }).await.map(met)
+    /// What all reactors are to do with some of their clients; how many clients or subscriptions were met.
+    pub async fn control(&self, control: Control) -> Result<usize, Unavailable> {
+        self.ask_all(control).await.map(met)
+    }
+
+    /// Commands of a client that came by another request; false if there is no such session.
+    pub fn commands(&self, session: &str, message: bytes::Bytes) -> Result<bool, Unavailable> {
+        let Some(conn) = shard::place_of(session) else { return Ok(false) };
+        let Some(reactor) = self.reactors.get(usize::from(conn.reactor)) else { return Ok(false) };
+        let mail = Mail::Commands { conn, session: session.into(), message };
+        reactor.offer(Letter::Mail(mail)).map(|()| true).map_err(|_| Unavailable::Busy)
     }
 
     /// Channels with subscribers, and how many each has.

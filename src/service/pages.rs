@@ -2,6 +2,8 @@
 
 use super::Service;
 use super::api::{self, Calls};
+use super::backend::Backend;
+use super::hooks::HookCounts;
 use super::node::{Node, Unavailable};
 use crate::config::Config;
 use crate::metrics::{Counters, Page};
@@ -23,6 +25,8 @@ struct Operator {
     admission: Arc<Admission>,
     calls: Arc<Calls>,
     log_dropped: Arc<dyn Fn() -> usize + Send + Sync>,
+    backend: Arc<Backend>,
+    told: Arc<HookCounts>,
 }
 
 /// What anyone may ask: on the public port, next to the clients.
@@ -46,7 +50,14 @@ pub fn internal(service: &Service) -> Router {
     let Service { node, config, admission, .. } = service;
     let calls = Arc::new(Calls::default());
     let log_dropped: Arc<dyn Fn() -> usize + Send + Sync> = service.log_dropped.clone();
-    let operator = Operator { node: node.clone(), admission: admission.clone(), calls: calls.clone(), log_dropped };
+    let operator = Operator {
+        node: node.clone(),
+        admission: admission.clone(),
+        calls: calls.clone(),
+        log_dropped,
+        backend: service.outgoing.backend.clone(),
+        told: service.outgoing.told.clone(),
+    };
     let mut router = Router::new();
     if config.health.enabled {
         router = router.route(&config.health.handler_prefix, get(health));
@@ -117,6 +128,8 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     page.single("gannet_log_lines_dropped_total", dropped, "counter", (operator.log_dropped)());
     sum.write(&mut page);
     operator.calls.write(&mut page);
+    operator.backend.write(&mut page);
+    operator.told.write(&mut page);
     page
 }
 

@@ -1,24 +1,24 @@
-//! F4 · The commands of a client, one function each: checks in the order of the protocol, then effects.
+//! F4 · The commands of a client: which there are, and those that concern no subscription. Checks in the order of the
+//! protocol, then effects.
 
-use super::{Effect, PENDING, Phase, Session, Sub, Turn};
-use crate::auth::{Claims, Jwks, TokenError};
-use crate::config::ChannelOptions;
-use crate::hub::ChannelId;
-use crate::protocol::code::{ClientError, Disconnect, UNSUBSCRIBED_BY_SERVER};
+use super::backend::{Ask, PublishGrant, Said};
+use super::rules::Namespace;
+use super::{Effect, Phase, Session, Turn};
+use crate::broker::{Answer, Query, Treatment};
+use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{
-    ChannelRequest, Command, ConnectRequest, ConnectResult, Empty, Publication, PublishRequest, Push, RefreshRequest,
-    RefreshResult, Reply, SubscribeRequest, Unsubscribe, UnsubscribeRequest,
+    ChannelRequest, Command, Empty, Encoding, Error, HistoryRequest, HistoryResult, PresenceResult,
+    PresenceStatsResult, Publication, PublishRequest, Reply, RpcRequest, RpcResult,
 };
-use crate::wheel::{NEVER, TICK_MS, Tick};
+use bytes::Bytes;
 
-/// What the connect reply calls this server.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " Gannet");
+/// A command's outcome: it was answered or will be, the answer is an error, or the client must go.
+pub(super) type Outcome = Result<(), Failure>;
 
-/// A command's outcome: it was answered, the answer is an error, or the client must go.
-type Outcome = Result<(), Failure>;
-
-enum Failure {
+pub(super) enum Failure {
     Error(ClientError),
+    /// An error of the backend's.
+    Said(Error),
     Close(Disconnect),
 }
 
@@ -35,27 +35,58 @@ impl From<Disconnect> for Failure {
 }
 
 impl Session {
-    /// A whole WebSocket message: one command or several. Stops at the first that ends the session.
+    /// A whole message: one command or several. Stops at the first that ends the session. While the connect command
+    /// waits for its answer, what follows it waits as well.
     pub fn handle_message(&mut self, message: &[u8], turn: &mut Turn<'_>) {
         let mut rest = message;
         let mut commands = 0;
-        while let Some(decoded) = self.encoding.decode(&mut rest) {
+        while !self.is_connecting() {
+            let Some(decoded) = self.encoding().decode(&mut rest) else { break };
             commands += 1;
             let Ok(command) = decoded else {
                 return turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST));
             };
             let id = command.id;
-            match self.command(command, turn) {
-                Ok(()) => {}
-                Err(Failure::Error(error)) => self.refuse(id, error, turn),
-                Err(Failure::Close(disconnect)) => return turn.fx.push(Effect::Close(disconnect)),
-            }
+            let outcome = self.command(command, turn);
+            self.settle(id, outcome, turn);
             if matches!(turn.fx.list.last(), Some(Effect::Close(_))) {
                 return;
             }
         }
-        if commands == 0 {
+        if self.is_connecting() {
+            self.queue(rest, turn);
+        } else if commands == 0 {
             turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST));
+        }
+    }
+
+    fn is_connecting(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.connecting.is_some())
+    }
+
+    /// Keeps commands for later.
+    fn queue(&mut self, message: &[u8], turn: &mut Turn<'_>) {
+        let separated = self.encoding() == Encoding::Json;
+        let Some(connecting) = self.more.as_mut().and_then(|more| more.connecting.as_mut()) else { return };
+        if message.is_empty() {
+            return;
+        }
+        if connecting.queued.len() + message.len() > turn.rules.queued_bytes_max {
+            return turn.fx.push(Effect::Close(Disconnect::TOO_MANY_REQUESTS));
+        }
+        if separated && !connecting.queued.is_empty() {
+            connecting.queued.push(b'\n');
+        }
+        connecting.queued.extend_from_slice(message);
+    }
+
+    /// Says what became of a command, if that was not said yet.
+    pub(super) fn settle(&mut self, id: u32, outcome: Outcome, turn: &mut Turn<'_>) {
+        match outcome {
+            Ok(()) => {}
+            Err(Failure::Error(error)) => self.refuse(id, error.into(), turn),
+            Err(Failure::Said(error)) => self.refuse(id, error, turn),
+            Err(Failure::Close(disconnect)) => turn.fx.push(Effect::Close(disconnect)),
         }
     }
 
@@ -80,258 +111,208 @@ impl Session {
         if let Some(request) = command.publish {
             return self.publish(id, request, turn);
         }
-        if let Some(request) = command.presence.or(command.presence_stats).or(command.history) {
-            return self.not_offered(request, turn);
+        if let Some(request) = command.presence {
+            return self.presence(id, request, false, turn);
+        }
+        if let Some(request) = command.presence_stats {
+            return self.presence(id, request, true, turn);
+        }
+        if let Some(request) = command.history {
+            return self.history(id, request, turn);
         }
         if command.send.is_some() {
             return Err(Disconnect::NOT_AVAILABLE.into());
         }
-        if command.rpc.is_some() {
-            return Err(ClientError::NotAvailable.into());
+        if let Some(request) = command.rpc {
+            return self.rpc(id, request, turn);
         }
         if let Some(request) = command.refresh {
             return self.refresh(id, request, turn);
         }
         if let Some(request) = command.sub_refresh {
-            return self.sub_refresh(request, turn);
+            return self.sub_refresh(id, request, turn);
         }
         // No request, or a ping, which only the server may send.
         Err(Disconnect::BAD_REQUEST.into())
     }
 
-    fn connect(&mut self, id: u32, request: ConnectRequest, turn: &mut Turn<'_>) -> Outcome {
-        if self.phase != Phase::New {
-            return Err(Disconnect::BAD_REQUEST.into());
-        }
-        // From here on an error reply leaves a connection that can only be closed.
-        self.phase = Phase::Refused;
-        let claims = self.authenticate(&request, turn)?;
-        for channel in request.subs.keys() {
-            turn.rules.channel(channel).ok_or(Disconnect::BAD_REQUEST)?;
-        }
-        self.phase = Phase::Connected;
-        self.user = claims.user;
-        self.info = (!claims.info.is_empty()).then(|| Box::new(claims.info));
-        let ttl = self.expire(claims.expire_at, turn);
-        self.schedule_first_ping(turn);
-        turn.fx.push(Effect::Connected);
-        let result = ConnectResult {
-            client: self.client(),
-            version: VERSION.to_owned(),
-            expires: ttl.is_some(),
-            ttl: ttl.unwrap_or(0),
-            ping: if self.frame_pings { 0 } else { turn.rules.ping_seconds },
-            pong: !self.frame_pings && turn.rules.pong_timeout.is_some(),
-            time: if turn.rules.include_time { turn.now.unix_ms as i64 } else { 0 },
-            ..ConnectResult::default()
-        };
-        turn.fx.reply(self.encoding, &Reply { id, connect: Some(result), ..Reply::default() });
-        Ok(())
-    }
-
-    fn authenticate(&self, request: &ConnectRequest, turn: &Turn<'_>) -> Result<Claims, Failure> {
-        let rules = turn.rules;
-        if request.token.is_empty() {
-            if !rules.insecure && !rules.allow_anonymous {
-                return Err(Disconnect::BAD_REQUEST.into());
-            }
-            return Ok(Claims::default());
-        }
-        let mut claims =
-            rules.verifier.connection(&request.token, turn.now.unix_ms / 1000, &Jwks::default()).map_err(|error| {
-                match error {
-                    TokenError::Invalid(_) => Failure::Close(Disconnect::INVALID_TOKEN),
-                    TokenError::Expired => Failure::Error(ClientError::TokenExpired),
-                    TokenError::KeyWanted(_) | TokenError::KeyUnavailable => Failure::Error(ClientError::Internal),
-                }
-            })?;
-        if claims.user.is_empty() && rules.refuse_anonymous_tokens {
-            return Err(Disconnect::PERMISSION_DENIED.into());
-        }
-        if !claims.channels.is_empty() || !claims.subs.is_empty() {
-            // Server-side subscriptions are not offered yet; to connect without them would lose messages silently.
-            return Err(ClientError::NotAvailable.into());
-        }
-        if rules.insecure {
-            claims.expire_at = None;
-        }
-        Ok(claims)
-    }
-
-    /// Takes an expiry (seconds since 1970); the seconds left, at least 1, to tell the client.
-    fn expire(&mut self, at: Option<u64>, turn: &Turn<'_>) -> Option<u32> {
-        self.expires = NEVER;
-        let left_ms = (at?.saturating_mul(1000)).saturating_sub(turn.now.unix_ms);
-        let close_in = left_ms.saturating_add(turn.rules.expired_delay_ms).div_ceil(TICK_MS);
-        self.expires = turn.now.tick.saturating_add(close_in.min(u64::from(NEVER / 2)) as Tick);
-        Some((left_ms / 1000).clamp(1, u64::from(u32::MAX)) as u32)
-    }
-
-    /// Somewhere in [interval/2, interval], by the client's random id, so that a storm of connects is no storm of
-    /// pings.
-    fn schedule_first_ping(&mut self, turn: &Turn<'_>) {
-        let interval = turn.rules.ping_interval;
-        let chance = u32::from(u16::from_le_bytes([self.client[0], self.client[1]]));
-        let half = interval / 2;
-        self.next_ping = turn.now.tick + interval - half + (u64::from(half) * u64::from(chance) / 65_536) as Tick;
-    }
-
-    fn subscribe(&mut self, id: u32, request: SubscribeRequest, turn: &mut Turn<'_>) -> Outcome {
-        let name = &request.channel;
-        if name.is_empty() {
-            return Err(Disconnect::BAD_REQUEST.into());
-        }
-        if name.len() > turn.rules.channel_length_max {
-            return Err(ClientError::BadRequest.into());
-        }
-        if self.find(name, turn).is_some() {
-            return Err(ClientError::AlreadySubscribed.into());
-        }
-        if self.subs.len() >= turn.rules.channel_limit {
-            return Err(ClientError::LimitExceeded.into());
-        }
-        let options = turn.rules.channel(name).ok_or(ClientError::UnknownChannel)?;
-        if !name.is_ascii() {
-            return Err(ClientError::BadRequest.into());
-        }
-        self.may_subscribe(&request, options, turn)?;
-        if !matches!(request.delta.as_str(), "" | "fossil") {
-            return Err(Disconnect::BAD_REQUEST.into());
-        }
-        if request.tf.is_some() {
-            return Err(ClientError::BadRequest.into());
-        }
-        if (turn.owner_is_full)(name) {
-            return Err(ClientError::TooManyRequests.into());
-        }
-        let channel = turn.hub.hold(name);
-        self.subs.push(Sub { channel, slot: PENDING });
-        turn.fx.push(Effect::Subscribe { channel, ticket: id });
-        Ok(())
-    }
-
-    fn may_subscribe(&self, request: &SubscribeRequest, options: &ChannelOptions, turn: &Turn<'_>) -> Outcome {
-        // Other than stream subscriptions, private channels and subscription tokens are not offered.
-        let offered = request.kind == 0 && !request.channel.starts_with('$') && request.token.is_empty();
-        let allowed = turn.rules.insecure
-            || (options.allow_subscribe_for_client && (!self.user.is_empty() || options.allow_subscribe_for_anonymous));
-        if offered && allowed { Ok(()) } else { Err(ClientError::PermissionDenied.into()) }
-    }
-
-    fn unsubscribe(&mut self, id: u32, request: UnsubscribeRequest, turn: &mut Turn<'_>) -> Outcome {
-        if request.channel.is_empty() {
-            return Err(Disconnect::BAD_REQUEST.into());
-        }
-        if let Some(at) = self.find(&request.channel, turn) {
-            self.end_sub(at, turn);
-        }
-        turn.fx.reply(self.encoding, &Reply { id, unsubscribe: Some(Empty {}), ..Reply::default() });
-        Ok(())
-    }
-
-    /// The backend takes `channel` away ("" = every one); how many there were.
-    pub fn unsubscribe_by_server(&mut self, channel: &str, turn: &mut Turn<'_>) -> usize {
-        let mut ended = 0;
-        let mut at = self.subs.len();
-        while at > 0 {
-            at -= 1;
-            let name = turn.hub.name(self.subs[at].channel).clone();
-            if !channel.is_empty() && *name != *channel {
-                continue;
-            }
-            self.end_sub(at, turn);
-            ended += 1;
-            let (code, reason) = UNSUBSCRIBED_BY_SERVER;
-            let unsubscribe = Some(Unsubscribe { code, reason: reason.to_owned() });
-            let push = Push { channel: name.to_string(), unsubscribe, ..Push::default() };
-            turn.fx.reply(self.encoding, &Reply { push: Some(push), ..Reply::default() });
-        }
-        ended
-    }
-
     fn publish(&mut self, id: u32, request: PublishRequest, turn: &mut Turn<'_>) -> Outcome {
         let name = &request.channel;
-        if name.is_empty() {
-            return Err(Disconnect::BAD_REQUEST.into());
-        }
-        if name.len() > turn.rules.channel_length_max {
-            return Err(ClientError::BadRequest.into());
-        }
-        let options = turn.rules.channel(name).ok_or(ClientError::UnknownChannel)?;
-        if !name.is_ascii() {
-            return Err(ClientError::BadRequest.into());
-        }
-        if !self.may_publish(name, options, turn) || request.kind != 0 {
+        let namespace = channel_of(name, turn)?;
+        let may = turn.rules.insecure || namespace.may_publish(&self.user, self.is_subscribed(name, turn));
+        let asks = namespace.options.publish_proxy_enabled;
+        if !may && !asks || request.kind != 0 {
             return Err(ClientError::PermissionDenied.into());
         }
-        if request.data.is_empty() {
+        if !is_fit(&namespace.options.publication_data_format, &request.data) {
+            return Err(ClientError::BadRequest.into());
+        }
+        if asks {
+            return self.ask_in_place(id, Ask::Publish(Box::new(request)), turn);
+        }
+        self.publish_granted(id, request, PublishGrant::default(), turn)
+    }
+
+    fn publish_granted(
+        &mut self,
+        id: u32,
+        request: PublishRequest,
+        grant: PublishGrant,
+        turn: &mut Turn<'_>,
+    ) -> Outcome {
+        let name = &request.channel;
+        if (turn.owner_is_full)(name) {
+            return Err(ClientError::TooManyRequests.into());
+        }
+        let namespace = channel_of(name, turn)?;
+        let keep = namespace.keep.filter(|_| !grant.skip_history);
+        let (delta, skip_own) = (namespace.options.delta_publish, namespace.options.skip_publisher);
+        let treatment = Treatment { keep, delta, ..Treatment::default() };
+        let treatment = (keep.is_some() || skip_own).then(|| Box::new(treatment));
+        let (data, info) = (grant.data.unwrap_or(request.data), Some(self.info(Bytes::new())));
+        let publication = Publication { data, info, tags: grant.tags, ..Publication::default() };
+        turn.fx.keep_place(id);
+        let (channel, publication) = (name.as_str().into(), publication.into());
+        turn.fx.push(Effect::Publish { channel, publication, ticket: id, treatment, skip_own });
+        Ok(())
+    }
+
+    fn presence(&mut self, id: u32, request: ChannelRequest, counts: bool, turn: &mut Turn<'_>) -> Outcome {
+        let name = &request.channel;
+        let namespace = channel_of(name, turn)?;
+        if !namespace.options.presence {
+            return Err(ClientError::NotAvailable.into());
+        }
+        if !turn.rules.insecure && !namespace.may_see_presence(&self.user, self.is_subscribed(name, turn)) {
+            return Err(ClientError::PermissionDenied.into());
+        }
+        if (turn.owner_is_full)(name) {
+            return Err(ClientError::TooManyRequests.into());
+        }
+        turn.fx.keep_place(id);
+        turn.fx.push(Effect::Presence { channel: name.as_str().into(), ticket: id, counts });
+        Ok(())
+    }
+
+    fn history(&mut self, id: u32, request: HistoryRequest, turn: &mut Turn<'_>) -> Outcome {
+        let name = &request.channel;
+        let namespace = channel_of(name, turn)?;
+        let keep = namespace.keep.ok_or(ClientError::NotAvailable)?;
+        if !turn.rules.insecure && !namespace.may_see_history(&self.user, self.is_subscribed(name, turn)) {
+            return Err(ClientError::PermissionDenied.into());
+        }
+        let since = request.since.map(|since| (since.offset, since.epoch.into()));
+        if request.reverse && since.as_ref().is_some_and(|(offset, _)| *offset == 0) {
             return Err(ClientError::BadRequest.into());
         }
         if (turn.owner_is_full)(name) {
             return Err(ClientError::TooManyRequests.into());
         }
-        let publication = Publication { data: request.data, info: Some(self.info()), ..Publication::default() };
-        turn.fx.push(Effect::Publish { channel: name.as_str().into(), publication: publication.into(), ticket: id });
+        let most = turn.rules.history_limit;
+        let limit = usize::try_from(request.limit).unwrap_or(most).min(most);
+        let query = Box::new(Query { keep, since, limit, reverse: request.reverse });
+        turn.fx.keep_place(id);
+        turn.fx.push(Effect::History { channel: name.as_str().into(), ticket: id, query });
         Ok(())
     }
 
-    fn may_publish(&self, channel: &str, options: &ChannelOptions, turn: &Turn<'_>) -> bool {
-        let known = !self.user.is_empty() || options.allow_publish_for_anonymous;
-        turn.rules.insecure
-            || (known && options.allow_publish_for_client)
-            || (known && options.allow_publish_for_subscriber && self.find(channel, turn).is_some())
+    fn rpc(&mut self, id: u32, request: RpcRequest, turn: &mut Turn<'_>) -> Outcome {
+        if !turn.rules.rpc_proxy {
+            return Err(ClientError::NotAvailable.into());
+        }
+        self.ask_in_place(id, Ask::Rpc(Box::new(request)), turn)
     }
 
-    /// Presence and history: no channel keeps them in this version.
-    fn not_offered(&self, request: ChannelRequest, turn: &Turn<'_>) -> Outcome {
-        if request.channel.is_empty() {
-            return Err(Disconnect::BAD_REQUEST.into());
+    /// The owner of a channel answers the command of `ticket`.
+    pub fn handle_answer(&mut self, ticket: u32, answer: Answer, turn: &mut Turn<'_>) {
+        turn.fx.kept = Some(ticket);
+        let mut reply = Reply { id: ticket, ..Reply::default() };
+        match answer {
+            Answer::Published(_) => reply.publish = Some(Empty {}),
+            Answer::Left => reply.unsubscribe = Some(Empty {}),
+            Answer::History(found) => {
+                let (position, publications) = *found;
+                let epoch = position.epoch.to_string();
+                reply.history = Some(HistoryResult { publications, epoch, offset: position.offset });
+            }
+            Answer::Presence(clients) => {
+                let presence = clients.into_iter().map(|info| (info.client.clone(), info)).collect();
+                reply.presence = Some(PresenceResult { presence });
+            }
+            Answer::PresenceStats { clients, users } => {
+                reply.presence_stats = Some(PresenceStatsResult { num_clients: clients, num_users: users });
+            }
+            Answer::Refused(error) => return self.refuse(ticket, error.into(), turn),
+            // Nobody but the backend asks for it.
+            Answer::Removed => return self.refuse(ticket, ClientError::Internal.into(), turn),
         }
-        turn.rules.channel(&request.channel).ok_or(ClientError::UnknownChannel)?;
-        Err(ClientError::NotAvailable.into())
+        turn.fx.reply(self.wire, &reply);
     }
 
-    fn refresh(&mut self, id: u32, request: RefreshRequest, turn: &mut Turn<'_>) -> Outcome {
-        if request.token.is_empty() {
-            return Err(Disconnect::BAD_REQUEST.into());
+    /// The backend answers the question that was put for the command of `ticket`.
+    pub fn handle_said(&mut self, ticket: u32, ask: Ask, said: Said, turn: &mut Turn<'_>) {
+        turn.fx.kept = (ticket != 0).then_some(ticket);
+        match (ask, said) {
+            (Ask::Connect(request), said) => self.connect_said(ticket, *request, said, turn),
+            (Ask::Keys { then, .. }, said) => self.keys_said(ticket, *then, said, turn),
+            (Ask::Subscribe(request), said) => self.subscribe_said(ticket, *request, said, turn),
+            // It was asked on the server's own account: nobody waits for a reply, and its deadline stands.
+            (Ask::Refresh, Said::Refresh(grant)) => self.refresh_granted(grant, turn),
+            (Ask::SubRefresh { channel }, Said::Refresh(grant)) => self.sub_refresh_said(&channel, grant, turn),
+            (_, Said::Disconnect(disconnect)) => turn.fx.push(Effect::Close(disconnect)),
+            (Ask::Refresh | Ask::SubRefresh { .. }, _) => {}
+            (Ask::Publish(request), Said::Publish(grant)) => {
+                let outcome = self.publish_granted(ticket, *request, *grant, turn);
+                self.settle(ticket, outcome, turn);
+            }
+            (Ask::Rpc(_), Said::Rpc(data)) => {
+                let rpc = Some(RpcResult { data });
+                turn.fx.reply(self.wire, &Reply { id: ticket, rpc, ..Reply::default() });
+            }
+            (_, Said::Error(error)) => self.refuse(ticket, error, turn),
+            _ => self.refuse(ticket, ClientError::Internal.into(), turn),
         }
-        let claims =
-            turn.rules.verifier.connection(&request.token, turn.now.unix_ms / 1000, &Jwks::default()).map_err(
-                |error| match error {
-                    TokenError::Invalid(_) => Failure::Close(Disconnect::INVALID_TOKEN),
-                    TokenError::Expired => Failure::Close(Disconnect::CONNECTION_EXPIRED),
-                    TokenError::KeyWanted(_) | TokenError::KeyUnavailable => Failure::Error(ClientError::Internal),
-                },
-            )?;
-        if claims.user != self.user {
-            return Err(Disconnect::INVALID_TOKEN.into());
+    }
+
+    /// The keys that a command's token wants were fetched, or could not be.
+    fn keys_said(&mut self, ticket: u32, then: Command, said: Said, turn: &mut Turn<'_>) {
+        if let Some(request) = then.connect {
+            return self.connect_said(ticket, request, said, turn);
         }
-        self.info = (!claims.info.is_empty()).then(|| Box::new(claims.info));
-        let ttl = self.expire(claims.expire_at.filter(|_| !turn.rules.insecure), turn);
-        let result = RefreshResult {
-            client: self.client(),
-            version: VERSION.to_owned(),
-            expires: ttl.is_some(),
-            ttl: ttl.unwrap_or(0),
+        if let Some(request) = then.subscribe {
+            return self.subscribe_said(ticket, request, said, turn);
+        }
+        let outcome = match said {
+            Said::Keys(_) => self.command(then, turn),
+            Said::Error(error) => Err(Failure::Said(error)),
+            _ => Err(ClientError::Internal.into()),
         };
-        turn.fx.reply(self.encoding, &Reply { id, refresh: Some(result), ..Reply::default() });
-        Ok(())
+        self.settle(ticket, outcome, turn);
     }
+}
 
-    fn sub_refresh(&self, request: ChannelRequest, turn: &Turn<'_>) -> Outcome {
-        if request.channel.is_empty() {
-            return Err(Disconnect::BAD_REQUEST.into());
-        }
-        let error = match self.find(&request.channel, turn) {
-            Some(_) => ClientError::NotAvailable,
-            None => ClientError::PermissionDenied,
-        };
-        Err(error.into())
+/// The namespace of a channel that a command names.
+fn channel_of<'a>(name: &str, turn: &Turn<'a>) -> Result<&'a Namespace, Failure> {
+    if name.is_empty() {
+        return Err(Disconnect::BAD_REQUEST.into());
     }
+    if name.len() > turn.rules.channel_length_max {
+        return Err(ClientError::BadRequest.into());
+    }
+    let namespace = turn.rules.namespace(name).ok_or(ClientError::UnknownChannel)?;
+    if !namespace.allows_name(name) {
+        return Err(ClientError::BadRequest.into());
+    }
+    Ok(namespace)
+}
 
-    /// Where the subscription to `channel` stands, answered or not.
-    fn find(&self, channel: &str, turn: &Turn<'_>) -> Option<usize> {
-        let id: ChannelId = turn.hub.find(channel)?;
-        self.subs.iter().position(|sub| sub.channel == id)
+/// Is `data` what a namespace's `publication_data_format` demands?
+pub fn is_fit(format: &str, data: &[u8]) -> bool {
+    let json = || serde_json::from_slice::<&serde_json::value::RawValue>(data).ok();
+    match format {
+        "binary" => true,
+        "json" => json().is_some(),
+        "json_object" => json().is_some_and(|value| value.get().starts_with('{')),
+        _ => !data.is_empty(),
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! One list, reused for every call; replies are encoded into its buffer, so that several leave in one frame.
 
-use crate::hub::ChannelId;
+use super::backend::{Ask, Who};
+use crate::broker::{Gone, Query, Treatment, Want};
+use crate::hub::{ChannelId, Flags};
 use crate::protocol::code::Disconnect;
-use crate::protocol::{Encoding, Publication, Reply};
+use crate::protocol::{Publication, Reply};
+use crate::wire::Wire;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,20 +15,75 @@ use std::sync::Arc;
 pub enum Effect {
     /// Send this part of the buffer: whole replies, in the session's encoding.
     Send(Range<usize>),
-    /// Send the encoding's ping.
+    /// Keep a place for the reply to the command of `ticket`: what is sent from here on comes after it.
+    Hole {
+        ticket: u32,
+    },
+    /// The reply, where its place was kept.
+    Fill {
+        ticket: u32,
+        range: Range<usize>,
+    },
+    /// Send the ping of the session's wire.
     Ping,
     /// Send a WebSocket ping frame.
     PingFrame,
     /// The client is known now: list it under its user.
     Connected,
-    /// Ask the channel's owner; the answer comes back with `ticket`, and the reply's place is kept.
-    Subscribe { channel: ChannelId, ticket: u32 },
+    /// Ask the channel's owner; the answer comes back with `ticket`.
+    Subscribe {
+        channel: ChannelId,
+        ticket: u32,
+        want: Option<Box<Want>>,
+    },
     /// A subscription begins: take it into the hub at `back` in the session's list.
-    Join { channel: ChannelId, back: u16 },
-    /// A subscription ends; without a `slot` it had not begun.
-    Leave { channel: ChannelId, slot: Option<u32> },
+    Join {
+        channel: ChannelId,
+        back: u16,
+        flags: Flags,
+    },
+    /// A subscription ends; without a `slot` it had not begun. With a `ticket` the owner answers when it is done.
+    Leave {
+        channel: ChannelId,
+        slot: Option<u32>,
+        gone: Option<Box<Gone>>,
+        ticket: Option<u32>,
+    },
+    /// Gives up the hold on a channel that will not be joined.
+    Release {
+        channel: ChannelId,
+    },
     /// Ask the channel's owner to publish; answered likewise.
-    Publish { channel: Arc<str>, publication: Arc<Publication>, ticket: u32 },
+    Publish {
+        channel: Arc<str>,
+        publication: Arc<Publication>,
+        ticket: u32,
+        treatment: Option<Box<Treatment>>,
+        /// Not to the client itself.
+        skip_own: bool,
+    },
+    History {
+        channel: Arc<str>,
+        ticket: u32,
+        query: Box<Query>,
+    },
+    Presence {
+        channel: Arc<str>,
+        ticket: u32,
+        counts: bool,
+    },
+    /// Ask the backend, or for keys; the answer comes back with `ticket`.
+    Ask {
+        ticket: u32,
+        who: Box<Who>,
+        ask: Box<Ask>,
+    },
+    /// Ask for one of the user's places on this node; the answer comes back with `ticket`.
+    TakeSeat {
+        ticket: u32,
+    },
+    /// Close this user's other clients on all reactors: it may have but one.
+    CloseOthers,
     /// The session is over; nothing follows.
     Close(Disconnect),
 }
@@ -37,11 +95,14 @@ pub struct Effects {
     pub bytes: Vec<u8>,
     /// Replies refused, by their code less 100.
     pub refused: [u32; 16],
+    /// The command that is answered now, if the place of its reply was kept.
+    pub kept: Option<u32>,
 }
 
 impl Effects {
     pub fn clear(&mut self) {
         self.list.clear();
+        self.kept = None;
         self.bytes.clear();
         // A large reply must not stay for the life of the reactor.
         self.bytes.shrink_to(64 * 1024);
@@ -51,15 +112,36 @@ impl Effects {
         self.list.push(effect);
     }
 
-    /// Encodes `reply`; false if it cannot be given to a client of this encoding. The buffer as a whole is one message
-    /// of the encoding, separators and all, so that ranges next to each other can leave together.
-    pub fn reply(&mut self, encoding: Encoding, reply: &Reply) -> bool {
-        let before = self.bytes.len();
-        if encoding.encode(reply, &mut self.bytes).is_err() {
-            return false;
+    /// Encodes `reply`: to be sent now, or where its place was kept. What cannot be given to a client of this encoding
+    /// ends it. The buffer as a whole is one message of the encoding, separators and all, so that ranges next to each
+    /// other can leave together.
+    pub fn reply(&mut self, wire: Wire, reply: &Reply) {
+        let Some(range) = self.encode(wire, reply) else { return };
+        if reply.id != 0 && self.kept == Some(reply.id) {
+            self.kept = None;
+            self.list.push(Effect::Fill { ticket: reply.id, range });
+        } else if !range.is_empty() {
+            self.list.push(Effect::Send(range));
         }
-        let separator = usize::from(before > 0 && encoding == Encoding::Json);
-        self.list.push(Effect::Send(before + separator..self.bytes.len()));
-        true
+    }
+
+    /// The reply to the command of `ticket` comes later: what is sent from here on comes after it.
+    pub fn keep_place(&mut self, ticket: u32) {
+        if self.kept == Some(ticket) {
+            // It has been kept all along.
+            self.kept = None;
+        } else {
+            self.list.push(Effect::Hole { ticket });
+        }
+    }
+
+    fn encode(&mut self, wire: Wire, reply: &Reply) -> Option<Range<usize>> {
+        let before = self.bytes.len();
+        if wire.say(reply, &mut self.bytes).is_err() {
+            self.list.push(Effect::Close(Disconnect::INAPPROPRIATE_PROTOCOL));
+            return None;
+        }
+        let separated = before > 0 && wire.joins() && wire.encoding() == crate::protocol::Encoding::Json;
+        Some(before + usize::from(separated)..self.bytes.len())
     }
 }

@@ -1,25 +1,36 @@
 //! F4 · One client: what it said, what it may, what it waits for.
 //!
-//! A state machine without I/O: [`Session::handle_message`], [`Session::handle_pong`], [`Session::handle_subscribed`]
-//! and [`Session::handle_timeout`] take the time and give [`Effects`]; [`Session::next_deadline`] says when it wants
-//! to be asked again. Everything here is plain data. Knows nothing of sockets, frames or other sessions.
+//! A state machine without I/O: the `handle_*` calls take the time and give [`Effects`]; [`Session::next_deadline`]
+//! says when it wants to be asked again. Everything here is plain data. Knows nothing of sockets, frames or other sessions.
+//!
+//! What most clients have is in [`Session`] itself; what few have is in `more`, and costs the others nothing. The
+//! commands are in `connect`, `subscribe` and `commands`.
 
+pub mod backend;
 mod commands;
+mod connect;
 mod effects;
+mod more;
 mod rules;
+mod subscribe;
 mod users;
 
 pub use effects::{Effect, Effects};
-pub use rules::Rules;
+pub use rules::{Namespace, Rules, Terms};
 pub use users::{Sessions, Users};
 
-use crate::hub::{ChannelId, Hub};
-use crate::protocol::code::{ClientError, Disconnect};
-use crate::protocol::{ClientInfo, Encoding, Reply};
-use crate::wheel::{NEVER, Tick};
+use crate::auth::{Cache, ChannelClaims, Claims, Jwks, TokenError};
+use crate::broker::{Gone, Member};
+use crate::hub::{ChannelId, Flags, Hub};
+use crate::protocol::code::Disconnect;
+use crate::protocol::{ClientInfo, Encoding, Error, Publication, Push, Reply, Unsubscribe};
+use crate::wheel::{NEVER, TICK_MS, Tick};
+use crate::wire::Wire;
 use bytes::Bytes;
 use compact_str::CompactString;
+use more::{More, To};
 use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// The time, read once a loop turn.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,16 +40,51 @@ pub struct Now {
     pub unix_ms: u64,
 }
 
+impl Now {
+    fn seconds(self) -> u64 {
+        self.unix_ms / 1000
+    }
+}
+
 /// A join that waits in the hub's line: whose, and for which command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Joining {
     pub conn: crate::broker::ConnKey,
     pub channel: ChannelId,
     pub ticket: u32,
+    pub found: Option<Box<crate::broker::Found>>,
 }
 
 /// This reactor's hub.
 pub type Channels = Hub<Joining>;
+
+/// What tokens are checked with, beside the rules.
+#[derive(Default)]
+pub struct Tokens {
+    pub cache: Cache,
+    pub jwks: Arc<Jwks>,
+    /// Keys were asked for in this turn: a token that still lacks its key does not get it by asking again.
+    pub asked: bool,
+}
+
+impl Tokens {
+    fn connection(&mut self, rules: &Rules, token: &str, now: Now) -> Result<Arc<Claims>, TokenError> {
+        let claims = self.cache.connection(&rules.verifier, &self.jwks, token, now.seconds());
+        claims.map_err(|error| self.once(error))
+    }
+
+    fn subscription(&mut self, rules: &Rules, token: &str, now: Now) -> Result<Arc<ChannelClaims>, TokenError> {
+        let claims = self.cache.subscription(rules.subscription_verifier(), &self.jwks, token, now.seconds());
+        claims.map_err(|error| self.once(error))
+    }
+
+    fn once(&self, error: TokenError) -> TokenError {
+        match error {
+            TokenError::KeyWanted(_) if self.asked => TokenError::KeyUnavailable,
+            error => error,
+        }
+    }
+}
 
 /// What every call is given.
 pub struct Turn<'a> {
@@ -46,6 +92,7 @@ pub struct Turn<'a> {
     pub rules: &'a Rules,
     pub hub: &'a mut Channels,
     pub fx: &'a mut Effects,
+    pub tokens: &'a mut Tokens,
     /// Whether the owner of a channel takes no more requests; asked by name.
     pub owner_is_full: &'a dyn Fn(&str) -> bool,
 }
@@ -54,16 +101,27 @@ pub struct Turn<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Sub {
     channel: ChannelId,
-    /// Its place in the hub, or [`PENDING`] until the channel's owner answered.
+    /// Its place in the hub, or [`PENDING`], or [`ASKED`].
     slot: u32,
 }
 
+/// The channel's owner was asked and has not answered.
 const PENDING: u32 = u32::MAX;
+/// The backend was asked whether it may.
+const ASKED: u32 = u32::MAX - 1;
+
+impl Sub {
+    fn is_live(&self) -> bool {
+        self.slot < ASKED
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Waits for the connect command, at most `client.stale_close_delay`.
     New,
+    /// Its connect command waits for an answer; it is nobody yet.
+    Connecting,
     Connected,
     /// Its connect command got an error reply: whatever comes next ends it.
     Refused,
@@ -78,19 +136,21 @@ pub struct Session {
     subs: SmallVec<[Sub; 2]>,
     /// Shown to others as `conn_info`.
     info: Option<Box<Bytes>>,
-    /// Channels unsubscribed before their owner answered: the answer, when it comes, is to be ignored.
-    abandoned: Option<Box<SmallVec<[ChannelId; 4]>>>,
+    /// What few sessions have, or few moments.
+    more: Option<Box<More>>,
     /// This user's other clients on this reactor; the shard's.
     pub(crate) same_user: UserLinks,
     next_ping: Tick,
     /// The pong that is awaited must be here by then.
     pong_due: Tick,
-    /// Connection expiry, as a tick, its grace included.
+    /// Connection expiry, as a tick, its grace included; or when the backend is to be asked for more time.
     expires: Tick,
     phase: Phase,
-    encoding: Encoding,
+    wire: Wire,
     /// Pings are WebSocket frames.
     frame_pings: bool,
+    /// The backend was asked for more time.
+    refreshing: bool,
 }
 
 // The memory of an idle client is decided here: docs/memory.md has the sum.
@@ -109,34 +169,44 @@ pub(crate) const NO_CLIENT: u32 = u32::MAX;
 
 impl Session {
     /// A client that just finished its handshake. `client` are 16 random bytes; they become a version 4 UUID.
-    pub fn new(client: [u8; 16], encoding: Encoding, frame_pings: bool, now: Now, rules: &Rules) -> Session {
+    pub fn new(client: [u8; 16], wire: Wire, frame_pings: bool, now: Now, rules: &Rules) -> Session {
         Session {
             client: uuid::Builder::from_random_bytes(client).into_uuid().into_bytes(),
             user: CompactString::default(),
             subs: SmallVec::new(),
             info: None,
-            abandoned: None,
+            more: None,
             same_user: UserLinks { next: NO_CLIENT, prev: NO_CLIENT },
             next_ping: now.tick + rules.stale_delay,
             pong_due: NEVER,
             expires: NEVER,
             phase: Phase::New,
-            encoding,
+            wire,
             frame_pings,
+            refreshing: false,
         }
     }
 
+    pub fn wire(&self) -> Wire {
+        self.wire
+    }
+
     pub fn encoding(&self) -> Encoding {
-        self.encoding
+        self.wire.encoding()
     }
 
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// Has the connect command been answered with success?
+    /// Has the connect command been granted?
     pub fn is_connected(&self) -> bool {
         self.phase == Phase::Connected
+    }
+
+    /// The client id.
+    pub fn id(&self) -> [u8; 16] {
+        self.client
     }
 
     /// The client id as the client knows it.
@@ -144,21 +214,30 @@ impl Session {
         uuid::Uuid::from_bytes(self.client).to_string()
     }
 
-    fn info(&self) -> ClientInfo {
+    /// Lines `name: value` of the client's own request, for the backend.
+    pub fn set_headers(&mut self, headers: Box<str>) {
+        if !headers.is_empty() {
+            self.more().headers = headers;
+        }
+    }
+
+    /// As others see it; `chan_info` is that of one of its subscriptions.
+    fn info(&self, chan_info: Bytes) -> ClientInfo {
         ClientInfo {
             user: self.user.to_string(),
             client: self.client(),
             conn_info: self.info.as_deref().cloned().unwrap_or_default(),
-            chan_info: Bytes::new(),
+            chan_info,
         }
     }
 
     /// When [`Session::handle_timeout`] is next wanted.
     pub fn next_deadline(&self) -> Tick {
-        self.next_ping.min(self.pong_due).min(self.expires)
+        let subs = self.more.as_ref().map_or(NEVER, |more| more.next_expiry());
+        self.next_ping.min(self.pong_due).min(self.expires).min(subs)
     }
 
-    /// What is due at `now`: a ping, or the end.
+    /// What is due at `now`: a ping, a question to the backend, or the end.
     pub fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now.tick;
         if self.phase != Phase::Connected {
@@ -170,17 +249,25 @@ impl Session {
         if now >= self.pong_due {
             turn.fx.push(Effect::Close(Disconnect::NO_PONG));
         } else if now >= self.expires {
-            turn.fx.push(Effect::Close(Disconnect::CONNECTION_EXPIRED));
+            self.expire(turn);
+        } else if self.more.as_ref().is_some_and(|more| now >= more.next_expiry()) {
+            self.expire_subscriptions(turn);
         } else if now >= self.next_ping {
-            self.next_ping = now + turn.rules.ping_interval;
-            if self.frame_pings {
-                // It may outlast the interval: the next ping does not give an unanswered one more time.
-                self.pong_due = self.pong_due.min(now + rules::FRAME_PONG_TIMEOUT);
-                turn.fx.push(Effect::PingFrame);
-            } else {
-                self.pong_due = turn.rules.pong_timeout.map_or(NEVER, |timeout| now + timeout);
-                turn.fx.push(Effect::Ping);
-            }
+            self.ping(turn);
+        }
+    }
+
+    fn ping(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now.tick;
+        self.next_ping = now + turn.rules.ping_interval;
+        if self.frame_pings {
+            // It may outlast the interval: the next ping does not give an unanswered one more time.
+            self.pong_due = self.pong_due.min(now + rules::FRAME_PONG_TIMEOUT);
+            turn.fx.push(Effect::PingFrame);
+        } else {
+            let answers = turn.rules.pong_timeout.filter(|_| !self.wire.is_uni());
+            self.pong_due = answers.map_or(NEVER, |timeout| now + timeout);
+            turn.fx.push(Effect::Ping);
         }
     }
 
@@ -205,38 +292,6 @@ impl Session {
         (self.pong_due != NEVER).then(|| self.pong_due.saturating_sub(now.tick))
     }
 
-    /// The owner of `channel` took the subscription that `ticket` asked for: joins and answers.
-    pub fn handle_subscribed(&mut self, channel: ChannelId, ticket: u32, turn: &mut Turn<'_>) {
-        let abandoned = self.abandoned.as_mut().and_then(|list| {
-            let at = list.iter().position(|&id| id == channel)?;
-            list.remove(at);
-            Some(list.is_empty())
-        });
-        match abandoned {
-            Some(empty) => {
-                if empty {
-                    self.abandoned = None;
-                }
-                turn.hub.release(channel);
-            }
-            None => {
-                let back = self.subs.iter().position(|sub| sub.channel == channel && sub.slot == PENDING);
-                debug_assert!(back.is_some(), "an answer without a question");
-                if let Some(back) = back {
-                    turn.fx.push(Effect::Join { channel, back: back as u16 });
-                }
-            }
-        }
-        let reply = Reply { id: ticket, subscribe: Some(Default::default()), ..Reply::default() };
-        turn.fx.reply(self.encoding, &reply);
-    }
-
-    /// The owner gave the publication of `ticket` its place: answers.
-    pub fn handle_published(&mut self, ticket: u32, turn: &mut Turn<'_>) {
-        let reply = Reply { id: ticket, publish: Some(Default::default()), ..Reply::default() };
-        turn.fx.reply(self.encoding, &reply);
-    }
-
     /// The subscription at `back` stands at `slot` in the hub now.
     pub fn set_slot(&mut self, back: u16, slot: u32) {
         if let Some(sub) = self.subs.get_mut(usize::from(back)) {
@@ -246,7 +301,7 @@ impl Session {
 
     /// Where the subscription at `back` stands in the hub, if it has begun. For checks.
     pub fn slot(&self, back: u16) -> Option<(ChannelId, u32)> {
-        self.subs.get(usize::from(back)).filter(|sub| sub.slot != PENDING).map(|sub| (sub.channel, sub.slot))
+        self.subs.get(usize::from(back)).filter(|sub| sub.is_live()).map(|sub| (sub.channel, sub.slot))
     }
 
     /// Subscriptions, those not yet answered with them.
@@ -254,28 +309,118 @@ impl Session {
         self.subs.len()
     }
 
-    /// Ends the subscription at `at`; its neighbours' places are kept in step with the hub.
-    fn end_sub(&mut self, at: usize, turn: &mut Turn<'_>) {
+    /// Does this client want `publication` of a channel that it chooses from by tags?
+    pub fn wants(&self, channel: ChannelId, publication: &Publication) -> bool {
+        let filter = self.more.as_ref().and_then(|more| more.filter(channel));
+        filter.is_none_or(|filter| filter.matches(&publication.tags))
+    }
+
+    /// Ends the subscription at `at`. With a `ticket` the owner answers when nobody sees the client in the channel any
+    /// more; false if there is nothing to wait for.
+    fn end_sub(&mut self, at: usize, ticket: Option<u32>, turn: &mut Turn<'_>) -> bool {
+        let sub = self.remove_sub(at, turn);
+        let (mut flags, mut chan_info) = (Flags::default(), Bytes::new());
+        match sub.slot {
+            // Its owner has not heard of it.
+            ASKED => {
+                if let Some(more) = &mut self.more {
+                    more.asked.retain(|(channel, _)| *channel != sub.channel);
+                }
+                self.drop_more();
+                turn.hub.release(sub.channel);
+                return false;
+            }
+            PENDING => {
+                let (more, mut to) = (self.more(), To::Reply);
+                if let Some(pending) = more.take_pending(sub.channel) {
+                    (flags, chan_info, to) = (pending.flags, pending.details.info, pending.to);
+                }
+                more.abandoned.push((sub.channel, to));
+            }
+            slot => {
+                flags = turn.hub.slot(sub.channel, slot).map_or(flags, |slot| slot.flags);
+                if let Some(details) = self.more.as_mut().and_then(|more| more.take_details(sub.channel)) {
+                    chan_info = details.info;
+                }
+            }
+        }
+        self.drop_more();
+        let seen = flags.has(Flags::PRESENT) || flags.has(Flags::ANNOUNCED);
+        let ticket = ticket.filter(|_| seen);
+        let (slot, gone) = (sub.is_live().then_some(sub.slot), self.gone(flags, chan_info));
+        turn.fx.push(Effect::Leave { channel: sub.channel, slot, gone, ticket });
+        ticket.is_some()
+    }
+
+    /// What the owner must know of a subscription that ends, if it is more than plain.
+    fn gone(&self, flags: Flags, chan_info: Bytes) -> Option<Box<Gone>> {
+        let (presence, announce) = (flags.has(Flags::PRESENT), flags.has(Flags::ANNOUNCED));
+        let (seen, delta) = (presence || announce, flags.has(Flags::DELTA));
+        if !seen && !delta {
+            return None;
+        }
+        let info = Arc::new(self.info(chan_info));
+        let member = seen.then_some(Member { client: self.client, info, presence, announce });
+        Some(Box::new(Gone { member, delta, asker: None }))
+    }
+
+    /// Takes the subscription at `at` off the list; its neighbours' places are kept in step with the hub.
+    fn remove_sub(&mut self, at: usize, turn: &mut Turn<'_>) -> Sub {
         let sub = self.subs.swap_remove(at);
-        if let Some(moved) = self.subs.get(at).filter(|moved| moved.slot != PENDING) {
+        if let Some(moved) = self.subs.get(at).filter(|moved| moved.is_live()) {
             turn.hub.set_back(moved.channel, moved.slot, at as u16);
         }
-        if sub.slot == PENDING {
-            self.abandoned.get_or_insert_default().push(sub.channel);
-        }
-        let slot = (sub.slot != PENDING).then_some(sub.slot);
-        turn.fx.push(Effect::Leave { channel: sub.channel, slot });
+        sub
     }
 
     /// Ends all subscriptions: the client is gone.
     pub fn end(&mut self, turn: &mut Turn<'_>) {
         while !self.subs.is_empty() {
-            self.end_sub(self.subs.len() - 1, turn);
+            self.end_sub(self.subs.len() - 1, None, turn);
         }
     }
 
-    fn refuse(&self, id: u32, error: ClientError, turn: &mut Turn<'_>) {
-        turn.fx.refused[(error.code() - 100) as usize & 15] += 1;
-        turn.fx.reply(self.encoding, &Reply { id, error: Some(error.into()), ..Reply::default() });
+    /// Tells the client that its subscription at `at` is over, which it now is.
+    fn take_away(&mut self, at: usize, (code, reason): (u32, &str), turn: &mut Turn<'_>) {
+        let channel = self.subs[at].channel;
+        let name = turn.hub.name(channel).to_string();
+        let untold = self.more.as_ref().is_some_and(|more| more.is_untold(channel));
+        self.end_sub(at, None, turn);
+        if untold {
+            return;
+        }
+        let unsubscribe = Some(Unsubscribe { code, reason: reason.to_owned() });
+        self.push(Push { channel: name, unsubscribe, ..Push::default() }, turn);
     }
+
+    fn push(&self, push: Push, turn: &mut Turn<'_>) {
+        turn.fx.reply(self.wire, &Reply { push: Some(push), ..Reply::default() });
+    }
+
+    fn refuse(&self, id: u32, error: Error, turn: &mut Turn<'_>) {
+        if let Some(count) = error.code.checked_sub(100).and_then(|at| turn.fx.refused.get_mut(at as usize)) {
+            *count += 1;
+        }
+        turn.fx.reply(self.wire, &Reply { id, error: Some(error), ..Reply::default() });
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// Gives the rare part back once nothing is in it.
+    fn drop_more(&mut self) {
+        if self.more.as_ref().is_some_and(|more| more.is_empty()) {
+            self.more = None;
+        }
+    }
+}
+
+/// The tick at which something that ends at `at` (seconds since 1970) is `delay_ms` past it, and the seconds left until
+/// it ends, at least 1, as a client is told.
+fn deadline(at: u64, delay_ms: u64, now: Now) -> (Tick, u32) {
+    let left_ms = at.saturating_mul(1000).saturating_sub(now.unix_ms);
+    let close_in = left_ms.saturating_add(delay_ms).div_ceil(TICK_MS);
+    let tick = now.tick.saturating_add(close_in.min(u64::from(NEVER / 2)) as Tick);
+    (tick, (left_ms / 1000).clamp(1, u64::from(u32::MAX)) as u32)
 }

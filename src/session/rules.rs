@@ -1,19 +1,31 @@
 //! F4 · What the configuration means to a session: permissions, limits and deadlines, flattened once at start.
 
-use crate::auth::Verifier;
-use crate::config::{ChannelOptions, Config};
+use crate::auth::{KeyError, Overrides, Verifier};
+use crate::broker::Keep;
+use crate::config::channel_regex;
+use crate::config::{Channel, ChannelOptions, Config, PersonalChannel, Rpc};
+use crate::hub::Pace;
+use crate::protocol::SubscribeRequest;
 use crate::wheel::{TICK_MS, Tick, ticks};
+use regex::Regex;
 use std::collections::HashMap;
 
 /// Shared by all sessions of a node, never changed.
 pub struct Rules {
     pub verifier: Verifier,
+    /// Of subscription tokens, if not the same.
+    subscription_verifier: Option<Verifier>,
+    pub token_cache_size: usize,
     pub insecure: bool,
     pub allow_anonymous: bool,
     pub refuse_anonymous_tokens: bool,
     pub include_time: bool,
     pub channel_limit: usize,
     pub channel_length_max: usize,
+    /// Connections of one user. 0 = any number.
+    pub user_connection_limit: usize,
+    pub history_limit: usize,
+    pub recovery_limit: usize,
     /// Ticks between pings.
     pub ping_interval: Tick,
     /// The same in seconds, as the client is told: at least 1, for 0 would end its own watch.
@@ -23,45 +35,229 @@ pub struct Rules {
     pub stale_delay: Tick,
     /// Milliseconds past a token's expiry.
     pub expired_delay_ms: u64,
+    /// The same of a subscription's.
+    pub expired_sub_delay_ms: u64,
     /// Bytes that may wait in a hub before it takes no more publications.
     pub fanout_queue_bytes_max: usize,
-    without_namespace: ChannelOptions,
-    namespaces: HashMap<String, ChannelOptions>,
+    /// Bytes of commands that may wait for a connect command to be answered.
+    pub queued_bytes_max: usize,
+    /// Bytes of streams and idempotency keys that each share of the broker may hold.
+    pub broker: crate::broker::Limits,
+    /// The backend decides about clients without a token.
+    pub connect_proxy: bool,
+    /// The backend, and not the client, refreshes connections.
+    pub refresh_proxy: bool,
+    /// The backend answers rpc commands.
+    pub rpc_proxy: bool,
+    /// Who comes and goes, and which channels are in use, is told to the backend.
+    pub hooks: bool,
+    /// Lower-case names of headers that the backend is told of.
+    pub forwarded: Vec<String>,
+    pub personal: PersonalChannel,
+    without_namespace: Namespace,
+    namespaces: HashMap<String, Namespace>,
+}
+
+/// The options of a namespace, ready for use.
+pub struct Namespace {
+    pub options: ChannelOptions,
+    regex: Option<Regex>,
+    /// What its channels keep; `None` = no history.
+    pub keep: Option<Keep>,
+    pub pace: Option<Pace>,
+    pub fossil: bool,
 }
 
 /// Pings as WebSocket frames (`cf_ws_frame_ping_pong`): their pong may take 10 s.
 pub const FRAME_PONG_TIMEOUT: Tick = (10_000 / TICK_MS) as Tick;
 
 impl Rules {
-    pub fn new(config: &Config) -> Rules {
-        let client = &config.client;
-        Rules {
-            verifier: Verifier::new(&client.token, client.insecure_skip_token_signature_verify)
-                .expect("a configuration that has passed its check"),
+    /// `forwarded`: lower-case names of headers that the backend is told of a client's request.
+    ///
+    /// # Errors
+    /// A key of tokens that cannot be read. A configuration that passed its check has none.
+    pub fn new(config: &Config, forwarded: &[String]) -> Result<Rules, KeyError> {
+        let (client, channel) = (&config.client, &config.channel);
+        let skip = client.insecure_skip_token_signature_verify;
+        let own = &client.subscription_token;
+        let subscription = own.enabled.then(|| Verifier::new(&own.token, skip)).transpose()?;
+        let namespaces = channel.namespaces.iter();
+        Ok(Rules {
+            verifier: Verifier::new(&client.token, skip)?,
+            subscription_verifier: subscription,
+            token_cache_size: client.token_cache_size,
             insecure: client.insecure,
             allow_anonymous: client.allow_anonymous_connect_without_token,
             refuse_anonymous_tokens: client.disallow_anonymous_connection_tokens,
             include_time: client.connect_include_server_time,
             channel_limit: client.channel_limit.min(usize::from(u16::MAX)),
-            channel_length_max: config.channel.max_length,
+            channel_length_max: channel.max_length,
+            user_connection_limit: client.user_connection_limit,
+            history_limit: client.history_max_publication_limit,
+            recovery_limit: client.recovery_max_publication_limit,
             ping_interval: ticks(client.ping_interval),
             ping_seconds: client.ping_interval.as_secs().max(1) as u32,
             pong_timeout: (!client.pong_timeout.is_zero()).then(|| ticks(client.pong_timeout)),
             stale_delay: ticks(client.stale_close_delay),
             expired_delay_ms: client.expired_close_delay.as_millis() as u64,
+            expired_sub_delay_ms: client.expired_sub_close_delay.as_millis() as u64,
             fanout_queue_bytes_max: config.reactor.fanout_queue_size,
-            without_namespace: config.channel.without_namespace.clone(),
-            namespaces: config.channel.namespaces.iter().map(|n| (n.name.clone(), n.options.clone())).collect(),
-        }
+            queued_bytes_max: config.websocket.message_size_limit,
+            broker: crate::broker::Limits {
+                history_bytes: channel.history_memory_limit,
+                recent: channel.idempotency_cache_size,
+            },
+            connect_proxy: client.proxy.connect.enabled,
+            refresh_proxy: client.proxy.refresh.enabled,
+            rpc_proxy: answers_rpc(&config.rpc),
+            hooks: !config.hooks.endpoint.is_empty(),
+            forwarded: forwarded.to_vec(),
+            personal: client.subscribe_to_user_personal_channel.clone(),
+            without_namespace: Namespace::new(&channel.without_namespace, channel),
+            namespaces: namespaces.map(|n| (n.name.clone(), Namespace::new(&n.options, channel))).collect(),
+        })
     }
 
-    /// The options of `channel`: of the namespace before its first `:` (after a `$`), or of those without one.
-    /// `None` = no such namespace.
-    pub fn channel(&self, channel: &str) -> Option<&ChannelOptions> {
+    /// Whose keys sign subscription tokens.
+    pub fn subscription_verifier(&self) -> &Verifier {
+        self.subscription_verifier.as_ref().unwrap_or(&self.verifier)
+    }
+
+    /// The namespace of `channel`: the one before its first `:` (after a `$`), or that of channels without one.
+    /// `None` = there is no such namespace.
+    pub fn namespace(&self, channel: &str) -> Option<&Namespace> {
         let public = channel.strip_prefix('$').unwrap_or(channel);
         match public.split_once(':') {
             Some((namespace, _)) => self.namespaces.get(namespace),
             None => Some(&self.without_namespace),
         }
     }
+
+    /// The options of `channel`.
+    pub fn channel(&self, channel: &str) -> Option<&ChannelOptions> {
+        self.namespace(channel).map(|namespace| &namespace.options)
+    }
+
+    /// The channel that is the user's own, if users have one.
+    pub fn personal_channel(&self, user: &str) -> Option<String> {
+        let personal = &self.personal;
+        let namespace = &personal.personal_channel_namespace;
+        match personal.enabled && !user.is_empty() {
+            true if namespace.is_empty() => Some(format!("#{user}")),
+            true => Some(format!("{namespace}:#{user}")),
+            false => None,
+        }
+    }
+}
+
+/// Does any method have somebody to answer it?
+fn answers_rpc(rpc: &Rpc) -> bool {
+    let by_proxy = rpc.namespaces.iter().any(|namespace| namespace.options.proxy_enabled);
+    by_proxy || rpc.without_namespace.proxy_enabled || rpc.ping.enabled
+}
+
+/// The users a channel such as `chat#1,2` is for.
+pub fn limited_to(channel: &str) -> Option<impl Iterator<Item = &str>> {
+    channel.split_once('#').map(|(_, users)| users.split(','))
+}
+
+impl Namespace {
+    fn new(options: &ChannelOptions, common: &Channel) -> Namespace {
+        let mut options = options.clone();
+        if options.publication_data_format.is_empty() {
+            options.publication_data_format = common.publication_data_format.clone();
+        }
+        let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+        let own_meta_ttl = ms(options.history_meta_ttl);
+        let history = options.history_size > 0 && !options.history_ttl.is_zero();
+        let keep = history.then(|| Keep {
+            size: options.history_size as u32,
+            ttl_ms: ms(options.history_ttl),
+            meta_ttl_ms: if own_meta_ttl > 0 { own_meta_ttl } else { ms(common.history_meta_ttl) },
+        });
+        let delay_ms = ms(options.batch_max_delay);
+        let pace = Pace { size_max: options.batch_max_size, delay_ms, latest: options.batch_flush_latest };
+        Namespace {
+            // The check has compiled it before.
+            regex: (!options.channel_regex.is_empty()).then(|| channel_regex(&options.channel_regex).ok()).flatten(),
+            keep,
+            pace: (delay_ms > 0).then_some(pace),
+            fossil: options.allowed_delta_types.iter().any(|kind| kind == "fossil"),
+            options,
+        }
+    }
+
+    /// Is `channel`, of this namespace, a name as its channels must have?
+    pub fn allows_name(&self, channel: &str) -> bool {
+        let public = channel.strip_prefix('$').unwrap_or(channel);
+        let rest = public.split_once(':').map_or(public, |(_, rest)| rest);
+        self.regex.as_ref().map_or(channel.is_ascii(), |regex| regex.is_match(rest))
+    }
+
+    pub fn may_subscribe(&self, user: &str) -> bool {
+        let options = &self.options;
+        options.allow_subscribe_for_client && (!user.is_empty() || options.allow_subscribe_for_anonymous)
+    }
+
+    pub fn may_publish(&self, user: &str, subscribed: bool) -> bool {
+        let options = &self.options;
+        (!user.is_empty() || options.allow_publish_for_anonymous)
+            && (options.allow_publish_for_client || options.allow_publish_for_subscriber && subscribed)
+    }
+
+    pub fn may_see_presence(&self, user: &str, subscribed: bool) -> bool {
+        let options = &self.options;
+        (!user.is_empty() || options.allow_presence_for_anonymous)
+            && (options.allow_presence_for_client || options.allow_presence_for_subscriber && subscribed)
+    }
+
+    pub fn may_see_history(&self, user: &str, subscribed: bool) -> bool {
+        let options = &self.options;
+        (!user.is_empty() || options.allow_history_for_anonymous)
+            && (options.allow_history_for_client || options.allow_history_for_subscriber && subscribed)
+    }
+
+    /// What a subscription gets of what it asks for, and of what nobody need ask for.
+    pub fn terms(&self, user: &str, insecure: bool, request: &SubscribeRequest, overrides: Overrides) -> Terms {
+        let options = &self.options;
+        let history = self.keep.is_some();
+        let sees_history = insecure || self.may_see_history(user, true);
+        let sees_presence = insecure || self.may_see_presence(user, true);
+        let force_recovery = overrides.force_recovery.unwrap_or(options.force_recovery);
+        let force_positioning = overrides.force_positioning.unwrap_or(options.force_positioning);
+        let asks_recovery = request.recoverable && (options.allow_recovery || sees_history);
+        let asks_positioning = request.positioned && (options.allow_positioning || sees_history);
+        let recoverable = history && (force_recovery || asks_recovery);
+        let announced = overrides.join_leave.unwrap_or(options.join_leave);
+        let pushes = overrides.force_push_join_leave.unwrap_or(options.force_push_join_leave);
+        let cache = options.force_recovery_mode == "cache";
+        Terms {
+            recoverable,
+            positioned: recoverable || history && (force_positioning || asks_positioning),
+            recover: recoverable && (request.recover || cache && options.auto_cache_recover),
+            cache,
+            present: overrides.presence.unwrap_or(options.presence),
+            announced,
+            hears: announced && (pushes || request.join_leave && sees_presence),
+            delta: history && self.fossil && request.delta == "fossil",
+        }
+    }
+}
+
+/// What a subscription is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    pub recoverable: bool,
+    pub positioned: bool,
+    /// Recover now.
+    pub recover: bool,
+    /// The latest publication is all there is to recover.
+    pub cache: bool,
+    /// Listed among those present.
+    pub present: bool,
+    /// Its coming and going are told to others.
+    pub announced: bool,
+    /// It is told who comes and goes.
+    pub hears: bool,
+    pub delta: bool,
 }

@@ -118,8 +118,8 @@ impl Users {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Encoding;
     use crate::session::{Now, Rules};
+    use crate::wire::Wire;
     use proptest::prelude::*;
 
     impl Sessions for Vec<Option<Session>> {
@@ -131,7 +131,7 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_a_list(steps in prop::collection::vec((0u32..20, 0u8..4), 1..100)) {
-            let rules = Rules::new(&Default::default());
+            let rules = Rules::new(&Default::default(), &[]).expect("rules");
             let mut users = Users::new(1);
             let mut table: Vec<Option<Session>> = (0..20).map(|_| None).collect();
             for (conn, user) in steps {
@@ -140,7 +140,7 @@ mod tests {
                     users.remove(&mut table, conn);
                     table[at] = None;
                 } else {
-                    let mut session = Session::new([0; 16], Encoding::Json, false, Now::default(), &rules);
+                    let mut session = Session::new([0; 16], Wire::WebSocketJson, false, Now::default(), &rules);
                     session.user = ["", "a", "b", "c"][usize::from(user)].into();
                     table[at] = Some(session);
                     users.insert(&mut table, conn);

@@ -163,7 +163,7 @@ fn a_refused_command_leaves_the_session_alive() {
         (on("presence_stats", "a"), 108),
         (on("history", "a"), 108),
         (on("history", "nowhere:x"), 102),
-        (on("sub_refresh", "a"), 108),
+        (on("sub_refresh", "a"), 107),
         (on("sub_refresh", "b"), 103),
     ] {
         let before = server.errors(code);

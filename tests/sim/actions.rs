@@ -7,8 +7,8 @@ use crate::options::{BEGAN_S, CHANNELS, KEY, USERS};
 use crate::rng::Rng;
 use crate::wire;
 use gannet::protocol::{
-    ChannelRequest, Command, ConnectRequest, Empty, Encoding, PublishRequest, RefreshRequest, RpcRequest, SendRequest,
-    SubscribeRequest, UnsubscribeRequest,
+    ChannelRequest, Command, ConnectRequest, Empty, Encoding, HistoryRequest, PublishRequest, RefreshRequest,
+    RpcRequest, SendRequest, SubRefreshRequest, SubscribeRequest, UnsubscribeRequest,
 };
 use serde_json::json;
 
@@ -140,9 +140,18 @@ fn not_offered(id: u32, world: &mut World, may_be_fatal: bool) -> (Command, Expe
         1 if fatal => (Command { ping: Some(Empty {}), ..it }, Expect::Close(3501)),
         2 if fatal => (Command { connect: Some(ConnectRequest::default()), ..it }, Expect::Close(3501)),
         0 => (Command { presence: request, ..it }, Expect::Error(108)),
-        1 => (Command { history: request, ..it }, Expect::Error(108)),
+        1 => (
+            Command { history: Some(HistoryRequest { channel, ..HistoryRequest::default() }), ..it },
+            Expect::Error(108),
+        ),
         2 => (Command { rpc: Some(RpcRequest::default()), ..it }, Expect::Error(108)),
-        _ => (Command { sub_refresh: request, ..it }, Expect::SubRefresh(channel)),
+        _ => (
+            Command {
+                sub_refresh: Some(SubRefreshRequest { channel: channel.clone(), ..SubRefreshRequest::default() }),
+                ..it
+            },
+            Expect::SubRefresh(channel),
+        ),
     }
 }
 
@@ -169,7 +178,6 @@ fn connect(id: u32, talk: &mut Talk, world: &mut World) -> (Command, Option<Expe
         0..3 => (String::new(), Expect::Close(3501)),
         3 => (token(json!({"sub": user}), "another key"), Expect::Close(3500)),
         4 => (token(json!({"sub": user, "exp": BEGAN_S - 1}), KEY), Expect::Error(109)),
-        5 => (token(json!({"sub": user, "channels": ["a"]}), KEY), Expect::Error(108)),
         6 => {
             talk.may_expire = !insecure;
             (token(json!({"sub": user, "exp": seconds(world) + 4}), KEY), Expect::Connect)
@@ -177,9 +185,7 @@ fn connect(id: u32, talk: &mut Talk, world: &mut World) -> (Command, Option<Expe
         _ => (token(json!({"sub": user, "info": {"name": user}}), KEY), Expect::Connect),
     };
     let expect = match expect {
-        Expect::Connect | Expect::Error(108) if user.is_empty() && !token.is_empty() && no_anonymous_tokens => {
-            Expect::Close(3507)
-        }
+        Expect::Connect if user.is_empty() && !token.is_empty() && no_anonymous_tokens => Expect::Close(3507),
         expect => expect,
     };
     talk.foreseen = match expect {

@@ -277,7 +277,7 @@ impl Talk {
                 let code = self.publish_error(world, channel).or(empty.then_some(107));
                 is(code, reply.publish.is_some()) || code.is_none() && error == Some(111)
             }
-            Expect::SubRefresh(channel) => is(Some(if self.view.contains_key(channel) { 108 } else { 103 }), false),
+            Expect::SubRefresh(channel) => is(Some(if self.view.contains_key(channel) { 107 } else { 103 }), false),
             Expect::Refresh => is(None, reply.refresh.is_some()),
             Expect::Error(code) => is(Some(*code), false),
             Expect::Close(_) => false,
@@ -411,7 +411,7 @@ impl Talk {
         if self.closed.is_some() {
             return;
         }
-        assert!(self.pending.is_empty(), "unanswered at rest: {:?}", self.pending);
+        assert!(self.pending.is_empty(), "{:?}: unanswered at rest: {:?}", self.key, self.pending);
         assert!(!self.must_close, "an answer is missing, and the connection lives on");
         assert!(self.pings_sent.is_empty(), "a ping frame without its pong");
         for (channel, live) in &self.view {

@@ -97,7 +97,8 @@ fn catches_a_delivery_that_does_not_happen() {
 
 #[test]
 fn catches_deliveries_out_of_order() {
-    catches(Breakage::SwapDeliveries, &["never heard it", "is next", "not subscribed"]);
+    // Held back for so long that its place is another client's, it may be of the other encoding.
+    catches(Breakage::SwapDeliveries, &["never heard it", "is next", "not subscribed", "wrong kind"]);
 }
 
 #[test]

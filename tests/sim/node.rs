@@ -13,10 +13,12 @@ use gannet::broker::{self, ConnKey, Event, Request};
 use gannet::protocol::code::Disconnect;
 use gannet::protocol::{Command, Encoding, Reply};
 use gannet::session::Now;
-use gannet::shard::{Answer, Control, Mail, Out, Shard, Table};
+use gannet::shard::{Answer, Chosen, Control, Mail, Out, Shard, Table};
 use gannet::wheel::{TICK_MS, Tick};
+use gannet::wire::Wire;
 use gannet::ws::{self, Item, Step};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Decides which reactor owns a channel.
 pub const SEED: u64 = 42;
@@ -70,7 +72,7 @@ impl Reactor {
         let options = &world.options;
         Reactor {
             me,
-            shard: Shard::new(me, options.reactors, SEED, options.rules.clone()),
+            shard: Shard::new(me, options.reactors, SEED, Arc::new([7; 32]), options.rules.clone()),
             conns: Conns::new(me, world.tick, options.outbox_bytes_max, breakage),
             outgoing: (0..options.reactors).map(|_| Vec::new()).collect(),
             full: vec![false; usize::from(options.reactors)],
@@ -81,7 +83,7 @@ impl Reactor {
     /// A client whose handshake is done.
     pub fn accept(&mut self, world: &mut World, link: LinkId, encoding: Encoding, frame_pings: bool) -> ConnKey {
         let now = world.now();
-        let session = self.shard.open(now, world.rng.bytes16(), encoding, frame_pings);
+        let session = self.shard.open(now, world.rng.bytes16(), Wire::websocket(encoding), frame_pings);
         let opened = now.tick;
         let watch = Watch { opened, connected: None, last_ping: None, pinged: None, frame_pings, encoding };
         let conn = self.conns.insert(link, session, watch);
@@ -243,7 +245,7 @@ impl Reactor {
 
     /// How many clients a disconnect will meet.
     fn expected(&mut self, control: &Control) -> Option<usize> {
-        let Control::Disconnect { user, client, keep, .. } = control else { return None };
+        let Control::Disconnect { chosen: Chosen { user, client, .. }, keep, .. } = control else { return None };
         let sessions = self.conns.iter().filter_map(|(_, it)| it.session.as_ref()).filter(|s| s.is_connected());
         let mut ids = sessions.filter(|s| s.user() == user).map(|s| s.client()).collect::<Vec<_>>();
         ids.retain(|id| (client.is_empty() || id == client) && !keep.contains(id));
@@ -277,11 +279,11 @@ impl Reactor {
                     self.log(world, "fill", conn, &frame);
                     self.conns.fill(conn, ticket, frame);
                 }
-                Out::Close { conn, disconnect } => {
+                Out::Close { conn, wire, disconnect } => {
                     self.log(world, "close", conn, disconnect.reason.as_bytes());
                     self.watch_close(world, conn, &disconnect);
                     let hurry = disconnect.code == Disconnect::SLOW.code;
-                    let frame = ws::close_frame(disconnect.code, &disconnect.reason);
+                    let frame = wire.close(&disconnect);
                     self.conns.close_with(conn, frame, self.now.tick + world.options.close_ticks, hurry);
                 }
                 Out::Mail { reactor, mail } => {
@@ -292,6 +294,7 @@ impl Reactor {
                     }
                 }
                 Out::Answer { ticket, answer } => world.answers.push((ticket, answer)),
+                Out::Ask(_) | Out::Hook(_) => unreachable!(),
             }
         }
     }

@@ -42,7 +42,7 @@ pub struct Options {
 impl Options {
     pub fn new(rng: &mut Rng) -> Options {
         let config = config(rng);
-        let rules = Arc::new(Rules::new(&config));
+        let rules = Arc::new(Rules::new(&config, &[]).expect("rules"));
         let heavy = rng.chance(25);
         Options {
             reactors: rng.within(1, 4) as u16,

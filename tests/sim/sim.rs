@@ -14,7 +14,7 @@ use crate::wire;
 use gannet::broker::{Asker, Request};
 use gannet::protocol::code::Disconnect;
 use gannet::protocol::{Encoding, Publication};
-use gannet::shard::{Answer, Control, Mail};
+use gannet::shard::{Answer, Chosen, Control, Mail};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps within which everything must come to rest.
@@ -193,11 +193,15 @@ impl Sim {
                 world.ledger.disconnected.insert(user.clone());
                 let custom = Disconnect { code: 4000, reason: "go".into() };
                 let disconnect = if world.rng.chance(50) { custom } else { Disconnect::FORCE_DISCONNECT };
-                Control::Disconnect { user, client, keep: Vec::new(), disconnect }
+                Control::Disconnect {
+                    chosen: Chosen { user, client, ..Chosen::default() },
+                    keep: Vec::new(),
+                    disconnect,
+                }
             }
             95..97 => {
                 let channel = if world.rng.chance(30) { String::new() } else { channel };
-                Control::Unsubscribe { user, client, channel }
+                Control::Unsubscribe { chosen: Chosen { user, client, ..Chosen::default() }, channel }
             }
             97 => Control::Channels(None),
             98 => Control::Stats,
@@ -205,7 +209,7 @@ impl Sim {
         };
         for reactor in 0..self.reactors.len() {
             let control = control.clone();
-            self.ask(reactor, move |ticket| Mail::Control { ticket, control });
+            self.ask(reactor, move |ticket| Mail::Control { ticket, control: Box::new(control) });
         }
     }
 
@@ -224,7 +228,9 @@ impl Sim {
         let owner = usize::from(world.owner(channel));
         let publication = Publication { data: data.into(), ..Publication::default() }.into();
         let channel = channel.into();
-        self.ask(owner, |ticket| Mail::Ask(Request::Publish { channel, publication, asker: Asker::Backend(ticket) }));
+        self.ask(owner, |ticket| {
+            Mail::Ask(Request::Publish { channel, publication, asker: Asker::Backend(ticket), treatment: None })
+        });
     }
 
     // --- at rest ---
@@ -293,7 +299,7 @@ impl Sim {
         let now = self.world.now();
         let mut all = BTreeMap::new();
         for (me, reactor) in self.reactors.iter_mut().enumerate() {
-            let mail = Mail::Control { ticket: 0, control: Control::Channels(None) };
+            let mail = Mail::Control { ticket: 0, control: Box::new(Control::Channels(None)) };
             reactor.shard.mail(now, &mut reactor.conns, mail);
             for out in reactor.shard.out.drain(..) {
                 let gannet::shard::Out::Answer { answer: Answer::Channels(list), .. } = out else {

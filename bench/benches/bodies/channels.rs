@@ -1,9 +1,10 @@
 //! The timer wheel, and the hub: joins, leaves, and publications cut into slices.
 
 use super::{Body, Operation, json_string};
-use gannet::hub::{Hub, Slot, Work};
-use gannet::protocol::{Encoding, Publication};
+use gannet::hub::{Flags, Hub, Slot, Work};
+use gannet::protocol::Publication;
 use gannet::wheel::{Links, Nodes, Tick, Wheel};
+use gannet::wire::Wire;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -65,7 +66,7 @@ fn tick() -> Operation {
 }
 
 fn slot(conn: u32) -> Slot {
-    Slot { conn, back: 0, encoding: Encoding::Json }
+    Slot { conn, back: 0, wire: Wire::WebSocketJson, flags: Flags::default() }
 }
 
 /// A hub with a full channel and many small ones.
@@ -103,12 +104,14 @@ fn publish(count: usize) -> Operation {
     let publication = Arc::new(Publication { data: json_string().into(), ..Publication::default() });
     Box::new(move || {
         for _ in 0..count {
-            hub.publish(black_box("news:football"), publication.clone());
+            hub.publish(black_box("news:football"), publication.clone(), None, None);
         }
         let mut delivered = 0;
-        while let Some(Work::Deliver { frames, publications, slots, .. }) = hub.next(BUDGET) {
-            black_box(frames);
-            delivered += publications as usize * slots.len();
+        while let Some(Work::Deliver(delivery)) = hub.next(BUDGET) {
+            for slot in delivery.slots {
+                black_box(delivery.bytes(slot));
+            }
+            delivered += delivery.items as usize * delivery.slots.len();
         }
         assert_eq!(delivered, count * SUBSCRIBERS as usize);
     })

@@ -8,6 +8,7 @@ use gannet::config::Config;
 use gannet::protocol::Encoding;
 use gannet::session::{Now, Rules, Session, Sessions};
 use gannet::shard::{Shard, Table};
+use gannet::wire::Wire;
 use gannet_bench::centrifugal;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
@@ -82,11 +83,11 @@ impl Table for Seat {
 /// From the open session over its commands, connect and subscribe in one message, to its end.
 fn live(encoding: Encoding, token: Option<&str>) -> Operation {
     let commands = message(encoding, &centrifugal::connect_and_subscribe(token, "football"));
-    let mut shard = Shard::new(0, 1, 7, Arc::new(Rules::new(&config())));
+    let mut shard = Shard::new(0, 1, 7, Arc::new([0; 32]), Arc::new(Rules::new(&config(), &[]).expect("rules")));
     let mut seat = Seat::default();
     Box::new(move || {
         seat.generation += 1;
-        seat.session = Some(shard.open(NOW, [7; 16], encoding, false));
+        seat.session = Some(shard.open(NOW, [7; 16], Wire::websocket(encoding), false));
         shard.message(NOW, &mut seat, CONN, black_box(&commands));
         assert_eq!((shard.clients(), shard.hub().subscriptions()), (1, 1));
         black_box(&shard.out);

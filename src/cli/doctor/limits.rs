@@ -75,7 +75,7 @@ impl Ask<'_> {
 
     /// Descriptors for neither clients nor plain HTTP.
     fn reserved(&self) -> u64 {
-        Room::reserved(self.reactors()) as u64
+        Room::reserved(self.config, self.reactors()) as u64
     }
 
     fn reactors(&self) -> usize {
@@ -85,7 +85,7 @@ impl Ask<'_> {
     /// Clients that so many descriptors leave room for.
     fn clients_of(&self, open: u64) -> u64 {
         let open = usize::try_from(open).unwrap_or(usize::MAX);
-        Room::share(open, self.reactors(), self.config.http_server.service_connection_limit).clients as u64
+        Room::share(open, self.config, self.reactors()).clients as u64
     }
 
     /// Descriptors that suffice for the target.

@@ -1,41 +1,116 @@
 //! F4 · This reactor's channels: who listens, and the fan-out of publications to them.
 //!
-//! Owns the channel table, each channel's list of subscribers, the publications that wait for delivery, and the
-//! encoding of each, done once per encoding and framed once. Knows nothing of sockets or sessions: a subscriber is a
-//! [`Slot`].
+//! Owns the channel table, each channel's list of subscribers, what waits for delivery, and how far the channel's
+//! stream has come here: one position for all its subscribers, so that a gap is seen by an offset that does not follow.
+//! Knows nothing of sockets or sessions: a subscriber is a [`Slot`]. What is sent, in which bytes, is in `batch`.
 //!
 //! A fan-out is cut into slices, and the order inside a channel is kept all the same: while a channel has deliveries
 //! under way, who joins waits in line behind them, and who leaves is taken out so that nobody is served twice or
 //! missed. Publications that wait together are delivered together: one buffer, one write for each subscriber.
 
-use crate::protocol::{Encoding, Publication};
-use crate::ws;
-use bytes::Bytes;
+mod batch;
+
+pub use batch::{Frames, Item, as_delta};
+
+use crate::broker::{Epoch, Extras, Position};
+use crate::protocol::Publication;
+use crate::wire::Wire;
+use batch::{Batch, Op};
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 /// A channel of this hub, until it is released.
 pub type ChannelId = u32;
 
-/// Bytes of publications that one batch joins, beyond the first.
-const BATCH_BYTES_MAX: usize = 128 * 1024;
-/// Bytes of replies that share a WebSocket frame, beyond the first.
-const FRAME_BYTES_MAX: usize = 16 * 1024;
-
-/// A subscriber: its connection, where the subscription stands in its session, and its encoding.
+/// A subscriber: its connection, where the subscription stands in its session, and what it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     pub conn: u32,
     pub back: u16,
-    pub encoding: Encoding,
+    pub wire: Wire,
+    pub flags: Flags,
 }
 
 const _: () = assert!(size_of::<Slot>() <= 8);
+
+/// What a subscription is besides plain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags(u8);
+
+impl Flags {
+    /// Takes deltas.
+    pub const DELTA: Flags = Flags(1);
+    /// Has the publication that the next delta is to.
+    pub const DELTA_READY: Flags = Flags(2);
+    /// Is told who comes and goes.
+    pub const JOIN_LEAVE: Flags = Flags(4);
+    /// Is told of a gap.
+    pub const POSITIONED: Flags = Flags(8);
+    /// Chooses publications by their tags.
+    pub const FILTERED: Flags = Flags(16);
+    /// The server made it.
+    pub const SERVER_SIDE: Flags = Flags(32);
+    /// Is listed among those present.
+    pub const PRESENT: Flags = Flags(64);
+    /// Its coming and going are told to others.
+    pub const ANNOUNCED: Flags = Flags(128);
+
+    pub fn has(self, other: Flags) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub fn set(&mut self, other: Flags, on: bool) {
+        self.0 = if on { self.0 | other.0 } else { self.0 & !other.0 };
+    }
+
+    /// Those of `self` and `other`, if `on`.
+    pub fn with(mut self, other: Flags, on: bool) -> Flags {
+        self.0 |= if on { other.0 } else { 0 };
+        self
+    }
+}
+
+impl Slot {
+    fn variant(&self) -> Variant {
+        let deltas = match (self.flags.has(Flags::DELTA), self.flags.has(Flags::DELTA_READY)) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => 2,
+        };
+        Variant(self.wire as u8 * 3 + deltas)
+    }
+
+    /// Does a subscriber with deltas get its first whole publication with this?
+    pub fn begins_deltas(&self) -> bool {
+        self.flags.has(Flags::DELTA) && !self.flags.has(Flags::DELTA_READY)
+    }
+}
+
+/// A wire, and one of three ways with deltas: none; the first is whole and deltas follow; deltas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variant(u8);
+
+const _: () = assert!(Wire::COUNT * 3 <= 32);
+
+impl Variant {
+    fn wire(self) -> Wire {
+        Wire::from_index(usize::from(self.0 / 3))
+    }
+
+    fn takes_deltas(self) -> bool {
+        !self.0.is_multiple_of(3)
+    }
+
+    fn is_chain(self) -> bool {
+        self.0 % 3 == 2
+    }
+}
 
 /// A subscriber whose place in the list changed: its session must be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +122,45 @@ pub struct Moved {
 
 /// What to do next for the channels that wait.
 pub enum Work<'a, J> {
-    /// Send these bytes to these subscribers. `None` = the payload is no JSON, and a JSON subscriber cannot go on.
-    /// `alone`: no other channel has anything waiting, so nobody gets more in this turn than this.
-    Deliver { frames: &'a [Option<Bytes>; 2], publications: u32, slots: &'a [Slot], alone: bool },
+    Deliver(Delivery<'a>),
     /// A subscription whose turn has come, after all that was published before it.
     Join(J),
+    /// Publications are missing here: who keeps a position must be told.
+    Gap(ChannelId),
+}
+
+/// A slice of a fan-out.
+pub struct Delivery<'a> {
+    pub channel: ChannelId,
+    pub frames: &'a Frames,
+    /// Publications, joins or leaves in them.
+    pub items: u32,
+    /// Joins and leaves: only for those who want them.
+    pub presence: bool,
+    /// The one publication of these frames, if it is one.
+    pub single: Option<(&'a Publication, Option<&'a Extras>)>,
+    /// Index of the first slot.
+    pub start: u32,
+    pub slots: &'a [Slot],
+    /// No other channel has anything waiting, so nobody gets more in this turn than this.
+    pub alone: bool,
+}
+
+impl Delivery<'_> {
+    /// The bytes for one of the slots. `None` = the payload is no JSON, and a JSON subscriber cannot go on.
+    pub fn bytes(&self, slot: &Slot) -> Option<&bytes::Bytes> {
+        self.frames.get(slot.variant())
+    }
+}
+
+/// Publications of a channel leave together, so many or after so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// 0 = any number.
+    pub size_max: usize,
+    pub delay_ms: u64,
+    /// Only the latest leaves.
+    pub latest: bool,
 }
 
 #[derive(Debug)]
@@ -60,33 +169,22 @@ struct Channel<J> {
     slots: SmallVec<[Slot; 2]>,
     /// Subscriptions asked for and not yet joined: they keep the id alive.
     holds: u32,
+    /// Subscribers that choose by tags.
+    filtered: u32,
+    /// How far the stream has come here, for those who keep a position; no epoch = not known.
+    position: Position,
     waiting: Option<Box<Waiting<J>>>,
 }
 
-const _: () = assert!(size_of::<Channel<()>>() <= 56);
+const _: () = assert!(size_of::<Channel<()>>() <= 72);
 
 #[derive(Debug)]
 struct Waiting<J> {
     queue: VecDeque<Op<J>>,
     batch: Option<Batch>,
-}
-
-#[derive(Debug)]
-enum Op<J> {
-    Publish(Arc<Publication>),
-    Join(J),
-}
-
-/// Deliveries under way: slots before `cursor` are served, those from `end` on joined later.
-#[derive(Debug)]
-struct Batch {
-    publications: SmallVec<[Arc<Publication>; 4]>,
-    /// By encoding, once a subscriber asked for it.
-    encoded: [bool; 2],
-    frames: [Option<Bytes>; 2],
-    bytes: usize,
-    cursor: usize,
-    end: usize,
+    /// In the line of channels to be served; otherwise it waits for its time.
+    active: bool,
+    latest_only: bool,
 }
 
 /// The channel table. `J` is what a join is to its owner.
@@ -97,6 +195,8 @@ pub struct Hub<J> {
     channels: Slab<Channel<J>>,
     /// Channels with something waiting, each once, served in turn.
     active: VecDeque<ChannelId>,
+    /// Channels that wait for their time, in milliseconds since 1970.
+    delayed: BinaryHeap<Reverse<(u64, ChannelId)>>,
     subscriptions: usize,
     waiting_bytes: usize,
 }
@@ -108,6 +208,7 @@ impl<J> Default for Hub<J> {
             hasher: RandomState::default(),
             channels: Slab::new(),
             active: VecDeque::new(),
+            delayed: BinaryHeap::new(),
             subscriptions: 0,
             waiting_bytes: 0,
         }
@@ -152,7 +253,8 @@ impl<J> Hub<J> {
     }
 
     fn insert(&mut self, name: &str) -> ChannelId {
-        let channel = Channel { name: name.into(), slots: SmallVec::new(), holds: 0, waiting: None };
+        let (slots, position) = (SmallVec::new(), Position::default());
+        let channel = Channel { name: name.into(), slots, holds: 0, filtered: 0, position, waiting: None };
         let id = self.channels.insert(channel) as ChannelId;
         let Hub { names, hasher, channels, .. } = self;
         let hash = hasher.hash_one(name);
@@ -175,6 +277,7 @@ impl<J> Hub<J> {
     pub fn join(&mut self, id: ChannelId, slot: Slot) -> u32 {
         let channel = &mut self.channels[id as usize];
         channel.holds -= 1;
+        channel.filtered += u32::from(slot.flags.has(Flags::FILTERED));
         channel.slots.push(slot);
         self.subscriptions += 1;
         (channel.slots.len() - 1) as u32
@@ -183,6 +286,32 @@ impl<J> Hub<J> {
     /// The subscription of `slot` stands at `back` in its session now.
     pub fn set_back(&mut self, id: ChannelId, slot: u32, back: u16) {
         self.channels[id as usize].slots[slot as usize].back = back;
+    }
+
+    /// What stands at `slot`.
+    pub fn slot(&self, id: ChannelId, slot: u32) -> Option<Slot> {
+        self.channels.get(id as usize)?.slots.get(slot as usize).copied()
+    }
+
+    /// Whether the subscriber at `slot` has what the next delta is to.
+    pub fn set_delta_ready(&mut self, id: ChannelId, slot: u32, ready: bool) {
+        if let Some(slot) = self.channels.get_mut(id as usize).and_then(|c| c.slots.get_mut(slot as usize)) {
+            slot.flags.set(Flags::DELTA_READY, ready);
+        }
+    }
+
+    /// Connections of the subscribers that keep a position.
+    pub fn positioned(&self, id: ChannelId) -> Vec<u32> {
+        let slots = self.channels.get(id as usize).map_or(&[][..], |channel| &channel.slots);
+        slots.iter().filter(|slot| slot.flags.has(Flags::POSITIONED)).map(|slot| slot.conn).collect()
+    }
+
+    /// The channel's owner told where the stream stands: from here on each publication must follow.
+    pub fn begin(&mut self, id: ChannelId, position: Position) {
+        let known = &mut self.channels[id as usize].position;
+        if known.epoch == Epoch::NONE {
+            *known = position;
+        }
     }
 
     /// Ends a subscription. At most three others change places (served, being served, joined later: the hole is
@@ -200,7 +329,8 @@ impl<J> Hub<J> {
                 }
             }
         }
-        slots.swap_remove(hole);
+        let left = slots.swap_remove(hole);
+        channel.filtered -= u32::from(left.flags.has(Flags::FILTERED));
         // Whatever stands between the old place and the new hole may have moved: at most one slot in each part.
         let bounds = channel.waiting.as_ref().and_then(|w| w.batch.as_ref()).map(|b| [b.cursor, b.end]);
         let mut changed: SmallVec<[usize; 3]> = SmallVec::new();
@@ -220,16 +350,62 @@ impl<J> Hub<J> {
         moved
     }
 
-    /// Queues `publication` for the subscribers of `name`; false if there are none here.
-    pub fn publish(&mut self, name: &str, publication: Arc<Publication>) -> bool {
+    /// Queues a publication for the subscribers of `name`; false if there are none here. With a `pace` it waits for
+    /// others until `now_ms` and the pace's delay.
+    pub fn publish(
+        &mut self,
+        name: &str,
+        publication: Arc<Publication>,
+        extras: Option<Box<Extras>>,
+        pace: Option<(Pace, u64)>,
+    ) -> bool {
         let Some(id) = self.find(name) else { return false };
+        match self.follow(id, &publication) {
+            Follows::Yes => {}
+            Follows::Again => return false,
+            Follows::Not => self.wait(id, Op::Gap, None),
+        }
         let channel = &self.channels[id as usize];
         if channel.slots.is_empty() && channel.waiting.is_none() {
             return false;
         }
-        self.waiting_bytes += publication.data.len();
-        self.wait(id, Op::Publish(publication));
+        self.wait(id, Op::Item(Item::Publication { publication, extras }), pace);
         true
+    }
+
+    /// Queues the news that somebody came or went.
+    pub fn announce(&mut self, name: &str, item: Item) {
+        if let Some(id) = self.find(name)
+            && !(self.channels[id as usize].slots.is_empty() && self.channels[id as usize].waiting.is_none())
+        {
+            self.wait(id, Op::Item(item), None);
+        }
+    }
+
+    /// Publications of `name` were lost on their way here.
+    pub fn gap(&mut self, name: &str) {
+        if let Some(id) = self.find(name) {
+            self.channels[id as usize].position = Position::default();
+            self.wait(id, Op::Gap, None);
+        }
+    }
+
+    /// Does this publication come right after the last one?
+    fn follow(&mut self, id: ChannelId, publication: &Publication) -> Follows {
+        let known = &mut self.channels[id as usize].position;
+        if publication.offset == 0 || known.epoch == Epoch::NONE {
+            return Follows::Yes;
+        }
+        let same_life = publication.epoch.is_empty() || known.epoch == *publication.epoch;
+        if same_life && publication.offset == known.offset + 1 {
+            known.offset += 1;
+            return Follows::Yes;
+        }
+        if same_life && publication.offset <= known.offset {
+            return Follows::Again;
+        }
+        *known = Position::default();
+        Follows::Not
     }
 
     /// A join that must wait for publications under way; `None` if it was put in line, else `join` comes back and may
@@ -238,19 +414,55 @@ impl<J> Hub<J> {
         if self.channels[id as usize].waiting.is_none() {
             return Some(join);
         }
-        self.wait(id, Op::Join(join));
+        self.wait(id, Op::Join(join), None);
         None
     }
 
-    fn wait(&mut self, id: ChannelId, op: Op<J>) {
-        let waiting = &mut self.channels[id as usize].waiting;
-        if waiting.is_none() {
-            self.active.push_back(id);
+    fn wait(&mut self, id: ChannelId, op: Op<J>, pace: Option<(Pace, u64)>) {
+        if let Op::Item(item) = &op {
+            self.waiting_bytes += item.size();
         }
-        waiting
-            .get_or_insert_with(|| Box::new(Waiting { queue: VecDeque::with_capacity(1), batch: None }))
-            .queue
-            .push_back(op);
+        let channel = &mut self.channels[id as usize];
+        let begins = channel.waiting.is_none();
+        let waiting = channel.waiting.get_or_insert_with(|| {
+            let queue = VecDeque::with_capacity(1);
+            Box::new(Waiting { queue, batch: None, active: false, latest_only: false })
+        });
+        waiting.queue.push_back(op);
+        match pace {
+            _ if waiting.active => {}
+            Some((pace, now_ms)) if pace.size_max == 0 || waiting.queue.len() < pace.size_max => {
+                waiting.latest_only = pace.latest;
+                if begins {
+                    self.delayed.push(Reverse((now_ms + pace.delay_ms, id)));
+                }
+            }
+            _ => self.activate(id),
+        }
+    }
+
+    fn activate(&mut self, id: ChannelId) {
+        let Some(waiting) = self.channels.get_mut(id as usize).and_then(|channel| channel.waiting.as_mut()) else {
+            return;
+        };
+        if !std::mem::replace(&mut waiting.active, true) {
+            self.active.push_back(id);
+            if std::mem::take(&mut waiting.latest_only) {
+                self.waiting_bytes -= keep_latest(&mut waiting.queue);
+            }
+        }
+    }
+
+    /// Channels whose time has come may be served; when the next one's comes (milliseconds since 1970).
+    pub fn wake(&mut self, now_ms: u64) -> Option<u64> {
+        while let Some(&Reverse((due, id))) = self.delayed.peek() {
+            if due > now_ms {
+                return Some(due);
+            }
+            self.delayed.pop();
+            self.activate(id);
+        }
+        None
     }
 
     /// The next slice, of at most `budget` deliveries; `None` when nothing waits. Channels take turns.
@@ -276,11 +488,18 @@ impl<J> Hub<J> {
                     self.active.pop_front();
                     self.forget_if_unused(id);
                 }
-                Some(Op::Publish(_)) => waiting.batch = Some(batch(&mut waiting.queue, channel.slots.len())),
+                Some(Op::Item(_)) => {
+                    let apart = channel.filtered > 0;
+                    waiting.batch = Some(Batch::take(&mut waiting.queue, channel.slots.len(), apart));
+                }
                 Some(Op::Join(_)) => {
                     if let Some(Op::Join(join)) = waiting.queue.pop_front() {
                         return Some(Work::Join(join));
                     }
+                }
+                Some(Op::Gap) => {
+                    waiting.queue.pop_front();
+                    return Some(Work::Gap(id));
                 }
             }
         }
@@ -292,14 +511,22 @@ impl<J> Hub<J> {
         let start = batch.cursor;
         batch.cursor = batch.end.min(start + budget);
         let slots = &channel.slots[start..batch.cursor];
-        for encoding in Encoding::ALL {
-            let at = encoding as usize;
-            if !batch.encoded[at] && slots.iter().any(|slot| slot.encoding == encoding) {
-                batch.frames[at] = encode(encoding, &channel.name, &batch.publications);
-                batch.encoded[at] = true;
-            }
-        }
-        Some(Work::Deliver { frames: &batch.frames, publications: batch.publications.len() as u32, slots, alone })
+        let presence = batch.is_presence();
+        let wanted = slots.iter().fold(0u32, |wanted, slot| match presence {
+            true if !slot.flags.has(Flags::JOIN_LEAVE) => wanted,
+            _ => wanted | 1 << slot.variant().0,
+        });
+        batch.encode(&channel.name, wanted);
+        Some(Work::Deliver(Delivery {
+            channel: id,
+            frames: &batch.frames,
+            items: batch.items.len() as u32,
+            presence,
+            single: batch.single(),
+            start: start as u32,
+            slots,
+            alone,
+        }))
     }
 
     fn forget_if_unused(&mut self, id: ChannelId) {
@@ -315,49 +542,43 @@ impl<J> Hub<J> {
     }
 }
 
-/// Takes publications off the front of `queue`, as many as go together, for the first `end` subscribers.
-fn batch<J>(queue: &mut VecDeque<Op<J>>, end: usize) -> Batch {
-    let (mut publications, mut bytes) = (SmallVec::<[Arc<Publication>; 4]>::new(), 0);
-    while let Some(Op::Publish(next)) = queue.front()
-        && (publications.is_empty() || bytes + next.data.len() <= BATCH_BYTES_MAX)
+/// How a publication stands to the one before it.
+enum Follows {
+    Yes,
+    /// It was here before.
+    Again,
+    /// Others should have come first.
+    Not,
+}
+
+/// Drops all publications but the last; bytes dropped.
+fn keep_latest<J>(queue: &mut VecDeque<Op<J>>) -> usize {
+    let is_publication = |op: &Op<J>| matches!(op, Op::Item(Item::Publication { .. }));
+    let last = queue.iter().rposition(is_publication).unwrap_or(0);
+    let (mut at, mut dropped) = (0, 0);
+    queue.retain(|op| {
+        let goes = is_publication(op) && at < last;
+        at += 1;
+        if let (true, Op::Item(item)) = (goes, op) {
+            dropped += item.size();
+        }
+        !goes
+    });
+    if dropped > 0
+        && let Some(Op::Item(Item::Publication { extras: Some(extras), .. })) =
+            queue.iter_mut().rev().find(|op| is_publication(op))
     {
-        bytes += next.data.len();
-        if let Some(Op::Publish(next)) = queue.pop_front() {
-            publications.push(next);
-        }
+        // Its delta is to one that nobody got.
+        extras.delta = None;
     }
-    Batch { publications, encoded: [false; 2], frames: [None, None], bytes, cursor: 0, end }
-}
-
-/// One buffer with all of `publications`, in as few frames as their sizes allow; `None` if one cannot be encoded.
-fn encode(encoding: Encoding, name: &str, publications: &[Arc<Publication>]) -> Option<Bytes> {
-    let opcode = opcode(encoding);
-    let (mut wire, mut message) = (Vec::new(), Vec::new());
-    for publication in publications {
-        if message.len() + publication.data.len() > FRAME_BYTES_MAX && !message.is_empty() {
-            ws::push_frame(&mut wire, opcode, &message);
-            message.clear();
-        }
-        encoding.encode_publication(name, publication, &mut message).ok()?;
-    }
-    if wire.is_empty() {
-        return Some(ws::frame(opcode, &message));
-    }
-    ws::push_frame(&mut wire, opcode, &message);
-    Some(wire.into())
-}
-
-/// JSON goes in text frames, Protobuf in binary ones.
-pub fn opcode(encoding: Encoding) -> ws::Opcode {
-    match encoding {
-        Encoding::Json => ws::Opcode::Text,
-        Encoding::Protobuf => ws::Opcode::Binary,
-    }
+    dropped
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Encoding;
+    use crate::ws;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -365,9 +586,13 @@ mod tests {
         Arc::new(Publication { data: text.to_owned().into(), ..Publication::default() })
     }
 
+    fn json_slot(conn: u32) -> Slot {
+        Slot { conn, back: 0, wire: Wire::WebSocketJson, flags: Flags::default() }
+    }
+
     fn subscribe(hub: &mut Hub<u32>, conn: u32, encoding: Encoding) -> (ChannelId, u32) {
         let id = hub.hold("c");
-        (id, hub.join(id, Slot { conn, back: 0, encoding }))
+        (id, hub.join(id, Slot { conn, back: 0, wire: Wire::websocket(encoding), flags: Flags::default() }))
     }
 
     #[test]
@@ -375,15 +600,15 @@ mod tests {
         let mut hub = Hub::default();
         subscribe(&mut hub, 1, Encoding::Json);
         subscribe(&mut hub, 2, Encoding::Protobuf);
-        assert!(hub.publish("c", publication("1")) && hub.publish("c", publication("2")));
-        assert!(!hub.publish("other", publication("3")));
-        let Some(Work::Deliver { frames, publications, slots, .. }) = hub.next(10) else { panic!("a delivery") };
-        assert_eq!((publications, slots.len()), (2, 2));
+        assert!(hub.publish("c", publication("1"), None, None) && hub.publish("c", publication("2"), None, None));
+        assert!(!hub.publish("other", publication("3"), None, None));
+        let Some(Work::Deliver(delivery)) = hub.next(10) else { panic!("a delivery") };
+        assert_eq!((delivery.items, delivery.slots.len()), (2, 2));
         let json =
             "{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":1}}}\n{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":2}}}";
-        assert_eq!(frames[0].as_ref().expect("JSON"), &ws::frame(ws::Opcode::Text, json.as_bytes()));
+        assert_eq!(delivery.bytes(&delivery.slots[0]).expect("JSON"), &ws::frame(ws::Opcode::Text, json.as_bytes()));
         assert_eq!(
-            frames[1].as_ref().expect("Protobuf"),
+            delivery.bytes(&delivery.slots[1]).expect("Protobuf"),
             &b"\x82\x16\x0a\x22\x08\x12\x01c\x22\x03\x22\x011\x0a\x22\x08\x12\x01c\x22\x03\x22\x012"[..]
         );
         assert!(hub.next(10).is_none() && !hub.has_work());
@@ -396,15 +621,15 @@ mod tests {
         for conn in 0..4 {
             subscribe(&mut hub, conn, Encoding::Json);
         }
-        hub.publish("c", publication("1"));
-        assert!(matches!(hub.next(3), Some(Work::Deliver { slots, .. }) if slots.len() == 3));
+        hub.publish("c", publication("1"), None, None);
+        assert!(matches!(hub.next(3), Some(Work::Deliver(delivery)) if delivery.slots.len() == 3));
         let id = hub.hold("c");
         assert_eq!(hub.queue_join(id, 9), None);
-        hub.publish("c", publication("2"));
-        assert!(matches!(hub.next(3), Some(Work::Deliver { slots, .. }) if slots.len() == 1));
+        hub.publish("c", publication("2"), None, None);
+        assert!(matches!(hub.next(3), Some(Work::Deliver(delivery)) if delivery.slots.len() == 1));
         assert!(matches!(hub.next(3), Some(Work::Join(9))));
-        hub.join(id, Slot { conn: 9, back: 0, encoding: Encoding::Json });
-        assert!(matches!(hub.next(9), Some(Work::Deliver { slots, .. }) if slots.len() == 5));
+        hub.join(id, json_slot(9));
+        assert!(matches!(hub.next(9), Some(Work::Deliver(delivery)) if delivery.slots.len() == 5));
     }
 
     #[test]
@@ -412,8 +637,9 @@ mod tests {
         let mut hub = Hub::default();
         subscribe(&mut hub, 1, Encoding::Json);
         subscribe(&mut hub, 2, Encoding::Protobuf);
-        hub.publish("c", publication("not json"));
-        assert!(matches!(hub.next(2), Some(Work::Deliver { frames: [None, Some(_)], .. })));
+        hub.publish("c", publication("not json"), None, None);
+        let Some(Work::Deliver(delivery)) = hub.next(2) else { panic!("a delivery") };
+        assert!(delivery.bytes(&delivery.slots[0]).is_none() && delivery.bytes(&delivery.slots[1]).is_some());
     }
 
     #[test]
@@ -421,7 +647,7 @@ mod tests {
         let mut hub = Hub::default();
         let (id, slot) = subscribe(&mut hub, 1, Encoding::Json);
         let held = hub.hold("c");
-        hub.publish("c", publication("1"));
+        hub.publish("c", publication("1"), None, None);
         assert!(hub.leave(id, slot).is_empty());
         hub.release(held);
         assert_eq!(hub.len(), 1, "a publication waits");
@@ -442,11 +668,12 @@ mod tests {
             None => return false,
             Some(Work::Join(conn)) => {
                 joining.retain(|c| *c != conn);
-                place.insert(conn, hub.join(id, Slot { conn, back: 0, encoding: Encoding::Json }));
+                place.insert(conn, hub.join(id, json_slot(conn)));
             }
-            Some(Work::Deliver { frames, slots, .. }) => {
-                let text = String::from_utf8_lossy(frames[0].as_ref().expect("JSON")).into_owned();
-                for slot in slots {
+            Some(Work::Gap(_)) => panic!("nothing is missing"),
+            Some(Work::Deliver(delivery)) => {
+                for slot in delivery.slots {
+                    let text = String::from_utf8_lossy(delivery.bytes(slot).expect("JSON")).into_owned();
                     let heard = text.split("\"data\":").skip(1).map(|t| t.split('}').next().expect("end").to_owned());
                     got.entry(slot.conn).or_default().extend(heard);
                 }
@@ -469,7 +696,7 @@ mod tests {
             let (mut next, mut alive) = (0, hub.hold("c"));
             let hold = alive;
             let join = |hub: &mut Hub<u32>, place: &mut HashMap<u32, u32>, conn| {
-                let slot = hub.join(hold, Slot { conn, back: 0, encoding: Encoding::Json });
+                let slot = hub.join(hold, json_slot(conn));
                 place.insert(conn, slot);
             };
             let drain = |hub: &mut Hub<u32>, place: &mut _, joining: &mut _, got: &mut _, budget| {
@@ -498,7 +725,7 @@ mod tests {
                     2 => {
                         next += 1;
                         let text = next.to_string();
-                        hub.publish("c", publication(&text));
+                        hub.publish("c", publication(&text), None, None);
                         for heard in expected.values_mut() { heard.push(text.clone()); }
                     }
                     _ => { drain(&mut hub, &mut place, &mut joining, &mut got, budget); }

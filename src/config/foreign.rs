@@ -1,0 +1,499 @@
+//! F0 · Names of Centrifugo v6 that are no option here: what becomes of each, so that its files can be carried over.
+//!
+//! Owns one list of them and the verdict on a value: it changes nothing here, it holds here anyway, it has another
+//! name, or it is refused with what to do. Centrifugo's zero values (false, 0, "", an empty list) ask for nothing
+//! and pass. Never knows where a value was found; the names that are nowhere known are `unknown`'s.
+
+use serde_json::Value as Json;
+
+use super::tree::{self, Format};
+use super::value::Given;
+
+/// What an option, or a section with all below it, means here.
+#[derive(Debug, Clone, Copy)]
+enum Verdict {
+    /// It changes nothing, whatever its value: why.
+    Idle(&'static str),
+    /// The one value that holds here; what to do about another.
+    Only(&'static str, &'static str),
+    /// A section that is off without `enabled`; what to do about one that is on.
+    Switch(&'static str),
+    /// A section that says by its `type` where state is kept.
+    Store,
+    /// Not there; what to do.
+    Missing(&'static str),
+    /// The name that it has here.
+    Renamed(&'static str),
+}
+use Verdict::{Idle, Missing, Only, Renamed, Store, Switch};
+
+/// What is to be done with a name and its value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Nothing: it holds here anyway.
+    Holds,
+    /// It is taken, and its operator told this.
+    Note(String),
+    /// It is another option's name.
+    Is(&'static str),
+    /// It cannot be served; what is wrong with it, without its name.
+    Refused(String),
+}
+
+const STORE: &str =
+    "channels, history and presence are kept in this process alone: set type to memory and run one node";
+const PROXY: &str = "end TLS at a proxy in front of this port, and remove the section";
+const TRANSPORT: &str = "clients reach websocket.handler_prefix: set enabled to false and let them use WebSocket";
+const MAP: &str = "only map and shared_poll subscriptions read it, and they are not there yet";
+const CEL: &str = "grant by allow_ options, by the subscribe proxy, or by tokens";
+const STREAM_PROXY: &str = "only subscribe_stream_proxy_enabled reads it, and that is not there yet";
+const GRPC: &str = "the backend is asked by HTTP: an endpoint begins with http:// or https://";
+const PROXY_TLS: &str = "the system's roots are trusted: remove it, or end TLS in front of the backend";
+const BUFFERS: &str = "a client has no buffer of its own while it has nothing to read or to write";
+
+const TOP: &[(&str, Verdict)] = &[
+    ("engine", Store),
+    ("broker", Store),
+    ("presence_manager", Store),
+    ("map_broker", Store),
+    ("controller", Store),
+    ("shared_poll", Idle(MAP)),
+    ("consumers", Switch("publish through http_api, and remove those that are enabled")),
+    ("sse", Switch(TRANSPORT)),
+    ("http_stream", Switch(TRANSPORT)),
+    ("webtransport", Switch(TRANSPORT)),
+    ("uni_sse", Switch(TRANSPORT)),
+    ("uni_http_stream", Switch(TRANSPORT)),
+    ("uni_websocket", Switch(TRANSPORT)),
+    ("uni_grpc", Switch(TRANSPORT)),
+    ("emulation", Idle("only the transports sse and http_stream read it, and they are not there yet")),
+    ("admin", Switch("use the API (http_api) and metrics (prometheus), and set enabled to false")),
+    ("swagger", Switch("set enabled to false")),
+    ("debug", Switch("set enabled to false; `gannet doctor` and prometheus tell how the server does")),
+    ("dev.enabled", Missing("`dev: true` serves a page to try things out, but is an insecure mode; else remove it")),
+    ("dev.handler_prefix", Idle("only dev.enabled reads it, and that is not there yet")),
+    ("init", Switch("let the load balancer ask health.handler_prefix, and set enabled to false")),
+    ("opentelemetry", Switch("scrape prometheus.handler_prefix, and set enabled to false")),
+    ("graphite", Switch("scrape prometheus.handler_prefix, and set enabled to false")),
+    ("usage_stats", Idle("no statistics are ever sent")),
+    ("pid_file", Missing("remove it; the supervisor knows the process, and who needs a file writes $$ before exec")),
+    ("enable_unreleased_features", Idle("there are none")),
+    ("log.file", Missing("remove it, and send stderr to the file")),
+    ("node.info_metrics_aggregate_interval", Idle("`info` reports the moment")),
+    ("shutdown.timeout", Renamed("shutdown.deadline")),
+    ("http_server.tls", Switch(PROXY)),
+    ("http_server.tls_autocert", Switch(PROXY)),
+    ("http_server.tls_external", Missing(PROXY)),
+    ("http_server.internal_tls", Switch(PROXY)),
+    ("http_server.h2c_external", Missing("remove it: clients connect by HTTP/1.1")),
+    ("http_server.http3", Switch("set enabled to false: clients connect by HTTP/1.1")),
+    ("prometheus.instrument_http_handlers", Missing("remove it: requests are counted without")),
+    ("prometheus.recovered_publications_histogram", Missing("remove it; prometheus has other metrics of recovery")),
+    ("prometheus.native_histograms", Missing("remove it: histograms have buckets")),
+    ("websocket.disabled", Missing("remove it: there is no other endpoint for clients")),
+    ("websocket.decompressed_message_size_limit", Idle("only websocket.compression reads it")),
+    ("websocket.read_buffer_size", Idle(BUFFERS)),
+    ("websocket.write_buffer_size", Idle(BUFFERS)),
+    ("websocket.use_write_buffer_pool", Idle(BUFFERS)),
+    ("http_api.disabled", Missing("leave http_api.key empty: then every call is refused")),
+    ("http_api.error_mode", Missing("remove it: errors come in the body, with status 200")),
+    ("http_api.external", Missing("leave http_server.internal_port at 0: then the API answers on the public port")),
+    ("grpc_api", Switch("publish through http_api, and set enabled to false")),
+    ("client.presence_update_interval", Idle("presence ends with the connection, and needs no renewal")),
+    ("client.concurrency", Idle("the commands of one client are carried out in their order")),
+    ("client.channel_position_check_delay", Idle("publications stay in this process, and a gap is told at once")),
+    ("client.channel_position_max_time_lag", Idle("publications stay in this process, and do not lag")),
+    ("client.user_id_http_header", Missing("let clients connect with a token that names the user (client.token)")),
+    (
+        "client.connect_code_to_unidirectional_disconnect",
+        Switch("set enabled to false: no transport is unidirectional"),
+    ),
+    ("client.connect_code_to_disconnect", Switch("set enabled to false: no transport is unidirectional")),
+    ("client.proxy.connect.grpc", Idle(GRPC)),
+    ("client.proxy.connect.grpc_metadata", Idle(GRPC)),
+    ("client.proxy.connect.http.tls", Missing(PROXY_TLS)),
+    ("client.proxy.refresh.grpc", Idle(GRPC)),
+    ("client.proxy.refresh.grpc_metadata", Idle(GRPC)),
+    ("client.proxy.refresh.http.tls", Missing(PROXY_TLS)),
+    ("channel.proxy.subscribe.grpc", Idle(GRPC)),
+    ("channel.proxy.subscribe.grpc_metadata", Idle(GRPC)),
+    ("channel.proxy.subscribe.http.tls", Missing(PROXY_TLS)),
+    ("channel.proxy.publish.grpc", Idle(GRPC)),
+    ("channel.proxy.publish.grpc_metadata", Idle(GRPC)),
+    ("channel.proxy.publish.http.tls", Missing(PROXY_TLS)),
+    ("channel.proxy.sub_refresh.grpc", Idle(GRPC)),
+    ("channel.proxy.sub_refresh.grpc_metadata", Idle(GRPC)),
+    ("channel.proxy.sub_refresh.http.tls", Missing(PROXY_TLS)),
+    ("rpc.proxy.grpc", Idle(GRPC)),
+    ("rpc.proxy.grpc_metadata", Idle(GRPC)),
+    ("rpc.proxy.http.tls", Missing(PROXY_TLS)),
+    ("channel.proxy.subscribe_stream", Idle("no channel asks it, for what would is not there yet")),
+    ("channel.proxy.map_publish", Idle("no channel asks it, for what would is not there yet")),
+    ("channel.proxy.map_remove", Idle("no channel asks it, for what would is not there yet")),
+    ("channel.proxy.shared_poll_refresh", Idle("no channel asks it, for what would is not there yet")),
+    ("channel.proxy.cache_empty", Idle("no channel asks it, for what would is not there yet")),
+    ("channel.proxy.state", Idle("no channel asks it, for what would is not there yet")),
+    ("channel.namespace_boundary", Only(":", "name channels `namespace:rest`, and remove it")),
+    ("channel.user_boundary", Only("#", "name channels `rest#user`, and remove it")),
+    ("channel.user_separator", Only(",", "name channels `rest#user,user`, and remove it")),
+    ("channel.private_prefix", Only("$", "name private channels `$rest`, and remove it")),
+];
+
+/// The options of a namespace, and of channel.without_namespace.
+const CHANNEL: &[(&str, Verdict)] = &[
+    ("map_clients_presence_channel_prefix", Missing("turn on presence, and ask for that")),
+    ("map_users_presence_channel_prefix", Missing("turn on presence, and ask for that")),
+    ("subscribe_stream_proxy_enabled", Missing("let the backend publish to the channel (http_api)")),
+    ("subscribe_stream_proxy_name", Idle(STREAM_PROXY)),
+    ("subscribe_stream_proxy_bidirectional", Idle(STREAM_PROXY)),
+    ("map", Idle(MAP)),
+    ("shared_poll", Idle(MAP)),
+    ("cache_empty_proxy_enabled", Missing("publish to the channel before clients subscribe")),
+    ("cache_empty_proxy_name", Idle("only cache_empty_proxy_enabled reads it, and that is not there yet")),
+    ("state_proxy_enabled", Missing("let clients ask the backend for the state")),
+    ("state_proxy_name", Idle("only state_proxy_enabled reads it, and that is not there yet")),
+    ("state_events", Missing("remove it: the backend is not told of a channel's state yet")),
+    ("shared_position_sync", Idle("a position is compared with this process's own, which costs nothing")),
+    ("subscribe_cel", Missing(CEL)),
+    ("publish_cel", Missing(CEL)),
+    ("history_cel", Missing(CEL)),
+    ("presence_cel", Missing(CEL)),
+    ("allow_channel_compaction", Idle("channel names are sent in full, which every client understands")),
+    ("client_publish_debounce_interval", Missing("remove it, and let clients wait between publications")),
+    ("keep_latest_publication", Missing("set history_size and history_ttl: deltas need the latest publication")),
+];
+
+/// What becomes of the option `name`: dotted, or all underscores where the source cannot tell the two apart.
+/// `None` = Centrifugo has no such option either, or it is one here.
+pub fn option(name: &str, given: Given<'_>) -> Option<Outcome> {
+    let channel = name.strip_prefix("channel.without_namespace.");
+    match channel.or(name.strip_prefix("channel_without_namespace_")) {
+        Some(key) => judge(CHANNEL, key, given),
+        None => judge(TOP, name, given),
+    }
+}
+
+/// The same for a key of a namespace.
+pub fn channel_option(key: &str, given: Given<'_>) -> Option<Outcome> {
+    judge(CHANNEL, key, given)
+}
+
+/// What is to be told of the list of namespaces, each time with the place within it. Only what the list's
+/// own reading takes without a word is looked at.
+pub fn namespace_notes(given: Given<'_>) -> Vec<(String, String)> {
+    let tree = match given {
+        Given::Tree(Json::String(text)) => tree::parse(text, Format::Json).unwrap_or_default(),
+        Given::Text(text) => tree::parse(text, Format::Json).unwrap_or_default(),
+        Given::Tree(tree) => tree.clone(),
+    };
+    let namespaces = tree.as_array().into_iter().flatten().enumerate();
+    let fields = namespaces.flat_map(|(i, item)| item.as_object().into_iter().flatten().map(move |field| (i, field)));
+    let note = |(index, (key, value)): (usize, (&String, &Json))| match judge(CHANNEL, key, Given::Tree(value)) {
+        Some(Outcome::Note(note)) => Some((format!("[{index}].{key}"), note)),
+        _ => None,
+    };
+    fields.filter_map(note).collect()
+}
+
+/// Whether a section of this name has options of its own here: `dev`, which is no section of ours.
+pub fn is_group(name: &str) -> bool {
+    TOP.iter().any(|(known, _)| known.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+}
+
+fn judge(list: &[(&str, Verdict)], name: &str, given: Given<'_>) -> Option<Outcome> {
+    let found = list.iter().filter_map(|(known, verdict)| Some((known.len(), below(name, known)?, *verdict)));
+    let (_, rest, verdict) = found.max_by_key(|(length, ..)| *length)?;
+    let text;
+    let value = match given {
+        Given::Tree(value) => value,
+        Given::Text(given) => {
+            text = Json::from(given);
+            &text
+        }
+    };
+    let refused =
+        |hint: &str| Outcome::Refused(format!("a Centrifugo option that this version does not support yet: {hint}"));
+    Some(match verdict {
+        Renamed(here) => Outcome::Is(here),
+        Only(one, _) if value == one => Outcome::Holds,
+        Only(one, hint) => {
+            Outcome::Refused(format!("expected {one:?}, which is the only one yet; got {value}; {hint}"))
+        }
+        _ if is_zero(value) => Outcome::Holds,
+        Idle(why) => idle(why),
+        Missing(hint) => refused(hint),
+        Switch(hint) => match is_on(rest, value) {
+            Some(true) => refused(hint),
+            Some(false) => Outcome::Holds,
+            None => idle("without enabled it is off"),
+        },
+        Store => match is_memory(rest, value) {
+            Some(true) => idle("memory is the one kind there is yet"),
+            Some(false) => refused(STORE),
+            None => Outcome::Holds,
+        },
+    })
+}
+
+fn idle(why: &str) -> Outcome {
+    Outcome::Note(format!("has no effect here: {why}"))
+}
+
+/// What follows `known` in `name`, if it is that option or one below it.
+fn below<'a>(name: &'a str, known: &str) -> Option<&'a str> {
+    let dotted = name.contains('.');
+    let (known, boundary) = if dotted { (known.to_owned(), '.') } else { (known.replace('.', "_"), '_') };
+    let rest = name.strip_prefix(&known)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix(boundary) }
+}
+
+/// What Go has where nothing is set.
+fn is_zero(value: &Json) -> bool {
+    match value {
+        Json::Null => true,
+        Json::Bool(yes) => !yes,
+        Json::Number(number) => number.as_f64() == Some(0.0),
+        Json::String(text) => matches!(text.trim(), "" | "false" | "0" | "0s" | "[]" | "{}"),
+        Json::Array(items) => items.is_empty(),
+        Json::Object(fields) => fields.values().all(is_zero),
+    }
+}
+
+/// Whether a section is turned on; `rest` is the place of `value` within it. `None` = it is not said.
+fn is_on(rest: &str, value: &Json) -> Option<bool> {
+    match value {
+        _ if rest == "enabled" => Some(!is_zero(value)),
+        // The consumers are a list of such sections.
+        Json::Array(items) => Some(items.iter().any(|item| is_on("", item) == Some(true))),
+        Json::Object(fields) if rest.is_empty() => fields.get("enabled").map(|on| !is_zero(on)),
+        _ if rest.is_empty() => Some(true),
+        _ => None,
+    }
+}
+
+/// Whether state is to be kept in memory. `None` = the section says that it is not in force, or nothing.
+fn is_memory(rest: &str, value: &Json) -> Option<bool> {
+    let memory = |kind: &Json| is_zero(kind) || kind == "memory";
+    match (rest, value) {
+        ("enabled", _) => None,
+        ("type", kind) => Some(memory(kind)),
+        ("", Json::Object(fields)) => {
+            let off = fields.get("enabled").is_some_and(is_zero);
+            let others = fields.iter().any(|(key, value)| key != "enabled" && !is_zero(value));
+            // Without a type, an address of another store is there because the type comes from elsewhere.
+            if off || !others { None } else { Some(fields.get("type").is_some_and(memory)) }
+        }
+        _ => Some(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, File, Warning, load, options};
+    use super::*;
+    use std::time::Duration;
+
+    const JSON: &str = include_str!("../../tests/config/centrifugo.json");
+    const YAML: &str = include_str!("../../tests/config/centrifugo.yaml");
+
+    /// Every section with what Centrifugo has in it where nothing is set.
+    const DEFAULTS: &str = include_str!("../../tests/config/centrifugo-defaults.json");
+
+    fn loaded(name: &str, text: &str) -> (Config, Vec<Warning>) {
+        load(Some(File { name, text }), &[], &[]).unwrap_or_else(|errors| panic!("{errors:#?}"))
+    }
+
+    /// What is said of a JSON text: the errors, or else the warnings but for those that the defaults have too.
+    fn said(text: &str) -> Vec<String> {
+        let file = File { name: "c.json", text };
+        match load(Some(file), &[], &[]) {
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+            Ok((_, warnings)) => {
+                let own = |w: &&Warning| {
+                    !matches!(w.option.as_str(), "client.allowed_origins" | "client.token.hmac_secret_key")
+                };
+                warnings.iter().filter(own).map(|w| format!("warning: {w}")).collect()
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_of_centrifugo_loads_as_it_is() {
+        let (config, warnings) = loaded("config.json", JSON);
+        assert_eq!((config.clone(), warnings.clone()), loaded("config.yaml", YAML));
+        assert_eq!(config.http_server.internal_port, 9000);
+        assert_eq!(config.channel.history_meta_ttl, Duration::from_secs(720 * 3600));
+        assert_eq!(config.shutdown.deadline, Duration::from_secs(30));
+        assert!(config.client.subscribe_to_user_personal_channel.single_connection);
+        let names: Vec<_> = config.channel.namespaces.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["personal", "chat", "scores.live", "feed"]);
+        let [_, chat, scores, feed] = &config.channel.namespaces[..] else { panic!() };
+        assert_eq!(chat.options.history_ttl, Duration::from_secs(5400));
+        assert_eq!(chat.options.channel_regex, "^[a-z0-9_-]+$");
+        assert!(scores.options.auto_cache_recover && scores.options.delta_publish && feed.options.allow_recovery);
+        assert_eq!(feed.options.history_ttl, Duration::from_secs(1800));
+
+        let mut noted: Vec<_> = warnings.iter().map(|warning| warning.option.as_str()).collect();
+        noted.sort_unstable();
+        let expected = [
+            "channel.namespaces[3].shared_position_sync",
+            "client.channel_position_check_delay",
+            "client.concurrency",
+            "client.presence_update_interval",
+            "engine",
+            "node.info_metrics_aggregate_interval",
+            "shutdown.timeout",
+            "usage_stats",
+            "websocket.read_buffer_size",
+        ];
+        assert_eq!(noted, expected);
+    }
+
+    #[test]
+    fn the_defaults_of_centrifugo_are_those_here() {
+        let (config, warnings) = loaded("defaults.json", DEFAULTS);
+        let mut expected = Config::default();
+        expected.health.enabled = false;
+        expected.channel.without_namespace.force_recovery_mode = String::new();
+        expected.channel.without_namespace.subscription_type = String::new();
+        assert_eq!(config, expected);
+        // They name values that no transport or no other store reads: nothing that is wanted is missing.
+        assert!(warnings.len() < 20, "{warnings:#?}");
+    }
+
+    #[test]
+    fn what_is_not_here_is_refused_with_what_to_do() {
+        let table = [
+            (
+                r#"{"engine":{"type":"redis","redis":{"address":"a:1"}}}"#,
+                "engine",
+                "set type to memory and run one node",
+            ),
+            (r#"{"engine":{"redis":{"address":"a:1"}}}"#, "engine", "set type to memory"),
+            (r#"{"broker":{"enabled":true,"type":"nats"}}"#, "broker", "set type to memory"),
+            (r#"{"presence_manager":{"enabled":true,"type":"redis"}}"#, "presence_manager", "set type to memory"),
+            (r#"{"map_broker":{"type":"postgres"}}"#, "map_broker", "set type to memory"),
+            (r#"{"sse":{"enabled":true}}"#, "sse", "let them use WebSocket"),
+            (r#"{"consumers":[{"name":"k","enabled":false},{"name":"l","enabled":true}]}"#, "consumers", "http_api"),
+            (r#"{"http_server":{"tls":{"enabled":true}}}"#, "http_server.tls", "end TLS at a proxy in front"),
+            (r#"{"dev":{"enabled":true}}"#, "dev.enabled", "`dev: true` serves a page"),
+            (r#"{"pid_file":"/run/c.pid"}"#, "pid_file", "the supervisor knows the process"),
+            (r#"{"client":{"user_id_http_header":"X-User"}}"#, "client.user_id_http_header", "client.token"),
+            (
+                r#"{"channel":{"without_namespace":{"subscribe_cel":"true"}}}"#,
+                "channel.without_namespace.subscribe_cel",
+                "grant by allow_ options",
+            ),
+            (
+                r#"{"channel":{"namespaces":[{"name":"aa","keep_latest_publication":true}]}}"#,
+                "channel.namespaces[0].keep_latest_publication",
+                "set history_size",
+            ),
+        ];
+        for (text, name, hint) in table {
+            let lines = said(text);
+            let start = format!("c.json: {name}: a Centrifugo option that this version does not support yet: ");
+            assert!(lines.len() == 1 && lines[0].starts_with(&start) && lines[0].contains(hint), "{lines:?}");
+        }
+        let boundary = said(r#"{"channel":{"namespace_boundary":"/","private_prefix":""}}"#);
+        let expected = [
+            "c.json: channel.namespace_boundary: expected \":\", which is the only one yet; got \"/\"; name channels \
+             `namespace:rest`, and remove it",
+            "c.json: channel.private_prefix: expected \"$\", which is the only one yet; got \"\"; name private \
+             channels `$rest`, and remove it",
+        ];
+        assert_eq!(boundary, expected);
+    }
+
+    #[test]
+    fn what_asks_for_nothing_passes() {
+        let silent = [
+            r#"{"sse":{"enabled":false,"handler_prefix":"/connection/sse"},"consumers":[],"pid_file":"","rpc":{}}"#,
+            r#"{"http_server":{"internal_port":"","tls":{"enabled":false,"cert_pem":"x"},"h2c_external":false}}"#,
+            r#"{"broker":{"enabled":false,"type":"redis"},"presence_manager":{"enabled":true},"engine":{}}"#,
+            r#"{"dev":{"enabled":false},"consumers":[{"name":"k","enabled":false,"type":"kafka"}]}"#,
+            r#"{"channel":{"namespace_boundary":":"},"client":{"concurrency":0}}"#,
+            r#"{"channel":{"namespaces":[{"name":"aa","subscribe_stream_proxy_enabled":false,"map":{"mode":""}}]}}"#,
+        ];
+        for text in silent {
+            assert_eq!(said(text), Vec::<String>::new(), "{text}");
+        }
+        let noted = [
+            (
+                r#"{"engine":{"type":"memory","redis":{"address":"a:1"}}}"#,
+                "engine: has no effect here: memory is the one",
+            ),
+            (r#"{"sse":{"handler_prefix":"/s"}}"#, "sse: has no effect here: without enabled it is off"),
+            (
+                r#"{"websocket":{"use_write_buffer_pool":true}}"#,
+                "websocket.use_write_buffer_pool: has no effect here: a",
+            ),
+            (r#"{"shutdown":{"timeout":"10s"}}"#, "shutdown.timeout: is read as shutdown.deadline"),
+            (
+                r#"{"channel":{"namespaces":[{"name":"aa","subscribe_stream_proxy_name":"default"}]}}"#,
+                "channel.namespaces[0].subscribe_stream_proxy_name: has no effect here: only",
+            ),
+        ];
+        for (text, start) in noted {
+            let lines = said(text);
+            assert!(lines.len() == 1 && lines[0].starts_with(&format!("warning: {start}")), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn variables_and_flags_are_judged_alike() {
+        let text = |name: &str, value: &str| option(name, Given::Text(value));
+        let refused = |outcome: Option<Outcome>| matches!(outcome, Some(Outcome::Refused(_)));
+        for (name, value) in [
+            ("engine_type", "redis"),
+            ("engine.type", "redis"),
+            ("engine", "redis"),
+            ("engine_redis_address", "a:1"),
+            ("sse_enabled", "true"),
+            ("http_server_tls_enabled", "true"),
+            ("channel_without_namespace_subscribe_cel", "true"),
+            ("channel.without_namespace.state_events", "[\"a\"]"),
+            ("channel_namespace_boundary", "/"),
+            ("consumers", "[{}]"),
+        ] {
+            assert!(refused(text(name, value)), "{name}");
+        }
+        for (name, value) in [("sse.enabled", "false"), ("channel.user_boundary", "#"), ("broker_enabled", "true")] {
+            assert_eq!(text(name, value), Some(Outcome::Holds), "{name}");
+        }
+        for (name, value) in [("engine_type", "memory"), ("sse_handler_prefix", "/s"), ("usage_stats.disabled", "true")]
+        {
+            assert!(matches!(text(name, value), Some(Outcome::Note(_))), "{name}");
+        }
+        assert_eq!(text("shutdown_timeout", "1s"), Some(Outcome::Is("shutdown.deadline")));
+        for unknown in ["colour", "engines", "client.ping", "channel.without_namespace.colour", "websocket"] {
+            assert_eq!(text(unknown, "x"), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn every_name_is_told_with_a_reason_or_a_hint() {
+        for (name, verdict) in TOP.iter().chain(CHANNEL) {
+            let (Idle(words) | Only(_, words) | Switch(words) | Missing(words) | Renamed(words)) = verdict else {
+                continue;
+            };
+            assert!(words.len() > 12 && !words.ends_with('.'), "{name}: {words}");
+        }
+        for (_, verdict) in TOP {
+            let Renamed(here) = verdict else { continue };
+            assert!(options().iter().any(|option| option.name == *here), "{here}");
+        }
+    }
+
+    #[test]
+    fn no_name_is_both_ours_and_foreign() {
+        for ours in options() {
+            assert_eq!(option(&ours.name, Given::Text("x")), None, "{}", ours.name);
+            let key = ours.name.strip_prefix("channel.without_namespace.");
+            assert_eq!(key.and_then(|key| channel_option(key, Given::Text("x"))), None, "{}", ours.name);
+        }
+        let mut names: Vec<_> = TOP.iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a name stands twice");
+    }
+}

@@ -1,0 +1,200 @@
+//! F0 · Options whose value is a list of objects, or a map of texts.
+//!
+//! Owns how the objects are read, judged and shown: each has options of its own, sections of them included, and is read
+//! as strictly as the whole. Never knows what the objects are for.
+
+use serde_json::{Map, Value as Json};
+use std::collections::BTreeMap;
+
+use super::registry::{self, Item, Meta, Visitor, join};
+use super::tree::{self, Format};
+use super::value::{Fault, Given, HIDDEN, Rule, Value};
+
+/// An object in a list.
+pub trait Entry: Item + Default + Clone {
+    /// "a namespace"
+    const WHAT: &'static str;
+    /// A list of one, as JSON.
+    const EXAMPLE: &'static str;
+    /// Options that an object is nothing without.
+    const NEEDED: &'static [&'static str];
+    /// What is wrong with a key that is no option; nothing if it is only to be told of, by `load`.
+    fn foreign(key: &str, _value: &Json) -> Option<String> {
+        Some(super::unknown::list_option(key, Self::WHAT, &names(&mut Self::default())))
+    }
+}
+
+/// The options of an object, dotted.
+pub fn names(item: &mut dyn Item) -> Vec<String> {
+    struct Names(Vec<String>);
+    impl Visitor for Names {
+        fn option(&mut self, meta: Meta<'_>, _: &mut dyn Value) {
+            self.0.push(meta.name.to_owned());
+        }
+    }
+    let mut names = Names(Vec::new());
+    registry::walk(item, "", &mut names);
+    names.0
+}
+
+impl<T: Entry> Value for Vec<T> {
+    fn kind(&self, _: Rule) -> &'static str {
+        "JSON"
+    }
+    fn accepts(&self, _: Rule) -> String {
+        format!("a list of objects ({})", T::EXAMPLE)
+    }
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+        let tree = tree_of(given, &self.accepts(rule))?;
+        let Json::Array(items) = &tree else {
+            return Err(one(format!("expected {}; got {}", self.accepts(rule), given.shown())));
+        };
+        let mut faults = Vec::new();
+        self.clear();
+        for (index, item) in items.iter().enumerate() {
+            match read_entry(item) {
+                Ok(entry) => self.push(entry),
+                Err(found) => faults.extend(found.into_iter().map(|f| Fault { at: format!("[{index}]{}", f.at), ..f })),
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+    fn show(&self) -> Json {
+        self.iter().map(|entry| show_entry(&mut entry.clone())).collect()
+    }
+}
+
+fn one(message: String) -> Vec<Fault> {
+    vec![Fault { at: String::new(), message }]
+}
+
+/// A text is read as JSON.
+fn tree_of(given: Given<'_>, accepts: &str) -> Result<Json, Vec<Fault>> {
+    match (given.text(), given) {
+        (Some(text), _) => {
+            tree::parse(text, Format::Json).map_err(|error| one(format!("expected {accepts} as JSON; {error}")))
+        }
+        (None, Given::Tree(tree)) => Ok(tree.clone()),
+        (None, Given::Text(_)) => Ok(Json::Null),
+    }
+}
+
+fn read_entry<T: Entry>(item: &Json) -> Result<T, Vec<Fault>> {
+    let Json::Object(fields) = item else {
+        let with = T::NEEDED.first().map(|name| format!(" with a {name}")).unwrap_or_default();
+        return Err(one(format!("expected an object{with}; got {}", Given::Tree(item).shown())));
+    };
+    let mut entry = T::default();
+    let mut faults = descend(&mut entry, "", fields);
+    for needed in T::NEEDED.iter().filter(|needed| !fields.contains_key(**needed)) {
+        let article = if needed.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        faults.extend(one(format!("{} wants {article} {needed}", T::WHAT)));
+    }
+    if faults.is_empty() {
+        faults = judge(&mut entry);
+    }
+    if faults.is_empty() { Ok(entry) } else { Err(faults) }
+}
+
+/// Sets what `fields`, the section at `path` of `entry`, has.
+fn descend<T: Entry>(entry: &mut T, path: &str, fields: &Map<String, Json>) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (key, value) in fields {
+        let name = join(path, key);
+        let is_section = names(entry).iter().any(|n| n.strip_prefix(&name).is_some_and(|rest| rest.starts_with('.')));
+        let found = match value {
+            Json::Object(below) if is_section => {
+                faults.extend(descend(entry, &name, below));
+                continue;
+            }
+            _ if is_section => one("expected a section with options".into()),
+            _ => registry::set(entry, &name, Given::Tree(value))
+                .unwrap_or_else(|| T::foreign(&name, value).map(one).unwrap_or_default()),
+        };
+        faults.extend(found.into_iter().map(|f| Fault { at: format!(".{name}{}", f.at), ..f }));
+    }
+    faults
+}
+
+/// Each option of an object against its own rule.
+fn judge(item: &mut dyn Item) -> Vec<Fault> {
+    struct Judge(Vec<Fault>);
+    impl Visitor for Judge {
+        fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
+            let at = format!(".{}", meta.name);
+            self.0.extend(value.judge(meta.rule).map(|message| Fault { at, message }));
+        }
+    }
+    let mut judge = Judge(Vec::new());
+    registry::walk(item, "", &mut judge);
+    judge.0
+}
+
+fn show_entry(item: &mut dyn Item) -> Json {
+    struct Show(Map<String, Json>);
+    impl Visitor for Show {
+        fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
+            let mut place = &mut self.0;
+            let mut parts = meta.name.split('.').peekable();
+            while let Some(part) = parts.next() {
+                if parts.peek().is_none() {
+                    place.insert(part.to_owned(), value.show());
+                    return;
+                }
+                let below = place.entry(part).or_insert_with(|| Json::Object(Map::new()));
+                let Json::Object(below) = below else { return };
+                place = below;
+            }
+        }
+    }
+    let mut show = Show(Map::new());
+    registry::walk(item, "", &mut show);
+    Json::Object(show.0)
+}
+
+/// What is wrong with a name of a header that is to go with requests.
+pub fn header_fault(name: &str) -> Option<String> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || !name.bytes().all(token) {
+        return Some(format!("{name:?} is no name of a header"));
+    }
+    let own = ["host", "connection", "content-length", "transfer-encoding"];
+    own.iter().any(|own| name.eq_ignore_ascii_case(own)).then(|| format!("{name:?} belongs to the connection itself"))
+}
+
+/// HTTP headers that are the same in each request. Their values may be secrets and are never shown.
+pub type Headers = BTreeMap<String, String>;
+
+impl Value for Headers {
+    fn kind(&self, _: Rule) -> &'static str {
+        "JSON"
+    }
+    fn accepts(&self, _: Rule) -> String {
+        "an object of texts ({\"X-Api-Key\": \"...\"})".into()
+    }
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+        let wrong = || one(format!("expected {}", self.accepts(rule)));
+        // What was given is not quoted: it may be a secret.
+        let tree = tree_of(given, &self.accepts(rule)).map_err(|_| wrong())?;
+        let Json::Object(fields) = &tree else { return Err(wrong()) };
+        let texts = fields.iter().map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+        *self = texts.collect::<Option<_>>().ok_or_else(wrong)?;
+        Ok(())
+    }
+    fn judge(&self, _: Rule) -> Option<String> {
+        self.iter().find_map(|(name, value)| {
+            if value == HIDDEN {
+                Some(format!("{HIDDEN} only stands for a secret in what is printed; give the value of {name:?}"))
+            } else if let Some(why) = header_fault(name) {
+                Some(why)
+            } else if !value.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b)) {
+                Some(format!("the value of {name:?} is not plain ASCII on one line"))
+            } else {
+                None
+            }
+        })
+    }
+    fn show(&self) -> Json {
+        self.keys().map(|name| (name.clone(), Json::from(HIDDEN))).collect::<Map<_, _>>().into()
+    }
+}

@@ -1,0 +1,275 @@
+//! F5 · The application's backend, asked on behalf of clients.
+//!
+//! Owns which proxy a question belongs to, how many are under way, and the way back of the answers. A question that
+//! cannot be put is answered with an error; a slow backend delays only who waits for it.
+
+mod breaker;
+mod proxy;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use proxy::fixed_headers;
+pub use wire::failed;
+
+use super::fetch::Http;
+use super::jwks::Keys;
+use crate::config::{self, Config};
+use crate::mailbox::Sender;
+use crate::metrics::Page;
+use crate::protocol::code::ClientError;
+use crate::reactor::Letter;
+use crate::session::Rules;
+use crate::session::backend::{Ask, Call, Said};
+use crate::shard::Mail;
+use breaker::State;
+use bytes::Bytes;
+use proxy::Proxy;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// A question on its way, with its place among those under way.
+type Placed = (Call, OwnedSemaphorePermit);
+
+/// A reactor's end: puts questions.
+#[derive(Clone)]
+pub struct BackendLink {
+    sender: mpsc::UnboundedSender<Placed>,
+    room: Arc<Semaphore>,
+    refused: Arc<AtomicU64>,
+}
+
+impl BackendLink {
+    /// Gives the question back when too many are under way.
+    // It comes back to be answered; a box would cost every question an allocation.
+    #[expect(clippy::result_large_err)]
+    pub fn ask(&self, call: Call) -> Result<(), Call> {
+        let Ok(place) = self.room.clone().try_acquire_owned() else {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(call);
+        };
+        self.sender.send((call, place)).map_err(|refused| refused.0.0)
+    }
+}
+
+/// A proxy's place in the table: its name, or the section whose own it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Own {
+    Connect,
+    Refresh,
+    Subscribe,
+    Publish,
+    SubRefresh,
+    Rpc,
+}
+
+pub struct Backend {
+    config: Arc<Config>,
+    rules: Arc<Rules>,
+    http: Arc<Http>,
+    own: HashMap<Own, Arc<Proxy>>,
+    named: HashMap<String, Arc<Proxy>>,
+    keys: Arc<Keys>,
+    reactors: Vec<Sender<Letter>>,
+    room: Arc<Semaphore>,
+    refused: Arc<AtomicU64>,
+}
+
+/// The sections that have a proxy of their own, if they have an endpoint.
+fn sections(config: &Config) -> [(Own, &'static str, &config::Proxy); 6] {
+    let (client, channel) = (&config.client.proxy, &config.channel.proxy);
+    [
+        (Own::Connect, "client.proxy.connect", &client.connect.proxy),
+        (Own::Refresh, "client.proxy.refresh", &client.refresh.proxy),
+        (Own::Subscribe, "channel.proxy.subscribe", &channel.subscribe),
+        (Own::Publish, "channel.proxy.publish", &channel.publish),
+        (Own::SubRefresh, "channel.proxy.sub_refresh", &channel.sub_refresh),
+        (Own::Rpc, "rpc.proxy", &config.rpc.proxy),
+    ]
+}
+
+fn every_proxy(config: &Config) -> impl Iterator<Item = &config::Proxy> {
+    let own = sections(config).into_iter().map(|(_, _, proxy)| proxy);
+    own.chain(config.proxies.iter().map(|named| &named.proxy)).filter(|proxy| !proxy.endpoint.is_empty())
+}
+
+/// All that is asked or told something by its own option.
+pub fn endpoints(config: &Config) -> impl Iterator<Item = &str> {
+    every_proxy(config).map(|proxy| proxy.endpoint.as_str()).chain([config.hooks.endpoint.as_str()])
+}
+
+/// Lower-case names of headers that any proxy wants of a client's request.
+pub fn forwarded(config: &Config) -> Vec<String> {
+    let names: BTreeSet<String> =
+        every_proxy(config).flat_map(|proxy| &proxy.http_headers).map(|name| name.to_ascii_lowercase()).collect();
+    names.into_iter().collect()
+}
+
+/// File descriptors that questions may take.
+pub fn descriptors(config: &Config) -> usize {
+    every_proxy(config).map(|proxy| proxy.inflight_limit).sum::<usize>().min(config.backend.inflight_limit)
+}
+
+impl Backend {
+    /// The error is a sentence for the operator.
+    pub fn new(
+        config: Arc<Config>,
+        rules: Arc<Rules>,
+        http: Arc<Http>,
+        reactors: Vec<Sender<Letter>>,
+    ) -> Result<(Arc<Backend>, BackendLink, mpsc::UnboundedReceiver<Placed>), String> {
+        let proxy = |label: &str, options| Proxy::new(label.to_owned(), options, &config.backend).map(Arc::new);
+        let mut own = HashMap::new();
+        for (at, label, options) in sections(&config) {
+            if !options.endpoint.is_empty() {
+                own.insert(at, proxy(label, options)?);
+            }
+        }
+        let mut named = HashMap::new();
+        for config::NamedProxy { name, proxy: options } in &config.proxies {
+            named.insert(name.clone(), proxy(name, options)?);
+        }
+        let keys = Arc::new(Keys::new(http.clone(), config.jwks.clone(), reactors.clone()));
+        let room = Arc::new(Semaphore::new(config.backend.inflight_limit));
+        let refused = Arc::new(AtomicU64::new(0));
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let link = BackendLink { sender, room: room.clone(), refused: refused.clone() };
+        let backend = Backend { config, rules, http, own, named, keys, reactors, room, refused };
+        Ok((Arc::new(backend), link, receiver))
+    }
+
+    /// Carries questions out until the process ends.
+    pub async fn run(self: Arc<Self>, mut calls: mpsc::UnboundedReceiver<Placed>) {
+        tokio::spawn(self.keys.clone().renew());
+        while let Some((call, place)) = calls.recv().await {
+            let backend = self.clone();
+            tokio::spawn(async move {
+                let said = backend.said(&call).await;
+                drop(place);
+                backend.answer(call, said);
+            });
+        }
+    }
+
+    fn answer(&self, call: Call, said: Said) {
+        let Call { conn, ticket, ask, .. } = call;
+        if let Some(reactor) = self.reactors.get(usize::from(conn.reactor)) {
+            reactor.send(Letter::Mail(Mail::Backend { conn, ticket, ask, said }));
+        }
+    }
+
+    async fn said(&self, call: &Call) -> Said {
+        if let Ask::Keys { url, .. } = &call.ask {
+            return match self.keys.get(url).await {
+                Some(keys) => Said::Keys(keys),
+                None => failed(ClientError::Internal),
+            };
+        }
+        match self.route(&call.ask) {
+            Ok(proxy) => proxy.ask(&self.http, &call.who, &call.ask).await,
+            Err(said) => said,
+        }
+    }
+
+    /// The proxy that a question is for, or the answer without one.
+    fn route(&self, ask: &Ask) -> Result<&Proxy, Said> {
+        let client = &self.config.client.proxy;
+        let channel = |channel| self.rules.channel(channel).ok_or_else(|| failed(ClientError::UnknownChannel));
+        let (enabled, name, own) = match ask {
+            Ask::Connect(_) => (client.connect.enabled, "", Own::Connect),
+            Ask::Refresh => (client.refresh.enabled, "", Own::Refresh),
+            Ask::Subscribe(subscribe) => {
+                let options = channel(&subscribe.channel)?;
+                (options.subscribe_proxy_enabled, options.subscribe_proxy_name.as_str(), Own::Subscribe)
+            }
+            Ask::SubRefresh { channel: name } => {
+                let options = channel(name)?;
+                (options.sub_refresh_proxy_enabled, options.sub_refresh_proxy_name.as_str(), Own::SubRefresh)
+            }
+            Ask::Publish(publish) => {
+                let options = channel(&publish.channel)?;
+                (options.publish_proxy_enabled, options.publish_proxy_name.as_str(), Own::Publish)
+            }
+            Ask::Rpc(rpc) => {
+                let options = self.method(&rpc.method)?;
+                (options.proxy_enabled, options.proxy_name.as_str(), Own::Rpc)
+            }
+            Ask::Keys { .. } => (false, "", Own::Connect),
+        };
+        let proxy = match name {
+            "" | "default" => self.own.get(&own),
+            _ => self.named.get(name),
+        };
+        proxy.filter(|_| enabled).map(Arc::as_ref).ok_or_else(|| failed(ClientError::NotAvailable))
+    }
+
+    /// The options of a method, by its namespace.
+    fn method(&self, method: &str) -> Result<&config::RpcOptions, Said> {
+        let rpc = &self.config.rpc;
+        if rpc.ping.enabled && method == rpc.ping.method {
+            return Err(Said::Rpc(Bytes::new()));
+        }
+        match method.split_once(&rpc.namespace_boundary) {
+            None => Ok(&rpc.without_namespace),
+            Some((name, _)) => rpc
+                .namespaces
+                .iter()
+                .find(|namespace| namespace.name == name)
+                .map(|namespace| &namespace.options)
+                .ok_or_else(|| failed(ClientError::MethodNotFound)),
+        }
+    }
+
+    /// All numbers as Prometheus text.
+    pub fn write(&self, page: &mut Page) {
+        let mut proxies: Vec<&Proxy> = self.own.values().chain(self.named.values()).map(Arc::as_ref).collect();
+        proxies.sort_by(|a, b| a.label.cmp(&b.label));
+        let (mut durations, mut errors, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for proxy in &proxies {
+            let label = &proxy.label;
+            proxy.with_counts(|counts| {
+                let of = |kind: &str| format!("proxy=\"{label}\",type=\"{kind}\"");
+                durations.extend(counts.durations.iter().map(|(kind, latency)| (of(kind), latency.clone())));
+                let more = |kind: &str, name: &str, value: &str| format!("{},{name}=\"{value}\"", of(kind));
+                errors.extend(counts.errors.iter().map(|((kind, cause), n)| (more(kind, "cause", cause), *n)));
+                refused.extend(counts.refused.iter().map(|((kind, limit), n)| (more(kind, "limit", limit), *n)));
+            });
+        }
+        let help = "Questions put to the backend, from the request to the whole answer; failures are in it.";
+        page.histogram_series("gannet_proxy_duration_seconds", help, durations.iter().map(|(labels, l)| (labels, l)));
+        let help = "Questions that the backend did not answer as it should; the log has the latest error.";
+        page.series("gannet_proxy_errors_total", help, "counter", errors);
+        let help = "Questions answered with an error unasked: limit inflight_limit gives 111, breaker gives 100.";
+        page.series("gannet_proxy_refused_total", help, "counter", refused);
+        let help = "Questions under way to each proxy; its limit is inflight_limit.";
+        page.labelled(
+            "gannet_proxy_inflight_requests",
+            help,
+            "gauge",
+            "proxy",
+            proxies.iter().map(|p| (&p.label, p.inflight())),
+        );
+        let help =
+            "0 = the backend is asked, 1 = one question tells whether it is back, 2 = it fails and is not asked.";
+        let state = |proxy: &Proxy| match proxy.state() {
+            State::Closed => 0,
+            State::HalfOpen => 1,
+            State::Open => 2,
+        };
+        page.labelled(
+            "gannet_proxy_breaker_state",
+            help,
+            "gauge",
+            "proxy",
+            proxies.iter().map(|p| (&p.label, state(p))),
+        );
+        let under_way = self.config.backend.inflight_limit - self.room.available_permits();
+        let help = "Questions under way on this node; the limit is backend.inflight_limit.";
+        page.single("gannet_backend_inflight_requests", help, "gauge", under_way);
+        let help = "Questions refused with 111 by backend.inflight_limit: the backend is slow, or the limit is low.";
+        page.single("gannet_backend_refused_total", help, "counter", self.refused.load(Ordering::Relaxed));
+        self.keys.write(page);
+    }
+}

@@ -1,0 +1,263 @@
+//! F5 · One proxy: an endpoint of the application that questions go to.
+//!
+//! Owns its headers, its limit of questions under way, its breaker and its numbers. Every failure comes out as an
+//! answer: clients are told to try again, and what was to be refreshed lives a minute longer.
+
+use super::breaker::{Breaker, Change, State};
+use super::wire;
+use crate::config;
+use crate::metrics::Latency;
+use crate::protocol::code::ClientError;
+use crate::service::fetch::{self, Failure, Http};
+use crate::session::backend::{Ask, RefreshGrant, Said, Who};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// How much longer a connection or subscription lives whose refresh could not be asked for.
+const REPRIEVE_SECONDS: u64 = 60;
+/// A proxy that fails has a line in the log this often.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Numbers of one proxy, by the kind of question.
+#[derive(Default)]
+pub struct Counts {
+    pub durations: BTreeMap<&'static str, Latency>,
+    /// By kind and cause.
+    pub errors: BTreeMap<(&'static str, &'static str), u64>,
+    /// Questions not put, by kind and limit.
+    pub refused: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+struct Inner {
+    breaker: Breaker,
+    counts: Counts,
+    /// When the last line was written, and failures since.
+    complained: Option<Instant>,
+    failures: u64,
+}
+
+pub struct Proxy {
+    /// Its name, or that of its section.
+    pub label: String,
+    endpoint: Uri,
+    /// The same for the log.
+    place: String,
+    timeout: Duration,
+    size_max: usize,
+    binary: bool,
+    forwarded: Vec<HeaderName>,
+    emulated: Vec<HeaderName>,
+    fixed: HeaderMap,
+    transforms: Vec<config::Transform>,
+    room: Semaphore,
+    room_size: usize,
+    inner: Mutex<Inner>,
+}
+
+/// The word for a question in Centrifugo's metrics.
+pub fn kind(ask: &Ask) -> &'static str {
+    match ask {
+        Ask::Connect(_) => "connect",
+        Ask::Refresh => "refresh",
+        Ask::Subscribe(_) => "subscribe",
+        Ask::SubRefresh { .. } => "sub_refresh",
+        Ask::Publish(_) => "publish",
+        Ask::Rpc(_) => "rpc",
+        Ask::Keys { .. } => "keys",
+    }
+}
+
+/// Headers that are the same in each request; the error is a sentence.
+pub fn fixed_headers(headers: &config::Headers) -> Result<HeaderMap, String> {
+    let mut fixed = HeaderMap::new();
+    for (name, value) in headers {
+        let name: HeaderName = name.parse().map_err(|_| format!("{name:?} is no name of a header"))?;
+        let wrong = |_| format!("the value of header {name} cannot be sent");
+        let mut value = HeaderValue::from_str(value).map_err(wrong)?;
+        value.set_sensitive(true);
+        fixed.insert(name, value);
+    }
+    fixed.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(fixed)
+}
+
+fn header_names(names: &[String]) -> Result<Vec<HeaderName>, String> {
+    names.iter().map(|name| name.parse().map_err(|_| format!("{name:?} is no name of a header"))).collect()
+}
+
+impl Proxy {
+    /// The error is a sentence for the operator.
+    pub fn new(label: String, options: &config::Proxy, common: &config::Backend) -> Result<Proxy, String> {
+        let wrong = |text: String| format!("proxy {label}: {text}");
+        let endpoint = options.endpoint.parse().map_err(|e| wrong(format!("{:?}: {e}", options.endpoint)))?;
+        let inner = Inner {
+            breaker: Breaker::new(common, Instant::now()),
+            counts: Counts::default(),
+            complained: None,
+            failures: 0,
+        };
+        Ok(Proxy {
+            endpoint,
+            place: fetch::place(&options.endpoint).to_owned(),
+            timeout: options.timeout,
+            size_max: common.response_size_limit,
+            binary: options.binary_encoding,
+            forwarded: header_names(&options.http_headers).map_err(wrong)?,
+            emulated: header_names(&options.emulated_headers).map_err(wrong)?,
+            fixed: fixed_headers(&options.http.static_headers).map_err(wrong)?,
+            transforms: options.http.status_to_code_transforms.clone(),
+            room: Semaphore::new(options.inflight_limit),
+            room_size: options.inflight_limit,
+            inner: Mutex::new(inner),
+            label,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Questions under way.
+    pub fn inflight(&self) -> usize {
+        self.room_size - self.room.available_permits()
+    }
+
+    pub fn state(&self) -> State {
+        self.lock().breaker.state()
+    }
+
+    pub fn with_counts<R>(&self, read: impl FnOnce(&Counts) -> R) -> R {
+        read(&self.lock().counts)
+    }
+
+    /// Puts the question and waits for the answer.
+    pub async fn ask(&self, http: &Http, who: &Who, ask: &Ask) -> Said {
+        let kind = kind(ask);
+        let Ok(body) = wire::question(who, ask, self.binary) else { return wire::failed(ClientError::BadRequest) };
+        let Ok(_place) = self.room.try_acquire() else {
+            self.refuse(kind, "inflight_limit");
+            return instead(ask, ClientError::TooManyRequests);
+        };
+        let admitted = self.lock().breaker.admit(Instant::now());
+        let Some(leave) = admitted else {
+            self.refuse(kind, "breaker");
+            return instead(ask, ClientError::Internal);
+        };
+        let began = Instant::now();
+        let result = self.put(http, who, ask, body).await;
+        let now = Instant::now();
+        let mut inner = self.lock();
+        let took = now.duration_since(began).as_micros() as u64;
+        inner.counts.durations.entry(kind).or_default().record_us(took);
+        let told = self.transformed(&result);
+        // A status below 500 is an answer, whether or not it is one that can be used.
+        let failed = !matches!(result, Ok(_) | Err(Failure::Status(..500)));
+        self.note(inner.breaker.record(leave, failed, now));
+        match (result, told) {
+            (Ok(said), _) | (Err(_), Some(said)) => said,
+            (Err(failure), None) => {
+                *inner.counts.errors.entry((kind, failure.cause())).or_default() += 1;
+                self.complain(&mut inner, &failure, now);
+                instead(ask, ClientError::Internal)
+            }
+        }
+    }
+
+    async fn put(&self, http: &Http, who: &Who, ask: &Ask, body: Bytes) -> Result<Said, Failure> {
+        let request = fetch::post(&self.endpoint, self.headers(who, ask), body);
+        let answer = http.send(request, self.timeout, self.size_max).await?;
+        wire::said(ask, &answer).map_err(Failure::Unreadable)
+    }
+
+    /// The emulated ones first, then those of the client's request, then the fixed: the later wins.
+    fn headers(&self, who: &Who, ask: &Ask) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Ask::Connect(connect) = ask {
+            for name in &self.emulated {
+                let given = connect.headers.iter().find(|(given, _)| given.eq_ignore_ascii_case(name.as_str()));
+                if let Some(value) = given.and_then(|(_, value)| HeaderValue::from_str(value).ok()) {
+                    headers.insert(name, value);
+                }
+            }
+        }
+        for name in &self.forwarded {
+            let lines = who.headers.lines().filter_map(|line| line.split_once(':'));
+            let values = lines.filter(|(given, _)| given.eq_ignore_ascii_case(name.as_str()));
+            let mut values = values.filter_map(|(_, value)| HeaderValue::from_str(value.trim()).ok());
+            if let Some(first) = values.next() {
+                headers.insert(name, first);
+                for value in values {
+                    headers.append(name, value);
+                }
+            }
+        }
+        for (name, value) in &self.fixed {
+            headers.insert(name, value.clone());
+        }
+        headers
+    }
+
+    /// What a status means by `status_to_code_transforms`.
+    fn transformed(&self, result: &Result<Said, Failure>) -> Option<Said> {
+        let Err(Failure::Status(status)) = result else { return None };
+        let transform = self.transforms.iter().find(|transform| transform.status_code == *status)?;
+        let (error, disconnect) = (&transform.to_error, &transform.to_disconnect);
+        match error.code {
+            0 => wire::disconnect(disconnect.code.into(), disconnect.reason.clone()).ok(),
+            code => Some(wire::error(code, error.message.clone(), error.temporary)),
+        }
+    }
+
+    fn refuse(&self, kind: &'static str, limit: &'static str) {
+        *self.lock().counts.refused.entry((kind, limit)).or_default() += 1;
+    }
+
+    fn note(&self, change: Option<Change>) {
+        let proxy = &self.label;
+        match change {
+            Some(Change::Opened) => tracing::warn!(
+                proxy,
+                endpoint = self.place,
+                "the backend fails: it is not asked for a while, and clients get error 100; see to the backend"
+            ),
+            Some(Change::Closed) => tracing::info!(proxy, "the backend answers again"),
+            None => {}
+        }
+    }
+
+    /// A line at the first failure, and then sums.
+    fn complain(&self, inner: &mut Inner, failure: &Failure, now: Instant) {
+        inner.failures += 1;
+        if inner.complained.is_some_and(|at| now.duration_since(at) < COMPLAINT_INTERVAL) {
+            return;
+        }
+        inner.complained = Some(now);
+        let count = std::mem::take(&mut inner.failures);
+        let advice = match failure {
+            Failure::Late => "questions to the backend failed: is it slow? raise the proxy's timeout if it may be",
+            Failure::Unreachable(_) => "questions to the backend failed: does it run, and is the endpoint right?",
+            Failure::Status(_) => {
+                "questions to the backend failed: it must answer 200; status_to_code_transforms gives others a meaning"
+            }
+            Failure::TooLarge => "questions to the backend failed: raise backend.response_size_limit",
+            Failure::Unreadable(_) => "questions to the backend failed: its answer is not what docs/backend.md says",
+        };
+        tracing::warn!(proxy = self.label, endpoint = self.place, count, error = %failure, "{advice}");
+    }
+}
+
+/// The answer in place of one that the backend did not give.
+fn instead(ask: &Ask, error: ClientError) -> Said {
+    match ask {
+        Ask::Refresh | Ask::SubRefresh { .. } => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            Said::Refresh(RefreshGrant { expire_at: now + REPRIEVE_SECONDS, ..RefreshGrant::default() })
+        }
+        _ => wire::failed(error),
+    }
+}

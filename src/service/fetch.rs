@@ -1,0 +1,170 @@
+//! F5 · HTTP to others: one request, one whole answer, both bounded.
+//!
+//! Owns the connections, which are kept and used again, and TLS. Knows nothing of what is asked. Redirects are not
+//! followed: an endpoint is where its option says.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::{HeaderMap, Method, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// How long an unused connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// Not in time.
+    Late,
+    /// No connection, or it broke.
+    Unreachable(String),
+    /// Another status than 200.
+    Status(u16),
+    /// More bytes than allowed.
+    TooLarge,
+    /// Not what an answer looks like.
+    Unreadable(String),
+}
+
+impl Failure {
+    /// A word for the label of a metric.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Failure::Late => "timeout",
+            Failure::Unreachable(_) => "unreachable",
+            Failure::Status(_) => "status",
+            Failure::TooLarge => "too_large",
+            Failure::Unreadable(_) => "unreadable",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Late => f.write_str("no answer in time"),
+            Failure::Unreachable(why) => write!(f, "cannot be reached: {why}"),
+            Failure::Status(status) => write!(f, "HTTP status {status}"),
+            Failure::TooLarge => f.write_str("the answer is too large"),
+            Failure::Unreadable(why) => write!(f, "the answer cannot be read: {why}"),
+        }
+    }
+}
+
+type Body = Full<Bytes>;
+
+/// What is sent.
+pub type Request = hyper::Request<Body>;
+
+pub fn post(endpoint: &Uri, headers: HeaderMap, body: Bytes) -> Request {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = endpoint.clone();
+    *request.headers_mut() = headers;
+    request
+}
+
+pub fn get(url: &str) -> Result<Request, Failure> {
+    hyper::Request::get(url).body(Full::default()).map_err(|error| Failure::Unreachable(error.to_string()))
+}
+
+pub struct Http {
+    plain: Client<HttpConnector, Body>,
+    /// Made when it is first needed: it reads the host's certificates.
+    tls: OnceCell<Client<HttpsConnector<HttpConnector>, Body>>,
+}
+
+impl Default for Http {
+    fn default() -> Http {
+        Http { plain: client(connector()), tls: OnceCell::new() }
+    }
+}
+
+fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector
+}
+
+fn client<C>(connector: C) -> Client<C, Body>
+where
+    C: hyper_util::client::legacy::connect::Connect + Clone,
+{
+    Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE_TIMEOUT).pool_timer(TokioTimer::new()).build(connector)
+}
+
+/// Reads certificates from files, so it must not run on the service thread.
+fn tls_client() -> Result<Client<HttpsConnector<HttpConnector>, Body>, Failure> {
+    let builder = HttpsConnectorBuilder::new().with_native_roots().map_err(|error| {
+        Failure::Unreachable(format!("no certificates of authorities on this host ({error}): install ca-certificates"))
+    })?;
+    let mut inner = connector();
+    inner.enforce_http(false);
+    Ok(client(builder.https_only().enable_http1().wrap_connector(inner)))
+}
+
+/// An endpoint for the log: without its query, which may be secret.
+pub fn place(endpoint: &str) -> &str {
+    endpoint.split(['?', '#']).next().unwrap_or_default()
+}
+
+impl Http {
+    /// Reads the certificates now, so that the first request over TLS need not wait for it.
+    pub async fn prepare_tls(self: Arc<Self>) {
+        if let Err(error) = self.tls().await {
+            tracing::warn!(%error, "requests over https will fail");
+        }
+    }
+
+    /// The body of the answer, if its status is 200.
+    pub async fn send(&self, request: Request, timeout: Duration, size_max: usize) -> Result<Bytes, Failure> {
+        tokio::time::timeout(timeout, self.send_unbounded(request, size_max)).await.unwrap_or(Err(Failure::Late))
+    }
+
+    async fn send_unbounded(&self, request: Request, size_max: usize) -> Result<Bytes, Failure> {
+        let response = match request.uri().scheme_str() {
+            Some("https") => self.tls().await?.request(request).await,
+            _ => self.plain.request(request).await,
+        };
+        read(response, size_max).await
+    }
+
+    async fn tls(&self) -> Result<&Client<HttpsConnector<HttpConnector>, Body>, Failure> {
+        let make = || async {
+            let made = tokio::task::spawn_blocking(tls_client).await;
+            made.unwrap_or_else(|error| Err(Failure::Unreachable(error.to_string())))
+        };
+        self.tls.get_or_try_init(make).await
+    }
+}
+
+async fn read(response: Result<Response<Incoming>, Error>, size_max: usize) -> Result<Bytes, Failure> {
+    let response = response.map_err(|error| Failure::Unreachable(chain(&error)))?;
+    if response.status() != StatusCode::OK {
+        return Err(Failure::Status(response.status().as_u16()));
+    }
+    match Limited::new(response.into_body(), size_max).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Failure::TooLarge),
+        Err(error) => Err(Failure::Unreachable(chain(error.as_ref()))),
+    }
+}
+
+/// An error with its causes: the first alone says "client error (Connect)".
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

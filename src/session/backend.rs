@@ -1,0 +1,136 @@
+//! F4 · What is asked of the application's backend, and what it says.
+//!
+//! Owns the questions a session puts by way of the service thread ([`Call`]) and the answers ([`Said`]). The question
+//! comes back with its answer, so that a session keeps nothing of it while it waits. Also what the backend is told
+//! without being asked ([`Hook`]). Plain data; knows nothing of HTTP.
+
+use crate::auth::{Jwks, Overrides};
+use crate::broker::ConnKey;
+use crate::protocol::code::Disconnect;
+use crate::protocol::{Command, ConnectRequest, Encoding, Error, PublishRequest, RpcRequest, SubscribeRequest};
+use bytes::Bytes;
+use compact_str::CompactString;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A question, and where its answer goes.
+#[derive(Debug)]
+pub struct Call {
+    pub conn: ConnKey,
+    /// The command's id: its reply has a place kept under it.
+    pub ticket: u32,
+    pub who: Who,
+    pub ask: Ask,
+}
+
+/// The client on whose behalf is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    pub client: String,
+    pub user: CompactString,
+    /// "websocket", "sse" and the like.
+    pub transport: &'static str,
+    pub encoding: Encoding,
+    /// Lines `name: value` of the client's own request that proxies forward, lower-case names; mostly empty.
+    pub headers: Box<str>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ask {
+    /// May it connect, and as whom? `client.proxy.connect`.
+    Connect(Box<ConnectRequest>),
+    /// May it stay beyond its expiry? `client.proxy.refresh`.
+    Refresh,
+    Subscribe(Box<SubscribeRequest>),
+    SubRefresh {
+        channel: String,
+    },
+    Publish(Box<PublishRequest>),
+    Rpc(Box<RpcRequest>),
+    /// Keys of tokens, from the set at `url`; `then` is the command that needs them.
+    Keys {
+        url: Box<str>,
+        then: Box<Command>,
+    },
+}
+
+/// An answer. `Error` and `Disconnect` fit every question.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    Connect(Box<ConnectGrant>),
+    /// To `Connect`: the backend names nobody, so what holds for a client without credentials holds.
+    NoCredentials,
+    /// To `Refresh` and `SubRefresh`.
+    Refresh(RefreshGrant),
+    Subscribe(Box<SubscribeGrant>),
+    Publish(Box<PublishGrant>),
+    Rpc(Bytes),
+    /// All key sets known by now.
+    Keys(Arc<Jwks>),
+    /// A reply with this error.
+    Error(Error),
+    Disconnect(Disconnect),
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ConnectGrant {
+    pub user: CompactString,
+    /// Seconds since 1970; 0 = never.
+    pub expire_at: u64,
+    pub info: Bytes,
+    /// To the client, in the connect reply.
+    pub data: Bytes,
+    /// Server-side subscriptions.
+    pub subs: Vec<(String, SubscribeGrant)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SubscribeGrant {
+    /// Seconds since 1970; 0 = never.
+    pub expire_at: u64,
+    pub info: Bytes,
+    /// To the client, in the subscribe reply.
+    pub data: Bytes,
+    pub overrides: Overrides,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RefreshGrant {
+    /// It is over now.
+    pub expired: bool,
+    /// Seconds since 1970; 0 = never.
+    pub expire_at: u64,
+    /// Replaces what was known; `None` = keep it.
+    pub info: Option<Bytes>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PublishGrant {
+    /// Published instead of what the client sent.
+    pub data: Option<Bytes>,
+    pub skip_history: bool,
+    pub tags: HashMap<String, String>,
+}
+
+/// What happened, for a backend that wants to know: told at most once.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Hook {
+    Connected {
+        client: String,
+        user: CompactString,
+    },
+    /// `code` 0: the connection was lost, or the client closed it.
+    Disconnected {
+        client: String,
+        user: CompactString,
+        code: u16,
+    },
+    /// A channel has its first subscriber on this node.
+    Occupied {
+        channel: Arc<str>,
+    },
+    /// It has none any more.
+    Vacated {
+        channel: Arc<str>,
+    },
+}

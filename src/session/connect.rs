@@ -1,0 +1,379 @@
+//! F4 · Connecting: credentials, server-side subscriptions, the connect reply, and staying beyond an expiry.
+
+use super::backend::{Ask, ConnectGrant, RefreshGrant, Said, SubscribeGrant, Who};
+use super::commands::{Failure, Outcome};
+use super::more::{Connecting, To, Wishes};
+use super::{Effect, Phase, Session, Turn, deadline};
+use crate::auth::{Claims, SubClaims, TokenError};
+use crate::protocol::code::{ClientError, Disconnect};
+use crate::protocol::{
+    Command, ConnectRequest, ConnectResult, Push, RefreshPush, RefreshRequest, RefreshResult, Reply, SubscribeRequest,
+};
+use crate::wheel::{NEVER, Tick};
+
+/// What the connect reply calls this server.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " Gannet");
+
+impl Session {
+    pub(super) fn connect(&mut self, id: u32, request: ConnectRequest, turn: &mut Turn<'_>) -> Outcome {
+        if self.phase != Phase::New {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        // From here on an error reply leaves a connection that can only be closed.
+        self.phase = Phase::Refused;
+        self.add_headers(&request, turn);
+        self.authenticate(id, request, turn)
+    }
+
+    /// Headers that the client could not set itself, as in a browser. Those of its request count for more.
+    fn add_headers(&mut self, request: &ConnectRequest, turn: &Turn<'_>) {
+        for (name, value) in &request.headers {
+            let name = name.to_ascii_lowercase();
+            let fits = turn.rules.forwarded.contains(&name) && !value.contains(['\r', '\n']);
+            let more = self.more.as_ref();
+            let known = more.is_some_and(|more| more.headers.lines().any(|line| line.split(':').next() == Some(&name)));
+            if fits && !known {
+                let headers = &mut self.more().headers;
+                *headers = format!("{headers}{name}: {value}\n").into();
+            }
+        }
+    }
+
+    fn authenticate(&mut self, id: u32, request: ConnectRequest, turn: &mut Turn<'_>) -> Outcome {
+        let rules = turn.rules;
+        if request.token.is_empty() {
+            if rules.connect_proxy {
+                self.wait_to_connect(id, turn);
+                self.ask(id, Ask::Connect(Box::new(request)), turn);
+                return Ok(());
+            }
+            return self.connect_without_credentials(id, request.subs, turn);
+        }
+        let claims = match turn.tokens.connection(rules, &request.token, turn.now) {
+            Ok(claims) => claims,
+            Err(TokenError::Expired) => return Err(ClientError::TokenExpired.into()),
+            Err(TokenError::Invalid(_)) => return Err(Disconnect::INVALID_TOKEN.into()),
+            Err(TokenError::KeyUnavailable) => return Err(ClientError::Internal.into()),
+            Err(TokenError::KeyWanted(url)) => {
+                self.wait_to_connect(id, turn);
+                let then = Box::new(Command { id, connect: Some(request), ..Command::default() });
+                self.ask(id, Ask::Keys { url: (&*url).into(), then }, turn);
+                return Ok(());
+            }
+        };
+        if claims.user.is_empty() && rules.refuse_anonymous_tokens {
+            return Err(Disconnect::PERMISSION_DENIED.into());
+        }
+        let grant = grant(&claims, rules.insecure);
+        self.take_seat(id, grant, request.subs, turn)
+    }
+
+    fn connect_without_credentials(&mut self, id: u32, wishes: Wishes, turn: &mut Turn<'_>) -> Outcome {
+        if !turn.rules.insecure && !turn.rules.allow_anonymous {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        self.take_seat(id, ConnectGrant::default(), wishes, turn)
+    }
+
+    /// The connect command cannot be answered yet: its place is kept, and what comes after it waits.
+    fn wait_to_connect(&mut self, id: u32, turn: &mut Turn<'_>) {
+        self.phase = Phase::Connecting;
+        let more = self.more();
+        if more.connecting.is_none() {
+            more.connecting = Some(Box::new(Connecting { id, ..Connecting::default() }));
+            turn.fx.keep_place(id);
+        }
+    }
+
+    /// A user may have so many connections: who is over the limit goes.
+    fn take_seat(&mut self, id: u32, grant: ConnectGrant, wishes: Wishes, turn: &mut Turn<'_>) -> Outcome {
+        if turn.rules.user_connection_limit == 0 || grant.user.is_empty() {
+            return self.connect_as(id, grant, wishes, turn);
+        }
+        self.wait_to_connect(id, turn);
+        self.user = grant.user.clone();
+        if let Some(connecting) = &mut self.more().connecting {
+            connecting.grant = Some(Box::new((grant, wishes)));
+        }
+        turn.fx.push(Effect::TakeSeat { ticket: id });
+        Ok(())
+    }
+
+    /// Whether there was a place for one more connection of the user. False if this one does not take it, or not for
+    /// long: it is given back by whoever got it.
+    pub fn handle_seat(&mut self, ticket: u32, granted: bool, turn: &mut Turn<'_>) -> bool {
+        let waiting = self.more.as_mut().and_then(|more| more.connecting.as_mut());
+        let Some((grant, wishes)) = waiting.and_then(|connecting| connecting.grant.take()).map(|both| *both) else {
+            return false;
+        };
+        turn.fx.kept = Some(ticket);
+        let outcome = match granted {
+            true => self.connect_as(ticket, grant, wishes, turn),
+            false => Err(Disconnect::CONNECTION_LIMIT.into()),
+        };
+        let taken = outcome.is_ok();
+        self.settle_connect(ticket, outcome, turn);
+        taken
+    }
+
+    /// It is somebody now: subscribes it to what the server wants, and answers when that is done.
+    fn connect_as(&mut self, id: u32, grant: ConnectGrant, wishes: Wishes, turn: &mut Turn<'_>) -> Outcome {
+        let subs = self.server_subscriptions(&grant, &wishes, turn)?;
+        if subs.len() > turn.rules.channel_limit {
+            return Err(Disconnect::CHANNEL_LIMIT.into());
+        }
+        self.user = grant.user;
+        self.info = (!grant.info.is_empty()).then(|| Box::new(grant.info));
+        let ttl = self.expire_at(grant.expire_at, turn);
+        self.phase = Phase::Connected;
+        self.schedule_first_ping(turn);
+        turn.fx.push(Effect::Connected);
+        if turn.rules.personal.single_connection && turn.rules.personal_channel(&self.user).is_some() {
+            turn.fx.push(Effect::CloseOthers);
+        }
+        let result = ConnectResult {
+            client: self.client(),
+            version: VERSION.to_owned(),
+            expires: ttl.is_some(),
+            ttl: ttl.unwrap_or(0),
+            data: grant.data,
+            ping: if self.frame_pings { 0 } else { turn.rules.ping_seconds },
+            pong: !self.frame_pings && !self.wire.is_uni() && turn.rules.pong_timeout.is_some(),
+            time: if turn.rules.include_time { turn.now.unix_ms as i64 } else { 0 },
+            ..ConnectResult::default()
+        };
+        if subs.is_empty() {
+            self.finish_connect(id, result, turn);
+            return Ok(());
+        }
+        self.wait_to_connect(id, turn);
+        self.phase = Phase::Connected;
+        if let Some(connecting) = &mut self.more().connecting {
+            (connecting.result, connecting.waits) = (result, subs.len());
+        }
+        for (channel, grant, wish) in subs {
+            let request = SubscribeRequest { channel, ..wish.unwrap_or_default() };
+            self.begin_subscription(0, request, grant, To::Connect, turn);
+        }
+        Ok(())
+    }
+
+    /// Channels that the client is subscribed to as it connects: those of its token or the backend, its own, and those
+    /// that it knows from before and may have without asking anyone.
+    fn server_subscriptions(
+        &self,
+        grant: &ConnectGrant,
+        wishes: &Wishes,
+        turn: &Turn<'_>,
+    ) -> Result<Vec<(String, SubscribeGrant, Option<SubscribeRequest>)>, Failure> {
+        let rules = turn.rules;
+        for channel in wishes.keys() {
+            rules.namespace(channel).ok_or(Disconnect::BAD_REQUEST)?;
+        }
+        let mut all: Vec<(String, SubscribeGrant)> = grant.subs.clone();
+        all.extend(rules.personal_channel(&grant.user).map(|channel| (channel, SubscribeGrant::default())));
+        for (channel, _) in &all {
+            rules.namespace(channel).filter(|_| !channel.is_empty()).ok_or(ClientError::UnknownChannel)?;
+            if channel.len() > rules.channel_length_max || (turn.owner_is_full)(channel) {
+                return Err(ClientError::TooManyRequests.into());
+            }
+        }
+        let free = wishes.keys().filter(|channel| self.may_have_freely(channel, &grant.user, turn));
+        all.extend(free.map(|channel| (channel.clone(), SubscribeGrant::default())));
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all.dedup_by(|(again, _), (kept, _)| again == kept);
+        Ok(all
+            .into_iter()
+            .map(|(channel, grant)| {
+                let wish = wishes.get(&channel).cloned();
+                (channel, grant, wish)
+            })
+            .collect())
+    }
+
+    /// One of the server-side subscriptions has begun.
+    pub(super) fn subscribed_on_connect(
+        &mut self,
+        channel: String,
+        result: crate::protocol::SubscribeResult,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(connecting) = self.more.as_mut().and_then(|more| more.connecting.as_mut()) else { return };
+        connecting.result.subs.insert(channel, result);
+        self.one_less_to_wait_for(turn);
+    }
+
+    pub(super) fn one_less_to_wait_for(&mut self, turn: &mut Turn<'_>) {
+        let Some(connecting) = self.more.as_mut().and_then(|more| more.connecting.as_mut()) else { return };
+        connecting.waits = connecting.waits.saturating_sub(1);
+        if connecting.waits == 0 {
+            let (id, result) = (connecting.id, std::mem::take(&mut connecting.result));
+            self.finish_connect(id, result, turn);
+        }
+    }
+
+    /// The connect reply; then the commands that waited for it.
+    fn finish_connect(&mut self, id: u32, result: ConnectResult, turn: &mut Turn<'_>) {
+        let connecting = self.more.as_mut().and_then(|more| more.connecting.take());
+        turn.fx.kept = connecting.as_ref().map(|_| id);
+        turn.fx.reply(self.wire, &Reply { id, connect: Some(result), ..Reply::default() });
+        self.drop_more();
+        if let Some(connecting) = connecting
+            && !connecting.queued.is_empty()
+        {
+            self.handle_message(&connecting.queued, turn);
+        }
+    }
+
+    /// An outcome of connecting that was waited for.
+    fn settle_connect(&mut self, id: u32, outcome: Outcome, turn: &mut Turn<'_>) {
+        match outcome {
+            Err(Failure::Error(error)) => self.refuse_connect(id, error.into(), turn),
+            Err(Failure::Said(error)) => self.refuse_connect(id, error, turn),
+            other => self.settle(id, other, turn),
+        }
+    }
+
+    fn refuse_connect(&mut self, id: u32, error: crate::protocol::Error, turn: &mut Turn<'_>) {
+        self.phase = Phase::Refused;
+        if let Some(more) = &mut self.more {
+            more.connecting = None;
+        }
+        self.drop_more();
+        turn.fx.kept = Some(id);
+        self.refuse(id, error, turn);
+    }
+
+    /// What the backend said of the connect command.
+    pub(super) fn connect_said(&mut self, id: u32, request: ConnectRequest, said: Said, turn: &mut Turn<'_>) {
+        if self.phase != Phase::Connecting {
+            return;
+        }
+        match said {
+            Said::NoCredentials => {
+                let outcome = self.connect_without_credentials(id, request.subs, turn);
+                self.settle_connect(id, outcome, turn);
+            }
+            Said::Connect(grant) => {
+                let outcome = self.take_seat(id, *grant, request.subs, turn);
+                self.settle_connect(id, outcome, turn);
+            }
+            Said::Keys(_) => {
+                let outcome = self.authenticate(id, request, turn);
+                self.settle_connect(id, outcome, turn);
+            }
+            Said::Error(error) => self.refuse_connect(id, error, turn),
+            Said::Disconnect(disconnect) => turn.fx.push(Effect::Close(disconnect)),
+            _ => self.refuse_connect(id, ClientError::Internal.into(), turn),
+        }
+    }
+
+    /// Takes an expiry (seconds since 1970, 0 = never); the seconds left, if the client is to refresh it.
+    fn expire_at(&mut self, at: u64, turn: &Turn<'_>) -> Option<u32> {
+        (self.expires, self.refreshing) = (NEVER, false);
+        if at == 0 {
+            return None;
+        }
+        let server = turn.rules.refresh_proxy;
+        let (tick, left) = deadline(at, if server { 0 } else { turn.rules.expired_delay_ms }, turn.now);
+        self.expires = tick;
+        (!server).then_some(left)
+    }
+
+    /// The time is over, or the backend is to be asked for more.
+    pub(super) fn expire(&mut self, turn: &mut Turn<'_>) {
+        if !turn.rules.refresh_proxy || self.refreshing {
+            return turn.fx.push(Effect::Close(Disconnect::CONNECTION_EXPIRED));
+        }
+        self.refreshing = true;
+        self.expires = deadline(turn.now.seconds(), turn.rules.expired_delay_ms, turn.now).0;
+        self.ask(0, Ask::Refresh, turn);
+    }
+
+    /// The backend gives more time, or does not.
+    pub fn refresh_granted(&mut self, grant: RefreshGrant, turn: &mut Turn<'_>) {
+        if grant.expired {
+            return turn.fx.push(Effect::Close(Disconnect::CONNECTION_EXPIRED));
+        }
+        if let Some(info) = grant.info {
+            self.info = (!info.is_empty()).then(|| Box::new(info));
+        }
+        let ttl = self.expire_at(grant.expire_at, turn);
+        if let Some(ttl) = ttl {
+            self.push(Push { refresh: Some(RefreshPush { expires: true, ttl }), ..Push::default() }, turn);
+        }
+    }
+
+    /// Somewhere in [interval/2, interval], by the client's random id, so that a storm of connects is no storm of
+    /// pings.
+    fn schedule_first_ping(&mut self, turn: &Turn<'_>) {
+        let interval = turn.rules.ping_interval;
+        let chance = u32::from(u16::from_le_bytes([self.client[0], self.client[1]]));
+        let half = interval / 2;
+        self.next_ping = turn.now.tick + interval - half + (u64::from(half) * u64::from(chance) / 65_536) as Tick;
+    }
+
+    pub(super) fn refresh(&mut self, id: u32, request: RefreshRequest, turn: &mut Turn<'_>) -> Outcome {
+        if request.token.is_empty() || turn.rules.refresh_proxy {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        let claims = match turn.tokens.connection(turn.rules, &request.token, turn.now) {
+            Ok(claims) => claims,
+            Err(TokenError::Expired) => return Err(Disconnect::CONNECTION_EXPIRED.into()),
+            Err(TokenError::Invalid(_)) => return Err(Disconnect::INVALID_TOKEN.into()),
+            Err(TokenError::KeyUnavailable) => return Err(ClientError::Internal.into()),
+            Err(TokenError::KeyWanted(url)) => {
+                let then = Box::new(Command { id, refresh: Some(request), ..Command::default() });
+                return self.ask_in_place(id, Ask::Keys { url: (&*url).into(), then }, turn);
+            }
+        };
+        if claims.user != self.user {
+            return Err(Disconnect::INVALID_TOKEN.into());
+        }
+        self.info = (!claims.info.is_empty()).then(|| Box::new(claims.info.clone()));
+        let expire_at = claims.expire_at.filter(|_| !turn.rules.insecure);
+        let ttl = self.expire_at(expire_at.unwrap_or(0), turn);
+        let result = RefreshResult {
+            client: self.client(),
+            version: VERSION.to_owned(),
+            expires: ttl.is_some(),
+            ttl: ttl.unwrap_or(0),
+        };
+        turn.fx.reply(self.wire, &Reply { id, refresh: Some(result), ..Reply::default() });
+        Ok(())
+    }
+
+    /// Puts a question to the backend.
+    pub(super) fn ask(&mut self, ticket: u32, ask: Ask, turn: &mut Turn<'_>) {
+        let who = Box::new(Who {
+            client: self.client(),
+            user: self.user.clone(),
+            transport: self.wire.transport(),
+            encoding: self.encoding(),
+            headers: self.more.as_ref().map_or_else(Default::default, |more| more.headers.clone()),
+        });
+        turn.fx.push(Effect::Ask { ticket, who, ask: Box::new(ask) });
+    }
+
+    /// The same for a command, whose reply's place is kept.
+    pub(super) fn ask_in_place(&mut self, id: u32, ask: Ask, turn: &mut Turn<'_>) -> Outcome {
+        turn.fx.keep_place(id);
+        self.ask(id, ask, turn);
+        Ok(())
+    }
+}
+
+fn grant(claims: &Claims, insecure: bool) -> ConnectGrant {
+    let plain = claims.channels.iter().map(|channel| (channel.to_string(), SubscribeGrant::default()));
+    let told = claims.subs.iter().map(|(channel, SubClaims { info, data, overrides })| {
+        let (info, data) = (info.clone(), data.clone());
+        (channel.to_string(), SubscribeGrant { expire_at: 0, info, data, overrides: *overrides })
+    });
+    ConnectGrant {
+        user: claims.user.clone(),
+        expire_at: claims.expire_at.filter(|_| !insecure).unwrap_or(0),
+        info: claims.info.clone(),
+        data: Default::default(),
+        subs: told.chain(plain).collect(),
+    }
+}

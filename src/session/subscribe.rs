@@ -1,0 +1,574 @@
+//! F4 · Subscriptions: who may, on which terms, how they begin, recover, are refreshed and end.
+
+use super::backend::{Ask, RefreshGrant, Said, SubscribeGrant};
+use super::commands::{Failure, Outcome};
+use super::more::{Details, Pending, To};
+use super::rules::{Terms, limited_to};
+use super::{ASKED, Effect, PENDING, Session, Sub, Turn, deadline};
+use crate::auth::{ChannelClaims, TokenError};
+use crate::broker::{Found, Member, Recover, Want};
+use crate::hub::{ChannelId, Flags, as_delta};
+use crate::protocol::code::{
+    ClientError, Disconnect, INSUFFICIENT_STATE, SUBSCRIPTION_EXPIRED, UNSUBSCRIBED_BY_SERVER,
+};
+use crate::protocol::{
+    Command, Empty, Filter, Publication, Push, Reply, SubRefreshRequest, SubRefreshResult, SubscribePush,
+    SubscribeRequest, SubscribeResult, UnsubscribeRequest, delta,
+};
+use crate::wheel::NEVER;
+use std::sync::Arc;
+
+/// `SubscribeRequest.flag`: better an error than a subscription with a gap.
+const REJECT_UNRECOVERED: i64 = 2;
+
+impl Session {
+    pub(super) fn subscribe(&mut self, id: u32, request: SubscribeRequest, turn: &mut Turn<'_>) -> Outcome {
+        let name = &request.channel;
+        if name.is_empty() {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        if name.len() > turn.rules.channel_length_max {
+            return Err(ClientError::BadRequest.into());
+        }
+        if self.find(name, turn).is_some() {
+            return Err(ClientError::AlreadySubscribed.into());
+        }
+        if self.subs.len() >= turn.rules.channel_limit {
+            return Err(ClientError::LimitExceeded.into());
+        }
+        let namespace = turn.rules.namespace(name).ok_or(ClientError::UnknownChannel)?;
+        if !namespace.allows_name(name) {
+            return Err(ClientError::BadRequest.into());
+        }
+        if request.kind != 0 {
+            return Err(ClientError::PermissionDenied.into());
+        }
+        match self.may_subscribe(&request, turn)? {
+            Permit::Given(grant) => self.subscribe_granted(id, request, grant, turn),
+            Permit::AskBackend => {
+                self.check_wishes(&request, turn)?;
+                self.reserve(name, id, turn);
+                self.ask_in_place(id, Ask::Subscribe(Box::new(request)), turn)
+            }
+            Permit::WantsKeys(url) => {
+                let then = Box::new(Command { id, subscribe: Some(request.clone()), ..Command::default() });
+                self.reserve(&request.channel, id, turn);
+                self.ask_in_place(id, Ask::Keys { url, then }, turn)
+            }
+        }
+    }
+
+    /// A token decides; without one the channel's name, the backend or the namespace.
+    fn may_subscribe(&self, request: &SubscribeRequest, turn: &mut Turn<'_>) -> Result<Permit, Failure> {
+        let name = &request.channel;
+        if !request.token.is_empty() {
+            return self.permit_by_token(request, turn);
+        }
+        if name.starts_with('$') {
+            return Err(ClientError::PermissionDenied.into());
+        }
+        let namespace = turn.rules.namespace(name).ok_or(ClientError::UnknownChannel)?;
+        let given = Permit::Given(SubscribeGrant::default());
+        if namespace.options.allow_user_limited_channels
+            && let Some(mut users) = limited_to(name)
+        {
+            let listed = !self.user.is_empty() && users.any(|user| *user == *self.user);
+            return if listed { Ok(given) } else { Err(ClientError::PermissionDenied.into()) };
+        }
+        if namespace.options.subscribe_proxy_enabled {
+            return Ok(Permit::AskBackend);
+        }
+        match turn.rules.insecure || namespace.may_subscribe(&self.user) {
+            true => Ok(given),
+            false => Err(ClientError::PermissionDenied.into()),
+        }
+    }
+
+    /// May this user be subscribed to `channel` without a token and without asking the backend?
+    pub(super) fn may_have_freely(&self, channel: &str, user: &str, turn: &Turn<'_>) -> bool {
+        let Some(namespace) = turn.rules.namespace(channel).filter(|namespace| namespace.allows_name(channel)) else {
+            return false;
+        };
+        let short = !channel.is_empty() && channel.len() <= turn.rules.channel_length_max;
+        if !short || channel.starts_with('$') || (turn.owner_is_full)(channel) {
+            return false;
+        }
+        if namespace.options.allow_user_limited_channels
+            && let Some(mut users) = limited_to(channel)
+        {
+            return !user.is_empty() && users.any(|listed| listed == user);
+        }
+        !namespace.options.subscribe_proxy_enabled && (turn.rules.insecure || namespace.may_subscribe(user))
+    }
+
+    fn permit_by_token(&self, request: &SubscribeRequest, turn: &mut Turn<'_>) -> Result<Permit, Failure> {
+        let claims = match self.channel_claims(&request.token, turn) {
+            Ok(claims) => claims,
+            Err(TokenError::Expired) => return Err(ClientError::TokenExpired.into()),
+            Err(TokenError::Invalid(_)) => return Err(ClientError::PermissionDenied.into()),
+            Err(TokenError::KeyUnavailable) => return Err(ClientError::Internal.into()),
+            Err(TokenError::KeyWanted(url)) => return Ok(Permit::WantsKeys((&*url).into())),
+        };
+        self.is_for_us(&claims, &request.channel)?;
+        let ChannelClaims { info, data, expire_at, overrides, .. } = &*claims;
+        let expire_at = expire_at.unwrap_or(0);
+        if expire_at > 0 && expire_at <= turn.now.seconds() {
+            return Err(ClientError::Expired.into());
+        }
+        let (info, data) = (info.clone(), data.clone());
+        Ok(Permit::Given(SubscribeGrant { expire_at, info, data, overrides: *overrides }))
+    }
+
+    fn channel_claims(&self, token: &str, turn: &mut Turn<'_>) -> Result<Arc<ChannelClaims>, TokenError> {
+        turn.tokens.subscription(turn.rules, token, turn.now)
+    }
+
+    /// A good token for another channel, user or client is no mistake.
+    fn is_for_us(&self, claims: &ChannelClaims, channel: &str) -> Outcome {
+        let ours = claims.user == self.user
+            && claims.channel == *channel
+            && claims.client.as_ref().is_none_or(|client| *client == *self.client());
+        if ours { Ok(()) } else { Err(Disconnect::INVALID_TOKEN.into()) }
+    }
+
+    /// What a request must not ask for.
+    fn check_wishes(&self, request: &SubscribeRequest, turn: &Turn<'_>) -> Result<Option<Box<Filter>>, Failure> {
+        if !matches!(request.delta.as_str(), "" | "fossil") {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        let Some(filter) = &request.tf else { return Ok(None) };
+        let allowed = turn.rules.channel(&request.channel).is_some_and(|options| options.allow_tags_filter);
+        let filter = filter.check().filter(|_| allowed && request.delta.is_empty());
+        Ok(Some(Box::new(filter.ok_or(ClientError::BadRequest)?)))
+    }
+
+    fn subscribe_granted(
+        &mut self,
+        id: u32,
+        request: SubscribeRequest,
+        grant: SubscribeGrant,
+        turn: &mut Turn<'_>,
+    ) -> Outcome {
+        self.check_wishes(&request, turn)?;
+        if (turn.owner_is_full)(&request.channel) {
+            return Err(ClientError::TooManyRequests.into());
+        }
+        turn.fx.keep_place(id);
+        self.begin_subscription(id, request, grant, To::Reply, turn);
+        Ok(())
+    }
+
+    /// The channel is this session's from now on, though nobody knows yet whether it may have it.
+    fn reserve(&mut self, channel: &str, ticket: u32, turn: &mut Turn<'_>) {
+        let channel = turn.hub.hold(channel);
+        self.more().asked.push((channel, ticket));
+        self.subs.push(Sub { channel, slot: ASKED });
+    }
+
+    /// Asks the channel's owner for a subscription that is granted.
+    pub(super) fn begin_subscription(
+        &mut self,
+        ticket: u32,
+        request: SubscribeRequest,
+        grant: SubscribeGrant,
+        to: To,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(namespace) = turn.rules.namespace(&request.channel) else { return };
+        let mut terms = namespace.terms(&self.user, turn.rules.insecure, &request, grant.overrides);
+        terms.delta &= !self.wire.is_uni();
+        let filter = self.check_wishes(&request, turn).ok().flatten();
+        let flags = flags(&terms).with(Flags::FILTERED, filter.is_some()).with(Flags::SERVER_SIDE, to != To::Reply);
+        let want = self.want(&terms, namespace.keep, &request, &grant, turn);
+        let refreshed_by_server = namespace.options.sub_refresh_proxy_enabled;
+        let (mut details, mut ttl) = (Details { info: grant.info, filter, ..Details::default() }, None);
+        if grant.expire_at > 0 {
+            let delay_ms = if refreshed_by_server { 0 } else { turn.rules.expired_sub_delay_ms };
+            let (expires, left) = deadline(grant.expire_at, delay_ms, turn.now);
+            (details.expires, ttl) = (expires, (!refreshed_by_server).then_some(left));
+        }
+        let channel = match self.asked(&request.channel, ticket, turn) {
+            Some(at) => {
+                let sub = &mut self.subs[at];
+                sub.slot = PENDING;
+                let channel = sub.channel;
+                self.more().take_asked(channel, ticket);
+                self.drop_more();
+                channel
+            }
+            None => {
+                let channel = turn.hub.hold(&request.channel);
+                self.subs.push(Sub { channel, slot: PENDING });
+                channel
+            }
+        };
+        let plain = flags == Flags::default() && details.is_empty() && grant.data.is_empty();
+        if !plain {
+            self.more().pending.push(Pending {
+                channel,
+                ticket,
+                flags,
+                to,
+                recoverable: terms.recoverable,
+                recovers: (terms.recover && request.recover).then_some(request.offset),
+                reject_unrecovered: to == To::Reply && request.flag & REJECT_UNRECOVERED != 0,
+                data: grant.data,
+                ttl,
+                details,
+            });
+        }
+        turn.fx.push(Effect::Subscribe { channel, ticket, want });
+    }
+
+    /// Where the channel stands whose subscription the backend was asked for, for the command of `ticket`: another
+    /// command may have come since, and an answer of its own will.
+    fn asked(&self, channel: &str, ticket: u32, turn: &Turn<'_>) -> Option<usize> {
+        let id = turn.hub.find(channel)?;
+        self.more.as_ref()?.asked.contains(&(id, ticket)).then_some(())?;
+        self.subs.iter().position(|sub| sub.channel == id && sub.slot == ASKED)
+    }
+
+    fn want(
+        &self,
+        terms: &Terms,
+        keep: Option<crate::broker::Keep>,
+        request: &SubscribeRequest,
+        grant: &SubscribeGrant,
+        turn: &Turn<'_>,
+    ) -> Option<Box<Want>> {
+        let Terms { positioned, recover, cache, present, announced, delta, .. } = *terms;
+        if !positioned && !present && !announced && !delta {
+            return None;
+        }
+        let member = (present || announced).then(|| Member {
+            client: self.client,
+            info: Arc::new(self.info(grant.info.clone())),
+            presence: present,
+            announce: announced,
+        });
+        let recover = recover.then(|| Recover {
+            offset: request.offset,
+            epoch: request.epoch.as_str().into(),
+            limit: turn.rules.recovery_limit,
+            cache,
+        });
+        Some(Box::new(Want { position: keep.filter(|_| positioned || delta), recover, member, delta }))
+    }
+
+    /// The owner of `channel` took the subscription that `ticket` asked for: joins and tells the client.
+    pub fn handle_subscribed(
+        &mut self,
+        channel: ChannelId,
+        ticket: u32,
+        found: Option<Box<Found>>,
+        turn: &mut Turn<'_>,
+    ) {
+        turn.fx.kept = (ticket != 0).then_some(ticket);
+        if let Some(to) = self.more.as_mut().and_then(|more| more.take_abandoned(channel)) {
+            self.drop_more();
+            turn.hub.release(channel);
+            return match to {
+                To::Reply => self.tell_subscribed(ticket, SubscribeResult::default(), turn),
+                To::Connect => self.one_less_to_wait_for(turn),
+                To::Push => {}
+            };
+        }
+        let back = self.subs.iter().position(|sub| sub.channel == channel && sub.slot == PENDING);
+        debug_assert!(back.is_some(), "an answer without a question");
+        let Some(back) = back else { return };
+        let Some(pending) = self.more.as_mut().and_then(|more| more.take_pending(channel)) else {
+            turn.fx.push(Effect::Join { channel, back: back as u16, flags: Flags::default() });
+            return self.tell_subscribed(ticket, SubscribeResult::default(), turn);
+        };
+        self.subscribed(back, pending, found, turn);
+    }
+
+    /// The same for one that is more than plain.
+    fn subscribed(&mut self, back: usize, pending: Pending, found: Option<Box<Found>>, turn: &mut Turn<'_>) {
+        let Pending { channel, ticket, mut flags, to, recoverable, recovers, data, ttl, details, .. } = pending;
+        let (position, recovery) = found.map_or((None, None), |found| (Some(found.position), found.recovery));
+        let recovery = recovery.unwrap_or_default();
+        let recovered = recovery.recovered;
+        if recovers.is_some() && !recovered && pending.reject_unrecovered {
+            let gone = self.gone(flags, details.info);
+            self.remove_sub(back, turn);
+            turn.fx.push(Effect::Leave { channel, slot: None, gone, ticket: None });
+            turn.fx.push(Effect::Release { channel });
+            return self.refuse(ticket, ClientError::UnrecoverablePosition.into(), turn);
+        }
+        let publications = self.recovered_publications(flags, &details, recovery.publications);
+        flags.set(Flags::DELTA_READY, flags.has(Flags::DELTA) && !publications.is_empty());
+        let positioned = flags.has(Flags::POSITIONED);
+        let position = position.filter(|_| positioned);
+        let result = SubscribeResult {
+            expires: ttl.is_some(),
+            ttl: ttl.unwrap_or(0),
+            recoverable,
+            positioned,
+            epoch: position.map_or_else(String::new, |position| position.epoch.to_string()),
+            // Who recovered counts on from the publications; the others begin at the top.
+            offset: match recovers {
+                Some(offset) if recovered => offset,
+                _ => position.map_or(0, |position| position.offset),
+            },
+            recovered,
+            was_recovering: recovers.is_some(),
+            publications,
+            data,
+            delta: flags.has(Flags::DELTA),
+        };
+        if !details.is_empty() {
+            self.more().subs.push((channel, details));
+        }
+        self.drop_more();
+        turn.fx.push(Effect::Join { channel, back: back as u16, flags });
+        let name = turn.hub.name(channel).to_string();
+        match to {
+            To::Reply => self.tell_subscribed(ticket, result, turn),
+            To::Connect => self.subscribed_on_connect(name, result, turn),
+            To::Push => self.push_subscribed(name, result, turn),
+        }
+    }
+
+    /// What was missed, as this subscription is sent it.
+    fn recovered_publications(&self, flags: Flags, details: &Details, missed: Vec<Publication>) -> Vec<Publication> {
+        if let Some(filter) = &details.filter {
+            return missed.into_iter().filter(|publication| filter.matches(&publication.tags)).collect();
+        }
+        if !flags.has(Flags::DELTA) {
+            return missed;
+        }
+        let before = std::iter::once(None).chain(missed.iter().map(Some));
+        let chained = before.zip(&missed).map(|(before, publication)| {
+            let delta = before.map(|before| delta::delta(&before.data, &publication.data).into());
+            let delta = delta.filter(|delta: &bytes::Bytes| delta.len() < publication.data.len());
+            // What is no text goes as it is, and is refused with the reply.
+            as_delta(self.encoding(), publication, delta.as_ref()).unwrap_or_else(|| publication.clone())
+        });
+        chained.collect()
+    }
+
+    fn tell_subscribed(&self, id: u32, result: SubscribeResult, turn: &mut Turn<'_>) {
+        turn.fx.reply(self.wire, &Reply { id, subscribe: Some(result), ..Reply::default() });
+    }
+
+    fn push_subscribed(&self, channel: String, result: SubscribeResult, turn: &mut Turn<'_>) {
+        let SubscribeResult { recoverable, epoch, offset, positioned, data, .. } = result;
+        let subscribe = Some(SubscribePush { recoverable, epoch, offset, positioned, data });
+        self.push(Push { channel: channel.clone(), subscribe, ..Push::default() }, turn);
+        // A push has no room for what was recovered: it follows, as if it came now.
+        for publication in result.publications {
+            let (channel, publication) = (channel.clone(), Some(publication));
+            self.push(Push { channel, publication, ..Push::default() }, turn);
+        }
+    }
+
+    /// What the backend said of a subscription, or the keys for its token.
+    pub(super) fn subscribe_said(&mut self, id: u32, request: SubscribeRequest, said: Said, turn: &mut Turn<'_>) {
+        if self.asked(&request.channel, id, turn).is_none() {
+            // Unsubscribed meanwhile.
+            return self.tell_subscribed(id, SubscribeResult::default(), turn);
+        }
+        let outcome = match said {
+            Said::Subscribe(grant) => self.subscribe_granted(id, request.clone(), *grant, turn),
+            Said::Keys(_) => match self.permit_by_token(&request, turn) {
+                Ok(Permit::Given(grant)) => self.subscribe_granted(id, request.clone(), grant, turn),
+                Ok(_) => Err(ClientError::Internal.into()),
+                Err(failure) => Err(failure),
+            },
+            Said::Error(error) => Err(Failure::Said(error)),
+            Said::Disconnect(disconnect) => Err(disconnect.into()),
+            _ => Err(ClientError::Internal.into()),
+        };
+        if outcome.is_err() {
+            self.unreserve(&request.channel, id, turn);
+        }
+        self.settle(id, outcome, turn);
+    }
+
+    fn unreserve(&mut self, channel: &str, ticket: u32, turn: &mut Turn<'_>) {
+        if let Some(at) = self.asked(channel, ticket, turn) {
+            let channel = self.remove_sub(at, turn).channel;
+            self.more().take_asked(channel, ticket);
+            self.drop_more();
+            turn.hub.release(channel);
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: u32, request: UnsubscribeRequest, turn: &mut Turn<'_>) -> Outcome {
+        if request.channel.is_empty() {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        if let Some(at) = self.find(&request.channel, turn) {
+            let before = turn.fx.list.len();
+            if self.end_sub(at, Some(id), turn) {
+                // The answer comes from the owner, once nobody sees this client in the channel any more.
+                turn.fx.list.insert(before, Effect::Hole { ticket: id });
+                return Ok(());
+            }
+        }
+        turn.fx.reply(self.wire, &Reply { id, unsubscribe: Some(Empty {}), ..Reply::default() });
+        Ok(())
+    }
+
+    /// The backend takes `channel` away ("" = every one); how many there were.
+    pub fn unsubscribe_by_server(&mut self, channel: &str, turn: &mut Turn<'_>) -> usize {
+        let mut ended = 0;
+        let mut at = self.subs.len();
+        while at > 0 {
+            at -= 1;
+            if channel.is_empty() || **turn.hub.name(self.subs[at].channel) == *channel {
+                self.take_away(at, UNSUBSCRIBED_BY_SERVER, turn);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// The backend subscribes the client; false if it is already, or has no room.
+    pub fn subscribe_by_server(
+        &mut self,
+        request: SubscribeRequest,
+        grant: SubscribeGrant,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        let room = self.subs.len() < turn.rules.channel_limit && self.is_connected();
+        if !room || self.find(&request.channel, turn).is_some() {
+            return false;
+        }
+        self.begin_subscription(0, request, grant, To::Push, turn);
+        true
+    }
+
+    /// Publications of `channel` are missing: this client is told, and recovers by itself.
+    pub fn handle_gap(&mut self, channel: ChannelId, turn: &mut Turn<'_>) {
+        let Some(at) = self.subs.iter().position(|sub| sub.channel == channel && sub.is_live()) else { return };
+        let flags = turn.hub.slot(channel, self.subs[at].slot).map_or(Flags::default(), |slot| slot.flags);
+        if flags.has(Flags::SERVER_SIDE) {
+            turn.fx.push(Effect::Close(Disconnect::INSUFFICIENT_STATE));
+        } else if flags.has(Flags::POSITIONED) {
+            self.take_away(at, INSUFFICIENT_STATE, turn);
+        }
+    }
+
+    pub(super) fn sub_refresh(&mut self, id: u32, request: SubRefreshRequest, turn: &mut Turn<'_>) -> Outcome {
+        if request.channel.is_empty() {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        let at = self.find(&request.channel, turn).filter(|at| self.subs[*at].is_live());
+        let Some(at) = at else { return Err(ClientError::PermissionDenied.into()) };
+        if request.token.is_empty() {
+            return Err(ClientError::BadRequest.into());
+        }
+        let claims = match self.channel_claims(&request.token, turn) {
+            Ok(claims) => claims,
+            Err(TokenError::Expired) => return Err(ClientError::Expired.into()),
+            Err(TokenError::Invalid(_)) => return Err(Disconnect::INVALID_TOKEN.into()),
+            Err(TokenError::KeyUnavailable) => return Err(ClientError::Internal.into()),
+            Err(TokenError::KeyWanted(url)) => {
+                let then = Box::new(Command { id, sub_refresh: Some(request), ..Command::default() });
+                return self.ask_in_place(id, Ask::Keys { url: (&*url).into(), then }, turn);
+            }
+        };
+        self.is_for_us(&claims, &request.channel)?;
+        let expire_at = claims.expire_at.unwrap_or(0);
+        if expire_at > 0 && expire_at <= turn.now.seconds() {
+            return Err(ClientError::Expired.into());
+        }
+        let ttl = self.expire_sub_at(self.subs[at].channel, expire_at, turn.rules.expired_sub_delay_ms, turn);
+        let result = SubRefreshResult { expires: ttl.is_some(), ttl: ttl.unwrap_or(0) };
+        turn.fx.reply(self.wire, &Reply { id, sub_refresh: Some(result), ..Reply::default() });
+        Ok(())
+    }
+
+    /// Sets when a subscription is over (seconds since 1970, 0 = never), `delay_ms` being added; the seconds left.
+    fn expire_sub_at(&mut self, channel: ChannelId, at: u64, delay_ms: u64, turn: &Turn<'_>) -> Option<u32> {
+        let (expires, left) = match at {
+            0 => (NEVER, None),
+            at => {
+                let (tick, left) = deadline(at, delay_ms, turn.now);
+                (tick, Some(left))
+            }
+        };
+        let more = self.more();
+        if more.details(channel).is_none() {
+            more.subs.push((channel, Details::default()));
+        }
+        if let Some(details) = more.details(channel) {
+            (details.expires, details.refreshing) = (expires, false);
+        }
+        if self.more.as_mut().and_then(|more| more.details(channel)).is_some_and(|details| details.is_empty()) {
+            self.more().take_details(channel);
+            self.drop_more();
+        }
+        left
+    }
+
+    /// Subscriptions whose time is over end, or the backend is asked for more.
+    pub(super) fn expire_subscriptions(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now.tick;
+        let Some(more) = &mut self.more else { return };
+        let due: Vec<ChannelId> = more.subs.iter().filter(|(_, d)| d.expires <= now).map(|(id, _)| *id).collect();
+        for channel in due {
+            let Some(at) = self.subs.iter().position(|sub| sub.channel == channel && sub.is_live()) else { continue };
+            let name = turn.hub.name(channel).clone();
+            let asks = turn.rules.channel(&name).is_some_and(|options| options.sub_refresh_proxy_enabled);
+            let delay = deadline(turn.now.seconds(), turn.rules.expired_sub_delay_ms, turn.now).0;
+            let details = self.more.as_mut().and_then(|more| more.details(channel));
+            if let Some(details) = details.filter(|details| asks && !details.refreshing) {
+                (details.refreshing, details.expires) = (true, delay);
+                self.ask(0, Ask::SubRefresh { channel: name.to_string() }, turn);
+                continue;
+            }
+            let slot = turn.hub.slot(channel, self.subs[at].slot);
+            if slot.is_some_and(|slot| slot.flags.has(Flags::SERVER_SIDE)) {
+                return turn.fx.push(Effect::Close(Disconnect::SUBSCRIPTION_EXPIRED));
+            }
+            self.take_away(at, SUBSCRIPTION_EXPIRED, turn);
+        }
+    }
+
+    /// The backend gives a subscription more time, or does not.
+    pub(super) fn sub_refresh_said(&mut self, channel: &str, grant: RefreshGrant, turn: &mut Turn<'_>) {
+        let Some(at) = self.find(channel, turn).filter(|at| self.subs[*at].is_live()) else { return };
+        let id = self.subs[at].channel;
+        if grant.expired {
+            return self.take_away(at, SUBSCRIPTION_EXPIRED, turn);
+        }
+        self.expire_sub_at(id, grant.expire_at, 0, turn);
+        if let Some(info) = grant.info
+            && let Some(details) = self.more.as_mut().and_then(|more| more.details(id))
+        {
+            details.info = info;
+        }
+    }
+
+    /// Where the subscription to `channel` stands, answered or not.
+    pub(super) fn find(&self, channel: &str, turn: &Turn<'_>) -> Option<usize> {
+        let id: ChannelId = turn.hub.find(channel)?;
+        self.subs.iter().position(|sub| sub.channel == id)
+    }
+
+    /// Is the subscription to `channel` granted? What comes behind the subscribe command finds it so, whether its
+    /// owner has answered or not.
+    pub(super) fn is_subscribed(&self, channel: &str, turn: &Turn<'_>) -> bool {
+        self.find(channel, turn).is_some_and(|at| self.subs[at].slot != ASKED)
+    }
+}
+
+/// Who decides about a subscription, and how.
+enum Permit {
+    Given(SubscribeGrant),
+    AskBackend,
+    /// The key that its token names is at this address.
+    WantsKeys(Box<str>),
+}
+
+fn flags(terms: &Terms) -> Flags {
+    Flags::default()
+        .with(Flags::DELTA, terms.delta)
+        .with(Flags::JOIN_LEAVE, terms.hears)
+        .with(Flags::POSITIONED, terms.positioned)
+        .with(Flags::PRESENT, terms.present)
+        .with(Flags::ANNOUNCED, terms.announced)
+}

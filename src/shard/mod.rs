@@ -1,0 +1,524 @@
+//! F4 · One reactor's part of the node, without its I/O: sessions at work on the hub and the broker's shard.
+//!
+//! Owns the hub, this shard of the memory broker and the list of users; carries out what sessions want ([`Effect`]) and
+//! what other shards send ([`Mail`]). What is left for the reactor comes out as [`Out`], in order. Knows nothing of
+//! sockets, threads or clocks: the simulator runs many shards in one thread with the same code.
+
+mod carry;
+mod control;
+mod name;
+
+pub use control::{Answer, Chosen, Control, Stats};
+pub use name::{Secret, name_of, place_of};
+
+use crate::auth::{Cache, Jwks};
+use crate::broker::{self, Asker, ConnKey, Event, Memory, Request, Target};
+use crate::hub::{Delivery, Flags, Item, Work};
+use crate::metrics::Counters;
+use crate::protocol::code::Disconnect;
+use crate::session::backend::{Ask, Call, Hook, Said};
+use crate::session::{Channels, Effects, Joining, Now, Rules, Session, Sessions, Tokens, Turn, Users};
+use crate::wheel::TICK_MS;
+use crate::wire::Wire;
+use bytes::Bytes;
+use compact_str::CompactString;
+use foldhash::quality::RandomState;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What shards and the service thread send to a shard.
+#[derive(Debug)]
+pub enum Mail {
+    /// To the owner of a channel.
+    Ask(Request),
+    /// From the owner of a channel.
+    Event(Event),
+    /// From the service thread; answered with the same ticket.
+    Control { ticket: u64, control: Box<Control> },
+    /// From the backend, or with keys of tokens: the question and its answer.
+    Backend { conn: ConnKey, ticket: u32, ask: Ask, said: Said },
+    /// Keys of tokens that were fetched anew.
+    Keys(Arc<Jwks>),
+    /// Commands of a client that came by another request.
+    Commands { conn: ConnKey, session: Box<str>, message: Bytes },
+    /// To the reactor that counts the connections of `user`: one more wants to be.
+    TakeSeat { user: CompactString, conn: ConnKey, ticket: u32 },
+    /// Whether it may.
+    Seat { conn: ConnKey, ticket: u32, user: CompactString, granted: bool },
+    /// One less.
+    LeaveSeat { user: CompactString },
+    /// This user may have one connection only, and it is `keep`.
+    CloseOthers { user: CompactString, keep: String },
+}
+
+/// What the reactor is to do.
+#[derive(Debug)]
+pub enum Out {
+    /// Queue a frame.
+    Send {
+        conn: u32,
+        frame: Bytes,
+    },
+    /// Keep a place for the frame that comes with the same ticket.
+    Hole {
+        conn: u32,
+        ticket: u32,
+    },
+    Fill {
+        conn: u32,
+        ticket: u32,
+        frame: Bytes,
+    },
+    /// The session is over: send the close frame and let go.
+    Close {
+        conn: u32,
+        wire: Wire,
+        disconnect: Disconnect,
+    },
+    Mail {
+        reactor: u16,
+        mail: Mail,
+    },
+    Answer {
+        ticket: u64,
+        answer: Answer,
+    },
+    /// A question for the service thread; if it takes no more, [`Shard::refuse_call`].
+    Ask(Box<Call>),
+    Hook(Hook),
+}
+
+/// The reactor's connections, as far as a shard needs them.
+pub trait Table: Sessions {
+    /// The connection's key; its generation tells a late answer from a timely one.
+    fn key(&self, conn: u32) -> Option<ConnKey>;
+    /// Takes the session out of its connection.
+    fn take(&mut self, conn: u32) -> Option<Box<Session>>;
+    /// Queues a frame that many share. `alone`: the fan-out has nothing else for this connection in this turn.
+    fn deliver(&mut self, conn: u32, frame: &Bytes, alone: bool);
+}
+
+pub struct Shard {
+    me: u16,
+    reactors: u16,
+    /// Decides which reactor owns a channel; the same on all of them.
+    seed: u64,
+    rules: Arc<Rules>,
+    hub: Channels,
+    broker: Memory,
+    users: Users,
+    clients: usize,
+    fx: Effects,
+    told: Vec<(Target, Event)>,
+    /// Events from this shard's own channels: handled in the same turn, with no thread between.
+    local: VecDeque<Event>,
+    /// Reactors whose mailboxes take no more requests; refreshed each turn.
+    full: Vec<bool>,
+    tokens: Tokens,
+    /// Connections of each user that is counted here.
+    seats: HashMap<CompactString, u32, RandomState>,
+    secret: Arc<Secret>,
+    /// For the reactor, in order. Emptied by it after each call.
+    pub out: Vec<Out>,
+    pub counters: Counters,
+    /// Sockets of this reactor and values in its mailbox, for its numbers; the reactor's to set.
+    pub connections: usize,
+    pub mailbox: usize,
+}
+
+const FRAME_PING: Bytes = Bytes::from_static(b"\x89\0");
+
+impl Shard {
+    /// `seed` is the node's; `secret` makes the names by which clients without a socket of their own are found.
+    pub fn new(me: u16, reactors: u16, seed: u64, secret: Arc<Secret>, rules: Arc<Rules>) -> Shard {
+        let mut broker = Memory::new(seed ^ u64::from(me).rotate_left(32), rules.broker);
+        broker.announces = rules.hooks;
+        let tokens = Tokens { cache: Cache::new(rules.token_cache_size), ..Tokens::default() };
+        Shard {
+            me,
+            reactors,
+            seed,
+            rules,
+            hub: Channels::default(),
+            broker,
+            users: Users::new(seed),
+            clients: 0,
+            fx: Effects::default(),
+            told: Vec::new(),
+            local: VecDeque::new(),
+            full: vec![false; usize::from(reactors)],
+            tokens,
+            seats: HashMap::default(),
+            secret,
+            out: Vec::new(),
+            counters: Counters::default(),
+            connections: 0,
+            mailbox: 0,
+        }
+    }
+
+    /// A session for a client that finished its handshake. `id`: 16 random bytes.
+    pub fn open(&self, now: Now, id: [u8; 16], wire: Wire, frame_pings: bool) -> Box<Session> {
+        Box::new(Session::new(id, wire, frame_pings, now, &self.rules))
+    }
+
+    /// Tells which reactors take no more requests. This one is full while too much waits in its own hub.
+    pub fn set_full(&mut self, full: impl Iterator<Item = bool>) {
+        self.full.clear();
+        self.full.extend(full);
+        if self.hub.waiting_bytes() > self.rules.fanout_queue_bytes_max {
+            self.full[usize::from(self.me)] = true;
+        }
+    }
+
+    /// Should mail wait? While true, other shards' publications stay in the mailbox, which fills and refuses.
+    pub fn is_full(&self) -> bool {
+        self.hub.waiting_bytes() > self.rules.fanout_queue_bytes_max
+    }
+
+    /// A whole message from a client.
+    pub fn message(&mut self, now: Now, table: &mut impl Table, conn: u32, message: &[u8]) {
+        let Some(encoding) = table.session(conn).map(|session| session.encoding()) else { return };
+        if message == encoding.ping() {
+            return self.pong(now, table, conn);
+        }
+        self.with(now, table, conn, |session, turn| session.handle_message(message, turn));
+        self.settle_local(now, table);
+    }
+
+    fn pong(&mut self, now: Now, table: &mut impl Table, conn: u32) {
+        let left = table.session(conn).and_then(|session| session.pong_left(now));
+        if let (Some(left), Some(timeout)) = (left, self.rules.pong_timeout) {
+            self.counters.pong.record_ms(u64::from(timeout.saturating_sub(left)) * TICK_MS);
+        }
+        self.with(now, table, conn, |session, turn| session.handle_pong(turn));
+    }
+
+    /// A WebSocket pong frame.
+    pub fn pong_frame(&mut self, table: &mut impl Table, conn: u32) {
+        if let Some(session) = table.session(conn) {
+            session.handle_pong_frame();
+        }
+    }
+
+    /// The session's deadline came.
+    pub fn timeout(&mut self, now: Now, table: &mut impl Table, conn: u32) {
+        self.with(now, table, conn, |session, turn| session.handle_timeout(turn));
+    }
+
+    /// Ends a session from outside; the client is told `disconnect` if it is still there.
+    pub fn close(&mut self, now: Now, table: &mut impl Table, conn: u32, disconnect: Option<Disconnect>) {
+        let Some(key) = table.key(conn) else { return };
+        if let Some(wire) = table.session(conn).map(|session| session.wire()) {
+            self.detach(now, table, key, disconnect.as_ref().map_or(0, |disconnect| disconnect.code));
+            if let Some(disconnect) = disconnect {
+                self.say_close(conn, wire, disconnect);
+            }
+        }
+        self.settle_local(now, table);
+    }
+
+    /// A value from another thread.
+    pub fn mail(&mut self, now: Now, table: &mut impl Table, mail: Mail) {
+        match mail {
+            Mail::Ask(request) => self.ask(now, request),
+            Mail::Event(event) => self.event(now, table, event),
+            Mail::Control { ticket, control } => {
+                let answer = self.control(now, table, *control);
+                self.out.push(Out::Answer { ticket, answer });
+            }
+            Mail::Backend { conn, ticket, ask, said } => self.said(now, table, conn, ticket, ask, said),
+            Mail::Keys(jwks) => self.tokens.jwks = jwks,
+            Mail::Commands { conn, session, message } => {
+                let is_its = self.session_name(table, conn.index).is_some_and(|name| *name == *session);
+                match is_its && table.key(conn.index) == Some(conn) {
+                    true => self.message(now, table, conn.index, &message),
+                    false => self.counters.commands_astray += 1,
+                }
+            }
+            Mail::TakeSeat { user, conn, ticket } => {
+                let count = self.seats.entry(user.clone()).or_default();
+                let granted = (*count as usize) < self.rules.user_connection_limit;
+                *count += u32::from(granted);
+                self.out.push(Out::Mail { reactor: conn.reactor, mail: Mail::Seat { conn, ticket, user, granted } });
+            }
+            Mail::Seat { conn, ticket, user, granted } => self.seat(now, table, conn, ticket, user, granted),
+            Mail::LeaveSeat { user } => self.leave_seat(user),
+            Mail::CloseOthers { user, keep } => {
+                for (conn, client) in self.chosen(table, &Chosen { user: user.into(), ..Chosen::default() }) {
+                    if client != keep {
+                        self.close(now, table, conn, Some(Disconnect::CONNECTION_LIMIT));
+                    }
+                }
+            }
+        }
+        self.settle_local(now, table);
+    }
+
+    /// The service thread answers a question of a client.
+    fn said(&mut self, now: Now, table: &mut impl Table, conn: ConnKey, ticket: u32, ask: Ask, said: Said) {
+        if let Said::Keys(jwks) = &said {
+            (self.tokens.jwks, self.tokens.asked) = (jwks.clone(), true);
+        }
+        self.with_key(now, table, conn, |session, turn| session.handle_said(ticket, ask, said, turn));
+        self.tokens.asked = false;
+    }
+
+    /// The service thread takes no more questions: this one is answered with an error.
+    pub fn refuse_call(&mut self, now: Now, table: &mut impl Table, call: Call) {
+        let said = Said::Error(crate::protocol::code::ClientError::TooManyRequests.into());
+        self.said(now, table, call.conn, call.ticket, call.ask, said);
+        self.settle_local(now, table);
+    }
+
+    fn seat(
+        &mut self,
+        now: Now,
+        table: &mut impl Table,
+        conn: ConnKey,
+        ticket: u32,
+        user: CompactString,
+        granted: bool,
+    ) {
+        let mut taken = false;
+        self.with_key(now, table, conn, |session, turn| taken = session.handle_seat(ticket, granted, turn));
+        if granted && !taken {
+            self.give_seat_back(user);
+        }
+    }
+
+    fn give_seat_back(&mut self, user: CompactString) {
+        let reactor = broker::owner(&user, self.reactors, self.seed);
+        if reactor == self.me {
+            return self.leave_seat(user);
+        }
+        self.out.push(Out::Mail { reactor, mail: Mail::LeaveSeat { user } });
+    }
+
+    fn leave_seat(&mut self, user: CompactString) {
+        if let hashbrown::hash_map::Entry::Occupied(mut count) = self.seats.entry(user) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    /// Does the fan-out have more to do?
+    pub fn has_work(&self) -> bool {
+        self.hub.has_work()
+    }
+
+    /// What comes with time: streams end, and publications that were held back leave. When the next call is wanted, in
+    /// milliseconds since 1970.
+    pub fn tick(&mut self, now: Now) -> Option<u64> {
+        let ends = self.broker.expire(now.unix_ms);
+        let leaves = self.hub.wake(now.unix_ms);
+        ends.into_iter().chain(leaves).min()
+    }
+
+    /// Up to `budget` deliveries; how many it was. Joins that waited for their turn are done on the way.
+    pub fn fan_out(&mut self, now: Now, table: &mut impl Table, budget: usize) -> usize {
+        let mut done = 0;
+        while done < budget
+            && let Some(work) = self.hub.next(budget - done)
+        {
+            match work {
+                Work::Deliver(delivery) => {
+                    let after = deliver(&delivery, self.me, table);
+                    let (channel, count) = (delivery.channel, delivery.slots.len());
+                    done += count;
+                    self.counters.deliveries += (count - after.skipped) as u64 * u64::from(delivery.items);
+                    self.counters.publications_filtered += after.filtered as u64;
+                    for (slot, ready) in after.deltas {
+                        self.hub.set_delta_ready(channel, slot, ready);
+                    }
+                    for conn in after.refused {
+                        self.close(now, table, conn, Some(Disconnect::INAPPROPRIATE_PROTOCOL));
+                    }
+                }
+                Work::Join(joining) => self.join(now, table, joining),
+                Work::Gap(channel) => {
+                    self.counters.gaps += 1;
+                    for conn in self.hub.positioned(channel) {
+                        self.with(now, table, conn, |session, turn| session.handle_gap(channel, turn));
+                    }
+                }
+            }
+        }
+        self.settle_local(now, table);
+        done
+    }
+
+    /// One call of a session, and what follows from it.
+    fn with(&mut self, now: Now, table: &mut impl Table, conn: u32, call: impl FnOnce(&mut Session, &mut Turn<'_>)) {
+        let (Some(key), Some(session)) = (table.key(conn), table.session(conn)) else { return };
+        let wire = session.wire();
+        self.turn(now, |turn| call(session, turn));
+        self.carry_out(now, table, key, wire);
+    }
+
+    /// The same for a connection that may be another by now; false if it is.
+    fn with_key(
+        &mut self,
+        now: Now,
+        table: &mut impl Table,
+        key: ConnKey,
+        call: impl FnOnce(&mut Session, &mut Turn<'_>),
+    ) -> bool {
+        let there = table.key(key.index) == Some(key) && table.session(key.index).is_some();
+        if there {
+            self.with(now, table, key.index, call);
+        }
+        there
+    }
+
+    fn turn<R>(&mut self, now: Now, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
+        let Shard { hub, fx, rules, full, reactors, seed, tokens, .. } = self;
+        let owner_is_full = |channel: &str| full[usize::from(broker::owner(channel, *reactors, *seed))];
+        call(&mut Turn { now, rules, hub, fx, tokens, owner_is_full: &owner_is_full })
+    }
+
+    /// Takes the session off its connection, its subscriptions and its user. `code`: of its disconnect, or 0.
+    fn detach(&mut self, now: Now, table: &mut impl Table, key: ConnKey, code: u16) {
+        let Some(session) = table.session(key.index) else { return };
+        if session.is_connected() {
+            let (client, user) = (session.client(), CompactString::from(session.user()));
+            self.users.remove(table, key.index);
+            self.clients -= 1;
+            if self.rules.user_connection_limit > 0 && !user.is_empty() {
+                self.give_seat_back(user.clone());
+            }
+            if self.rules.hooks {
+                self.out.push(Out::Hook(Hook::Disconnected { client, user, code }));
+            }
+        }
+        let Some(mut session) = table.take(key.index) else { return };
+        let wire = session.wire();
+        self.turn(now, |turn| session.end(turn));
+        self.carry_out(now, table, key, wire);
+    }
+
+    /// To the channel's owner, which may be this shard.
+    fn ask(&mut self, now: Now, request: Request) {
+        let owner = broker::owner(request.channel(), self.reactors, self.seed);
+        if owner != self.me {
+            return self.out.push(Out::Mail { reactor: owner, mail: Mail::Ask(request) });
+        }
+        let mut told = std::mem::take(&mut self.told);
+        self.broker.handle(now.unix_ms, request, &mut told);
+        for (target, event) in told.drain(..) {
+            match target {
+                Target::Reactor(reactor) if reactor != self.me => {
+                    self.out.push(Out::Mail { reactor, mail: Mail::Event(event) });
+                }
+                Target::Reactor(_) | Target::Backend => self.local.push_back(event),
+            }
+        }
+        self.told = told;
+    }
+
+    fn settle_local(&mut self, now: Now, table: &mut impl Table) {
+        while let Some(event) = self.local.pop_front() {
+            self.event(now, table, event);
+        }
+    }
+
+    fn event(&mut self, now: Now, table: &mut impl Table, event: Event) {
+        match event {
+            Event::Publication { channel, publication, extras } => {
+                let pace = self.rules.namespace(&channel).and_then(|namespace| namespace.pace);
+                self.hub.publish(&channel, publication, extras, pace.map(|pace| (pace, now.unix_ms)));
+            }
+            Event::Join { channel, info } => self.hub.announce(&channel, Item::Presence { info, joined: true }),
+            Event::Leave { channel, info } => self.hub.announce(&channel, Item::Presence { info, joined: false }),
+            Event::Gap { channel } => self.hub.gap(&channel),
+            Event::Subscribed { channel, conn, ticket, found } => {
+                // It is held since the question was asked.
+                let Some(id) = self.hub.find(&channel) else { return };
+                if let Some(found) = &found {
+                    self.hub.begin(id, found.position);
+                }
+                if let Some(joining) = self.hub.queue_join(id, Joining { conn, channel: id, ticket, found }) {
+                    self.join(now, table, joining);
+                }
+            }
+            Event::Answer { asker: Asker::Backend(ticket), answer } => {
+                self.out.push(Out::Answer { ticket, answer: Answer::Owner(answer) });
+            }
+            Event::Answer { asker: Asker::Client { conn, ticket }, answer } => {
+                self.with_key(now, table, conn, |session, turn| session.handle_answer(ticket, answer, turn));
+            }
+            Event::Occupied { channel, occupied: true } => self.out.push(Out::Hook(Hook::Occupied { channel })),
+            Event::Occupied { channel, occupied: false } => self.out.push(Out::Hook(Hook::Vacated { channel })),
+        }
+    }
+
+    /// A subscription takes effect, if its client is still there.
+    fn join(&mut self, now: Now, table: &mut impl Table, joining: Joining) {
+        let Joining { conn, channel, ticket, found } = joining;
+        let call = |session: &mut Session, turn: &mut Turn<'_>| session.handle_subscribed(channel, ticket, found, turn);
+        if !self.with_key(now, table, conn, call) {
+            self.hub.release(channel);
+        }
+    }
+
+    /// Clients connected here.
+    pub fn clients(&self) -> usize {
+        self.clients
+    }
+
+    /// Channels known here and subscriptions in them: for checks.
+    pub fn hub(&self) -> &Channels {
+        &self.hub
+    }
+}
+
+/// What is to be done after a slice of a fan-out.
+#[derive(Default)]
+struct After {
+    /// Clients that cannot be given what was published.
+    refused: Vec<u32>,
+    /// Slots whose next publication may be a delta, or may not.
+    deltas: Vec<(u32, bool)>,
+    /// Subscribers that got nothing: it was not for them, or they did not want it.
+    skipped: usize,
+    filtered: usize,
+}
+
+/// A slice of a fan-out.
+fn deliver(delivery: &Delivery<'_>, me: u16, table: &mut impl Table) -> After {
+    let mut after = After::default();
+    let except = delivery.single.and_then(|(_, extras)| extras?.except).filter(|key| key.reactor == me);
+    for (at, slot) in delivery.slots.iter().enumerate() {
+        if delivery.presence && !slot.flags.has(Flags::JOIN_LEAVE) {
+            after.skipped += 1;
+            continue;
+        }
+        if except.is_some_and(|key| key.index == slot.conn && table.key(slot.conn) == Some(key)) {
+            after.skipped += 1;
+            // The next delta would be to a publication that it has not got.
+            after.deltas.push((delivery.start + at as u32, false));
+            continue;
+        }
+        if slot.flags.has(Flags::FILTERED)
+            && let Some((publication, _)) = delivery.single
+            && !table.session(slot.conn).is_some_and(|session| session.wants(delivery.channel, publication))
+        {
+            after.skipped += 1;
+            after.filtered += 1;
+            continue;
+        }
+        match delivery.bytes(slot) {
+            Some(bytes) => {
+                table.deliver(slot.conn, bytes, delivery.alone);
+                if slot.begins_deltas() && !delivery.presence {
+                    after.deltas.push((delivery.start + at as u32, true));
+                }
+            }
+            None => after.refused.push(slot.conn),
+        }
+    }
+    after
+}
