@@ -1,13 +1,30 @@
-// Clients as an application would write them: the official JavaScript SDK over `ws` in either
-// encoding, tokens signed here with node:crypto, and an inbox that keeps what a subscription heard.
+// Clients as an application would write them: the official JavaScript SDK over any of its transports
+// in either encoding, tokens signed here with node:crypto, and inboxes that keep what was heard.
 import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
 import { Centrifuge as JsonClient } from 'centrifuge';
 import { Centrifuge as ProtobufClient } from 'centrifuge/build/protobuf';
+import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 import { SECRET, within } from './server.mjs';
 
 export const ENCODINGS = ['json', 'protobuf'];
+
+/** The transports of the SDK that the tests go over; the SDK also knows 'http_stream' and 'sse'. */
+export const TRANSPORTS = ['websocket'];
+
+/** Each way to the server, by its name: what most tests are repeated over. */
+const SPOKEN = { websocket: ENCODINGS, http_stream: ENCODINGS, sse: ['json'] };
+export const WAYS = TRANSPORTS.flatMap((transport) => SPOKEN[transport].map((encoding) => `${transport} ${encoding}`));
+
+/** What a server needs to be told for these transports. */
+export const OFFERED = TRANSPORTS.filter((name) => name !== 'websocket').map((name) => `--${name}.enabled`);
+
+/** A way's parts. An encoding alone is a way too: over WebSocket. */
+const partsOf = (way) => {
+  const [transport, encoding] = way.includes(' ') ? way.split(' ') : ['websocket', way];
+  return { transport, encoding };
+};
 
 /** A JWT signed with HS256. */
 export function token(claims, { secret = SECRET, header = { alg: 'HS256', typ: 'JWT' } } = {}) {
@@ -18,17 +35,24 @@ export function token(claims, { secret = SECRET, header = { alg: 'HS256', typ: '
 
 export const inSeconds = (n) => Math.floor(Date.now() / 1000) + n;
 
-/** Application values as an encoding's `data`, and back: Protobuf clients send and get bytes. */
-export const pack = (encoding, value) =>
-  encoding === 'json' ? value : new TextEncoder().encode(JSON.stringify(value));
+/** Application values as the `data` of a way, and back: Protobuf clients send and get bytes. */
+export const pack = (way, value) =>
+  partsOf(way).encoding === 'json' ? value : new TextEncoder().encode(JSON.stringify(value));
 export const unpack = (data) =>
   data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data;
 
 /** A client, not connected yet; closed when the test ends. Quick to reconnect, so tests are too. */
-export function newClient(t, server, encoding, options = {}) {
+export function newClient(t, server, way, options = {}) {
+  const { transport, encoding } = partsOf(way);
   const Client = encoding === 'json' ? JsonClient : ProtobufClient;
-  const client = new Client(server.url, {
-    websocket: WebSocket, minReconnectDelay: 20, maxReconnectDelay: 200, ...options,
+  const endpoint = transport === 'websocket' ? server.url : `${server.http}/connection/${transport}`;
+  const client = new Client([{ transport, endpoint }], {
+    websocket: WebSocket,
+    eventsource: EventSource,
+    emulationEndpoint: `${server.http}/emulation`,
+    minReconnectDelay: 20,
+    maxReconnectDelay: 200,
+    ...options,
   });
   t.after(() => client.disconnect());
   return client;
@@ -38,6 +62,26 @@ export function newClient(t, server, encoding, options = {}) {
 export const next = (emitter, event, ms) =>
   within(new Promise((resolve) => emitter.once(event, resolve)), `event "${event}"`, ms);
 
+/** A promise and what fulfils it. */
+export function later() {
+  let resolve;
+  const promise = new Promise((fulfil) => { resolve = fulfil; });
+  return { promise, resolve };
+}
+
+/** A list that grows with `event`, and that can be waited for. */
+export function inbox(emitter, event, what = (ctx) => ctx) {
+  const list = [];
+  let look = () => {};
+  emitter.on(event, (ctx) => { list.push(what(ctx)); look(); });
+  /** All of it, once there are `count`. */
+  list.first = (count, ms) => within(new Promise((resolve) => {
+    look = () => list.length >= count && resolve([...list]);
+    look();
+  }), `${count} of "${event}"`, ms);
+  return list;
+}
+
 /** The next connection error the client reports with this code. */
 export function nextError(emitter, code) {
   const seen = new Promise((resolve) => {
@@ -46,9 +90,10 @@ export function nextError(emitter, code) {
   return within(seen, `error ${code}`);
 }
 
-/** A connected client of `user`. */
-export async function connect(t, server, encoding, user, options = {}) {
-  const client = newClient(t, server, encoding, { token: token({ sub: user }), ...options });
+/** A connected client of `user`. Its id is in `id`. */
+export async function connect(t, server, way, user, options = {}) {
+  const client = newClient(t, server, way, { token: token({ sub: user }), ...options });
+  client.on('connected', (ctx) => { client.id = ctx.client; });
   const connected = next(client, 'connected');
   client.connect();
   await connected;
@@ -57,7 +102,18 @@ export async function connect(t, server, encoding, user, options = {}) {
 
 /** A live subscription with everything it hears in `heard`, in order. */
 export async function subscribe(client, channel, options = {}) {
-  const subscription = client.newSubscription(channel, options);
+  const subscription = newSubscription(client, channel, options);
+  const subscribed = next(subscription, 'subscribed');
+  subscription.subscribe();
+  subscription.began = await subscribed;
+  return subscription;
+}
+
+/** The same before it is subscribed: `began` is not there yet. */
+export function newSubscription(client, channel, options = {}) {
+  const subscription = client.newSubscription(channel, {
+    minResubscribeDelay: 20, maxResubscribeDelay: 200, ...options,
+  });
   subscription.heard = [];
   subscription.publications = [];
   let look = () => {};
@@ -72,10 +128,15 @@ export async function subscribe(client, channel, options = {}) {
     look = () => JSON.stringify(subscription.heard.at(-1)) === wanted && resolve([...subscription.heard]);
     look();
   }), `"${JSON.stringify(value)}" in ${channel}`, ms);
-  const subscribed = next(subscription, 'subscribed');
-  subscription.subscribe();
-  await subscribed;
   return subscription;
+}
+
+/** The code and reason with which a subscription is refused, for good. */
+export async function refusal(subscription) {
+  const unsubscribed = next(subscription, 'unsubscribed');
+  subscription.subscribe();
+  const { code, reason } = await unsubscribed;
+  return { code, reason };
 }
 
 /** A bare WebSocket, for what an SDK would never send: whole frames out, whole frames in. */

@@ -33,6 +33,10 @@ export async function freePort() {
   return port;
 }
 
+/** The option that makes these namespaces: their names, each with its options. */
+export const namespaces = (named) =>
+  ['--channel.namespaces', JSON.stringify(Object.entries(named).map(([name, options]) => ({ name, ...options })))];
+
 /** A running server; stopped when the test `t` ends, if the test has not done so itself. */
 export async function startServer(t, options = [], { port, reactors = 2 } = {}) {
   port ??= await freePort();
