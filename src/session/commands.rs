@@ -10,7 +10,6 @@ use crate::protocol::{
     ChannelRequest, Command, Empty, Encoding, Error, HistoryRequest, HistoryResult, PresenceResult,
     PresenceStatsResult, Publication, PublishRequest, Reply, RpcRequest, RpcResult,
 };
-use bytes::Bytes;
 
 /// A command's outcome: it was answered or will be, the answer is an error, or the client must go.
 pub(super) type Outcome = Result<(), Failure>;
@@ -169,7 +168,7 @@ impl Session {
         let (delta, skip_own) = (namespace.options.delta_publish, namespace.options.skip_publisher);
         let treatment = Treatment { keep, delta, ..Treatment::default() };
         let treatment = (keep.is_some() || skip_own).then(|| Box::new(treatment));
-        let (data, info) = (grant.data.unwrap_or(request.data), Some(self.info(Bytes::new())));
+        let (data, info) = (grant.data.unwrap_or(request.data), Some(self.info(self.chan_info(name, turn))));
         let publication = Publication { data, info, tags: grant.tags, ..Publication::default() };
         turn.fx.keep_place(id);
         let (channel, publication) = (name.as_str().into(), publication.into());

@@ -16,6 +16,7 @@ use crate::protocol::{
     SubscribeRequest, SubscribeResult, UnsubscribeRequest, delta,
 };
 use crate::wheel::NEVER;
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// `SubscribeRequest.flag`: better an error than a subscription with a gap.
@@ -341,7 +342,7 @@ impl Session {
         let before = std::iter::once(None).chain(missed.iter().map(Some));
         let chained = before.zip(&missed).map(|(before, publication)| {
             let delta = before.map(|before| delta::delta(&before.data, &publication.data).into());
-            let delta = delta.filter(|delta: &bytes::Bytes| delta.len() < publication.data.len());
+            let delta = delta.filter(|delta: &Bytes| delta.len() < publication.data.len());
             // What is no text goes as it is, and is refused with the reply.
             as_delta(self.encoding(), publication, delta.as_ref()).unwrap_or_else(|| publication.clone())
         });
@@ -541,6 +542,14 @@ impl Session {
         {
             details.info = info;
         }
+    }
+
+    /// What is shown to others of the subscription to `channel`, if there is one.
+    pub(super) fn chan_info(&self, channel: &str, turn: &Turn<'_>) -> Bytes {
+        let (Some(more), Some(id)) = (&self.more, turn.hub.find(channel)) else { return Bytes::new() };
+        let pending = more.pending.iter().find(|pending| pending.channel == id).map(|pending| &pending.details);
+        let details = pending.or_else(|| more.subs.iter().find(|(sub, _)| *sub == id).map(|(_, details)| details));
+        details.map_or_else(Bytes::new, |details| details.info.clone())
     }
 
     /// Where the subscription to `channel` stands, answered or not.
