@@ -73,12 +73,15 @@ export function later() {
 export function inbox(emitter, event, what = (ctx) => ctx) {
   const list = [];
   let look = () => {};
-  emitter.on(event, (ctx) => { list.push(what(ctx)); look(); });
-  /** All of it, once there are `count`. */
-  list.first = (count, ms) => within(new Promise((resolve) => {
-    look = () => list.length >= count && resolve([...list]);
+  list.changed = () => look();
+  emitter.on(event, (ctx) => { list.push(what(ctx)); list.changed(); });
+  /** All of it, once it is as wanted. */
+  list.until = (wanted, ms) => within(new Promise((resolve) => {
+    look = () => wanted(list) && resolve([...list]);
     look();
-  }), `${count} of "${event}"`, ms);
+  }), `"${event}" as wanted`, ms);
+  /** All of it, once there are `count`. */
+  list.first = (count, ms) => list.until(({ length }) => length >= count, ms);
   return list;
 }
 
