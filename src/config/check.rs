@@ -204,6 +204,12 @@ impl Config {
     fn check_prefixes(&self) -> Vec<Problem> {
         let endpoints = [
             ("websocket", &self.websocket.handler_prefix, true),
+            ("sse", &self.sse.handler_prefix, self.sse.enabled),
+            ("http_stream", &self.http_stream.handler_prefix, self.http_stream.enabled),
+            ("emulation", &self.emulation.handler_prefix, self.has_emulation()),
+            ("uni_websocket", &self.uni_websocket.handler_prefix, self.uni_websocket.enabled),
+            ("uni_sse", &self.uni_sse.handler_prefix, self.uni_sse.enabled),
+            ("uni_http_stream", &self.uni_http_stream.handler_prefix, self.uni_http_stream.enabled),
             ("http_api", &self.http_api.handler_prefix, true),
             ("health", &self.health.handler_prefix, self.health.enabled),
             ("prometheus", &self.prometheus.handler_prefix, self.prometheus.enabled),

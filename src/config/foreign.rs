@@ -43,7 +43,8 @@ pub enum Outcome {
 const STORE: &str =
     "channels, history and presence are kept in this process alone: set type to memory and run one node";
 const PROXY: &str = "end TLS at a proxy in front of this port, and remove the section";
-const TRANSPORT: &str = "clients reach websocket.handler_prefix: set enabled to false and let them use WebSocket";
+const TRANSPORT: &str = "set enabled to false, and let clients use websocket, sse, http_stream or one of uni_";
+const CODE: &str = "set enabled to false: a disconnect push says why, in a response with status 200";
 const MAP: &str = "only map and shared_poll subscriptions read it, and they are not there yet";
 const CEL: &str = "grant by allow_ options, by the subscribe proxy, or by tokens";
 const STREAM_PROXY: &str = "only subscribe_stream_proxy_enabled reads it, and that is not there yet";
@@ -59,14 +60,23 @@ const TOP: &[(&str, Verdict)] = &[
     ("controller", Store),
     ("shared_poll", Idle(MAP)),
     ("consumers", Switch("publish through http_api, and remove those that are enabled")),
-    ("sse", Switch(TRANSPORT)),
-    ("http_stream", Switch(TRANSPORT)),
     ("webtransport", Switch(TRANSPORT)),
-    ("uni_sse", Switch(TRANSPORT)),
-    ("uni_http_stream", Switch(TRANSPORT)),
-    ("uni_websocket", Switch(TRANSPORT)),
     ("uni_grpc", Switch(TRANSPORT)),
-    ("emulation", Idle("only the transports sse and http_stream read it, and they are not there yet")),
+    ("uni_sse.connect_code_to_http_response", Switch(CODE)),
+    ("uni_http_stream.connect_code_to_http_response", Switch(CODE)),
+    ("uni_websocket.compression", Missing("set it to false: messages are sent as they are")),
+    ("uni_websocket.compression_min_size", Idle("only uni_websocket.compression reads it")),
+    ("uni_websocket.compression_level", Idle("only uni_websocket.compression reads it, and that is not there yet")),
+    ("uni_websocket.read_buffer_size", Idle(BUFFERS)),
+    ("uni_websocket.write_buffer_size", Idle(BUFFERS)),
+    ("uni_websocket.use_write_buffer_pool", Idle(BUFFERS)),
+    ("uni_websocket.write_timeout", Idle("websocket.write_timeout holds for all transports")),
+    ("uni_websocket.join_push_messages", Missing("set it to false: each push is a message of its own")),
+    ("uni_websocket.disable_closing_handshake", Missing("set it to false: a close frame says why")),
+    (
+        "uni_websocket.disable_disconnect_push",
+        Missing("set it to false: a disconnect push comes before the close frame"),
+    ),
     ("admin", Switch("use the API (http_api) and metrics (prometheus), and set enabled to false")),
     ("swagger", Switch("set enabled to false")),
     ("debug", Switch("set enabled to false; `gannet doctor` and prometheus tell how the server does")),
@@ -90,7 +100,7 @@ const TOP: &[(&str, Verdict)] = &[
     ("prometheus.instrument_http_handlers", Missing("remove it: requests are counted without")),
     ("prometheus.recovered_publications_histogram", Missing("remove it; prometheus has other metrics of recovery")),
     ("prometheus.native_histograms", Missing("remove it: histograms have buckets")),
-    ("websocket.disabled", Missing("remove it: there is no other endpoint for clients")),
+    ("websocket.disabled", Missing("remove it: the endpoint costs nothing while nobody asks for it")),
     ("websocket.decompressed_message_size_limit", Idle("only websocket.compression reads it")),
     ("websocket.read_buffer_size", Idle(BUFFERS)),
     ("websocket.write_buffer_size", Idle(BUFFERS)),
@@ -373,7 +383,7 @@ mod tests {
             (r#"{"broker":{"enabled":true,"type":"nats"}}"#, "broker", "set type to memory"),
             (r#"{"presence_manager":{"enabled":true,"type":"redis"}}"#, "presence_manager", "set type to memory"),
             (r#"{"map_broker":{"type":"postgres"}}"#, "map_broker", "set type to memory"),
-            (r#"{"sse":{"enabled":true}}"#, "sse", "let them use WebSocket"),
+            (r#"{"webtransport":{"enabled":true}}"#, "webtransport", "let clients use websocket"),
             (r#"{"consumers":[{"name":"k","enabled":false},{"name":"l","enabled":true}]}"#, "consumers", "http_api"),
             (r#"{"http_server":{"tls":{"enabled":true}}}"#, "http_server.tls", "end TLS at a proxy in front"),
             (r#"{"dev":{"enabled":true}}"#, "dev.enabled", "`dev: true` serves a page"),
@@ -408,7 +418,7 @@ mod tests {
     #[test]
     fn what_asks_for_nothing_passes() {
         let silent = [
-            r#"{"sse":{"enabled":false,"handler_prefix":"/connection/sse"},"consumers":[],"pid_file":"","rpc":{}}"#,
+            r#"{"webtransport":{"enabled":false,"handler_prefix":"/w"},"consumers":[],"pid_file":"","rpc":{}}"#,
             r#"{"http_server":{"internal_port":"","tls":{"enabled":false,"cert_pem":"x"},"h2c_external":false}}"#,
             r#"{"broker":{"enabled":false,"type":"redis"},"presence_manager":{"enabled":true},"engine":{}}"#,
             r#"{"dev":{"enabled":false},"consumers":[{"name":"k","enabled":false,"type":"kafka"}]}"#,
@@ -423,7 +433,7 @@ mod tests {
                 r#"{"engine":{"type":"memory","redis":{"address":"a:1"}}}"#,
                 "engine: has no effect here: memory is the one",
             ),
-            (r#"{"sse":{"handler_prefix":"/s"}}"#, "sse: has no effect here: without enabled it is off"),
+            (r#"{"uni_grpc":{"port":1}}"#, "uni_grpc: has no effect here: without enabled it is off"),
             (
                 r#"{"websocket":{"use_write_buffer_pool":true}}"#,
                 "websocket.use_write_buffer_pool: has no effect here: a",
@@ -449,7 +459,7 @@ mod tests {
             ("engine.type", "redis"),
             ("engine", "redis"),
             ("engine_redis_address", "a:1"),
-            ("sse_enabled", "true"),
+            ("webtransport_enabled", "true"),
             ("http_server_tls_enabled", "true"),
             ("channel_without_namespace_subscribe_cel", "true"),
             ("channel.without_namespace.state_events", "[\"a\"]"),
@@ -458,11 +468,11 @@ mod tests {
         ] {
             assert!(refused(text(name, value)), "{name}");
         }
-        for (name, value) in [("sse.enabled", "false"), ("channel.user_boundary", "#"), ("broker_enabled", "true")] {
+        for (name, value) in [("uni_grpc.enabled", "false"), ("channel.user_boundary", "#"), ("broker_enabled", "true")]
+        {
             assert_eq!(text(name, value), Some(Outcome::Holds), "{name}");
         }
-        for (name, value) in [("engine_type", "memory"), ("sse_handler_prefix", "/s"), ("usage_stats.disabled", "true")]
-        {
+        for (name, value) in [("engine_type", "memory"), ("uni_grpc_port", "1"), ("usage_stats.disabled", "true")] {
             assert!(matches!(text(name, value), Some(Outcome::Note(_))), "{name}");
         }
         assert_eq!(text("shutdown_timeout", "1s"), Some(Outcome::Is("shutdown.deadline")));

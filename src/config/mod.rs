@@ -67,6 +67,18 @@ options! {
         http_server: HttpServer = HttpServer::default();
         /// The endpoint of the clients
         websocket: WebSocket = WebSocket::default();
+        /// The same clients over server-sent events; their commands come to `emulation`
+        sse: HttpStream = HttpStream::at("/connection/sse");
+        /// The same over a response that does not end
+        http_stream: HttpStream = HttpStream::at("/connection/http_stream");
+        /// Where clients of `sse` and `http_stream` send their commands
+        emulation: Emulation = Emulation::default();
+        /// Clients that only listen, over WebSocket
+        uni_websocket: UniWebSocket = UniWebSocket::default();
+        /// The same over server-sent events
+        uni_sse: HttpStream = HttpStream::at("/connection/uni_sse");
+        /// The same over a response that does not end
+        uni_http_stream: HttpStream = HttpStream::at("/connection/uni_http_stream");
         /// An endpoint that returns each message
         echo: Echo = Echo::default();
         /// Who may connect, and what a client may cost
@@ -155,6 +167,50 @@ options! {
         compression_min_size: usize = 0, Rule::Bytes(0, GIB);
         /// How long a close frame sent waits for the peer's.
         close_timeout: Duration = secs(5), Rule::Time(TICK, DAY);
+    }
+}
+
+options! {
+    pub struct HttpStream {
+        /// Whether it answers.
+        enabled: bool = false;
+        /// URL path of the endpoint.
+        handler_prefix: String = String::new(), Rule::Path;
+        /// Bytes of a request's body; beyond: 413.
+        max_request_body_size: usize = 65536, Rule::Bytes(1, GIB);
+    }
+}
+
+impl HttpStream {
+    fn at(path: &str) -> HttpStream {
+        HttpStream { handler_prefix: path.into(), ..HttpStream::default() }
+    }
+}
+
+options! {
+    pub struct Emulation {
+        /// URL path of the endpoint.
+        handler_prefix: String = "/emulation".into(), Rule::Path;
+        /// Bytes of a request's body; beyond: 413.
+        max_request_body_size: usize = 65536, Rule::Bytes(1, GIB);
+    }
+}
+
+options! {
+    pub struct UniWebSocket {
+        /// Whether it answers.
+        enabled: bool = false;
+        /// URL path of the endpoint.
+        handler_prefix: String = "/connection/uni_websocket".into(), Rule::Path;
+        /// Bytes of one message from a client; beyond: close 1009.
+        message_size_limit: usize = 65536, Rule::Bytes(1, GIB);
+    }
+}
+
+impl Config {
+    /// Are there clients that send their commands to `emulation`?
+    pub fn has_emulation(&self) -> bool {
+        self.sse.enabled || self.http_stream.enabled
     }
 }
 
