@@ -1,6 +1,10 @@
-//! F1 · The head of an HTTP/1.1 request, and the few fixed answers a reactor gives itself.
+//! F1 · The head of an HTTP/1.1 request, its body, and the few fixed answers a reactor gives itself.
 //!
-//! Owns parsing (by httparse) and its limits. Knows nothing of endpoints: who answers a path is decided above.
+//! Owns parsing (by httparse) and its limits; the body is in `body`. Knows nothing of endpoints: who answers a path is decided above.
+
+mod body;
+
+pub use body::{Body, BodyError, TAIL_MAX as BODY_TAIL_MAX};
 
 use bytes::Bytes;
 
@@ -79,6 +83,12 @@ impl<'a> Head<'a> {
         self.query.split('&').any(|pair| pair.split_once('=') == Some((key, value)))
     }
 
+    /// The value of `key` in the query, decoded as that of a form is.
+    pub fn param(&self, key: &str) -> Option<Vec<u8>> {
+        let mut pairs = self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.find(|(name, _)| *name == key).map(|(_, value)| decoded(value))
+    }
+
     /// The values of all headers of that name, those that are UTF-8.
     pub fn values(&self, name: &str) -> impl Iterator<Item = &'a str> {
         self.headers
@@ -94,6 +104,23 @@ fn origin_form(target: &str) -> &str {
         return target;
     };
     rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/")
+}
+
+/// `+` is a blank and `%41` an A; a `%` without two hex digits is itself (WHATWG URL section 1.3).
+fn decoded(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let digit = |at: usize| behind.get(at).and_then(|&digit| char::from(digit).to_digit(16));
+        let (value, used) = match (byte, digit(0), digit(1)) {
+            (b'+', ..) => (b' ', 0),
+            (b'%', Some(high), Some(low)) => ((high << 4 | low) as u8, 2),
+            _ => (byte, 0),
+        };
+        out.push(value);
+        rest = behind.get(used..).unwrap_or_default();
+    }
+    out
 }
 
 /// A whole answer that closes the connection. `extra` holds further header lines, each ended by CRLF.
@@ -130,6 +157,15 @@ mod tests {
         assert_eq!(path("http://h:1/a?x=http://y/"), "/a x=http://y/");
         assert_eq!(path("https://h"), "/ ");
         assert_eq!(path("/a://b/c"), "/a://b/c ");
+    }
+
+    #[test]
+    fn a_query_is_read_as_a_form_is() {
+        let request = b"GET /?a=%7B%22x%22:+1%7d&b&%61=no&c=%&d=%4&e=%zz%E2%82%AC&a=later HTTP/1.1\r\n\r\n";
+        let head = Head::parse(request).expect("sound").expect("whole");
+        let read = |key: &str| head.param(key).map(|value| String::from_utf8(value).expect("UTF-8"));
+        assert_eq!(read("a").as_deref(), Some("{\"x\": 1}"));
+        assert_eq!(["b", "c", "d", "e", "f"].map(|key| read(key).unwrap_or("-".into())), ["", "%", "%4", "%zz€", "-"]);
     }
 
     #[test]
