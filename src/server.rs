@@ -75,7 +75,10 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
     let internal = open_internal(&config)?;
 
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
-    let rules = Rules::new(&config, &service::forwarded(&config)).map_err(|error| cannot_start(error.to_string()))?;
+    let info = node_info(&config, bound)?;
+    let forwarded = service::forwarded(&config);
+    let mut rules = Rules::new(&config, &forwarded).map_err(|error| cannot_start(error.to_string()))?;
+    rules.node = info.uid.clone();
     let rules = Arc::new(rules);
     let seed = getrandom::u64().map_err(|error| cannot_start(format!("cannot draw a random seed: {error}")))?;
     let mut secret = [0; 32];
@@ -102,7 +105,6 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
             let _ = failed.send(Happened::Failed(me, error));
         })?;
     }
-    let info = node_info(&config, bound)?;
     let node = Arc::new(Node::new(info, rules, senders.clone(), seed));
     let internal_bound = internal.as_ref().and_then(|listener| listener.local_addr().ok());
     let service = Service {

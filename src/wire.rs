@@ -141,9 +141,15 @@ impl Wire {
 
     /// The last bytes: why the client must go.
     pub fn close(self, disconnect: &Disconnect) -> Bytes {
-        if self.is_websocket() {
-            return ws::close_frame(disconnect.code, &disconnect.reason);
+        let frame = self.is_websocket().then(|| ws::close_frame(disconnect.code, &disconnect.reason));
+        match frame {
+            Some(frame) if !self.is_uni() => frame,
+            // All who only listen get the push.
+            frame => [self.disconnect_push(disconnect), frame.unwrap_or_default()].concat().into(),
         }
+    }
+
+    fn disconnect_push(self, disconnect: &Disconnect) -> Bytes {
         let reconnect = matches!(disconnect.code, 3000..3500 | 4000..4500);
         let (code, reason) = (u32::from(disconnect.code), disconnect.reason.to_string());
         let push = Push { disconnect: Some(DisconnectPush { code, reason, reconnect }), ..Push::default() };
@@ -193,7 +199,11 @@ mod tests {
         let told = r#"{"disconnect":{"code":3001,"reason":"shutdown","reconnect":true}}"#;
         assert_eq!(ended(Wire::StreamJson), format!("{{\"push\":{told}}}\n"));
         assert_eq!(ended(Wire::UniSse), format!("data: {told}\n\n"));
-        assert!(ended(Wire::UniWebSocket).starts_with("\u{88}") || ended(Wire::UniWebSocket).contains("shutdown"));
+        let both = Wire::UniWebSocket.close(&Disconnect::SHUTDOWN);
+        assert_eq!(both[..2], [0x81, told.len() as u8]);
+        assert_eq!(both[2..2 + told.len()], *told.as_bytes());
+        assert_eq!(both[2 + told.len()..], *b"\x88\x0a\x0b\xb9shutdown");
+        assert_eq!(Wire::WebSocketJson.close(&Disconnect::SHUTDOWN)[..], *b"\x88\x0a\x0b\xb9shutdown");
     }
 
     #[test]

@@ -84,6 +84,18 @@ disconnects! {
     NOT_AVAILABLE 3508 "not available"
 }
 
+impl Disconnect {
+    /// What a client that reads no replies is told of an error.
+    pub fn of(error: &super::Error) -> Disconnect {
+        match error.code {
+            103 => Disconnect::PERMISSION_DENIED,
+            109 | 110 => Disconnect::CONNECTION_EXPIRED,
+            111 => Disconnect::TOO_MANY_REQUESTS,
+            _ => Disconnect::INTERNAL,
+        }
+    }
+}
+
 /// The server took a subscription away; the SDK does not come back for it.
 pub const UNSUBSCRIBED_BY_SERVER: (u32, &str) = (2000, "server unsubscribe");
 /// Publications are missing: the SDK subscribes anew and recovers.

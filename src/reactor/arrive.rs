@@ -5,7 +5,6 @@ use super::handshake::{self, Decision};
 use super::{ACCEPT_PAUSE, ANSWER_TICKS, Entry, LISTENER, Reactor, Refused};
 use crate::http::{Head, HeadError, answer};
 use crate::wheel::NEVER;
-use crate::wire::Wire;
 use crate::ws;
 use bytes::Bytes;
 use mio::unix::SourceFd;
@@ -119,10 +118,14 @@ impl Reactor {
                     self.switch(conn, &upgrade, None, Phase::Echo);
                 }
             }
-            Decision::Client { upgrade, subprotocol, encoding, frame_pings } => {
+            Decision::Stream(mut request) => {
+                request.headers = forwarded(&head, &self.forwarded);
+                return size + self.take_request(conn, request, &bytes[size..]);
+            }
+            Decision::Client { upgrade, subprotocol, wire, frame_pings } => {
                 if self.admit(conn) {
                     let id = self.next_id();
-                    let mut session = self.shard.open(self.now, id, Wire::websocket(encoding), frame_pings);
+                    let mut session = self.shard.open(self.now, id, wire, frame_pings);
                     session.set_headers(forwarded(&head, &self.forwarded));
                     self.switch(conn, &upgrade, subprotocol, Phase::Client);
                     if let Some(it) = self.conns.get(conn) {

@@ -6,6 +6,7 @@
 
 use super::deflater::Deflater;
 use super::outbox::{Outbox, Wrote};
+use super::stream::Request;
 use crate::broker::ConnKey;
 use crate::session::{Session, Sessions};
 use crate::shard::Table;
@@ -25,6 +26,10 @@ pub enum Phase {
     Echo,
     /// A WebSocket with a session.
     Client,
+    /// Reading the body of a request for a stream.
+    Body,
+    /// A response that does not end, with a session. What the peer says is not listened to.
+    Stream,
     /// The last bytes are queued: a close frame, or an HTTP answer. Waits for them to leave and for the peer's end.
     Closing,
     /// To be reaped at the end of the turn.
@@ -36,8 +41,17 @@ pub enum Phase {
 pub struct Partial {
     /// Bytes read that the decoder cannot take yet.
     pub tail: Vec<u8>,
-    /// Parts of the open message, unmasked.
+    /// Parts of the open message, unmasked; or of a request's body.
     pub message: Vec<u8>,
+    /// The request whose body is being read.
+    pub request: Option<Box<Request>>,
+}
+
+impl Partial {
+    /// Is nothing under way but what `tail` holds?
+    pub fn is_idle(&self) -> bool {
+        self.message.is_empty() && self.request.is_none()
+    }
 }
 
 #[derive(Debug)]
@@ -226,7 +240,7 @@ impl Conns {
     /// there on, to be kept.
     pub fn write_now(&mut self, conn: u32, bytes: &[u8], rest: impl FnOnce(usize) -> Bytes) {
         let Some(it) = self.slab.get(conn as usize) else { return };
-        let idle = it.outbox.is_none() && matches!(it.phase, Phase::Echo | Phase::Client);
+        let idle = it.outbox.is_none() && matches!(it.phase, Phase::Echo | Phase::Client | Phase::Stream);
         let (true, Some(mut stream)) = (idle, it.stream.as_ref()) else { return self.send(conn, rest(0)) };
         self.direct.calls += 1;
         match stream.write(bytes) {
@@ -340,7 +354,8 @@ impl Conns {
         let wrote = outbox.write(stream)?;
         it.blocked = wrote.blocked;
         let rested = if outbox.is_empty() { it.outbox.take() } else { None };
-        if it.phase != Phase::Closing {
+        // Before a handshake is done, and after the end, another deadline holds.
+        if matches!(it.phase, Phase::Echo | Phase::Client | Phase::Stream) {
             // Each byte that the peer takes buys it time.
             it.io_due = match wrote.blocked {
                 true if wrote.bytes > 0 || it.io_due == NEVER => now + write_timeout,
@@ -377,6 +392,7 @@ impl Conns {
         if self.partials.len() >= PARTIALS_MAX {
             return;
         }
+        partial.request = None;
         for buffer in [&mut partial.tail, &mut partial.message] {
             buffer.clear();
             buffer.shrink_to(POOLED_BYTES_MAX);

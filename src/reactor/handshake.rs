@@ -1,13 +1,15 @@
-//! F5 · What a request head is for: an upgrade, an answer of the reactor's own, or the service thread.
+//! F5 · What a request head is for: an upgrade, a stream, an answer of the reactor's own, or the service thread.
 //!
-//! Owns the routing of heads, the origin check and the choice of encoding. Pure: a head in, a decision out.
+//! Owns the routing of heads and the choice of encoding. Pure: a head in, a decision out.
 
+use super::origin::{Origins, Source};
+use super::stream::{Endpoint, Request};
 use crate::config::Config;
 use crate::http::{self, Head, HeadError};
 use crate::protocol::Encoding;
+use crate::wire::Wire;
 use crate::ws::Upgrade;
 use bytes::Bytes;
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// The subprotocols of the Centrifugal protocol.
 const SUBPROTOCOLS: [(&str, Encoding); 2] =
@@ -20,9 +22,11 @@ pub enum Decision<'a> {
     Client {
         upgrade: Upgrade<'a>,
         subprotocol: Option<&'static str>,
-        encoding: Encoding,
+        wire: Wire,
         frame_pings: bool,
     },
+    /// A response that does not end.
+    Stream(Request),
     /// Answer and close.
     Answer(u16, Bytes),
     OriginRefused(Bytes),
@@ -34,30 +38,29 @@ pub enum Decision<'a> {
 #[derive(Debug)]
 pub struct Routes {
     websocket: String,
+    uni_websocket: Option<String>,
+    streams: Vec<Endpoint>,
     echo: Option<String>,
     origins: Origins,
     compression: bool,
 }
 
-#[derive(Debug)]
-enum Origins {
-    /// Requests without an Origin, or from a page of the same host.
-    Same,
-    Listed(GlobSet),
-}
-
 impl Routes {
     /// The configuration was checked: its globs compile.
     pub fn new(config: &Config) -> Result<Routes, globset::Error> {
-        let mut globs = GlobSetBuilder::new();
-        for origin in &config.client.allowed_origins {
-            globs.add(GlobBuilder::new(origin).case_insensitive(true).build()?);
-        }
-        let listed = !config.client.allowed_origins.is_empty();
+        let streams = [
+            Endpoint::new(&config.sse, Wire::SseJson),
+            Endpoint::new(&config.http_stream, Wire::StreamJson),
+            Endpoint::new(&config.uni_sse, Wire::UniSse),
+            Endpoint::new(&config.uni_http_stream, Wire::UniStream),
+        ];
+        let uni = &config.uni_websocket;
         Ok(Routes {
             websocket: trim(&config.websocket.handler_prefix).to_owned(),
+            uni_websocket: uni.enabled.then(|| trim(&uni.handler_prefix).to_owned()),
+            streams: streams.into_iter().flatten().collect(),
             echo: config.echo.enabled.then(|| trim(&config.echo.handler_prefix).to_owned()),
-            origins: if listed { Origins::Listed(globs.build()?) } else { Origins::Same },
+            origins: Origins::new(config)?,
             compression: config.websocket.compression,
         })
     }
@@ -65,47 +68,64 @@ impl Routes {
     /// Decides about a head.
     pub fn decide<'a>(&self, head: &Head<'a>) -> Decision<'a> {
         let path = trim(head.path);
+        if let Some(endpoint) = self.streams.iter().find(|endpoint| endpoint.path == path) {
+            return self.stream(endpoint, head);
+        }
         let echo = self.echo.as_deref() == Some(path);
-        if !echo && path != self.websocket {
+        let uni = self.uni_websocket.as_deref() == Some(path);
+        if !echo && !uni && path != self.websocket {
             return Decision::HandOff;
         }
         let upgrade = match Upgrade::check(head) {
             Ok(upgrade) => upgrade,
             Err(refusal) => return Decision::Answer(refusal.status, refusal.answer()),
         };
-        if !self.allows(head) {
-            let text = "this Origin is not in client.allowed_origins";
-            return Decision::OriginRefused(http::answer(403, "Forbidden", "", text));
+        if !self.origins.allow(source(head)) {
+            return refuse_origin();
         }
         let upgrade = if self.compression { upgrade.deflating(head) } else { upgrade };
         if echo {
             return Decision::Echo(upgrade);
         }
+        if uni {
+            return Decision::Client { upgrade, subprotocol: None, wire: Wire::UniWebSocket, frame_pings: false };
+        }
         let offered = |name: &str| head.items("sec-websocket-protocol").any(|item| item == name);
         let chosen = SUBPROTOCOLS.into_iter().find(|(name, _)| offered(name));
         let asked = head.asks("format", "protobuf") || head.asks("cf_protocol", "protobuf");
+        let encoding = if asked { Encoding::Protobuf } else { chosen.map_or(Encoding::Json, |(_, encoding)| encoding) };
         Decision::Client {
             upgrade,
             subprotocol: chosen.map(|(name, _)| name),
-            encoding: if asked { Encoding::Protobuf } else { chosen.map_or(Encoding::Json, |(_, encoding)| encoding) },
+            wire: Wire::websocket(encoding),
             frame_pings: head.asks("cf_ws_frame_ping_pong", "true"),
         }
     }
 
-    fn allows(&self, head: &Head<'_>) -> bool {
-        let Some(origin) = head.header("origin") else { return head.count("origin") == 0 };
-        match &self.origins {
-            Origins::Listed(globs) => globs.is_match(origin),
-            Origins::Same => {
-                let host = origin.split_once("://").map(|(_, host)| host);
-                host.is_some_and(|host| head.header("host").is_some_and(|own| own.eq_ignore_ascii_case(host)))
-            }
+    fn stream<'a>(&self, endpoint: &Endpoint, head: &Head<'a>) -> Decision<'a> {
+        if head.minor >= 1 && head.count("host") != 1 {
+            return Decision::Answer(400, http::answer(400, "Bad Request", "", "a request needs one Host header"));
+        }
+        match self.origins.allow(source(head)) {
+            true => endpoint.decide(head, source(head)),
+            false => refuse_origin(),
         }
     }
 }
 
+/// Where the request says that it comes from.
+fn source<'a>(head: &Head<'a>) -> Source<'a> {
+    let unreadable = (head.count("origin") > 0).then_some("");
+    Source { origin: head.header("origin").or(unreadable), host: head.header("host") }
+}
+
+fn refuse_origin<'a>() -> Decision<'a> {
+    let text = "this Origin is not in client.allowed_origins";
+    Decision::OriginRefused(http::answer(403, "Forbidden", "", text))
+}
+
 /// A trailing slash makes no difference.
-fn trim(path: &str) -> &str {
+pub fn trim(path: &str) -> &str {
     path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path)
 }
 
@@ -131,9 +151,10 @@ mod tests {
         let head = Head::parse(head.as_bytes()).expect("sound").expect("whole");
         match Routes::new(config).expect("globs").decide(&head) {
             Decision::Echo(_) => "echo".into(),
-            Decision::Client { subprotocol, encoding, frame_pings, .. } => {
-                format!("{encoding:?} {} {frame_pings}", subprotocol.unwrap_or("-"))
+            Decision::Client { subprotocol, wire, frame_pings, .. } => {
+                format!("{:?} {} {frame_pings}", wire.encoding(), subprotocol.unwrap_or("-"))
             }
+            Decision::Stream(_) => "stream".into(),
             Decision::Answer(status, _) => status.to_string(),
             Decision::OriginRefused(_) => "origin".into(),
             Decision::HandOff => "hand-off".into(),

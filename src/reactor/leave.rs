@@ -53,7 +53,9 @@ impl Reactor {
     /// A peer that does not read what it is sent.
     pub(super) fn end_slow(&mut self, conn: u32) {
         match self.conns.get(conn).map(|it| it.phase) {
-            Some(Phase::Client) => self.shard.close(self.now, &mut self.conns, conn, Some(Disconnect::SLOW)),
+            Some(Phase::Client | Phase::Stream) => {
+                self.shard.close(self.now, &mut self.conns, conn, Some(Disconnect::SLOW))
+            }
             Some(Phase::Echo) => self.end(conn, ECHO_SLOW, "slow"),
             _ => return,
         }
@@ -84,10 +86,12 @@ impl Reactor {
     pub(super) fn tell_to_go(&mut self, conn: u32, last: bool) -> bool {
         let Some(it) = self.conns.get(conn) else { return false };
         match it.phase {
-            Phase::Client => self.shard.close(self.now, &mut self.conns, conn, Some(Disconnect::SHUTDOWN)),
+            Phase::Client | Phase::Stream => {
+                self.shard.close(self.now, &mut self.conns, conn, Some(Disconnect::SHUTDOWN))
+            }
             Phase::Echo => self.end(conn, ws::close::GOING_AWAY, "shutdown"),
             // Its request is under way, and will be refused; or it never comes.
-            Phase::Head if last => self.conns.kill(conn),
+            Phase::Head | Phase::Body if last => self.conns.kill(conn),
             _ => return false,
         }
         self.act();

@@ -13,7 +13,8 @@
 //! - Replies and pushes of a turn wait in the outbox until the flush, and leave in one write.
 //! - A fan-out is done in slices; sockets, mail and timers get their turn between them.
 //!
-//! The loop is here; a connection's way is in `arrive`, `read` and `leave`, what it is in `conn` and `outbox`.
+//! The loop is here; a connection's way is in `arrive`, `stream`, `read` and `leave`, what it is in `conn` and
+//! `outbox`.
 
 mod admission;
 mod arrive;
@@ -22,14 +23,19 @@ mod deflater;
 mod handshake;
 mod leave;
 mod listener;
+mod origin;
 mod outbox;
 mod read;
+mod stream;
 
 pub use admission::{Admission, Entry, Rate, Refused};
 pub use listener::listen;
+pub use origin::{Origins, Source, preflight, shared_with};
+pub use stream::is_binary;
 
 use crate::broker::Event;
 use crate::config::Config;
+use crate::http::BODY_TAIL_MAX;
 use crate::mailbox::{Mailbox, Sender};
 use crate::protocol::code::Disconnect;
 use crate::session::Now;
@@ -101,6 +107,7 @@ struct Limits {
     head_bytes: usize,
     message_bytes: usize,
     inflated_bytes: usize,
+    uni_message_bytes: usize,
     echo_bytes: usize,
     accept_budget: usize,
     fanout_slice: usize,
@@ -175,6 +182,7 @@ impl Reactor {
             head_bytes: config.http_server.header_size_limit,
             message_bytes: config.websocket.message_size_limit,
             inflated_bytes: config.websocket.message_size_limit.saturating_mul(INFLATED_FACTOR),
+            uni_message_bytes: config.uni_websocket.message_size_limit,
             echo_bytes: config.echo.message_size_limit,
             accept_budget: config.reactor.accept_budget,
             fanout_slice: config.reactor.fanout_slice,
@@ -203,7 +211,7 @@ impl Reactor {
             admission,
             routes: Routes::new(config).map_err(io::Error::other)?,
             forwarded: crate::service::forwarded(config),
-            read_buffer: vec![0; READ_SIZE + limits.head_bytes.max(FRAME_TAIL_MAX)],
+            read_buffer: vec![0; READ_SIZE + limits.head_bytes.max(FRAME_TAIL_MAX).max(BODY_TAIL_MAX)],
             limits,
             again: Vec::new(),
             echo_buffer: Vec::new(),
@@ -364,8 +372,8 @@ impl Reactor {
         if now.tick >= it.io_due {
             let counters = &mut self.shard.counters;
             match it.phase {
-                Phase::Head => counters.handshake_timeouts += 1,
-                Phase::Echo | Phase::Client => counters.write_timeouts += 1,
+                Phase::Head | Phase::Body => counters.handshake_timeouts += 1,
+                Phase::Echo | Phase::Client | Phase::Stream => counters.write_timeouts += 1,
                 Phase::Closing | Phase::Dead => {}
             }
             it.peer_closed = true;

@@ -2,6 +2,7 @@
 
 use super::conn::Phase;
 use super::{LISTENER, READ_SIZE, Reactor, WAKER};
+use crate::wire::Wire;
 use crate::ws::{self, Fault, Item, Kind, Step};
 use bytes::Bytes;
 use mio::Events;
@@ -65,14 +66,19 @@ impl Reactor {
         let waits = self.conns.has_outbox(conn);
         match self.conns.get(conn) {
             Some(it) if it.phase == Phase::Closing && waits => it.peer_closed = true,
-            _ => self.lost(conn),
+            Some(it) => {
+                // The end of a stream has no other sign.
+                it.peer_closed |= it.phase == Phase::Stream;
+                self.lost(conn);
+            }
+            None => {}
         }
     }
 
     /// No more of this connection: the peer is gone, or has had its time.
     pub(super) fn lost(&mut self, conn: u32) {
         let Some(it) = self.conns.get(conn) else { return };
-        if !it.peer_closed && matches!(it.phase, Phase::Echo | Phase::Client) {
+        if !it.peer_closed && matches!(it.phase, Phase::Echo | Phase::Client | Phase::Stream) {
             self.shard.counters.resets += 1;
         }
         self.shard.close(self.now, &mut self.conns, conn, None);
@@ -86,6 +92,8 @@ impl Reactor {
         let used = match it.phase {
             Phase::Head => self.take_head(conn, bytes),
             Phase::Echo | Phase::Client => self.take_frames(conn, bytes),
+            Phase::Body => self.take_body(conn, bytes),
+            Phase::Stream => bytes.len(),
             Phase::Closing => self.take_last(conn, bytes),
             Phase::Dead => bytes.len(),
         };
@@ -98,7 +106,7 @@ impl Reactor {
         if matches!(it.phase, Phase::Dead) || it.partial.is_none() && tail.is_empty() {
             return;
         }
-        if tail.is_empty() && it.partial.as_ref().is_some_and(|partial| partial.message.is_empty()) {
+        if tail.is_empty() && it.partial.as_ref().is_some_and(|partial| partial.is_idle()) {
             return self.conns.give_partial_back(conn);
         }
         if let Some(partial) = self.conns.partial(conn) {
@@ -111,7 +119,11 @@ impl Reactor {
     pub(super) fn take_frames(&mut self, conn: u32, bytes: &mut [u8]) -> usize {
         let Some(it) = self.conns.get(conn) else { return bytes.len() };
         let echo = it.phase == Phase::Echo;
-        let limit = if echo { self.limits.echo_bytes } else { self.limits.message_bytes };
+        let limit = match it.session.as_ref().map(|session| session.wire()) {
+            _ if echo => self.limits.echo_bytes,
+            Some(Wire::UniWebSocket) => self.limits.uni_message_bytes,
+            _ => self.limits.message_bytes,
+        };
         let mut decoder = std::mem::take(&mut it.decoder);
         let mut used = 0;
         self.echo_buffer.clear();
@@ -232,6 +244,11 @@ impl Reactor {
                 None => ws::push_frame(&mut self.echo_buffer, opcode, message),
             };
         }
+        self.take_commands(conn, message);
+    }
+
+    /// A whole message of a client's, however it came.
+    pub(super) fn take_commands(&mut self, conn: u32, message: &[u8]) {
         let began = Instant::now();
         self.shard.message(self.now, &mut self.conns, conn, message);
         self.act();

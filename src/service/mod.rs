@@ -1,12 +1,13 @@
 //! F5 · The service thread: tokio, for everything that is not a long connection.
 //!
 //! Owns the HTTP side: sockets that reactors hand off (their request was no WebSocket), the second port if there is
-//! one, the server API, health, metrics and the chat page; what the node asks of others: the application's backend, key
+//! one, the server API, health, metrics, the chat page and the commands of clients whose connection goes one way; what the node asks of others: the application's backend, key
 //! sets, hooks; and the node's memory watch. Knows reactors only by their mailboxes: a slow request here delays no
 //! client but those that wait for it.
 
 mod api;
 mod backend;
+mod emulation;
 mod fetch;
 mod hooks;
 mod jwks;
@@ -120,8 +121,8 @@ impl Service {
     async fn serve(mut self) -> io::Result<()> {
         let internal = pages::internal(&self);
         let external = match self.internal {
-            Some(_) => pages::external(&self.config),
-            None => pages::external(&self.config).merge(internal.clone()),
+            Some(_) => pages::external(&self),
+            None => pages::external(&self).merge(internal.clone()),
         };
         tokio::spawn(self.replies.deliver(self.node.clone()));
         tokio::spawn(self.outgoing.backend.run(self.outgoing.calls));

@@ -3,6 +3,7 @@
 use super::Service;
 use super::api::{self, Calls};
 use super::backend::Backend;
+use super::emulation;
 use super::hooks::HookCounts;
 use super::node::{Node, Unavailable};
 use crate::config::Config;
@@ -30,18 +31,31 @@ struct Operator {
 }
 
 /// What anyone may ask: on the public port, next to the clients.
-pub fn external(config: &Config) -> Router {
-    let router = Router::new().route(&config.websocket.handler_prefix, any(elsewhere));
+pub fn external(service: &Service) -> Router {
+    let config = &service.config;
+    let mut router = emulation::router(service.node.clone(), config);
+    for path in reactors_paths(config) {
+        router = router.route(path, any(elsewhere));
+    }
     match config.dev {
-        true => router.route("/", get(|| async { Html(CHAT) })),
+        // The browser must not ask for a stream on the same connection next.
+        true => router.route("/", get(|| async { ([(header::CONNECTION, "close")], Html(CHAT)) })),
         false => router,
     }
 }
 
-/// A handshake on a connection that was kept alive after plain HTTP: reactors take only fresh ones (RFC 9110 section
-/// 15.5.20 says that the client may try on another connection).
+/// What reactors answer.
+fn reactors_paths(config: &Config) -> impl Iterator<Item = &str> {
+    let streams = [&config.sse, &config.http_stream, &config.uni_sse, &config.uni_http_stream].into_iter();
+    let streams = streams.filter(|stream| stream.enabled).map(|stream| &*stream.handler_prefix);
+    let uni = config.uni_websocket.enabled.then_some(&*config.uni_websocket.handler_prefix);
+    [&*config.websocket.handler_prefix].into_iter().chain(uni).chain(streams)
+}
+
+/// A client's handshake on a connection that was kept alive after plain HTTP: reactors take only fresh ones (RFC 9110
+/// section 15.5.20 says that the client may try on another connection).
 async fn elsewhere() -> Response {
-    let text = "a WebSocket handshake must be the first request of its connection\n";
+    let text = "a client's handshake must be the first request of its connection\n";
     (StatusCode::MISDIRECTED_REQUEST, [(header::CONNECTION, "close")], text).into_response()
 }
 
@@ -109,11 +123,11 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     page.single("gannet_node_num_channels", "Channels with subscribers.", "gauge", total(|s| s.channels));
     page.single(
         "gannet_client_connections_inflight",
-        "WebSockets open, connected or not.",
+        "Connections of clients, of whatever transport, connected or not.",
         "gauge",
         operator.admission.clients(),
     );
-    let limit = "WebSockets this node takes: client.connection_limit, or what the file descriptors allow.";
+    let limit = "Clients this node takes: client.connection_limit, or what the file descriptors allow.";
     page.single("gannet_client_connections_limit", limit, "gauge", operator.admission.clients_max());
     for (name, help, part) in PER_REACTOR {
         page.labelled(name, help, "gauge", "reactor", stats.iter().map(|s| (s.reactor, part(s))));

@@ -37,6 +37,9 @@ impl Session {
     /// A whole message: one command or several. Stops at the first that ends the session. While the connect command
     /// waits for its answer, what follows it waits as well.
     pub fn handle_message(&mut self, message: &[u8], turn: &mut Turn<'_>) {
+        if self.wire.is_uni() {
+            return self.connect_to_listen(message, turn);
+        }
         let mut rest = message;
         let mut commands = 0;
         while !self.is_connecting() {

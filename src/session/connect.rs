@@ -11,6 +11,9 @@ use crate::protocol::{
 };
 use crate::wheel::{NEVER, Tick};
 
+/// The id of the connect command that a client which only listens did not write.
+const LISTENER_ID: u32 = 1;
+
 /// What the connect reply calls this server.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " Gannet");
 
@@ -21,22 +24,21 @@ impl Session {
         }
         // From here on an error reply leaves a connection that can only be closed.
         self.phase = Phase::Refused;
-        self.add_headers(&request, turn);
         self.authenticate(id, request, turn)
     }
 
-    /// Headers that the client could not set itself, as in a browser. Those of its request count for more.
-    fn add_headers(&mut self, request: &ConnectRequest, turn: &Turn<'_>) {
-        for (name, value) in &request.headers {
-            let name = name.to_ascii_lowercase();
-            let fits = turn.rules.forwarded.contains(&name) && !value.contains(['\r', '\n']);
-            let more = self.more.as_ref();
-            let known = more.is_some_and(|more| more.headers.lines().any(|line| line.split(':').next() == Some(&name)));
-            if fits && !known {
-                let headers = &mut self.more().headers;
-                *headers = format!("{headers}{name}: {value}\n").into();
-            }
+    /// The first message of a client that only listens: how it wants to connect. What it says later is for nobody.
+    pub(super) fn connect_to_listen(&mut self, message: &[u8], turn: &mut Turn<'_>) {
+        if self.phase != Phase::New {
+            return;
         }
+        let message = if message.trim_ascii().is_empty() { b"{}" } else { message };
+        // serde would take a list for a struct.
+        let object = message.trim_ascii_start().starts_with(b"{");
+        let request = object.then(|| serde_json::from_slice(message).ok()).flatten();
+        let Some(request) = request else { return turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST)) };
+        let outcome = self.connect(LISTENER_ID, request, turn);
+        self.settle(LISTENER_ID, outcome, turn);
     }
 
     fn authenticate(&mut self, id: u32, request: ConnectRequest, turn: &mut Turn<'_>) -> Outcome {
@@ -131,7 +133,10 @@ impl Session {
         if turn.rules.personal.single_connection && turn.rules.personal_channel(&self.user).is_some() {
             turn.fx.push(Effect::CloseOthers);
         }
+        let (emulated, listens) = (self.wire.is_emulated(), self.wire.is_uni());
         let result = ConnectResult {
+            session: if emulated || listens { (turn.name)(self.client) } else { String::new() },
+            node: if emulated { turn.rules.node.clone() } else { String::new() },
             client: self.client(),
             version: VERSION.to_owned(),
             expires: ttl.is_some(),

@@ -95,6 +95,8 @@ pub struct Turn<'a> {
     pub tokens: &'a mut Tokens,
     /// Whether the owner of a channel takes no more requests; asked by name.
     pub owner_is_full: &'a dyn Fn(&str) -> bool,
+    /// The session's name, made of its client id: by it other requests find the session.
+    pub name: &'a dyn Fn([u8; 16]) -> String,
 }
 
 /// A subscription: session x channel.
@@ -398,6 +400,10 @@ impl Session {
     }
 
     fn refuse(&self, id: u32, error: Error, turn: &mut Turn<'_>) {
+        if self.wire.is_uni() {
+            // It reads no replies.
+            return turn.fx.push(Effect::Close(Disconnect::of(&error)));
+        }
         if let Some(count) = error.code.checked_sub(100).and_then(|at| turn.fx.refused.get_mut(at as usize)) {
             *count += 1;
         }

@@ -12,6 +12,8 @@ use std::collections::HashMap;
 
 /// Shared by all sessions of a node, never changed.
 pub struct Rules {
+    /// The id of the node, for clients whose commands come by other requests.
+    pub node: String,
     pub verifier: Verifier,
     /// Of subscription tokens, if not the same.
     subscription_verifier: Option<Verifier>,
@@ -83,6 +85,7 @@ impl Rules {
         let subscription = own.enabled.then(|| Verifier::new(&own.token, skip)).transpose()?;
         let namespaces = channel.namespaces.iter();
         Ok(Rules {
+            node: String::new(),
             verifier: Verifier::new(&client.token, skip)?,
             subscription_verifier: subscription,
             token_cache_size: client.token_cache_size,

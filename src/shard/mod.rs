@@ -26,6 +26,7 @@ use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use subtle::ConstantTimeEq;
 
 /// What shards and the service thread send to a shard.
 #[derive(Debug)]
@@ -179,8 +180,8 @@ impl Shard {
 
     /// A whole message from a client.
     pub fn message(&mut self, now: Now, table: &mut impl Table, conn: u32, message: &[u8]) {
-        let Some(encoding) = table.session(conn).map(|session| session.encoding()) else { return };
-        if message == encoding.ping() {
+        let Some(wire) = table.session(conn).map(|session| session.wire()) else { return };
+        if !wire.is_uni() && message == wire.encoding().ping() {
             return self.pong(now, table, conn);
         }
         self.with(now, table, conn, |session, turn| session.handle_message(message, turn));
@@ -231,8 +232,10 @@ impl Shard {
             Mail::Backend { conn, ticket, ask, said } => self.said(now, table, conn, ticket, ask, said),
             Mail::Keys(jwks) => self.tokens.jwks = jwks,
             Mail::Commands { conn, session, message } => {
-                let is_its = self.session_name(table, conn.index).is_some_and(|name| *name == *session);
-                match is_its && table.key(conn.index) == Some(conn) {
+                let emulated = table.session(conn.index).is_some_and(|session| session.wire().is_emulated());
+                let is_its = |name: String| bool::from(name.as_bytes().ct_eq(session.as_bytes()));
+                let named = emulated && self.session_name(table, conn.index).is_some_and(is_its);
+                match named && table.key(conn.index) == Some(conn) {
                     true => self.message(now, table, conn.index, &message),
                     false => self.counters.commands_astray += 1,
                 }
@@ -355,7 +358,7 @@ impl Shard {
     fn with(&mut self, now: Now, table: &mut impl Table, conn: u32, call: impl FnOnce(&mut Session, &mut Turn<'_>)) {
         let (Some(key), Some(session)) = (table.key(conn), table.session(conn)) else { return };
         let wire = session.wire();
-        self.turn(now, |turn| call(session, turn));
+        self.turn(now, key, |turn| call(session, turn));
         self.carry_out(now, table, key, wire);
     }
 
@@ -374,10 +377,11 @@ impl Shard {
         there
     }
 
-    fn turn<R>(&mut self, now: Now, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
-        let Shard { hub, fx, rules, full, reactors, seed, tokens, .. } = self;
+    fn turn<R>(&mut self, now: Now, key: ConnKey, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
+        let Shard { hub, fx, rules, full, reactors, seed, tokens, secret, .. } = self;
+        let name = |client: [u8; 16]| name_of(secret, key, client);
         let owner_is_full = |channel: &str| full[usize::from(broker::owner(channel, *reactors, *seed))];
-        call(&mut Turn { now, rules, hub, fx, tokens, owner_is_full: &owner_is_full })
+        call(&mut Turn { now, rules, hub, fx, tokens, owner_is_full: &owner_is_full, name: &name })
     }
 
     /// Takes the session off its connection, its subscriptions and its user. `code`: of its disconnect, or 0.
@@ -396,7 +400,7 @@ impl Shard {
         }
         let Some(mut session) = table.take(key.index) else { return };
         let wire = session.wire();
-        self.turn(now, |turn| session.end(turn));
+        self.turn(now, key, |turn| session.end(turn));
         self.carry_out(now, table, key, wire);
     }
 

@@ -1,0 +1,147 @@
+//! F5 · `POST /emulation`: the commands of clients whose own connection goes one way.
+//!
+//! Owns reading the request and saying whether it was passed on. The reply to a command comes by the client's stream, so
+//! the answer here has no body. Every answer closes its connection: one that was kept could bring the request for a
+//! stream next, which only a fresh one may.
+
+use super::node::{Node, Unavailable};
+use crate::config::Config;
+use crate::protocol::EmulationRequest;
+use crate::reactor::{Origins, Source, is_binary, preflight, shared_with};
+use axum::Router;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use bytes::Bytes;
+use prost::Message;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+struct Emulation {
+    node: Arc<Node>,
+    origins: Origins,
+    body_max: usize,
+}
+
+/// The endpoint, if there is a transport that needs it. The configuration was checked: its origins can be read.
+pub fn router(node: Arc<Node>, config: &Config) -> Router {
+    let Ok(origins) = Origins::new(config) else { return Router::new() };
+    if !config.has_emulation() {
+        return Router::new();
+    }
+    let emulation = Emulation { node, origins, body_max: config.emulation.max_request_body_size };
+    Router::new().route(&config.emulation.handler_prefix, any(take)).with_state(Arc::new(emulation))
+}
+
+async fn take(State(emulation): State<Arc<Emulation>>, request: Request) -> Response {
+    let origin = text(request.headers(), header::ORIGIN);
+    let host = text(request.headers(), header::HOST);
+    let source = Source { origin: origin.as_deref(), host: host.as_deref() };
+    if !emulation.origins.allow(source) {
+        return (
+            StatusCode::FORBIDDEN,
+            [(header::CONNECTION, "close")],
+            "this Origin is not in client.allowed_origins\n",
+        )
+            .into_response();
+    }
+    let mut lines = shared_with(source.origin);
+    let mut response = match *request.method() {
+        Method::OPTIONS => {
+            let asked = text(request.headers(), header::ACCESS_CONTROL_REQUEST_HEADERS);
+            lines = preflight(source.origin, "POST", asked.as_deref());
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Method::POST => match pass_on(&emulation, request).await {
+            Ok(()) => StatusCode::NO_CONTENT.into_response(),
+            Err((status, why)) => (status, format!("{why}\n")).into_response(),
+        },
+        _ => (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")], "commands come by POST\n").into_response(),
+    };
+    lines.push(("Connection", "close".to_owned()));
+    for (name, value) in lines {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
+}
+
+/// A header that is there and no text is an empty one.
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("").to_owned())
+}
+
+/// What is answered in place of 204.
+type Refusal = (StatusCode, &'static str);
+
+async fn pass_on(emulation: &Emulation, request: Request) -> Result<(), Refusal> {
+    let (head, body) = request.into_parts();
+    let binary = text(&head.headers, header::CONTENT_TYPE).is_some_and(|kind| is_binary(&kind));
+    let too_large = (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than emulation.max_request_body_size");
+    let announced = text(&head.headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > emulation.body_max as u64) {
+        return Err(too_large);
+    }
+    let body = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, emulation.body_max)).await {
+        Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+        Ok(Err(error)) if is_length(&error) => return Err(too_large),
+        Ok(Err(_)) => return Err((StatusCode::BAD_REQUEST, "the body was cut")),
+        Ok(Ok(body)) => body,
+    };
+    let request = read(&body, binary).ok_or((StatusCode::BAD_REQUEST, "the body is no request for emulation"))?;
+    let unknown = (StatusCode::NOT_FOUND, "no such session here");
+    if !request.node.is_empty() && request.node != emulation.node.info.uid {
+        return Err(unknown);
+    }
+    match emulation.node.commands(&request.session, request.data) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(unknown),
+        Err(Unavailable::Busy | Unavailable::Silent) => Err((StatusCode::SERVICE_UNAVAILABLE, "the node is busy")),
+    }
+}
+
+fn is_length(error: &axum::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
+}
+
+/// The request, its `data` being commands. In JSON they are text, and that text a string.
+fn read(body: &[u8], binary: bool) -> Option<EmulationRequest> {
+    if binary {
+        return EmulationRequest::decode(body).ok();
+    }
+    let mut request: EmulationRequest =
+        body.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(body).ok())??;
+    let commands: String = serde_json::from_slice(&request.data).ok()?;
+    request.data = Bytes::from(commands);
+    Some(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_encodings_are_read() {
+        let expected =
+            EmulationRequest { node: "n".into(), session: "s".into(), data: Bytes::from("{\"id\":2}\n{\"id\":3}") };
+        let json = br#" {"session":"s","node":"n","data":"{\"id\":2}\n{\"id\":3}"}"#;
+        assert_eq!(read(json, false), Some(expected.clone()));
+        assert_eq!(read(&expected.encode_to_vec(), true), Some(expected));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        for bad in ["", "{", "[]", "1", "{}", r#"{"data":{"id":1}}"#, r#"{"data":5}"#, r#"{"session":1,"data":""}"#] {
+            assert_eq!(read(bad.as_bytes(), false), None, "{bad}");
+        }
+        assert_eq!(read(b"\xff", true), None);
+        assert_eq!(read(b"\x1a\x05ab", true), None);
+    }
+}
