@@ -38,6 +38,11 @@ impl Item {
         matches!(self, Item::Presence { .. })
     }
 
+    /// Is it in the channel's stream? Deltas are between those that are.
+    fn is_kept(&self) -> bool {
+        matches!(self, Item::Publication { publication, .. } if publication.offset > 0)
+    }
+
     fn is_for_all(&self) -> bool {
         match self {
             Item::Publication { extras, .. } => extras.as_ref().is_none_or(|extras| extras.except.is_none()),
@@ -102,6 +107,11 @@ impl Batch {
         alike && (!apart || next.is_presence()) && self.bytes + next.size() <= BATCH_BYTES_MAX
     }
 
+    /// Does it end with what the next delta is to?
+    pub fn begins_deltas(&self) -> bool {
+        self.items.last().is_some_and(Item::is_kept)
+    }
+
     pub fn is_presence(&self) -> bool {
         self.items.first().is_some_and(Item::is_presence)
     }
@@ -137,7 +147,7 @@ fn encode(variant: Variant, name: &str, items: &[Item]) -> Option<Bytes> {
             wire.pack(&message, &mut packed);
             message.clear();
         }
-        let chained = variant.is_chain() || at > 0;
+        let chained = if at == 0 { variant.is_chain() } else { items[at - 1].is_kept() };
         match item {
             Item::Publication { publication, .. } if !variant.takes_deltas() && !wire.is_uni() => {
                 wire.encoding().encode_publication(name, publication, &mut message).ok()?;

@@ -86,9 +86,9 @@ impl Slot {
         Variant(self.wire as u8 * 3 + deltas)
     }
 
-    /// Does a subscriber with deltas get its first whole publication with this?
-    pub fn begins_deltas(&self) -> bool {
-        self.flags.has(Flags::DELTA) && !self.flags.has(Flags::DELTA_READY)
+    /// Does it take deltas, and is whether it has what the next one is to other than `ready`?
+    pub fn is_delta_turned(&self, ready: bool) -> bool {
+        self.flags.has(Flags::DELTA) && self.flags.has(Flags::DELTA_READY) != ready
     }
 }
 
@@ -137,6 +137,8 @@ pub struct Delivery<'a> {
     pub items: u32,
     /// Joins and leaves: only for those who want them.
     pub presence: bool,
+    /// Whoever takes deltas has by these what the next one is to.
+    pub begins_deltas: bool,
     /// The one publication of these frames, if it is one.
     pub single: Option<(&'a Publication, Option<&'a Extras>)>,
     /// Index of the first slot.
@@ -306,11 +308,13 @@ impl<J> Hub<J> {
         slots.iter().filter(|slot| slot.flags.has(Flags::POSITIONED)).map(|slot| slot.conn).collect()
     }
 
-    /// The channel's owner told where the stream stands: from here on each publication must follow.
+    /// The channel's owner told where the stream stands: from here on each publication must follow. What was known
+    /// before is of no use if nobody listened meanwhile; if somebody did, it is the same or something was lost.
     pub fn begin(&mut self, id: ChannelId, position: Position) {
-        let known = &mut self.channels[id as usize].position;
-        if known.epoch == Epoch::NONE {
-            *known = position;
+        let channel = &mut self.channels[id as usize];
+        let known = std::mem::replace(&mut channel.position, position);
+        if known.epoch != Epoch::NONE && known != position && !channel.slots.is_empty() {
+            self.wait(id, Op::Gap, None);
         }
     }
 
@@ -499,6 +503,8 @@ impl<J> Hub<J> {
                 }
                 Some(Op::Gap) => {
                     waiting.queue.pop_front();
+                    // The next delta may be to what is missing.
+                    channel.slots.iter_mut().for_each(|slot| slot.flags.set(Flags::DELTA_READY, false));
                     return Some(Work::Gap(id));
                 }
             }
@@ -522,6 +528,7 @@ impl<J> Hub<J> {
             frames: &batch.frames,
             items: batch.items.len() as u32,
             presence,
+            begins_deltas: batch.begins_deltas(),
             single: batch.single(),
             start: start as u32,
             slots,
@@ -630,6 +637,123 @@ mod tests {
         assert!(matches!(hub.next(3), Some(Work::Join(9))));
         hub.join(id, json_slot(9));
         assert!(matches!(hub.next(9), Some(Work::Deliver(delivery)) if delivery.slots.len() == 5));
+    }
+
+    fn at(offset: u64, epoch: &str) -> Arc<Publication> {
+        Arc::new(Publication { data: "1".into(), offset, epoch: epoch.to_owned(), ..Publication::default() })
+    }
+
+    fn position(offset: u64, life: u8) -> Position {
+        Position { offset, epoch: Epoch([life; 8]) }
+    }
+
+    /// What waits, in short.
+    fn waiting(hub: &mut Hub<u32>) -> String {
+        let mut all = String::new();
+        while let Some(work) = hub.next(9) {
+            match work {
+                Work::Deliver(delivery) => all.extend((0..delivery.items).map(|_| 'p')),
+                Work::Join(_) => all.push('j'),
+                Work::Gap(_) => all.push('g'),
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn an_offset_that_does_not_follow_is_a_gap_and_an_old_one_is_skipped() {
+        let mut hub = Hub::default();
+        let (id, slot) = subscribe(&mut hub, 1, Encoding::Json);
+        hub.publish("c", at(9, ""), None, None);
+        assert_eq!(waiting(&mut hub), "p", "nobody keeps a position yet");
+        hub.begin(id, position(3, b'a'));
+        for (offset, epoch, expected) in
+            [(4, "", "p"), (4, "", ""), (2, "", ""), (5, "aaaaaaaa", "p"), (0, "", "p"), (7, "", "gp"), (9, "", "p")]
+        {
+            hub.publish("c", at(offset, epoch), None, None);
+            assert_eq!(waiting(&mut hub), expected, "{offset} {epoch}");
+        }
+        hub.begin(id, position(9, b'a'));
+        hub.publish("c", at(1, "bbbbbbbb"), None, None);
+        assert_eq!(waiting(&mut hub), "gp", "another life of the stream");
+        hub.gap("c");
+        assert_eq!(waiting(&mut hub), "g");
+        hub.leave(id, slot);
+        assert!(hub.is_empty());
+    }
+
+    #[test]
+    fn a_position_from_before_nobody_listened_is_forgotten() {
+        let mut hub = Hub::default();
+        let (id, slot) = subscribe(&mut hub, 1, Encoding::Json);
+        hub.begin(id, position(20, b'a'));
+        hub.hold("c");
+        hub.leave(id, slot);
+        // Held by one that waits for its owner; the stream has begun anew meanwhile.
+        hub.begin(id, position(5, b'b'));
+        hub.join(id, json_slot(2));
+        hub.publish("c", at(6, ""), None, None);
+        assert_eq!(waiting(&mut hub), "p");
+        hub.hold("c");
+        hub.begin(id, position(8, b'b'));
+        assert_eq!(waiting(&mut hub), "g", "somebody listened and did not hear 7 and 8");
+    }
+
+    #[test]
+    fn deltas_are_between_what_is_kept() {
+        let mut hub: Hub<u32> = Hub::default();
+        let id = hub.hold("c");
+        let slot = hub.join(id, Slot { flags: Flags::DELTA, ..json_slot(1) });
+        let extras = || Some(Box::new(Extras { delta: Some("D".into()), except: None }));
+        let hear = |hub: &mut Hub<u32>| {
+            let Some(Work::Deliver(delivery)) = hub.next(9) else { return String::new() };
+            let text = String::from_utf8_lossy(delivery.bytes(&delivery.slots[0]).expect("JSON")).into_owned();
+            let ready = delivery.begins_deltas;
+            hub.set_delta_ready(id, slot, ready);
+            text.split("\"data\":\"").skip(1).map(|rest| &rest[..1]).collect()
+        };
+        for (offsets, expected) in [
+            (&[1, 2][..], "1D"),
+            (&[3], "D"),
+            // One that is not kept goes as it is, and so does the next.
+            (&[0], "1"),
+            (&[4], "1"),
+            (&[5, 0, 6, 7], "D11D"),
+        ] {
+            for &offset in offsets {
+                hub.publish("c", at(offset, ""), extras().filter(|_| offset > 0), None);
+            }
+            assert_eq!(hear(&mut hub), expected, "{offsets:?}");
+            assert!(hub.next(9).is_none());
+        }
+        hub.gap("c");
+        assert_eq!(waiting(&mut hub), "g");
+        hub.publish("c", at(9, ""), extras(), None);
+        assert_eq!(hear(&mut hub), "1", "after a gap");
+    }
+
+    #[test]
+    fn publications_leave_together_when_their_time_has_come_or_there_are_enough() {
+        let mut hub: Hub<u32> = Hub::default();
+        subscribe(&mut hub, 1, Encoding::Json);
+        let pace = |now_ms| Some((Pace { size_max: 3, delay_ms: 50, latest: false }, now_ms));
+        assert!(hub.publish("c", at(0, ""), None, pace(1000)) && hub.publish("c", at(0, ""), None, pace(1010)));
+        assert_eq!((hub.wake(1049), waiting(&mut hub)), (Some(1050), String::new()));
+        assert_eq!((hub.wake(1050), waiting(&mut hub)), (None, "pp".to_owned()));
+        for now_ms in [2000, 2001, 2002] {
+            hub.publish("c", at(0, ""), None, pace(now_ms));
+        }
+        assert_eq!(waiting(&mut hub), "ppp");
+        let latest = |now_ms| Some((Pace { size_max: 0, delay_ms: 50, latest: true }, now_ms));
+        for now_ms in [3000, 3001, 3002] {
+            hub.publish("c", at(0, ""), None, latest(now_ms));
+        }
+        hub.wake(4000);
+        assert_eq!((waiting(&mut hub), hub.waiting_bytes()), ("p".to_owned(), 0));
+        hub.publish("c", at(0, ""), None, latest(5000));
+        let id = hub.hold("c");
+        assert_eq!(hub.queue_join(id, 7), None, "who comes has what waits leave");
+        assert_eq!(waiting(&mut hub), "pj");
     }
 
     #[test]

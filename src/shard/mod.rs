@@ -517,8 +517,8 @@ fn deliver(delivery: &Delivery<'_>, me: u16, table: &mut impl Table) -> After {
         match delivery.bytes(slot) {
             Some(bytes) => {
                 table.deliver(slot.conn, bytes, delivery.alone);
-                if slot.begins_deltas() && !delivery.presence {
-                    after.deltas.push((delivery.start + at as u32, true));
+                if !delivery.presence && slot.is_delta_turned(delivery.begins_deltas) {
+                    after.deltas.push((delivery.start + at as u32, delivery.begins_deltas));
                 }
             }
             None => after.refused.push(slot.conn),
