@@ -264,7 +264,8 @@ impl Memory {
         });
         stream.touch(now_ms, keep);
         if !std::mem::replace(&mut stream.listed, true) {
-            deadlines.push(Reverse((now_ms.saturating_add(keep.ttl_ms.max(1)), name.clone())));
+            let first = now_ms.saturating_add(keep.ttl_ms).min(stream.until).max(now_ms + 1);
+            deadlines.push(Reverse((first, name.clone())));
         }
         stream
     }

@@ -70,8 +70,11 @@ impl Stream {
     /// It is in use: it will not be forgotten before its meta TTL from now. One without publications has less to
     /// remember, and anyone who may ask for a history can begin as many as there are names.
     pub fn touch(&mut self, now_ms: u64, keep: Keep) {
-        let meta_ttl_ms = if self.top == 0 { keep.meta_ttl_ms.min(EMPTY_MS) } else { keep.meta_ttl_ms };
-        self.until = self.until.max(now_ms.saturating_add(meta_ttl_ms.max(keep.ttl_ms)));
+        let life_ms = match self.top {
+            0 => keep.meta_ttl_ms.min(EMPTY_MS),
+            _ => keep.meta_ttl_ms.max(keep.ttl_ms),
+        };
+        self.until = self.until.max(now_ms.saturating_add(life_ms));
     }
 
     /// When something of it is next forgotten.
