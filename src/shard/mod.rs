@@ -15,8 +15,8 @@ use crate::auth::{Cache, Jwks};
 use crate::broker::{self, Asker, ConnKey, Event, Memory, Request, Target};
 use crate::hub::{Delivery, Flags, Item, Work};
 use crate::metrics::Counters;
-use crate::protocol::code::Disconnect;
-use crate::session::backend::{Ask, Call, Hook, Said};
+use crate::protocol::code::{ClientError, Disconnect};
+use crate::session::backend::{Ask, Call, Hook, RefreshGrant, Said};
 use crate::session::{Channels, Effects, Joining, Now, Rules, Session, Sessions, Tokens, Turn, Users};
 use crate::wheel::TICK_MS;
 use crate::wire::Wire;
@@ -128,6 +128,8 @@ pub struct Shard {
     pub mailbox: usize,
 }
 
+/// Seconds that a client is given when the backend cannot be asked for more.
+const REFRESH_AGAIN_S: u64 = 60;
 const FRAME_PING: Bytes = Bytes::from_static(b"\x89\0");
 
 impl Shard {
@@ -268,9 +270,16 @@ impl Shard {
         self.tokens.asked = false;
     }
 
-    /// The service thread takes no more questions: this one is answered with an error.
+    /// The service thread takes no more questions: a command is answered with an error; whoever was to be given more
+    /// time gets a little, for it is not the client's fault.
     pub fn refuse_call(&mut self, now: Now, table: &mut impl Table, call: Call) {
-        let said = Said::Error(crate::protocol::code::ClientError::TooManyRequests.into());
+        let said = match call.ask {
+            Ask::Refresh | Ask::SubRefresh { .. } => {
+                let expire_at = now.unix_ms / 1000 + REFRESH_AGAIN_S;
+                Said::Refresh(RefreshGrant { expire_at, ..RefreshGrant::default() })
+            }
+            _ => Said::Error(ClientError::TooManyRequests.into()),
+        };
         self.said(now, table, call.conn, call.ticket, call.ask, said);
         self.settle_local(now, table);
     }
