@@ -5,6 +5,7 @@
 
 use super::{Command, Publication, Push, Reply};
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 /// Which of the two a client speaks, from its handshake to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,16 +106,72 @@ impl Encoding {
         }
     }
 
-    /// Appends the push of `publication` to a channel's subscribers.
+    /// Appends the push of `publication` to a channel's subscribers. The same bytes as [`Encoding::encode`] would give for
+    /// the reply, made without a copy of what is in it: this is done for every publication.
     pub fn encode_publication(
         self,
         channel: &str,
         publication: &Publication,
         out: &mut Vec<u8>,
     ) -> Result<(), NotJson> {
-        let push = Push { channel: channel.to_owned(), publication: Some(publication.clone()), ..Push::default() };
-        self.encode(&Reply { push: Some(push), ..Reply::default() }, out)
+        match self {
+            Encoding::Json => {
+                let before = out.len();
+                publication_push(channel, publication, out).map_err(|_| {
+                    out.truncate(before);
+                    NotJson
+                })
+            }
+            Encoding::Protobuf => {
+                let inner = publication.encoded_len();
+                let name = if channel.is_empty() { 0 } else { field_len(channel.len()) };
+                let push = name + field_len(inner);
+                out.reserve(field_len(push) + MAX_LENGTH_LEN);
+                encode_varint(field_len(push) as u64, out);
+                open_field(REPLY_PUSH, push, out);
+                if !channel.is_empty() {
+                    open_field(PUSH_CHANNEL, channel.len(), out);
+                    out.extend_from_slice(channel.as_bytes());
+                }
+                open_field(PUSH_PUBLICATION, inner, out);
+                publication.encode_raw(out);
+                Ok(())
+            }
+        }
     }
+}
+
+/// Numbers of the fields on the way to a publication.
+const REPLY_PUSH: u32 = 4;
+const PUSH_CHANNEL: u32 = 2;
+const PUSH_PUBLICATION: u32 = 4;
+/// Bytes of the longest length.
+const MAX_LENGTH_LEN: usize = 10;
+
+/// Bytes of a field with so many bytes in it; its number is below 16.
+fn field_len(inner: usize) -> usize {
+    1 + encoded_len_varint(inner as u64) + inner
+}
+
+fn open_field(number: u32, len: usize, out: &mut Vec<u8>) {
+    encode_key(number, WireType::LengthDelimited, out);
+    encode_varint(len as u64, out);
+}
+
+fn publication_push(channel: &str, publication: &Publication, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    if !out.is_empty() {
+        out.push(b'\n');
+    }
+    out.extend_from_slice(b"{\"push\":{");
+    if !channel.is_empty() {
+        out.extend_from_slice(b"\"channel\":");
+        serde_json::to_writer(&mut *out, channel)?;
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"pub\":");
+    serde_json::to_writer(&mut *out, publication)?;
+    out.extend_from_slice(b"}}");
+    Ok(())
 }
 
 #[cfg(test)]
@@ -209,6 +266,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_publication_is_encoded_as_any_reply(channel in ".{0,20}", data in any::<i64>(), offset in 0u64..3, tags in prop::collection::hash_map(".{0,3}", ".{0,3}", 0..2)) {
+            let publication = Publication { data: data.to_string().into(), offset, tags, ..Publication::default() };
+            let push = Push { channel: channel.clone(), publication: Some(publication.clone()), ..Push::default() };
+            let reply = Reply { push: Some(push), ..Reply::default() };
+            for encoding in Encoding::ALL {
+                for before in [&b""[..], b"x"] {
+                    let (mut one, mut other) = (before.to_vec(), before.to_vec());
+                    encoding.encode_publication(&channel, &publication, &mut one).expect("JSON");
+                    encoding.encode(&reply, &mut other).expect("JSON");
+                    prop_assert_eq!(&one, &other);
+                }
+            }
+        }
+
         #[test]
         fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             for encoding in Encoding::ALL {

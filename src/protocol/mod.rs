@@ -173,7 +173,7 @@ pub struct Error {
 #[serde(default)]
 pub struct Push {
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub channel: String,
     #[prost(message, optional, tag = "4")]
     #[serde(rename = "pub", deserialize_with = "object", skip_serializing_if = "Option::is_none")]
@@ -218,7 +218,7 @@ pub struct Presence {
 #[serde(default)]
 pub struct MessagePush {
     #[prost(bytes = "bytes", tag = "1")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
 }
 
@@ -230,7 +230,7 @@ pub struct SubscribePush {
     #[serde(skip_serializing_if = "zero")]
     pub recoverable: bool,
     #[prost(string, tag = "4")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub epoch: String,
     #[prost(uint64, tag = "5")]
     #[serde(skip_serializing_if = "zero")]
@@ -239,7 +239,7 @@ pub struct SubscribePush {
     #[serde(skip_serializing_if = "zero")]
     pub positioned: bool,
     #[prost(bytes = "bytes", tag = "7")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
 }
 
@@ -251,7 +251,7 @@ pub struct DisconnectPush {
     #[serde(skip_serializing_if = "zero")]
     pub code: u32,
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     #[prost(bool, tag = "3")]
     #[serde(skip_serializing_if = "zero")]
@@ -280,10 +280,10 @@ pub struct ClientInfo {
     #[prost(string, tag = "2")]
     pub client: String,
     #[prost(bytes = "bytes", tag = "3")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub conn_info: Bytes,
     #[prost(bytes = "bytes", tag = "4")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub chan_info: Bytes,
 }
 
@@ -292,7 +292,7 @@ pub struct ClientInfo {
 #[serde(default)]
 pub struct Publication {
     #[prost(bytes = "bytes", tag = "4")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     #[prost(message, optional, tag = "5")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
@@ -301,7 +301,7 @@ pub struct Publication {
     #[serde(skip_serializing_if = "zero")]
     pub offset: u64,
     #[prost(map = "string, string", tag = "7")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
     pub tags: HashMap<String, String>,
     /// `data` is a delta to the data of the publication before.
     #[prost(bool, tag = "8")]
@@ -309,7 +309,7 @@ pub struct Publication {
     pub delta: bool,
     /// With the first publication of a stream.
     #[prost(string, tag = "14")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub epoch: String,
 }
 
@@ -321,7 +321,7 @@ pub struct Unsubscribe {
     #[serde(skip_serializing_if = "zero")]
     pub code: u32,
     #[prost(string, tag = "3")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
 
@@ -329,22 +329,22 @@ pub struct Unsubscribe {
 #[serde(default)]
 pub struct ConnectRequest {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub token: String,
     #[prost(bytes = "bytes", tag = "2")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     #[prost(map = "string, message", tag = "3")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
     pub subs: HashMap<String, SubscribeRequest>,
     #[prost(string, tag = "4")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
     #[prost(string, tag = "5")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub version: String,
     #[prost(map = "string, string", tag = "6")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
     pub headers: HashMap<String, String>,
 }
 
@@ -352,10 +352,10 @@ pub struct ConnectRequest {
 #[serde(default)]
 pub struct ConnectResult {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub client: String,
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub version: String,
     #[prost(bool, tag = "3")]
     #[serde(skip_serializing_if = "zero")]
@@ -365,11 +365,11 @@ pub struct ConnectResult {
     #[serde(skip_serializing_if = "zero")]
     pub ttl: u32,
     #[prost(bytes = "bytes", tag = "5")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     /// Server-side subscriptions, by channel.
     #[prost(map = "string, message", tag = "6")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
     pub subs: HashMap<String, SubscribeResult>,
     /// Seconds between pings.
     #[prost(uint32, tag = "7")]
@@ -380,10 +380,10 @@ pub struct ConnectResult {
     pub pong: bool,
     /// With transports whose client speaks by other requests: what they name it by.
     #[prost(string, tag = "9")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub session: String,
     #[prost(string, tag = "10")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub node: String,
     /// Milliseconds since 1970, if asked for by an option.
     #[prost(int64, tag = "11")]
@@ -395,22 +395,22 @@ pub struct ConnectResult {
 #[serde(default)]
 pub struct SubscribeRequest {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub channel: String,
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub token: String,
     #[prost(bool, tag = "3")]
     #[serde(skip_serializing_if = "zero")]
     pub recover: bool,
     #[prost(string, tag = "6")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub epoch: String,
     #[prost(uint64, tag = "7")]
     #[serde(skip_serializing_if = "zero")]
     pub offset: u64,
     #[prost(bytes = "bytes", tag = "8")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     #[prost(bool, tag = "9")]
     #[serde(skip_serializing_if = "zero")]
@@ -422,7 +422,7 @@ pub struct SubscribeRequest {
     #[serde(skip_serializing_if = "zero")]
     pub join_leave: bool,
     #[prost(string, tag = "12")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub delta: String,
     #[prost(message, optional, boxed, tag = "13")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
@@ -449,10 +449,10 @@ pub struct SubscribeResult {
     #[serde(skip_serializing_if = "zero")]
     pub recoverable: bool,
     #[prost(string, tag = "6")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub epoch: String,
     #[prost(message, repeated, tag = "7")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publications: Vec<Publication>,
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "zero")]
@@ -464,7 +464,7 @@ pub struct SubscribeResult {
     #[serde(skip_serializing_if = "zero")]
     pub positioned: bool,
     #[prost(bytes = "bytes", tag = "11")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     #[prost(bool, tag = "12")]
     #[serde(skip_serializing_if = "zero")]
@@ -478,7 +478,7 @@ pub struct SubscribeResult {
 #[serde(default)]
 pub struct UnsubscribeRequest {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub channel: String,
 }
 
@@ -486,10 +486,10 @@ pub struct UnsubscribeRequest {
 #[serde(default)]
 pub struct PublishRequest {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub channel: String,
     #[prost(bytes = "bytes", tag = "2")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     #[prost(int32, tag = "3")]
     #[serde(rename = "type", skip_serializing_if = "zero")]
@@ -500,7 +500,7 @@ pub struct PublishRequest {
 #[serde(default)]
 pub struct ChannelRequest {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub channel: String,
 }
 
@@ -525,7 +525,7 @@ pub struct PresenceStatsResult {
 #[serde(default)]
 pub struct HistoryRequest {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub channel: String,
     /// 0 = the position only, below 0 = all.
     #[prost(int32, tag = "7")]
@@ -547,7 +547,7 @@ pub struct StreamPosition {
     #[serde(skip_serializing_if = "zero")]
     pub offset: u64,
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub epoch: String,
 }
 
@@ -566,7 +566,7 @@ pub struct HistoryResult {
 #[serde(default)]
 pub struct RpcResult {
     #[prost(bytes = "bytes", tag = "1")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
 }
 
@@ -574,10 +574,10 @@ pub struct RpcResult {
 #[serde(default)]
 pub struct SubRefreshRequest {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub channel: String,
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub token: String,
     #[prost(int32, tag = "3")]
     #[serde(rename = "type", skip_serializing_if = "zero")]
@@ -601,13 +601,13 @@ pub struct SubRefreshResult {
 #[serde(default)]
 pub struct EmulationRequest {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub node: String,
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub session: String,
     #[prost(bytes = "bytes", tag = "3")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
 }
 
@@ -615,7 +615,7 @@ pub struct EmulationRequest {
 #[serde(default)]
 pub struct SendRequest {
     #[prost(bytes = "bytes", tag = "1")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
 }
 
@@ -623,10 +623,10 @@ pub struct SendRequest {
 #[serde(default)]
 pub struct RpcRequest {
     #[prost(bytes = "bytes", tag = "1")]
-    #[serde(with = "raw", skip_serializing_if = "zero")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub method: String,
 }
 
@@ -634,7 +634,7 @@ pub struct RpcRequest {
 #[serde(default)]
 pub struct RefreshRequest {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub token: String,
 }
 
@@ -642,10 +642,10 @@ pub struct RefreshRequest {
 #[serde(default)]
 pub struct RefreshResult {
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub client: String,
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "zero")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub version: String,
     #[prost(bool, tag = "3")]
     #[serde(skip_serializing_if = "zero")]
