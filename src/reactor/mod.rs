@@ -291,6 +291,7 @@ impl Reactor {
                     let frame = wire.close(&disconnect);
                     self.conns.close_with(conn, frame, self.now.tick + self.limits.close, hurry);
                 }
+                Out::Sooner { conn } => self.conns.arm(conn),
                 Out::Mail { reactor, mail } => self.outgoing[usize::from(reactor)].push(Letter::Mail(mail)),
                 Out::Answer { ticket, answer } => (self.links.answers)(ticket, answer),
                 Out::Ask(call) => {

@@ -102,8 +102,8 @@ impl Shard {
             Control::Refresh { chosen, grant } => {
                 let clients = self.chosen(table, &chosen);
                 for (conn, _) in &clients {
-                    let grant = grant.clone();
-                    self.with(now, table, *conn, |session, turn| session.refresh_granted(grant, turn));
+                    let (Some(key), grant) = (table.key(*conn), grant.clone()) else { continue };
+                    self.with_key(now, table, key, |session, turn| session.refresh_granted(grant, turn));
                 }
                 Answer::Met(clients.len())
             }

@@ -77,6 +77,10 @@ pub enum Out {
         wire: Wire,
         disconnect: Disconnect,
     },
+    /// The session wants to be asked sooner than it said: look at [`Session::next_deadline`] again.
+    Sooner {
+        conn: u32,
+    },
     Mail {
         reactor: u16,
         mail: Mail,
@@ -379,11 +383,15 @@ impl Shard {
         key: ConnKey,
         call: impl FnOnce(&mut Session, &mut Turn<'_>),
     ) -> bool {
-        let there = table.key(key.index) == Some(key) && table.session(key.index).is_some();
-        if there {
-            self.with(now, table, key.index, call);
+        let conn = key.index;
+        let due = |table: &mut _| Sessions::session(table, conn).map(|session| session.next_deadline());
+        let Some(before) = due(table).filter(|_| table.key(conn) == Some(key)) else { return false };
+        self.with(now, table, conn, call);
+        // Nothing of the client's came, so nobody looks at its timer.
+        if due(table).is_some_and(|after| after < before) {
+            self.out.push(Out::Sooner { conn });
         }
-        there
+        true
     }
 
     fn turn<R>(&mut self, now: Now, key: ConnKey, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
@@ -480,6 +488,11 @@ impl Shard {
     /// Clients connected here.
     pub fn clients(&self) -> usize {
         self.clients
+    }
+
+    /// Places taken by the users who are counted here: for checks.
+    pub fn seats(&self) -> u32 {
+        self.seats.values().sum()
     }
 
     /// Channels known here and subscriptions in them: for checks.

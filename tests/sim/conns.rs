@@ -33,6 +33,14 @@ pub enum Breakage {
     IgnoreSlow,
     /// Leaves to other reactors get lost.
     LoseLeave,
+    /// A leave that somebody waits for is answered at once and reaches its owner later.
+    LatePresence,
+    /// A full mailbox drops publications and nobody is told.
+    LoseGap,
+    /// Every so often a publication has another offset than its owner gave it.
+    ShiftOffset,
+    /// Every so often a delta is to something else.
+    WrongDelta,
     /// Every so often a value from one reactor to another overtakes the one before it.
     SwapMail,
 }

@@ -31,7 +31,8 @@ impl Log {
     pub fn add(&self, what: &'static str, at: [u64; 3], bytes: &[u8]) {
         let mut inner = self.0.borrow_mut();
         let mut hash = inner.hash;
-        let words = at.into_iter().chain(what.bytes().map(u64::from)).chain(bytes.chunks(8).map(word));
+        // Maps have no order, so that of the bytes does not count.
+        let words = at.into_iter().chain(what.bytes().map(u64::from)).chain(sums(bytes));
         for value in words {
             hash = (hash.rotate_left(5) ^ value).wrapping_mul(0x517c_c1b7_2722_0a95);
         }
@@ -61,6 +62,7 @@ impl Log {
     }
 }
 
-fn word(chunk: &[u8]) -> u64 {
-    chunk.iter().fold(chunk.len() as u64, |word, &byte| word << 8 | u64::from(byte))
+fn sums(bytes: &[u8]) -> [u64; 3] {
+    let sum = |power: u32| bytes.iter().map(|&byte| u64::from(byte).pow(power)).sum();
+    [bytes.len() as u64, sum(1), sum(4)]
 }

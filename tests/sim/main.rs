@@ -11,6 +11,7 @@ mod node;
 mod options;
 mod post;
 mod rng;
+mod sdk;
 mod sim;
 mod wire;
 
@@ -31,10 +32,13 @@ const REACHED: [u32; 25] = [
 
 /// Runs one seed; the message of the check that failed, if one did.
 fn run(seed: u64, breakage: Option<Breakage>, log: Log) -> Result<Summary, String> {
-    catch_unwind(AssertUnwindSafe(|| sim::run(seed, breakage, log))).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
-    })
+    catch_unwind(AssertUnwindSafe(|| sim::run(seed, breakage, log))).map_err(text)
+}
+
+/// What a failed check said.
+fn text(panic: Box<dyn std::any::Any + Send>) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -79,6 +83,32 @@ fn seeds_hold() {
     println!("errors and close codes heard: {:?}", total.codes);
     let missed: Vec<u32> = REACHED.into_iter().filter(|code| !total.codes.contains_key(code)).collect();
     assert!(seeds.end - seeds.start < SEEDS || missed.is_empty(), "no seed brings about {missed:?}");
+}
+
+fn run_sdk(seed: u64, breakage: Option<Breakage>, log: Log) -> Result<sdk::Summary, String> {
+    catch_unwind(AssertUnwindSafe(|| sdk::run(seed, breakage, log))).map_err(text)
+}
+
+#[test]
+fn sdk_seeds_hold() {
+    let only = number("GANNET_SIM_SEED");
+    let seeds = only.map_or(0..number("GANNET_SIM_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    let mut total = sdk::Summary::default();
+    for seed in seeds.clone() {
+        let summary = run_sdk(seed, None, Log::default()).unwrap_or_else(|why| {
+            let log = Log::new(true);
+            let again = run_sdk(seed, None, log.clone());
+            eprintln!("{}", log.tail());
+            let same = if again == Err(why.clone()) { "" } else { " (not the same when run again)" };
+            panic!("seed {seed}: {why}{same}\nreplay it: GANNET_SIM_SEED={seed} cargo test --test sim sdk_seeds_hold");
+        });
+        if only.is_some() || seed % TWICE_EVERY == 0 {
+            let again = run_sdk(seed, None, Log::default());
+            assert_eq!(again.as_ref(), Ok(&summary), "seed {seed}: two runs, two stories");
+        }
+        total.add(summary);
+    }
+    println!("{total:?}");
 }
 
 /// A simulation with a broken part must fail, and say what is wrong. Seeds that do not meet the damage may pass.

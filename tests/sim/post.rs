@@ -2,9 +2,11 @@
 
 use crate::conns::{BROKEN_EVERY, Breakage};
 use crate::rng::Rng;
-use gannet::broker::Event;
+use gannet::broker::{Event, Extras};
+use gannet::protocol::{Publication, delta};
 use gannet::shard::Mail;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Values under way from each sender to one reactor; the last sender is the backend.
 struct Mailbox {
@@ -43,14 +45,49 @@ impl Post {
         mut lost: impl FnMut(&Mail),
     ) {
         let full = self.is_full(to);
-        for letter in mail.drain(..) {
-            if full && matches!(letter, Mail::Event(Event::Publication { .. })) {
-                self.dropped += 1;
-                lost(&letter);
-                continue;
+        let mut gaps: Vec<Arc<str>> = Vec::new();
+        for mut letter in mail.drain(..) {
+            if let Mail::Event(Event::Publication { channel, publication, extras }) = &mut letter {
+                if full {
+                    self.dropped += 1;
+                    if publication.offset > 0 && !gaps.contains(channel) {
+                        gaps.push(channel.clone());
+                    }
+                    lost(&letter);
+                    continue;
+                }
+                self.spoil(publication, extras);
             }
             self.push(from, to, step + rng.below(self.delay_max) as u64, letter);
         }
+        // As the reactor's own: the gap is told behind what was sent.
+        if self.breakage == Some(Breakage::LoseGap) {
+            gaps.clear();
+        }
+        for channel in gaps {
+            let gap = Mail::Event(Event::Gap { channel });
+            self.push(from, to, step + rng.below(self.delay_max) as u64, gap);
+        }
+    }
+
+    /// What a broken owner sends.
+    fn spoil(&mut self, publication: &mut Arc<Publication>, extras: &mut Option<Box<Extras>>) {
+        let kind = self.breakage;
+        if kind == Some(Breakage::ShiftOffset) && publication.offset > 0 {
+            self.chances += 1;
+            Arc::make_mut(publication).offset += u64::from(self.chances.is_multiple_of(BROKEN_EVERY));
+        }
+        if let (Some(Breakage::WrongDelta), Some(delta)) = (kind, extras.as_mut().and_then(|e| e.delta.as_mut())) {
+            self.chances += 1;
+            if self.chances.is_multiple_of(BROKEN_EVERY) {
+                *delta = delta::delta(b"something else, and long enough", &publication.data).into();
+            }
+        }
+    }
+
+    /// From the backend, what must not be lost.
+    pub fn deliver(&mut self, to: usize, step: u64, mail: Mail, rng: &mut Rng) {
+        self.push(self.boxes.len(), to, step + rng.below(self.delay_max) as u64, mail);
     }
 
     /// From the backend, which takes no for an answer.

@@ -6,7 +6,7 @@ use crate::conns::Breakage;
 use crate::ledger::Ledger;
 use crate::log::Log;
 use crate::net::Net;
-use crate::node::{Reactor, World};
+use crate::node::{Hooks, Reactor, World};
 use crate::options::{CHANNELS, Options, USERS};
 use crate::post::Post;
 use crate::rng::Rng;
@@ -79,6 +79,9 @@ impl Sim {
             step: 0,
             answers: Vec::new(),
             codes: BTreeMap::new(),
+            asks: Vec::new(),
+            hooks: Hooks::default(),
+            strict: true,
             options,
         };
         Sim {

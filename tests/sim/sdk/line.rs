@@ -1,0 +1,131 @@
+//! One connection of a client that behaves as the official SDKs do: frames, pings, and replies in the order asked.
+
+use super::client::Known;
+use crate::client::NO_CODE;
+use crate::net::LinkId;
+use crate::node::World;
+use crate::wire;
+use gannet::broker::ConnKey;
+use gannet::protocol::{Command, Encoding, Reply};
+use std::collections::{BTreeMap, VecDeque};
+
+/// What a command was, for its reply.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// With the positions that were sent, and channels that the token gives.
+    Connect { known: BTreeMap<String, Known>, given: Vec<String> },
+    Subscribe { channel: String, ask: Option<Known>, reject: bool },
+    Unsubscribe(String),
+    Publish,
+    History { channel: String, limit: i32, since: Option<u64>, reverse: bool },
+    Presence { channel: String, asked: u64 },
+    Stats,
+    Rpc(String),
+    Refresh,
+    SubRefresh,
+}
+
+pub struct Line {
+    pub link: LinkId,
+    pub key: ConnKey,
+    pub client: String,
+    pub encoding: Encoding,
+    inbox: Vec<u8>,
+    pub pending: VecDeque<(u32, What)>,
+    pub connected: bool,
+    /// The connect command got an error.
+    pub refused: bool,
+    /// A reply was left out: only a close may follow.
+    pub must_close: bool,
+    pub closed: Option<u16>,
+    said_close: bool,
+}
+
+/// What was read, in order.
+pub enum Heard {
+    Reply(Box<Reply>),
+    /// The close frame.
+    Close(u16),
+    /// The end of the stream.
+    End,
+}
+
+impl Line {
+    pub fn new(link: LinkId, key: ConnKey, client: String, encoding: Encoding) -> Line {
+        Line {
+            link,
+            key,
+            client,
+            encoding,
+            inbox: Vec::new(),
+            pending: VecDeque::new(),
+            connected: false,
+            refused: false,
+            must_close: false,
+            closed: None,
+            said_close: false,
+        }
+    }
+
+    fn frame(&self, world: &mut World, opcode: tungstenite::protocol::frame::coding::OpCode, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        wire::frame(&mut bytes, opcode, true, payload, (world.rng.next() as u32).to_le_bytes());
+        world.net.send(self.link, world.step, &bytes, &mut world.rng);
+    }
+
+    /// Commands in one message.
+    pub fn send(&mut self, world: &mut World, list: Vec<(Command, What)>) {
+        let (commands, whats): (Vec<Command>, Vec<What>) = list.into_iter().unzip();
+        self.pending.extend(commands.iter().map(|command| command.id).zip(whats));
+        let opcode = if self.encoding == Encoding::Json { wire::TEXT } else { wire::BINARY };
+        self.frame(world, opcode, &wire::commands(self.encoding, &commands));
+    }
+
+    pub fn say_close(&mut self, world: &mut World, code: u16) {
+        if !self.said_close {
+            self.said_close = true;
+            self.frame(world, wire::CLOSE, &code.to_be_bytes());
+        }
+    }
+
+    pub fn read(&mut self, world: &mut World) -> Vec<Heard> {
+        let (bytes, ended) = world.net.receive(self.link, world.step, usize::MAX);
+        self.inbox.extend(bytes);
+        let mut all = Vec::new();
+        while let Some((opcode, payload)) = wire::parse(&mut self.inbox) {
+            assert!(self.closed.is_none(), "a frame after the close frame");
+            let at = [u64::from(world.tick), u64::from(self.key.reactor), u64::from(self.key.index)];
+            world.log.add("heard", at, &payload);
+            let data = if self.encoding == Encoding::Json { wire::TEXT } else { wire::BINARY };
+            if opcode == data && payload == self.encoding.ping() {
+                self.frame(world, data, self.encoding.ping());
+            } else if opcode == data {
+                let replies = wire::replies(self.encoding, &payload).into_iter();
+                all.extend(replies.map(|reply| Heard::Reply(Box::new(reply))));
+            } else {
+                assert_eq!(opcode, wire::CLOSE, "a frame of the wrong kind");
+                let code = payload.first_chunk().map_or(NO_CODE, |code| u16::from_be_bytes(*code));
+                self.closed = Some(code);
+                all.push(Heard::Close(code));
+            }
+        }
+        if ended {
+            let excused = self.closed.is_some() || self.said_close || world.net.was_broken_off(self.link);
+            assert!(excused, "the stream ended without a close frame: {:?}", self.pending);
+            all.push(Heard::End);
+        }
+        all
+    }
+
+    /// What `reply` answers: the oldest command that is not. None if a place was kept whose reply never came: then the
+    /// connection is about to end.
+    pub fn answered(&mut self, reply: &Reply) -> Option<What> {
+        if self.pending.front().is_some_and(|(id, _)| *id == reply.id) {
+            return self.pending.pop_front().map(|(_, what)| what);
+        }
+        let later = self.pending.iter().any(|(id, _)| *id == reply.id);
+        assert!(later, "expected a reply to {:?}, got {reply:?}", self.pending.front());
+        self.must_close = true;
+        None
+    }
+}
