@@ -354,7 +354,14 @@ impl Shard {
                         self.close(now, table, conn, Some(Disconnect::INAPPROPRIATE_PROTOCOL));
                     }
                 }
-                Work::Join(joining) => self.join(now, table, joining),
+                Work::Join(joining) => {
+                    let before = self.out.len();
+                    self.join(now, table, joining);
+                    // A push that tells of it must be queued before what is delivered next. A reply has its place.
+                    if self.out[before..].iter().any(|out| matches!(out, Out::Send { .. })) {
+                        break;
+                    }
+                }
                 Work::Gap(channel) => {
                     self.counters.gaps += 1;
                     for conn in self.hub.positioned(channel) {
