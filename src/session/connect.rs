@@ -226,7 +226,7 @@ impl Session {
         if let Some(connecting) = connecting
             && !connecting.queued.is_empty()
         {
-            self.handle_message(&connecting.queued, turn);
+            turn.fx.push(Effect::Resume(connecting.queued));
         }
     }
 

@@ -84,6 +84,8 @@ pub enum Effect {
     },
     /// Close this user's other clients on all reactors: it may have but one.
     CloseOthers,
+    /// Commands that waited for the connect reply: hand them to the session once all else is done.
+    Resume(Vec<u8>),
     /// The session is over; nothing follows.
     Close(Disconnect),
 }

@@ -275,7 +275,7 @@ impl Session {
             };
         }
         let back = self.subs.iter().position(|sub| sub.channel == channel && sub.slot == PENDING);
-        debug_assert!(back.is_some(), "an answer without a question");
+        debug_assert!(back.is_some(), "an answer without a question: {channel} {ticket} {self:?}");
         let Some(back) = back else { return };
         let Some(pending) = self.more.as_mut().and_then(|more| more.take_pending(channel)) else {
             turn.fx.push(Effect::Join { channel, back: back as u16, flags: Flags::default() });

@@ -16,7 +16,7 @@ impl Shard {
     pub(super) fn carry_out(&mut self, now: Now, table: &mut impl Table, key: ConnKey, wire: Wire) {
         let conn = key.index;
         let mut list = std::mem::take(&mut self.fx.list);
-        let (mut replies, mut closing) = (0..0, None);
+        let (mut replies, mut closing, mut resumed) = (0..0, None, None);
         for effect in list.drain(..) {
             match effect {
                 Effect::Send(range) if replies.is_empty() => replies = range,
@@ -41,6 +41,7 @@ impl Shard {
                     break;
                 }
                 Effect::Connected => self.connected(table, conn),
+                Effect::Resume(commands) => resumed = Some(commands),
                 effect => self.ask_for(now, table, key, wire, effect),
             }
         }
@@ -48,7 +49,10 @@ impl Shard {
         self.finish_effects(list);
         if let Some(disconnect) = closing {
             self.detach(now, table, key, disconnect.code);
-            self.say_close(conn, wire, disconnect);
+            return self.say_close(conn, wire, disconnect);
+        }
+        if let Some(commands) = resumed {
+            self.with(now, table, conn, |session, turn| session.handle_message(&commands, turn));
         }
     }
 
