@@ -109,6 +109,8 @@ impl Sdk {
             3501 => line.refused || !line.connected,
             3502 => !line.connected,
             3504 | 3505 => true,
+            // Tokens of a user that the backend did not name.
+            3500 => world.options.rules.connect_proxy,
             _ => false,
         };
         assert!(possible, "closed with {code}; waits for {:?}", line.pending);
@@ -269,6 +271,10 @@ impl Sdk {
         let namespace = rules.namespace(channel).expect("a namespace");
         let options = &namespace.options;
         let user = self.user.clone();
+        if ask.as_ref().is_some_and(|ask| ask.epoch.is_empty()) {
+            // From where it had not been.
+            self.seen.remove(channel);
+        }
         let sub = self.sub(channel);
         assert!(sub.live.is_none(), "{channel}: subscribed twice");
         let wish = &sub.wish;
@@ -322,7 +328,22 @@ impl Sdk {
     fn pushed(&mut self, world: &mut World, truth: &mut Truth, reply: Reply) {
         let Push { channel, publication, join, leave, unsubscribe, subscribe, refresh, .. } =
             reply.push.expect("a push");
-        assert!(self.line.as_ref().is_some_and(|line| line.connected), "a push before the connect reply");
+        // Behind a reply that was left out, as the connection ended before it came.
+        let live = self.subs.get(&channel).is_some_and(|sub| sub.live.is_some());
+        let line = self.line.as_mut().expect("a connection");
+        let asks = |(_, what): &(u32, What)| match what {
+            What::Subscribe { channel: name, .. } => *name == channel,
+            What::Connect { .. } => true,
+            _ => false,
+        };
+        if !live && subscribe.is_none() && refresh.is_none() && line.pending.iter().any(asks) {
+            line.must_close = true;
+            return;
+        }
+        line.must_close |= !line.connected;
+        if line.must_close {
+            return;
+        }
         if let Some(publication) = publication {
             self.hear(world, truth, &channel, publication, false);
         } else if let Some(one) = join.as_ref().or(leave.as_ref()) {
