@@ -366,6 +366,11 @@ impl Sdk {
             let (recoverable, positioned, epoch, offset) = (it.recoverable, it.positioned, it.epoch, it.offset);
             let result = SubscribeResult { recoverable, positioned, epoch, offset, ..SubscribeResult::default() };
             self.begin(world, truth, &channel, result, None);
+            let cache = world.options.rules.channel(&channel).is_some_and(|o| o.force_recovery_mode == "cache");
+            if let Some(live) = self.sub(&channel).live.as_mut().filter(|_| cache) {
+                // The latest publication may follow, as a push has no room for it.
+                live.last = None;
+            }
         } else {
             assert!(refresh.is_some(), "a push of another kind");
         }
@@ -394,7 +399,7 @@ impl Sdk {
         let rules = &world.options.rules;
         let options = rules.channel(channel).expect("a namespace");
         let sub = self.subs.get_mut(channel).filter(|sub| sub.live.is_some());
-        let Sub { wish, known, live, .. } = sub.unwrap_or_else(|| panic!("{channel} is not subscribed"));
+        let Sub { wish, known, live, server, .. } = sub.unwrap_or_else(|| panic!("{channel} is not subscribed"));
         let live = live.as_mut().expect("looked at before");
         if let Some(wrong) = &live.wrong {
             panic!("{wrong}");
@@ -406,8 +411,9 @@ impl Sdk {
         let sent = truth.sent(id);
         assert!(wish.filter.as_ref().is_none_or(|tag| *tag == sent.tag), "{channel}: {id} was not wanted");
         let own = sent.by == Some(key);
-        assert!(recovered || !(own && options.skip_publisher), "{channel}: {id} is the client's own");
         let cache = options.force_recovery_mode == "cache";
+        let recovered = recovered || cache && *server;
+        assert!(recovered || !(own && options.skip_publisher), "{channel}: {id} is the client's own");
         let new = self.seen.entry(channel.to_owned()).or_default().insert(id);
         assert!(new || cache, "{channel}: {id} was heard twice");
         if !options.publish_proxy_enabled {

@@ -15,7 +15,7 @@ pub const LONG: Duration = Duration::from_secs(3600);
 
 pub fn draw(rng: &mut Rng) -> Options {
     let config = config(rng);
-    let mut rules = Rules::new(&config).expect("rules");
+    let mut rules = Rules::new(&config, &[]).expect("rules");
     rules.connect_proxy = rng.chance(30);
     rules.refresh_proxy = rng.chance(20);
     rules.rpc_proxy = rng.chance(50);
