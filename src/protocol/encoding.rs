@@ -255,6 +255,19 @@ mod tests {
     }
 
     #[test]
+    fn a_plain_server_side_subscription_is_written_in_full() {
+        let subs = vec![ServerSub { channel: "c".into(), result: Some(SubscribeResult::default()) }];
+        let reply = Reply { id: 1, connect: Some(ConnectResult { subs, ..Default::default() }), ..Default::default() };
+        let mut out = Vec::new();
+        Encoding::Protobuf.encode(&reply, &mut out).expect("any bytes");
+        assert_eq!(out, b"\x0b\x08\x01\x2a\x07\x32\x05\x0a\x01c\x12\x00");
+        let mut out = Vec::new();
+        Encoding::Json.encode(&reply, &mut out).expect("JSON");
+        assert_eq!(std::str::from_utf8(&out), Ok(r#"{"id":1,"connect":{"subs":{"c":{}}}}"#));
+        assert_eq!(serde_json::from_slice::<Reply>(&out).ok(), Some(reply));
+    }
+
+    #[test]
     fn a_payload_that_is_no_json_is_for_protobuf_alone() {
         for data in [&b"\xff"[..], b"{", b"1 2", b"plain"] {
             let publication = Publication { data: Bytes::copy_from_slice(data), ..Publication::default() };

@@ -41,6 +41,23 @@ mod raw {
     }
 }
 
+/// In JSON an object, its keys the channels.
+mod by_channel {
+    use super::{ServerSub, SubscribeResult};
+    use serde::de::Deserialize;
+    use std::collections::BTreeMap;
+
+    pub fn serialize<S: serde::Serializer>(subs: &[ServerSub], to: S) -> Result<S::Ok, S::Error> {
+        let zero = SubscribeResult::default();
+        to.collect_map(subs.iter().map(|ServerSub { channel, result }| (channel, result.as_ref().unwrap_or(&zero))))
+    }
+
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<ServerSub>, D::Error> {
+        let subs = BTreeMap::<String, SubscribeResult>::deserialize(from)?;
+        Ok(subs.into_iter().map(|(channel, result)| ServerSub { channel, result: Some(result) }).collect())
+    }
+}
+
 /// An object or null: serde would otherwise take a list of a struct's fields in their order for the struct.
 fn object<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
     struct Object<T>(std::marker::PhantomData<T>);
@@ -368,9 +385,9 @@ pub struct ConnectResult {
     #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     /// Server-side subscriptions, by channel.
-    #[prost(map = "string, message", tag = "6")]
-    #[serde(skip_serializing_if = "HashMap::is_empty")]
-    pub subs: HashMap<String, SubscribeResult>,
+    #[prost(message, repeated, tag = "6")]
+    #[serde(with = "by_channel", skip_serializing_if = "Vec::is_empty")]
+    pub subs: Vec<ServerSub>,
     /// Seconds between pings.
     #[prost(uint32, tag = "7")]
     #[serde(skip_serializing_if = "zero")]
@@ -389,6 +406,16 @@ pub struct ConnectResult {
     #[prost(int64, tag = "11")]
     #[serde(skip_serializing_if = "zero")]
     pub time: i64,
+}
+
+/// An entry of the map `ConnectResult.subs`. Its result is written even when all of it is zero, as it is for a plain
+/// channel: centrifuge-js reads one that is left out as null, and fails.
+#[derive(Clone, PartialEq, Message)]
+pub struct ServerSub {
+    #[prost(string, tag = "1")]
+    pub channel: String,
+    #[prost(message, optional, tag = "2")]
+    pub result: Option<SubscribeResult>,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]

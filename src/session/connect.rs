@@ -7,7 +7,8 @@ use super::{Effect, Phase, Session, Turn, deadline};
 use crate::auth::{Claims, SubClaims, TokenError};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{
-    Command, ConnectRequest, ConnectResult, Push, RefreshPush, RefreshRequest, RefreshResult, Reply, SubscribeRequest,
+    Command, ConnectRequest, ConnectResult, Push, RefreshPush, RefreshRequest, RefreshResult, Reply, ServerSub,
+    SubscribeRequest, SubscribeResult,
 };
 use crate::wheel::{NEVER, Tick};
 
@@ -197,14 +198,9 @@ impl Session {
     }
 
     /// One of the server-side subscriptions has begun.
-    pub(super) fn subscribed_on_connect(
-        &mut self,
-        channel: String,
-        result: crate::protocol::SubscribeResult,
-        turn: &mut Turn<'_>,
-    ) {
+    pub(super) fn subscribed_on_connect(&mut self, channel: String, result: SubscribeResult, turn: &mut Turn<'_>) {
         let Some(connecting) = self.more.as_mut().and_then(|more| more.connecting.as_mut()) else { return };
-        connecting.result.subs.insert(channel, result);
+        connecting.result.subs.push(ServerSub { channel, result: Some(result) });
         self.one_less_to_wait_for(turn);
     }
 
