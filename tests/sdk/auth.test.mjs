@@ -98,7 +98,7 @@ for (const encoding of ENCODINGS) {
   test(`${encoding}: a token that nobody refreshes ends with 3005`, async (t) => {
     const server = await startServer(t, ['--client.expired_close_delay', '1s']);
     const client = newClient(t, server, encoding, {
-      token: token({ sub: 'ann', exp: inSeconds(1) }), getToken: () => new Promise(() => {}),
+      token: token({ sub: 'ann', exp: inSeconds(2) }), getToken: () => new Promise(() => {}),
     });
     const connected = next(client, 'connected');
     client.connect();

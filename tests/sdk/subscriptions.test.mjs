@@ -1,0 +1,432 @@
+// Proves with the official JavaScript SDK who may hear a channel and for how long: subscriptions that
+// the server makes, tokens for one channel, channels for some users, and what there is not.
+import test from 'node:test';
+import assert from 'node:assert/strict';
+import { namespaces, startServer, within } from './server.mjs';
+import {
+  OFFERED, WAYS, connect, inSeconds, inbox, later, newClient, newSubscription, next, nextError, pack, refusal,
+  subscribe, token, unpack,
+} from './client.mjs';
+import { openRelay } from './relay.mjs';
+
+const KEPT = { history_size: 20, history_ttl: '60s', force_recovery: true };
+const CHANNELS = [
+  ...namespaces({
+    open: { allow_subscribe_for_client: true, allow_publish_for_subscriber: true },
+    kept: { ...KEPT, allow_subscribe_for_client: true },
+    shut: { presence: true, allow_presence_for_subscriber: true, allow_publish_for_subscriber: true },
+    told: { presence: true, join_leave: true, force_push_join_leave: true },
+    some: { allow_user_limited_channels: true, allow_publish_for_subscriber: true },
+    shaped: { allow_subscribe_for_client: true, channel_regex: '^[a-z]+-[0-9]+$' },
+    own: { ...KEPT },
+  }),
+  '--client.expired_sub_close_delay', '1s', '--client.expired_close_delay', '1s',
+];
+const start = (t, more = [], how = {}) => startServer(t, [...OFFERED, ...CHANNELS, ...more], how);
+const PERSONAL = ['--client.subscribe_to_user_personal_channel.enabled'];
+const ofChannel = (channel, claims = {}, how = {}) => token({ sub: 'ann', channel, ...claims }, how);
+
+/** What a client's server-side subscriptions do, by channel, from before it connects. */
+function serverSide(client) {
+  return {
+    subscribed: inbox(client, 'subscribed'),
+    unsubscribed: inbox(client, 'unsubscribed', ({ channel }) => channel),
+    heard: inbox(client, 'publication', ({ channel, data }) => [channel, unpack(data)]),
+    joins: inbox(client, 'join', ({ channel, info }) => [channel, info.user]),
+    leaves: inbox(client, 'leave', ({ channel, info }) => [channel, info.user]),
+  };
+}
+
+/** A connected client with what its server-side subscriptions did. */
+async function attach(t, server, way, claims, options = {}) {
+  const client = newClient(t, server, way, { token: token(claims), ...options });
+  client.on('connected', (ctx) => { client.id = ctx.client; });
+  const events = serverSide(client);
+  const connected = next(client, 'connected');
+  client.connect();
+  await connected;
+  return { client, ...events };
+}
+
+/** Connects; how the server ended it. */
+async function ended(t, server, way, options) {
+  const client = newClient(t, server, way, options);
+  const disconnected = next(client, 'disconnected');
+  client.connect();
+  const { code, reason } = await disconnected;
+  return { code, reason };
+}
+
+for (const way of WAYS) {
+  test(`${way}: the channels of a token are subscribed as the client connects`, async (t) => {
+    const server = await start(t, [], { reactors: 3 });
+    const subs = { 'own:b': { data: { hello: 'ü' }, info: { seat: 4 } }, 'told:b': { info: { seat: 5 } } };
+    const ann = await attach(t, server, way, { sub: 'ann', channels: ['news', 'shut:a'], subs });
+    const began = Object.fromEntries((await ann.subscribed.first(4)).map((ctx) => [ctx.channel, ctx]));
+    assert.deepEqual(Object.keys(began).sort(), ['news', 'own:b', 'shut:a', 'told:b']);
+    assert.deepEqual([began.news.recoverable, began.news.data?.length ?? 0], [false, 0]);
+    assert.deepEqual([began['own:b'].recoverable, began['own:b'].positioned, began['own:b'].streamPosition.offset,
+      unpack(began['own:b'].data)], [true, true, 0, { hello: 'ü' }]);
+    assert.deepEqual(await ann.joins.first(1), [['told:b', 'ann']]);
+
+    await server.api('broadcast', { channels: ['news', 'shut:a', 'own:b', 'elsewhere'], data: 'x' });
+    await server.api('publish', { channel: 'news', data: 'end' });
+    const heard = await ann.heard.until((all) => all.some(([, data]) => data === 'end'));
+    assert.deepEqual(heard.filter(([, data]) => data === 'x').map(([channel]) => channel).sort(),
+      ['news', 'own:b', 'shut:a']);
+    const { clients } = await ann.client.presence('shut:a');
+    assert.deepEqual(Object.keys(clients), [ann.client.id]);
+    await ann.client.publish('shut:a', pack(way, 'mine'));
+    await ann.heard.until((all) => all.at(-1)[1] === 'mine');
+
+    const again = newSubscription(ann.client, 'news');
+    assert.equal((await refusal(again)).code, 105, 'it is subscribed already');
+  });
+
+  test(`${way}: the backend ends one of them, or all`, async (t) => {
+    const server = await start(t);
+    const ann = await attach(t, server, way, { sub: 'ann', channels: ['a', 'b', 'c'] });
+    await server.api('unsubscribe', { user: 'ann', channel: 'b' });
+    assert.deepEqual(await ann.unsubscribed.first(1), ['b']);
+    await server.api('broadcast', { channels: ['a', 'b', 'c'], data: 1 });
+    assert.deepEqual((await ann.heard.first(2)).map(([channel]) => channel).sort(), ['a', 'c']);
+    await server.api('unsubscribe', { user: 'ann', channel: '' });
+    assert.deepEqual((await ann.unsubscribed.first(3)).sort(), ['a', 'b', 'c']);
+    assert.deepEqual((await server.api('channels')).channels, {});
+    assert.equal(ann.client.state, 'connected');
+  });
+
+  test(`${way}: they recover what was missed, as others do`, async (t) => {
+    const server = await start(t, PERSONAL);
+    const relay = await openRelay(t, server);
+    const ann = await attach(t, relay, way, { sub: 'ann', channels: ['own:a', 'news'] });
+    await server.api('publish', { channel: 'own:a', data: 1 });
+    await ann.heard.first(1);
+    relay.hold();
+    for (const data of [2, 3, 4]) await server.api('publish', { channel: 'own:a', data });
+    await server.api('publish', { channel: 'news', data: 'missed' });
+    relay.resume();
+    const back = (await ann.subscribed.first(6)).slice(3).find(({ channel }) => channel === 'own:a');
+    assert.deepEqual([back.wasRecovering, back.recovered, back.hasRecoveredPublications], [true, true, true]);
+    await server.api('publish', { channel: 'own:a', data: 5 });
+    assert.deepEqual(await ann.heard.first(5), [1, 2, 3, 4, 5].map((data) => ['own:a', data]));
+
+    relay.hold();
+    for (let data = 6; data < 30; data += 1) await server.api('publish', { channel: 'own:a', data });
+    relay.resume();
+    const lost = (await ann.subscribed.first(9)).slice(6).find(({ channel }) => channel === 'own:a');
+    assert.deepEqual([lost.wasRecovering, lost.recovered, lost.streamPosition.offset], [true, false, 29]);
+    assert.deepEqual([...ann.unsubscribed], []);
+  });
+
+  test(`${way}: a user has a channel of its own`, async (t) => {
+    const namespaced = ['--client.subscribe_to_user_personal_channel.personal_channel_namespace', 'own'];
+    for (const [options, channel] of [[[], '#ann'], [namespaced, 'own:#ann']]) {
+      const server = await start(t, [...PERSONAL, ...options, '--client.allow_anonymous_connect_without_token']);
+      const [one, two] = [await attach(t, server, way, { sub: 'ann' }), await attach(t, server, way, { sub: 'ann' })];
+      const bob = await attach(t, server, way, { sub: 'bob' });
+      await one.subscribed.first(1);
+      assert.equal(one.subscribed[0].channel, channel);
+      const nobody = newClient(t, server, way);
+      const none = serverSide(nobody);
+      const connected = next(nobody, 'connected');
+      nobody.connect();
+      await connected;
+      await server.api('publish', { channel, data: 'for ann' });
+      assert.deepEqual(await one.heard.first(1), [[channel, 'for ann']]);
+      assert.deepEqual(await two.heard.first(1), [[channel, 'for ann']]);
+      await server.api('publish', { channel: channel.replace('ann', 'bob'), data: 'for bob' });
+      await bob.heard.first(1);
+      assert.deepEqual([bob.heard.length, none.subscribed.length], [1, 0]);
+    }
+  });
+
+  test(`${way}: with single_connection the latest connection of a user is the one that stays`, async (t) => {
+    const server = await start(t, [...PERSONAL, '--client.subscribe_to_user_personal_channel.single_connection']);
+    const first = await connect(t, server, way, 'ann');
+    const gone = next(first, 'disconnected');
+    const second = await connect(t, server, way, 'ann');
+    assert.deepEqual({ ...await gone }, { code: 3504, reason: 'connection limit' });
+    const bob = await connect(t, server, way, 'bob');
+    assert.deepEqual([second.state, bob.state], ['connected', 'connected']);
+    assert.equal((await server.api('info')).nodes[0].num_clients, 2);
+  });
+
+  test(`${way}: a user over client.user_connection_limit is refused with 3504`, async (t) => {
+    const server = await start(t, ['--client.user_connection_limit', '2'], { reactors: 3 });
+    const clients = [await connect(t, server, way, 'ann'), await connect(t, server, way, 'ann')];
+    const refused = await ended(t, server, way, { token: token({ sub: 'ann' }) });
+    assert.deepEqual(refused, { code: 3504, reason: 'connection limit' });
+    await connect(t, server, way, 'bob');
+    clients[0].disconnect();
+    await within((async () => {
+      while ((await server.api('info')).nodes[0].num_clients > 2);
+    })(), 'that the client is gone');
+    await connect(t, server, way, 'ann');
+    assert.equal((await server.api('info')).nodes[0].num_clients, 3);
+  });
+
+  test(`${way}: tokens whose channels cannot be had end the connection`, async (t) => {
+    const server = await start(t, ['--client.channel_limit', '2']);
+    const many = await ended(t, server, way, { token: token({ sub: 'ann', channels: ['a', 'b', 'c'] }) });
+    assert.deepEqual(many, { code: 3505, reason: 'channel limit' });
+    const unknown = await ended(t, server, way, { token: token({ sub: 'ann', channels: ['nowhere:a'] }) });
+    assert.equal(unknown.code, 102);
+  });
+
+  test(`${way}: a subscription's token is asked for, and lets in whom the channel would not`, async (t) => {
+    const server = await start(t);
+    const ann = await connect(t, server, way, 'ann');
+    const asked = [];
+    const getToken = async ({ channel }) => {
+      asked.push(channel);
+      return ofChannel(channel, { exp: inSeconds(600), data: { hello: 'ü' } });
+    };
+    for (const channel of ['shut:a', '$open:a', '$private']) {
+      const sub = await subscribe(ann, channel, { getToken });
+      assert.deepEqual(unpack(sub.began.data), { hello: 'ü' });
+      await server.api('publish', { channel, data: 'end' });
+      assert.deepEqual(await sub.until('end'), ['end']);
+    }
+    assert.deepEqual(asked, ['shut:a', '$open:a', '$private']);
+    for (const channel of ['shut:b', '$open:b']) {
+      assert.deepEqual(await refusal(newSubscription(ann, channel)), { code: 103, reason: 'permission denied' });
+    }
+    const without = newSubscription(ann, 'shut:c', { getToken: async () => '' });
+    assert.equal((await refusal(without)).code, 1, 'no token is how an app says: not authorized');
+  });
+
+  test(`${way}: a bad token is refused with 103, a good one for something else ends with 3500`, async (t) => {
+    const server = await start(t);
+    const ann = await connect(t, server, way, 'ann');
+    const bad = [ofChannel('open:a', {}, { secret: 'not the key' }), 'abc', `${ofChannel('open:a')}x`];
+    for (const [at, value] of bad.entries()) {
+      assert.equal((await refusal(newSubscription(ann, `open:${at}`, { token: value }))).code, 103, value);
+    }
+    assert.equal(ann.state, 'connected');
+    const others = [
+      ofChannel('open:b'), token({ sub: 'bob', channel: 'open:a' }), ofChannel('open:a', { client: 'another' }),
+      token({ sub: 'ann' }),
+    ];
+    for (const value of others) {
+      const client = await connect(t, server, way, 'ann');
+      const disconnected = next(client, 'disconnected');
+      client.newSubscription('open:a', { token: value }).subscribe();
+      const { code, reason } = await disconnected;
+      assert.deepEqual({ code, reason }, { code: 3500, reason: 'invalid token' });
+    }
+    await subscribe(ann, 'open:a', { token: ofChannel('open:a', { client: ann.id }) });
+  });
+
+  test(`${way}: an expired token of a subscription is answered 109 and a new one asked for`, async (t) => {
+    const server = await start(t);
+    const ann = await connect(t, server, way, 'ann');
+    let asked = 0;
+    const sub = newSubscription(ann, 'shut:d', {
+      token: ofChannel('shut:d', { exp: inSeconds(-60) }),
+      getToken: async () => { asked += 1; return ofChannel('shut:d'); },
+    });
+    const [expired, subscribed] = [nextError(sub, 109), next(sub, 'subscribed')];
+    sub.subscribe();
+    await expired;
+    await subscribed;
+    assert.equal(asked, 1);
+  });
+
+  test(`${way}: an expiring subscription is refreshed and goes on`, async (t) => {
+    const server = await start(t);
+    const ann = await connect(t, server, way, 'ann');
+    const third = later();
+    const tokens = [2, 4, 600].map((n) => ofChannel('shut:e', { exp: inSeconds(n) }));
+    let asked = 0;
+    const sub = await subscribe(ann, 'shut:e', {
+      getToken: async () => {
+        asked += 1;
+        if (asked === 3) third.resolve();
+        return tokens[asked - 1];
+      },
+    });
+    const states = inbox(sub, 'state');
+    await within(third.promise, 'the third token');
+    await server.api('publish', { channel: 'shut:e', data: 'end' });
+    assert.deepEqual(await sub.until('end'), ['end']);
+    assert.deepEqual([...states], []);
+  });
+
+  test(`${way}: a subscription that nobody refreshes ends with 2501, and is subscribed anew`, async (t) => {
+    const server = await start(t);
+    const ann = await connect(t, server, way, 'ann');
+    let first = ofChannel('shut:f', { exp: inSeconds(2) });
+    const sub = await subscribe(ann, 'shut:f', {
+      getToken: ({ channel }) => {
+        // A refresh is left without an answer.
+        if (ann.getSubscription(channel).state === 'subscribed') return new Promise(() => {});
+        const value = first ?? ofChannel(channel);
+        first = null;
+        return Promise.resolve(value);
+      },
+    });
+    const [subscribing, subscribed] = [next(sub, 'subscribing'), next(sub, 'subscribed')];
+    const { code, reason } = await subscribing;
+    assert.deepEqual({ code, reason }, { code: 2501, reason: 'subscription expired' });
+    await subscribed;
+    assert.equal(ann.state, 'connected');
+  });
+
+  test(`${way}: a refresh for another channel ends with 3500, an expired one ends the subscription`, async (t) => {
+    const server = await start(t);
+    const refreshed = async (value) => {
+      const client = await connect(t, server, way, 'ann');
+      const tokens = [ofChannel('shut:g', { exp: inSeconds(2) }), value];
+      const sub = await subscribe(client, 'shut:g', { getToken: async () => tokens.shift() ?? new Promise(() => {}) });
+      return { client, sub };
+    };
+    const other = await refreshed(ofChannel('shut:other'));
+    assert.equal((await next(other.client, 'disconnected')).code, 3500);
+    const old = await refreshed(ofChannel('shut:g', { exp: inSeconds(-60) }));
+    assert.equal((await next(old.sub, 'unsubscribed')).code, 110);
+    assert.equal(old.client.state, 'connected');
+  });
+
+  test(`${way}: a refresh of the connection for another user ends with 3500, an expired one with 3005`, async (t) => {
+    const server = await start(t);
+    for (const [value, event, code] of [
+      [token({ sub: 'bob', exp: inSeconds(600) }), 'disconnected', 3500],
+      [token({ sub: 'ann', exp: inSeconds(600) }, { secret: 'not the key' }), 'disconnected', 3500],
+      [token({ sub: 'ann', exp: inSeconds(-60) }), 'connecting', 3005],
+    ]) {
+      const tokens = [token({ sub: 'ann', exp: inSeconds(2) }), value, token({ sub: 'ann' })];
+      const client = newClient(t, server, way, { getToken: async () => tokens.shift() });
+      const connected = next(client, 'connected');
+      client.connect();
+      await connected;
+      assert.equal((await next(client, event)).code, code);
+    }
+  });
+
+  test(`${way}: subscription tokens may have a key of their own`, async (t) => {
+    const secret = 'another secret of more than thirty-two bytes';
+    const server = await start(t, [
+      '--client.subscription_token.enabled', '--client.subscription_token.hmac_secret_key', secret]);
+    const ann = await connect(t, server, way, 'ann');
+    await subscribe(ann, 'shut:h', { token: ofChannel('shut:h', {}, { secret }) });
+    assert.equal((await refusal(newSubscription(ann, 'shut:i', { token: ofChannel('shut:i') }))).code, 103);
+  });
+
+  test(`${way}: a token overrides what its channel does`, async (t) => {
+    const server = await start(t);
+    const ann = await connect(t, server, way, 'ann');
+    const value = (on) => ({ value: on });
+    const override = { force_recovery: value(false), presence: value(false) };
+    const sub = await subscribe(ann, 'kept:o', { token: ofChannel('kept:o', { override }) });
+    assert.deepEqual([sub.began.recoverable, sub.began.positioned], [false, false]);
+    const hidden = await subscribe(ann, 'shut:o', { token: ofChannel('shut:o', { override }) });
+    assert.equal((await hidden.presenceStats()).numClients, 0);
+    const loud = { join_leave: value(true), force_push_join_leave: value(true) };
+    const heard = newSubscription(ann, 'open:o', { token: ofChannel('open:o', { override: loud }) });
+    const joins = inbox(heard, 'join', ({ info }) => info.user);
+    heard.subscribe();
+    assert.deepEqual(await joins.first(1), ['ann']);
+  });
+
+  test(`${way}: channels for some users, by their names`, async (t) => {
+    const server = await start(t);
+    const [ann, bob] = [await connect(t, server, way, 'ann'), await connect(t, server, way, 'bob')];
+    const hers = await subscribe(ann, 'some:talk#ann,eve');
+    await hers.publish(pack(way, 'x'));
+    await hers.until('x');
+    assert.equal((await refusal(newSubscription(bob, 'some:talk#ann,eve'))).code, 103);
+    assert.equal((await refusal(newSubscription(ann, 'some:talk'))).code, 103);
+    assert.equal((await refusal(newSubscription(bob, 'shut:talk#bob'))).code, 103, 'not allowed there');
+    await subscribe(bob, 'some:own#bob');
+  });
+
+  test(`${way}: names that do not fit are refused with 107`, async (t) => {
+    const server = await start(t);
+    const ann = await connect(t, server, way, 'ann');
+    await subscribe(ann, 'shaped:game-42');
+    for (const name of ['shaped:game', 'shaped:42', 'open:ü', `open:${'x'.repeat(256)}`]) {
+      assert.equal((await refusal(newSubscription(ann, name))).code, 107, name);
+    }
+  });
+
+  test(`${way}: map and shared poll subscriptions are refused with 103`, async (t) => {
+    const server = await start(t);
+    const ann = await connect(t, server, way, 'ann');
+    const subs = [
+      ann.newMapSubscription('open:m1'), ann.newMapClientsSubscription('open:m2'),
+      ann.newMapUsersSubscription('open:m3'), ann.newSharedPollSubscription('open:m4'),
+    ];
+    for (const sub of subs) assert.deepEqual(await refusal(sub), { code: 103, reason: 'permission denied' });
+    await assert.rejects(ann.mapPublish('open:m1', 'key', pack(way, 1)), { code: 103 });
+    assert.equal(ann.state, 'connected');
+  });
+
+  test(`${way}: rpc is not available without a backend, and send ends with 3508`, async (t) => {
+    const server = await start(t);
+    const early = newClient(t, server, way, { token: token({ sub: 'ann' }) });
+    const answer = assert.rejects(early.rpc('add', pack(way, 1)), { code: 108 });
+    early.connect();
+    await answer;
+    const disconnected = next(early, 'disconnected');
+    await early.send(pack(way, 1));
+    assert.equal((await disconnected).code, 3508);
+  });
+
+  test(`${way}: codes of the backend's own choice end connections as their range says`, async (t) => {
+    const server = await start(t);
+    const ann = await connect(t, server, way, 'ann');
+    for (const code of [3000, 3499, 4000, 4499]) {
+      const [gone, back] = [next(ann, 'connecting'), next(ann, 'connected')];
+      await server.api('disconnect', { user: 'ann', disconnect: { code, reason: 'as said' } });
+      const ctx = await gone;
+      assert.deepEqual([ctx.code, ctx.reason], [code, 'as said']);
+      await back;
+    }
+    for (const code of [3500, 3999, 4500, 4999]) {
+      const client = await connect(t, server, way, `user${code}`);
+      const gone = next(client, 'disconnected');
+      await server.api('disconnect', { user: `user${code}`, disconnect: { code, reason: 'as said' } });
+      const ctx = await gone;
+      assert.deepEqual([ctx.code, ctx.reason], [code, 'as said']);
+    }
+    for (const code of [999, 2999, 5000]) {
+      await assert.rejects(server.api('disconnect', { user: 'ann', disconnect: { code } }), { code: 107 });
+    }
+    assert.equal(ann.state, 'connected');
+  });
+
+  test(`${way}: subscriptions made before the client connects begin with it, a hundred at once`, async (t) => {
+    const server = await start(t, [], { reactors: 3 });
+    const ann = newClient(t, server, way, { token: token({ sub: 'ann' }) });
+    const subs = Array.from({ length: 100 }, (_, n) => newSubscription(ann, `open:n${n}`));
+    for (const sub of subs) sub.subscribe();
+    ann.connect();
+    await Promise.all(subs.map((sub) => sub.ready(5000)));
+    for (const sub of subs.slice(0, 50)) sub.unsubscribe();
+    await subs[99].publish(pack(way, 'end'));
+    await subs[99].until('end');
+    assert.equal(Object.keys((await server.api('channels')).channels).length, 50);
+    const again = subs.slice(0, 50).map((sub) => next(sub, 'subscribed'));
+    for (const sub of subs.slice(0, 50)) sub.subscribe();
+    await Promise.all(again);
+    assert.equal(Object.keys((await server.api('channels')).channels).length, 100);
+  });
+
+  test(`${way}: a subscription given up while the client connects is not there`, async (t) => {
+    const server = await start(t);
+    const ann = newClient(t, server, way, { token: token({ sub: 'ann' }) });
+    const [left, kept] = [newSubscription(ann, 'open:left'), newSubscription(ann, 'open:kept')];
+    ann.on('__centrifuge_debug:connect_frame_sent', () => left.unsubscribe());
+    left.subscribe();
+    kept.subscribe();
+    ann.connect();
+    await kept.ready(5000);
+    await kept.publish(pack(way, 'end'));
+    await kept.until('end');
+    assert.deepEqual((await server.api('channels')).channels, { 'open:kept': { num_clients: 1 } });
+    const subscribed = next(left, 'subscribed');
+    left.subscribe();
+    await subscribed;
+  });
+}
