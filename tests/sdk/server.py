@@ -52,6 +52,11 @@ class Server:
             return json.load(response)["result"]
 
 
+def namespaces(**named):
+    """The option that makes these namespaces: their names, each with its options."""
+    return "--channel.namespaces", json.dumps([{"name": name, **options} for name, options in named.items()])
+
+
 def _free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

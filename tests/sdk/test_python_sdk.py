@@ -5,107 +5,20 @@ hears is published by the server API: no SDK is judged by itself.
 """
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import json
 import time
 
 import pytest
 import websockets
-from centrifuge import (
-    CentrifugeError,
-    Client,
-    ClientEventHandler,
-    ReplyError,
-    SubscriptionEventHandler,
-)
+from centrifuge import CentrifugeError, ReplyError
 
-from server import SECRET, start_server
+from python_client import both_encodings, client, connect, pack, soon, subscribe, token
+from server import start_server
 
 OPEN = (
     "--channel.without_namespace.allow_subscribe_for_client",
     "--channel.without_namespace.allow_publish_for_subscriber",
 )
-both_encodings = pytest.mark.parametrize("protobuf", [False, True], ids=["json", "protobuf"])
-
-
-def token(secret=SECRET, **claims):
-    def part(value):
-        return base64.urlsafe_b64encode(value).rstrip(b"=")
-
-    signed = part(b'{"alg":"HS256","typ":"JWT"}') + b"." + part(json.dumps(claims).encode())
-    signature = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
-    return (signed + b"." + part(signature)).decode()
-
-
-class Life(ClientEventHandler):
-    """Queues how the connection fares."""
-
-    def __init__(self):
-        self.connected = asyncio.Queue()
-        self.connecting = asyncio.Queue()
-        self.disconnected = asyncio.Queue()
-        self.errors = asyncio.Queue()
-
-    async def on_connected(self, ctx):
-        self.connected.put_nowait(ctx)
-
-    async def on_connecting(self, ctx):
-        self.connecting.put_nowait(ctx)
-
-    async def on_disconnected(self, ctx):
-        self.disconnected.put_nowait(ctx)
-
-    async def on_error(self, ctx):
-        self.errors.put_nowait(ctx)
-
-
-class Heard(SubscriptionEventHandler):
-    """Queues what a subscription hears, decoded."""
-
-    def __init__(self):
-        self.subscribed = asyncio.Queue()
-        self.unsubscribed = asyncio.Queue()
-        self.publications = asyncio.Queue()
-
-    async def on_subscribed(self, ctx):
-        self.subscribed.put_nowait(ctx)
-
-    async def on_unsubscribed(self, ctx):
-        self.unsubscribed.put_nowait(ctx)
-
-    async def on_publication(self, ctx):
-        data = ctx.pub.data
-        self.publications.put_nowait(json.loads(data) if isinstance(data, bytes) else data)
-
-
-def soon(queue):
-    return asyncio.wait_for(queue.get(), timeout=10)
-
-
-def pack(protobuf, value):
-    return json.dumps(value).encode() if protobuf else value
-
-
-def client(server, protobuf, **options):
-    life = Life()
-    return Client(server.url, events=life, use_protobuf=protobuf, proxy=None, **options), life
-
-
-async def connect(server, protobuf, user):
-    opened, life = client(server, protobuf, token=token(sub=user))
-    await opened.connect()
-    await soon(life.connected)
-    return opened, life
-
-
-async def subscribe(opened, channel):
-    heard = Heard()
-    subscription = opened.new_subscription(channel, events=heard)
-    await subscription.subscribe()
-    await soon(heard.subscribed)
-    return subscription, heard
 
 
 class Witness:
