@@ -19,4 +19,7 @@ mod peer;
 mod ports;
 mod server;
 mod slow;
+mod stream;
+mod streams;
 mod tokens;
+mod uni;

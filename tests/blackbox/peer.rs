@@ -259,6 +259,28 @@ impl Peer {
         (code, String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned())
     }
 
+    /// The next line of a body that does not end, without its end; `None` at the end of the stream.
+    pub fn line(&mut self) -> Option<String> {
+        let end = loop {
+            if let Some(at) = self.bytes.iter().position(|byte| *byte == b'\n') {
+                break at + 1;
+            }
+            if !self.fill() {
+                assert!(self.bytes.is_empty(), "cut: {:?}", String::from_utf8_lossy(&self.bytes));
+                return None;
+            }
+        };
+        let mut line = String::from_utf8(self.take(end)).expect("a line of text");
+        line.pop();
+        Some(line)
+    }
+
+    /// The next bytes of a body that does not end.
+    pub fn exactly(&mut self, len: usize) -> Vec<u8> {
+        assert!(self.fill_to(len), "only {:?}", self.bytes);
+        self.take(len)
+    }
+
     /// Reads to the end of the stream.
     pub fn ended(&mut self) {
         while self.fill() {}

@@ -1,0 +1,143 @@
+//! Clients that only listen: over WebSocket, server-sent events and an HTTP stream.
+
+use crate::client::token;
+use crate::peer::{CLOSE, Peer, TEXT};
+use crate::server::{GUARDED, OPEN, Server, until};
+use crate::stream::{ALL, Stream, UNI_SSE, UNI_STREAM, UNI_WEBSOCKET, answer, get, post};
+use serde_json::{Value, json};
+
+/// One of them, whichever its transport.
+enum Listener {
+    Frames(Peer),
+    Stream(Stream),
+}
+
+impl Listener {
+    /// All three, with what they say to connect.
+    fn all(server: &Server, said: &Value) -> [Listener; 3] {
+        let said = said.to_string();
+        let mut peer = Peer::open(server.address).upgrade(UNI_WEBSOCKET);
+        peer.send_frame(TEXT, said.as_bytes());
+        let streams = [get(UNI_SSE, &said), post(UNI_STREAM, &[], &said)].map(|request| Stream::open(server, &request));
+        let [sse, stream] = streams.map(Listener::Stream);
+        [Listener::Frames(peer), sse, stream]
+    }
+
+    fn next(&mut self) -> Value {
+        match self {
+            Listener::Frames(peer) => serde_json::from_str(&peer.text()).expect("JSON"),
+            Listener::Stream(stream) => stream.next(),
+        }
+    }
+
+    /// Reads on to the push that ends it, and to the end; the code.
+    fn closed(&mut self) -> u64 {
+        let peer = match self {
+            Listener::Stream(stream) => return stream.closed(),
+            Listener::Frames(peer) => peer,
+        };
+        let mut told = Value::Null;
+        loop {
+            let (first, payload) = peer.frame();
+            if first == CLOSE {
+                let code = u16::from_be_bytes([payload[0], payload[1]]);
+                assert_eq!(told["disconnect"]["code"], code, "{told}");
+                return code.into();
+            }
+            told = serde_json::from_slice(&payload).expect("JSON");
+        }
+    }
+}
+
+#[test]
+fn a_listener_hears_what_its_token_says() {
+    let server = Server::with(GUARDED, ALL);
+    let claims = json!({ "sub": "42", "channels": ["news", "alerts"] });
+    for mut listener in Listener::all(&server, &json!({ "token": token(&claims) })) {
+        let told = listener.next();
+        let connect = &told["connect"];
+        assert_eq!(connect["subs"], json!({ "news": {}, "alerts": {} }), "{told}");
+        assert_eq!((&connect["ping"], &connect["pong"]), (&json!(25), &Value::Null));
+        assert!(connect["client"].is_string() && connect["session"].is_string(), "{told}");
+        server.publish("news", json!({ "a": "b\nc" }));
+        assert_eq!(listener.next(), json!({ "channel": "news", "pub": { "data": { "a": "b\nc" } } }));
+        server.call("unsubscribe", json!({ "user": "42", "channel": "alerts" }));
+        let told = listener.next();
+        assert_eq!((&told["channel"], &told["unsubscribe"]["code"]), (&json!("alerts"), &json!(2000)), "{told}");
+        server.call("disconnect", json!({ "user": "42" }));
+        assert_eq!(listener.closed(), 3503);
+    }
+}
+
+#[test]
+fn publications_of_a_burst_are_messages_of_their_own() {
+    let server = Server::with(OPEN, ALL);
+    let mut all = Listener::all(&server, &json!({ "subs": { "news": {} } }));
+    all.iter_mut().for_each(|listener| assert_eq!(listener.next()["connect"]["subs"], json!({ "news": {} })));
+    let channels = vec!["news"; 64];
+    server.call("broadcast", json!({ "channels": channels, "data": 1 }));
+    for listener in &mut all {
+        (0..64).for_each(|_| assert_eq!(listener.next(), json!({ "channel": "news", "pub": { "data": 1 } })));
+    }
+}
+
+#[test]
+fn pings_are_empty_and_want_no_answer() {
+    let server =
+        Server::with(OPEN, &[ALL, &["--client.ping_interval", "1s", "--client.pong_timeout", "200ms"]].concat());
+    for mut listener in Listener::all(&server, &json!({})) {
+        assert!(listener.next()["connect"].is_object());
+        (0..3).for_each(|_| assert_eq!(listener.next(), json!({})));
+    }
+    assert_eq!(server.disconnects(3012), 0);
+}
+
+#[test]
+fn errors_are_disconnects() {
+    let server = Server::with(GUARDED, ALL);
+    for (said, code) in [
+        (json!({ "token": token(&json!({ "sub": "1", "exp": 1 })) }), 3005),
+        (json!({ "token": "x" }), 3500),
+        (json!({ "token": token(&json!({ "sub": "1", "channels": ["no:such"] })) }), 3004),
+        (json!([]), 3501),
+        (json!({ "token": 5 }), 3501),
+    ] {
+        for mut listener in Listener::all(&server, &said) {
+            assert_eq!(listener.closed(), code, "{said}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_heard_from_a_listener_once_it_is_connected() {
+    let server = Server::with(OPEN, ALL);
+    let mut peer = Peer::open(server.address).upgrade(UNI_WEBSOCKET);
+    peer.send_frame(TEXT, b"{}");
+    assert!(peer.text().contains("\"connect\""));
+    for said in ["{}", r#"{"id":2,"subscribe":{"channel":"c"}}"#, "nonsense"] {
+        peer.send_frame(TEXT, said.as_bytes());
+    }
+    server.call("disconnect", json!({ "user": "" }));
+    assert_eq!(Listener::Frames(peer).closed(), 3503, "and nothing before it");
+}
+
+#[test]
+fn a_listener_on_a_websocket_must_say_how_it_connects() {
+    let limits = ["--client.stale_close_delay", "300ms", "--uni_websocket.message_size_limit", "50"];
+    let server = Server::with(OPEN, &[ALL, &limits[..]].concat());
+    assert_eq!(Listener::Frames(Peer::open(server.address).upgrade(UNI_WEBSOCKET)).closed(), 3502);
+    let mut peer = Peer::open(server.address).upgrade(UNI_WEBSOCKET);
+    peer.send_frame(TEXT, json!({ "name": "x".repeat(50) }).to_string().as_bytes());
+    assert_eq!(peer.closed().0, 1009);
+}
+
+#[test]
+fn a_request_may_say_nothing() {
+    let server = Server::with(OPEN, ALL);
+    let plain = format!("GET {UNI_SSE} HTTP/1.1\r\nHost: h\r\n\r\n");
+    for request in [plain, post(UNI_SSE, &[], ""), post(UNI_STREAM, &[], "{}")] {
+        assert!(Stream::open(&server, &request).next()["connect"].is_object(), "{request}");
+    }
+    assert_eq!(answer(&server, &format!("GET {UNI_STREAM} HTTP/1.1\r\nHost: h\r\n\r\n")).status, 405);
+    until("all to be gone", || (server.metric("gannet_node_num_clients") == 0).then_some(()));
+}
