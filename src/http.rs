@@ -1,6 +1,7 @@
 //! F1 · The head of an HTTP/1.1 request, its body, and the few fixed answers a reactor gives itself.
 //!
-//! Owns parsing (by httparse) and its limits; the body is in `body`. Knows nothing of endpoints: who answers a path is decided above.
+//! Owns parsing (by httparse) and its limits; the body is in `body`. Knows nothing of endpoints: who answers a path is
+//! decided above.
 
 mod body;
 

@@ -117,6 +117,7 @@ impl Config {
     pub(super) fn check_together(&self) -> Vec<Problem> {
         let mut problems = self.check_prefixes();
         problems.extend(self.check_backend());
+        problems.extend(self.check_connect_codes());
         for (at, options) in self.channels() {
             let clashes = channel::clashes(options, self.channel.history_meta_ttl);
             problems.extend(clashes.into_iter().map(|finding| at.problem(finding)));

@@ -114,11 +114,7 @@ const TOP: &[(&str, Verdict)] = &[
     ("client.channel_position_check_delay", Idle("publications stay in this process, and a gap is told at once")),
     ("client.channel_position_max_time_lag", Idle("publications stay in this process, and do not lag")),
     ("client.user_id_http_header", Missing("let clients connect with a token that names the user (client.token)")),
-    (
-        "client.connect_code_to_unidirectional_disconnect",
-        Switch("set enabled to false: no transport is unidirectional"),
-    ),
-    ("client.connect_code_to_disconnect", Switch("set enabled to false: no transport is unidirectional")),
+    ("client.connect_code_to_disconnect", Switch("move it to client.connect_code_to_unidirectional_disconnect")),
     ("client.proxy.connect.grpc", Idle(GRPC)),
     ("client.proxy.connect.grpc_metadata", Idle(GRPC)),
     ("client.proxy.connect.http.tls", Missing(PROXY_TLS)),

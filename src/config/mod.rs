@@ -16,6 +16,7 @@ mod list;
 mod load;
 mod print;
 mod token;
+mod transport;
 mod tree;
 mod unknown;
 mod value;
@@ -33,6 +34,7 @@ pub use load::{ConfigError, File, Place, load};
 pub use print::{note, print};
 pub use registry::{Listed, Section, options, sections};
 pub use token::{EcdsaKey, KeySource, Pattern, SubscriptionToken, Wanted, is_sound_rsa};
+pub use transport::{ConnectCodes, Emulation, HttpStream, UniWebSocket};
 pub use tree::Format;
 use value::{NO_MAX, Rule};
 
@@ -171,50 +173,6 @@ options! {
 }
 
 options! {
-    pub struct HttpStream {
-        /// Whether it answers.
-        enabled: bool = false;
-        /// URL path of the endpoint.
-        handler_prefix: String = String::new(), Rule::Path;
-        /// Bytes of a request's body; beyond: 413.
-        max_request_body_size: usize = 65536, Rule::Bytes(1, GIB);
-    }
-}
-
-impl HttpStream {
-    fn at(path: &str) -> HttpStream {
-        HttpStream { handler_prefix: path.into(), ..HttpStream::default() }
-    }
-}
-
-options! {
-    pub struct Emulation {
-        /// URL path of the endpoint.
-        handler_prefix: String = "/emulation".into(), Rule::Path;
-        /// Bytes of a request's body; beyond: 413.
-        max_request_body_size: usize = 65536, Rule::Bytes(1, GIB);
-    }
-}
-
-options! {
-    pub struct UniWebSocket {
-        /// Whether it answers.
-        enabled: bool = false;
-        /// URL path of the endpoint.
-        handler_prefix: String = "/connection/uni_websocket".into(), Rule::Path;
-        /// Bytes of one message from a client; beyond: close 1009.
-        message_size_limit: usize = 65536, Rule::Bytes(1, GIB);
-    }
-}
-
-impl Config {
-    /// Are there clients that send their commands to `emulation`?
-    pub fn has_emulation(&self) -> bool {
-        self.sse.enabled || self.http_stream.enabled
-    }
-}
-
-options! {
     pub struct Echo {
         /// An endpoint that returns each message, for conformance suites and benchmarks.
         enabled: bool = false;
@@ -276,6 +234,8 @@ options! {
         user_connection_limit: usize = 0, Rule::Count(0, MIB);
         /// The backend decides
         proxy: ClientProxy = ClientProxy::default();
+        /// What a connect command's error is for clients that only listen
+        connect_code_to_unidirectional_disconnect: ConnectCodes = ConnectCodes::default();
         /// Who connects is subscribed to a channel of the user's own
         subscribe_to_user_personal_channel: PersonalChannel = PersonalChannel::default();
     }

@@ -1,8 +1,8 @@
 //! F5 · Responses that do not end: server-sent events and HTTP streams, with a session behind each.
 //!
 //! Owns what is before such a response: what its request must be, reading the body, and the response's head. From then
-//! on it is a connection like the others, on which the client is not listened to. The body of the response ends with the
-//! connection: all that is sent can then be shared by many, as frames of a WebSocket are.
+//! on it is a connection like the others, on which the client is not listened to. The response ends with its connection
+//! and has no chunks: what is sent can be shared by many, as frames of a WebSocket are.
 
 use super::Reactor;
 use super::conn::Phase;
@@ -203,5 +203,56 @@ impl Reactor {
         self.conns.send(conn, request.head.clone());
         self.take_commands(conn, said);
         self.conns.arm(conn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a request: the wire of its stream and how it says its first commands, or the status.
+    fn decide(wire: Wire, request: &str) -> String {
+        let options = HttpStream { enabled: true, handler_prefix: "/s/".into(), max_request_body_size: 9 };
+        let endpoint = Endpoint::new(&options, wire).expect("it is on");
+        assert_eq!(endpoint.path, "/s");
+        let request = format!("{request}\r\n\r\n");
+        let head = Head::parse(request.as_bytes()).expect("sound").expect("whole");
+        match endpoint.decide(&head, Source { origin: None, host: None }) {
+            Decision::Stream(Request { wire, said: Said::Query(said), .. }) => {
+                format!("{wire:?} {}", String::from_utf8_lossy(&said))
+            }
+            Decision::Stream(Request { wire, expects, .. }) => format!("{wire:?} body {expects}"),
+            Decision::Answer(status, _) => status.to_string(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_chooses_its_stream() {
+        use Wire::*;
+        for (wire, request, expected) in [
+            (SseJson, "GET /s?cf_connect=%7b%7d&x=y HTTP/1.1", "SseJson {}"),
+            (SseJson, "GET /s HTTP/1.1", "400"),
+            (UniSse, "GET /s HTTP/1.1", "UniSse "),
+            (UniSse, "POST /s HTTP/1.1\r\nContent-Length: 9", "UniSse body false"),
+            (StreamJson, "GET /s?cf_connect={} HTTP/1.1", "405"),
+            (StreamJson, "POST /s HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-Continue", "StreamJson body true"),
+            (StreamJson, "POST /s HTTP/1.1\r\nContent-Length: 10", "413"),
+            (StreamJson, "POST /s HTTP/1.1", "411"),
+            (
+                StreamJson,
+                "POST /s HTTP/1.1\r\nContent-Length: 1\r\nContent-Type: Application/Octet-Stream; a=b",
+                "StreamProtobuf body false",
+            ),
+            (
+                UniStream,
+                "POST /s HTTP/1.1\r\nContent-Length: 1\r\nContent-Type: application/octet-stream",
+                "UniStream body false",
+            ),
+            (UniStream, "OPTIONS /s HTTP/1.1", "204"),
+        ] {
+            assert_eq!(decide(wire, request), expected, "{request}");
+        }
+        assert!(Endpoint::new(&HttpStream::default(), SseJson).is_none());
     }
 }

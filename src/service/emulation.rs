@@ -1,7 +1,7 @@
 //! F5 · `POST /emulation`: the commands of clients whose own connection goes one way.
 //!
-//! Owns reading the request and saying whether it was passed on. The reply to a command comes by the client's stream, so
-//! the answer here has no body. Every answer closes its connection: one that was kept could bring the request for a
+//! Owns reading the request and saying whether it was passed on. The reply to a command comes by the client's stream,
+//! so the answer here has no body. Every answer closes its connection: one that was kept could bring the request for a
 //! stream next, which only a fresh one may.
 
 use super::node::{Node, Unavailable};
@@ -9,8 +9,7 @@ use crate::config::Config;
 use crate::protocol::EmulationRequest;
 use crate::reactor::{Origins, Source, is_binary, preflight, shared_with};
 use axum::Router;
-use axum::body::to_bytes;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -25,7 +24,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 struct Emulation {
     node: Arc<Node>,
     origins: Origins,
-    body_max: usize,
 }
 
 /// The endpoint, if there is a transport that needs it. The configuration was checked: its origins can be read.
@@ -34,8 +32,11 @@ pub fn router(node: Arc<Node>, config: &Config) -> Router {
     if !config.has_emulation() {
         return Router::new();
     }
-    let emulation = Emulation { node, origins, body_max: config.emulation.max_request_body_size };
-    Router::new().route(&config.emulation.handler_prefix, any(take)).with_state(Arc::new(emulation))
+    let limit = DefaultBodyLimit::max(config.emulation.max_request_body_size);
+    Router::new()
+        .route(&config.emulation.handler_prefix, any(take))
+        .layer(limit)
+        .with_state(Arc::new(Emulation { node, origins }))
 }
 
 async fn take(State(emulation): State<Arc<Emulation>>, request: Request) -> Response {
@@ -81,16 +82,12 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
 type Refusal = (StatusCode, &'static str);
 
 async fn pass_on(emulation: &Emulation, request: Request) -> Result<(), Refusal> {
-    let (head, body) = request.into_parts();
-    let binary = text(&head.headers, header::CONTENT_TYPE).is_some_and(|kind| is_binary(&kind));
-    let too_large = (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than emulation.max_request_body_size");
-    let announced = text(&head.headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > emulation.body_max as u64) {
-        return Err(too_large);
-    }
-    let body = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, emulation.body_max)).await {
+    let binary = text(request.headers(), header::CONTENT_TYPE).is_some_and(|kind| is_binary(&kind));
+    let body = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
         Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-        Ok(Err(error)) if is_length(&error) => return Err(too_large),
+        Ok(Err(why)) if why.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            return Err((why.status(), "the body is larger than emulation.max_request_body_size"));
+        }
         Ok(Err(_)) => return Err((StatusCode::BAD_REQUEST, "the body was cut")),
         Ok(Ok(body)) => body,
     };
@@ -104,11 +101,6 @@ async fn pass_on(emulation: &Emulation, request: Request) -> Result<(), Refusal>
         Ok(false) => Err(unknown),
         Err(Unavailable::Busy | Unavailable::Silent) => Err((StatusCode::SERVICE_UNAVAILABLE, "the node is busy")),
     }
-}
-
-fn is_length(error: &axum::Error) -> bool {
-    let source = std::error::Error::source(error);
-    source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
 /// The request, its `data` being commands. In JSON they are text, and that text a string.

@@ -1,9 +1,9 @@
 //! F5 · The service thread: tokio, for everything that is not a long connection.
 //!
-//! Owns the HTTP side: sockets that reactors hand off (their request was no WebSocket), the second port if there is
-//! one, the server API, health, metrics, the chat page and the commands of clients whose connection goes one way; what the node asks of others: the application's backend, key
-//! sets, hooks; and the node's memory watch. Knows reactors only by their mailboxes: a slow request here delays no
-//! client but those that wait for it.
+//! Owns the HTTP side: sockets that reactors hand off (their request was no client's), the second port if there is
+//! one, the server API, health, metrics, the chat page, and the commands of clients whose connection goes one way; what
+//! the node asks of others: the application's backend, key sets, hooks; and the node's memory watch. Knows reactors
+//! only by their mailboxes: a slow request here delays no client but those that wait for it.
 
 mod api;
 mod backend;

@@ -402,7 +402,7 @@ impl Session {
     fn refuse(&self, id: u32, error: Error, turn: &mut Turn<'_>) {
         if self.wire.is_uni() {
             // It reads no replies.
-            return turn.fx.push(Effect::Close(Disconnect::of(&error)));
+            return turn.fx.push(Effect::Close(turn.rules.uni_disconnect(&error)));
         }
         if let Some(count) = error.code.checked_sub(100).and_then(|at| turn.fx.refused.get_mut(at as usize)) {
             *count += 1;

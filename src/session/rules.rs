@@ -3,9 +3,10 @@
 use crate::auth::{KeyError, Overrides, Verifier};
 use crate::broker::Keep;
 use crate::config::channel_regex;
-use crate::config::{Channel, ChannelOptions, Config, PersonalChannel, Rpc};
+use crate::config::{Channel, ChannelOptions, Config, ConnectCodes, PersonalChannel, Rpc};
 use crate::hub::Pace;
-use crate::protocol::SubscribeRequest;
+use crate::protocol::code::Disconnect;
+use crate::protocol::{Error, SubscribeRequest};
 use crate::wheel::{TICK_MS, Tick, ticks};
 use regex::Regex;
 use std::collections::HashMap;
@@ -56,6 +57,8 @@ pub struct Rules {
     /// Lower-case names of headers that the backend is told of.
     pub forwarded: Vec<String>,
     pub personal: PersonalChannel,
+    /// What errors of the connect command are to clients that read no replies, by code.
+    uni_disconnects: HashMap<u32, Disconnect>,
     without_namespace: Namespace,
     namespaces: HashMap<String, Namespace>,
 }
@@ -115,10 +118,16 @@ impl Rules {
             rpc_proxy: answers_rpc(&config.rpc),
             hooks: !config.hooks.endpoint.is_empty(),
             forwarded: forwarded.to_vec(),
+            uni_disconnects: uni_disconnects(&client.connect_code_to_unidirectional_disconnect),
             personal: client.subscribe_to_user_personal_channel.clone(),
             without_namespace: Namespace::new(&channel.without_namespace, channel),
             namespaces: namespaces.map(|n| (n.name.clone(), Namespace::new(&n.options, channel))).collect(),
         })
+    }
+
+    /// What a client that reads no replies is told of an error.
+    pub fn uni_disconnect(&self, error: &Error) -> Disconnect {
+        self.uni_disconnects.get(&error.code).cloned().unwrap_or_else(|| Disconnect::of(error))
     }
 
     /// Whose keys sign subscription tokens.
@@ -157,6 +166,11 @@ impl Rules {
 fn answers_rpc(rpc: &Rpc) -> bool {
     let by_proxy = rpc.namespaces.iter().any(|namespace| namespace.options.proxy_enabled);
     by_proxy || rpc.without_namespace.proxy_enabled || rpc.ping.enabled
+}
+
+fn uni_disconnects(codes: &ConnectCodes) -> HashMap<u32, Disconnect> {
+    let listed = codes.transforms.iter().filter(|_| codes.enabled);
+    listed.map(|it| (it.code, Disconnect { code: it.to.code, reason: it.to.reason.clone().into() })).collect()
 }
 
 /// The users a channel such as `chat#1,2` is for.

@@ -109,6 +109,16 @@ fn errors_are_disconnects() {
 }
 
 #[test]
+fn the_operator_says_what_an_error_is() {
+    let codes = r#"[{"code":109,"to":{"code":4109,"reason":"get another"}}]"#;
+    let option = |key: &str| format!("--client.connect_code_to_unidirectional_disconnect.{key}");
+    let server = Server::with(GUARDED, &[ALL, &[&option("enabled"), &option("transforms"), codes]].concat());
+    for mut listener in Listener::all(&server, &json!({ "token": token(&json!({ "sub": "1", "exp": 1 })) })) {
+        assert_eq!(listener.closed(), 4109);
+    }
+}
+
+#[test]
 fn nothing_is_heard_from_a_listener_once_it_is_connected() {
     let server = Server::with(OPEN, ALL);
     let mut peer = Peer::open(server.address).upgrade(UNI_WEBSOCKET);

@@ -1,0 +1,126 @@
+//! F0 · The options of the transports beside the bidirectional WebSocket.
+//!
+//! Owns their sections, which of them need another, and what errors are to clients that only listen. Never knows how
+//! any of them speaks.
+
+use super::backend::ToDisconnect;
+use super::check::Problem;
+use super::list::Entry;
+use super::value::Rule;
+use super::{Config, GIB};
+
+options! {
+    pub struct HttpStream {
+        /// Whether it answers.
+        enabled: bool = false;
+        /// URL path of the endpoint.
+        handler_prefix: String = String::new(), Rule::Path;
+        /// Bytes of a request's body; beyond: 413.
+        max_request_body_size: usize = 65536, Rule::Bytes(1, GIB);
+    }
+}
+
+options! {
+    pub struct Emulation {
+        /// URL path of the endpoint.
+        handler_prefix: String = "/emulation".into(), Rule::Path;
+        /// Bytes of a request's body; beyond: 413.
+        max_request_body_size: usize = 65536, Rule::Bytes(1, GIB);
+    }
+}
+
+options! {
+    pub struct UniWebSocket {
+        /// Whether it answers.
+        enabled: bool = false;
+        /// URL path of the endpoint.
+        handler_prefix: String = "/connection/uni_websocket".into(), Rule::Path;
+        /// Bytes of one message from a client; beyond: close 1009.
+        message_size_limit: usize = 65536, Rule::Bytes(1, GIB);
+    }
+}
+
+options! {
+    pub struct ConnectCodes {
+        /// Errors are looked up in transforms first.
+        enabled: bool = false;
+        /// `[{code, to: {code, reason}}]`: the disconnect for an error of a connect command. One that is not listed
+        /// is 3507 for 103, 3005 for 109 and 110, 3013 for 111, and else 3004.
+        transforms: Vec<ConnectCode> = Vec::new();
+    }
+}
+
+options! {
+    pub struct ConnectCode {
+        /// Of the error.
+        code: u32 = 0, Rule::Count(1, 0xffff_ffff);
+        /// The disconnect
+        to: ToDisconnect = ToDisconnect::default();
+    }
+}
+
+impl Entry for ConnectCode {
+    const WHAT: &'static str = "a transform";
+    const EXAMPLE: &'static str = "[{\"code\": 404, \"to\": {\"code\": 4904, \"reason\": \"not found\"}}]";
+    const NEEDED: &'static [&'static str] = &["code", "to"];
+}
+
+impl HttpStream {
+    pub(super) fn at(path: &str) -> HttpStream {
+        HttpStream { handler_prefix: path.into(), ..HttpStream::default() }
+    }
+}
+
+impl Config {
+    /// Are there clients that send their commands to `emulation`?
+    pub fn has_emulation(&self) -> bool {
+        self.sse.enabled || self.http_stream.enabled
+    }
+
+    pub(super) fn check_connect_codes(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (index, transform) in self.client.connect_code_to_unidirectional_disconnect.transforms.iter().enumerate() {
+            let mut say = |key: &str, message: String| {
+                let option = "client.connect_code_to_unidirectional_disconnect.transforms".to_owned();
+                problems.push(Problem { option, at: format!("[{index}].to.{key}"), message });
+            };
+            let to = &transform.to;
+            if !(3000..5000).contains(&to.code) {
+                say("code", format!("expected 3000 to 4999; got {}", to.code));
+            }
+            if to.reason.len() > 123 {
+                say("reason", "expected 123 bytes at most: a close frame has no more".into());
+            }
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{File, load};
+
+    fn wrong(transforms: &str) -> Vec<String> {
+        let text = format!(
+            "{{\"client\":{{\"connect_code_to_unidirectional_disconnect\":{{\"enabled\":true,\"transforms\":{transforms}}}}}}}"
+        );
+        let loaded = load(Some(File { name: "c.json", text: &text }), &[], &[]);
+        loaded.err().unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn transforms_are_read_as_strictly_as_the_rest() {
+        assert_eq!(wrong(r#"[{"code":404,"to":{"code":4904,"reason":"not found"}}]"#), [""; 0]);
+        for (transforms, part) in [
+            (r#"[{"code":404,"to":{"code":200}}]"#, "transforms[0].to.code: expected 3000 to 4999; got 200"),
+            (r#"[{"code":404}]"#, "a transform wants a to"),
+            (r#"[{"code":0,"to":{"code":4904}}]"#, "code: expected"),
+            (r#"[{"kode":404,"to":{"code":4904}}]"#, "kode"),
+        ] {
+            let lines = wrong(transforms);
+            assert!(lines.iter().any(|line| line.contains(part)), "{lines:?}");
+        }
+        let long = format!(r#"[{{"code":1,"to":{{"code":4000,"reason":"{}"}}}}]"#, "x".repeat(124));
+        assert!(wrong(&long)[0].contains("to.reason: expected 123 bytes at most"));
+    }
+}
