@@ -94,7 +94,7 @@ counters! {
     accepted: "gannet_transport_connections_accepted_total" "Sockets accepted.",
     closed: "gannet_transport_connections_closed_total" "Sockets closed or handed off.",
     handed_off: "gannet_transport_connections_handed_off_total" "Sockets handed to the service thread for plain HTTP.",
-    upgrades: "gannet_client_connections_accepted_total" "WebSocket handshakes completed.",
+    upgrades: "gannet_client_connections_accepted_total" "Handshakes of clients completed, whatever the transport.",
     connects: "gannet_client_connects_total" "Connect commands that succeeded.",
     subscribes: "gannet_client_subscriptions_accepted_total" "Subscriptions begun.",
     unsubscribes_by_server: "gannet_client_num_server_unsubscribes_total" "Subscriptions ended by the server API.",
