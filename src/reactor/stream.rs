@@ -52,7 +52,7 @@ impl Endpoint {
     /// None if it is off.
     pub fn new(options: &HttpStream, wire: Wire) -> Option<Endpoint> {
         let path = super::handshake::trim(&options.handler_prefix).to_owned();
-        options.enabled.then(|| Endpoint { path, wire, body_max: options.max_request_body_size })
+        options.enabled.then_some(Endpoint { path, wire, body_max: options.max_request_body_size })
     }
 
     fn has_events(&self) -> bool {
