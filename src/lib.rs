@@ -5,7 +5,7 @@
 //! it never knows. A file imports only from lower floors, and a test holds that.
 //!
 //! **F0, containers.** `config` is every option as a value. `wheel` keeps deadlines inside their owners. `mailbox`
-//! brings values to a thread. `metrics` counts and prints.
+//! brings values to a thread. `metrics` counts and prints. `meter` says how often something may happen.
 //!
 //! **F1, byte protocols.** `http` reads a request head. `ws` is RFC 6455: upgrade, frames, UTF-8, close codes.
 //!
@@ -26,6 +26,7 @@
 
 pub mod config;
 pub mod mailbox;
+pub mod meter;
 pub mod metrics;
 pub mod wheel;
 

@@ -35,6 +35,9 @@ impl Latency {
     }
 }
 
+/// What went beyond a rate limit: whose limits, what command, and whether it was let through to try them out.
+pub type Limited = (&'static str, &'static str, bool);
+
 macro_rules! counters {
     ($($field:ident: $name:literal $help:literal,)*) => {
         /// What one reactor counts, from its start.
@@ -43,6 +46,8 @@ macro_rules! counters {
             $(#[doc = $help] pub $field: u64,)*
             /// Error replies by code less 100.
             pub refused: [u64; 16],
+            /// What went beyond rate limits.
+            pub limited: BTreeMap<Limited, u64>,
             /// Disconnects by code.
             pub disconnects: BTreeMap<u16, u64>,
             /// Close codes sent for broken WebSocket framing.
@@ -61,13 +66,14 @@ macro_rules! counters {
             pub fn add(&mut self, other: &Counters) {
                 $(self.$field += other.$field;)*
                 self.refused.iter_mut().zip(other.refused).for_each(|(a, b)| *a += b);
+                add_table(&mut self.limited, &other.limited);
                 let tables = [
                     (&mut self.disconnects, &other.disconnects),
                     (&mut self.faults, &other.faults),
                     (&mut self.answers, &other.answers),
                 ];
                 for (mine, theirs) in tables {
-                    theirs.iter().for_each(|(code, count)| *mine.entry(*code).or_default() += count);
+                    add_table(mine, theirs);
                 }
                 self.pong.add(&other.pong);
                 self.command.add(&other.command);
@@ -79,6 +85,10 @@ macro_rules! counters {
                 $(page.single($name, $help, "counter", self.$field);)*
                 let codes = self.refused.iter().enumerate().filter(|(_, n)| **n > 0).map(|(code, n)| (code + 100, *n));
                 page.labelled("gannet_client_num_reply_errors_total", "Error replies to commands, by error code.", "counter", "code", codes);
+                let limited = self.limited.iter().map(|((layer, command, dry_run), count)| {
+                    (format!("layer=\"{layer}\",command=\"{command}\",dry_run=\"{dry_run}\""), *count)
+                });
+                page.series("gannet_rate_limit_client_over_limit_total", "Commands, or errors, beyond a limit of client.rate_limit.", "counter", limited);
                 page.labelled("gannet_client_num_server_disconnects_total", "Clients closed by the server, by disconnect code.", "counter", "code", &self.disconnects);
                 page.labelled("gannet_transport_protocol_errors_total", "Connections closed for broken WebSocket framing, by close code.", "counter", "code", &self.faults);
                 page.labelled("gannet_node_handshake_refusals_total", "Requests refused by the reactor before an upgrade, by HTTP status.", "counter", "status", &self.answers);
@@ -88,6 +98,11 @@ macro_rules! counters {
             }
         }
     };
+}
+
+/// Adds one table to the other.
+fn add_table<K: Ord + Copy>(mine: &mut BTreeMap<K, u64>, theirs: &BTreeMap<K, u64>) {
+    theirs.iter().for_each(|(key, count)| *mine.entry(*key).or_default() += count);
 }
 
 counters! {
@@ -237,6 +252,7 @@ mod tests {
         let mut a = Counters { accepted: 2, ..Counters::default() };
         a.refused[3] = 1;
         a.disconnects.insert(3008, 1);
+        a.limited.insert(("user_command", "publish", false), 1);
         a.turn.record_us(300);
         let mut b = a.clone();
         b.add(&a);
@@ -247,6 +263,7 @@ mod tests {
             "gannet_transport_connections_accepted_total 4",
             "gannet_client_num_reply_errors_total{code=\"103\"} 2",
             "gannet_client_num_server_disconnects_total{code=\"3008\"} 2",
+            "gannet_rate_limit_client_over_limit_total{layer=\"user_command\",command=\"publish\",dry_run=\"false\"} 2",
             "gannet_reactor_turn_duration_seconds_bucket{le=\"0.0005\"} 2",
             "gannet_reactor_turn_duration_seconds_bucket{le=\"+Inf\"} 2",
         ] {

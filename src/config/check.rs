@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::channel;
+use super::list::header_fault;
 use super::registry::{self, Item, Meta, Visitor};
 use super::value::{Value, show_duration};
 use super::{ChannelOptions, Config, ConfigError};
@@ -118,6 +119,8 @@ impl Config {
         let mut problems = self.check_prefixes();
         problems.extend(self.check_backend());
         problems.extend(self.check_connect_codes());
+        problems.extend(self.check_rate_limits());
+        problems.extend(self.check_user_header());
         for (at, options) in self.channels() {
             let clashes = channel::clashes(options, self.channel.history_meta_ttl);
             problems.extend(clashes.into_iter().map(|finding| at.problem(finding)));
@@ -201,6 +204,13 @@ impl Config {
         (personal.enabled && !known).then(|| problem(option, message))
     }
 
+    /// The header that is believed is one that a proxy can set, and that no client is asked to send on.
+    fn check_user_header(&self) -> Option<Problem> {
+        let name = &self.client.user_id_http_header;
+        let why = header_fault(name).filter(|_| !name.is_empty())?;
+        Some(problem("client.user_id_http_header", format!("expected the name of a header; {why}")))
+    }
+
     /// Two endpoints at one path, or one below the other: one of them would never be reached.
     fn check_prefixes(&self) -> Vec<Problem> {
         let endpoints = [
@@ -266,6 +276,13 @@ impl Config {
                 warn(&format!("{option}{at}"), &message);
             }
         }
+        if !client.user_id_http_header.is_empty() {
+            warn(
+                "client.user_id_http_header",
+                "whoever reaches this port is the user that this header names: let nobody but the proxy reach it",
+            );
+        }
+        self.idle_rate_limits().iter().for_each(|(option, message)| warn(option, message));
         let personal = &client.subscribe_to_user_personal_channel;
         if personal.single_connection && !personal.enabled {
             let option = "client.subscribe_to_user_personal_channel.single_connection";

@@ -12,6 +12,7 @@ mod backend;
 mod channel;
 mod check;
 mod foreign;
+mod limits;
 mod list;
 mod load;
 mod print;
@@ -29,6 +30,7 @@ pub use backend::{
 };
 pub use channel::regex as channel_regex;
 pub use check::Warning;
+pub use limits::{BucketOptions, Commands, RateLimit};
 pub use list::Headers;
 pub use load::{ConfigError, File, Place, load};
 pub use print::{note, print};
@@ -232,12 +234,19 @@ options! {
         recovery_max_publication_limit: usize = 300, Rule::Count(1, MIB);
         /// Connections of one user on this node; beyond: close 3504. Anonymous clients are not counted. 0 = no limit.
         user_connection_limit: usize = 0, Rule::Count(0, MIB);
+        /// Replies and pushes of a client wait at most this long, to leave together in one write. 0 = they leave at once.
+        write_delay: Duration = Duration::ZERO, Rule::Time(Duration::ZERO, secs(1));
+        /// A header of the client's request that names the user, for clients without a token. Only behind a proxy that
+        /// sets it, and removes it from what clients send. Empty = no header is believed.
+        user_id_http_header: String = String::new();
         /// The backend decides
         proxy: ClientProxy = ClientProxy::default();
         /// What a connect command's error is for clients that only listen
         connect_code_to_unidirectional_disconnect: ConnectCodes = ConnectCodes::default();
         /// Who connects is subscribed to a channel of the user's own
         subscribe_to_user_personal_channel: PersonalChannel = PersonalChannel::default();
+        /// How often clients may ask for something
+        rate_limit: RateLimit = RateLimit::default();
     }
 }
 

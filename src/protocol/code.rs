@@ -82,6 +82,7 @@ disconnects! {
     INAPPROPRIATE_PROTOCOL 3506 "inappropriate protocol"
     PERMISSION_DENIED 3507 "permission denied"
     NOT_AVAILABLE 3508 "not available"
+    TOO_MANY_ERRORS 3509 "too many errors"
 }
 
 impl Disconnect {

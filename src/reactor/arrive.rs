@@ -127,6 +127,7 @@ impl Reactor {
                     let id = self.next_id();
                     let mut session = self.shard.open(self.now, id, wire, frame_pings);
                     session.set_headers(forwarded(&head, &self.forwarded));
+                    session.set_trusted_user(trusted_user(&head, &self.user_header));
                     self.switch(conn, &upgrade, subprotocol, Phase::Client);
                     if let Some(it) = self.conns.get(conn) {
                         it.session = Some(session);
@@ -242,6 +243,13 @@ impl Reactor {
 fn forwarded(head: &Head<'_>, names: &[String]) -> Box<str> {
     let given = names.iter().filter_map(|name| Some((name, head.header(name)?)));
     given.map(|(name, value)| format!("{name}: {value}\n")).collect::<String>().into()
+}
+
+/// Who the client is by the header that a proxy sets (client.user_id_http_header); "" = nobody says. With two of that
+/// name, one may be the client's own.
+fn trusted_user<'h>(head: &Head<'h>, name: &str) -> &'h str {
+    let only = !name.is_empty() && head.count(name) == 1;
+    head.header(name).filter(|_| only).unwrap_or("")
 }
 
 /// `EMFILE`, `ENFILE`: no descriptor left for this process or this machine; `ENOBUFS`, `ENOMEM`: no memory for it.

@@ -142,6 +142,8 @@ pub struct Reactor {
     routes: Routes,
     /// Lower-case names of headers that the backend is told of.
     forwarded: Vec<String>,
+    /// The header that names the user of a client without a token; empty = none does.
+    user_header: String,
     limits: Limits,
     /// Sockets whose last read was full: there may be more.
     again: Vec<(u32, bool)>,
@@ -211,6 +213,7 @@ impl Reactor {
             admission,
             routes: Routes::new(config).map_err(io::Error::other)?,
             forwarded: crate::service::forwarded(config),
+            user_header: config.client.user_id_http_header.clone(),
             read_buffer: vec![0; READ_SIZE + limits.head_bytes.max(FRAME_TAIL_MAX).max(BODY_TAIL_MAX)],
             limits,
             again: Vec::new(),

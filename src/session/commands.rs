@@ -49,7 +49,7 @@ impl Session {
                 return turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST));
             };
             let id = command.id;
-            let outcome = self.command(command, turn);
+            let outcome = self.charge(&command, turn).and_then(|()| self.command(command, turn));
             self.settle(id, outcome, turn);
             if matches!(turn.fx.list.last(), Some(Effect::Close(_))) {
                 return;

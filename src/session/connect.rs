@@ -2,6 +2,7 @@
 
 use super::backend::{Ask, ConnectGrant, RefreshGrant, Said, SubscribeGrant, Who};
 use super::commands::{Failure, Outcome};
+use super::limits::charge_connect;
 use super::more::{Connecting, To, Wishes};
 use super::{Effect, Phase, Session, Turn, deadline};
 use crate::auth::{Claims, SubClaims, TokenError};
@@ -11,6 +12,7 @@ use crate::protocol::{
     SubscribeRequest, SubscribeResult,
 };
 use crate::wheel::{NEVER, Tick};
+use compact_str::CompactString;
 
 /// The id of the connect command that a client which only listens did not write.
 const LISTENER_ID: u32 = 1;
@@ -50,7 +52,7 @@ impl Session {
                 self.ask(id, Ask::Connect(Box::new(request)), turn);
                 return Ok(());
             }
-            return self.connect_without_credentials(id, request.subs, turn);
+            return self.connect_without_token(id, request.subs, turn);
         }
         let claims = match turn.tokens.connection(rules, &request.token, turn.now) {
             Ok(claims) => claims,
@@ -71,7 +73,12 @@ impl Session {
         self.take_seat(id, grant, request.subs, turn)
     }
 
-    fn connect_without_credentials(&mut self, id: u32, wishes: Wishes, turn: &mut Turn<'_>) -> Outcome {
+    /// Without a token, and without a word of the backend's: whom the proxy in front names, or nobody.
+    fn connect_without_token(&mut self, id: u32, wishes: Wishes, turn: &mut Turn<'_>) -> Outcome {
+        let user = self.more.as_mut().map(|more| std::mem::take(&mut more.trusted_user)).unwrap_or_default();
+        if !user.is_empty() {
+            return self.take_seat(id, ConnectGrant { user, ..ConnectGrant::default() }, wishes, turn);
+        }
         if !turn.rules.insecure && !turn.rules.allow_anonymous {
             return Err(Disconnect::BAD_REQUEST.into());
         }
@@ -90,6 +97,7 @@ impl Session {
 
     /// A user may have so many connections: who is over the limit goes.
     fn take_seat(&mut self, id: u32, grant: ConnectGrant, wishes: Wishes, turn: &mut Turn<'_>) -> Outcome {
+        charge_connect(&grant.user, turn)?;
         if turn.rules.user_connection_limit == 0 || grant.user.is_empty() {
             return self.connect_as(id, grant, wishes, turn);
         }
@@ -126,6 +134,10 @@ impl Session {
             return Err(Disconnect::CHANNEL_LIMIT.into());
         }
         self.user = grant.user;
+        if let Some(more) = &mut self.more {
+            // A token or the backend said otherwise.
+            more.trusted_user = CompactString::default();
+        }
         self.info = (!grant.info.is_empty()).then(|| Box::new(grant.info));
         let ttl = self.expire_at(grant.expire_at, turn);
         self.phase = Phase::Connected;
@@ -252,7 +264,7 @@ impl Session {
         }
         match said {
             Said::NoCredentials => {
-                let outcome = self.connect_without_credentials(id, request.subs, turn);
+                let outcome = self.connect_without_token(id, request.subs, turn);
                 self.settle_connect(id, outcome, turn);
             }
             Said::Connect(grant) => {

@@ -5,6 +5,7 @@
 use super::backend::{Ask, Who};
 use crate::broker::{Gone, Query, Treatment, Want};
 use crate::hub::{ChannelId, Flags};
+use crate::metrics::Limited;
 use crate::protocol::code::Disconnect;
 use crate::protocol::{Publication, Reply};
 use crate::wire::Wire;
@@ -97,6 +98,10 @@ pub struct Effects {
     pub bytes: Vec<u8>,
     /// Replies refused, by their code less 100.
     pub refused: [u32; 16],
+    /// What went beyond a limit: which limits, what command, and whether it was let through to try them out.
+    pub limited: Vec<Limited>,
+    /// The error that is answered next is for what the client asked too often.
+    pub own_fault: bool,
     /// The command that is answered now, if the place of its reply was kept.
     pub kept: Option<u32>,
 }
@@ -105,6 +110,7 @@ impl Effects {
     pub fn clear(&mut self) {
         self.list.clear();
         self.kept = None;
+        self.own_fault = false;
         self.bytes.clear();
         // A large reply must not stay for the life of the reactor.
         self.bytes.shrink_to(64 * 1024);

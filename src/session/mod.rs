@@ -10,6 +10,7 @@ pub mod backend;
 mod commands;
 mod connect;
 mod effects;
+mod limits;
 mod more;
 mod rules;
 mod subscribe;
@@ -223,6 +224,13 @@ impl Session {
         }
     }
 
+    /// The user that the proxy in front names; the client may still show a token of its own.
+    pub fn set_trusted_user(&mut self, user: &str) {
+        if !user.is_empty() {
+            self.more().trusted_user = user.into();
+        }
+    }
+
     /// As others see it; `chan_info` is that of one of its subscriptions.
     fn info(&self, chan_info: Bytes) -> ClientInfo {
         ClientInfo {
@@ -262,6 +270,7 @@ impl Session {
     fn ping(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now.tick;
         self.next_ping = now + turn.rules.ping_interval;
+        self.forget_spent(turn);
         if self.frame_pings {
             // It may outlast the interval: the next ping does not give an unanswered one more time.
             self.pong_due = self.pong_due.min(now + rules::FRAME_PONG_TIMEOUT);
@@ -399,15 +408,17 @@ impl Session {
         turn.fx.reply(self.wire, &Reply { push: Some(push), ..Reply::default() });
     }
 
-    fn refuse(&self, id: u32, error: Error, turn: &mut Turn<'_>) {
+    fn refuse(&mut self, id: u32, error: Error, turn: &mut Turn<'_>) {
         if self.wire.is_uni() {
             // It reads no replies.
             return turn.fx.push(Effect::Close(turn.rules.uni_disconnect(&error)));
         }
-        if let Some(count) = error.code.checked_sub(100).and_then(|at| turn.fx.refused.get_mut(at as usize)) {
+        let code = error.code;
+        if let Some(count) = code.checked_sub(100).and_then(|at| turn.fx.refused.get_mut(at as usize)) {
             *count += 1;
         }
         turn.fx.reply(self.wire, &Reply { id, error: Some(error), ..Reply::default() });
+        self.charge_error(code, turn);
     }
 
     fn more(&mut self) -> &mut More {

@@ -1,10 +1,12 @@
 //! F4 · What few sessions have, or few moments of a session: behind one pointer, which is mostly null.
 
 use super::backend::ConnectGrant;
+use super::limits::Spent;
 use crate::hub::{ChannelId, Flags};
 use crate::protocol::{ConnectResult, Filter, SubscribeRequest};
 use crate::wheel::{NEVER, Tick};
 use bytes::Bytes;
+use compact_str::CompactString;
 use smallvec::SmallVec;
 use std::collections::HashMap;
 
@@ -21,6 +23,10 @@ pub struct More {
     pub connecting: Option<Box<Connecting>>,
     /// Lines `name: value` of the client's own request.
     pub headers: Box<str>,
+    /// The user that the proxy in front names, until the connect command.
+    pub trusted_user: CompactString,
+    /// Buckets of its own that are not full.
+    pub spent: Spent,
 }
 
 /// A subscription on its way, and what its reply will say.
@@ -100,6 +106,8 @@ impl More {
             && self.subs.is_empty()
             && self.connecting.is_none()
             && self.headers.is_empty()
+            && self.trusted_user.is_empty()
+            && self.spent.is_empty()
     }
 
     pub fn take_pending(&mut self, channel: ChannelId) -> Option<Pending> {

@@ -149,6 +149,9 @@ impl Shard {
         for (code, count) in self.fx.refused.iter_mut().enumerate().filter(|(_, count)| **count > 0) {
             self.counters.refused[code] += u64::from(std::mem::take(count));
         }
+        for limited in self.fx.limited.drain(..) {
+            *self.counters.limited.entry(limited).or_default() += 1;
+        }
         self.fx.clear();
         self.fx.list = list;
     }
