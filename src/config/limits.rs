@@ -209,7 +209,8 @@ impl Commands {
 
     /// Keys of limits that are switched on and keep nobody from anything, and why.
     fn idle(&self) -> Vec<(&'static str, &'static str)> {
-        let own = self.each().into_iter().map(|it| (it.key, it.enabled, it.buckets.is_empty() && it.overrides.is_empty()));
+        let own =
+            self.each().into_iter().map(|it| (it.key, it.enabled, it.buckets.is_empty() && it.overrides.is_empty()));
         let (total, default) = (&self.total, &self.default);
         let common = [("total", total), ("default", default)].map(|(key, it)| (key, it.enabled, it.buckets.is_empty()));
         let all: Vec<_> = own.chain(common).filter(|(_, enabled, _)| *enabled).collect();

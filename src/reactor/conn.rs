@@ -102,6 +102,9 @@ pub struct Conns {
     generation: u32,
     wheel: Wheel,
     dirty: Vec<u32>,
+    /// Clients that have something to say and wait for more (client.write_delay).
+    held: Vec<u32>,
+    holds: bool,
     dead: Vec<u32>,
     /// Connections whose outbox went over its limit: to be written to, and judged by what is left.
     full: Vec<u32>,
@@ -136,6 +139,8 @@ impl Conns {
             generation: 0,
             wheel: Wheel::new(now),
             dirty: Vec::new(),
+            held: Vec::new(),
+            holds: false,
             dead: Vec::new(),
             full: Vec::new(),
             outboxes: Vec::new(),
@@ -146,6 +151,21 @@ impl Conns {
             queued: 0,
             deflater: Deflater::default(),
         }
+    }
+
+    /// From here on what clients get waits until [`Conns::release_held`].
+    pub fn hold(&mut self) {
+        self.holds = true;
+    }
+
+    /// Does anything wait for that?
+    pub fn has_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// What waited is to be flushed.
+    pub fn release_held(&mut self) {
+        self.dirty.append(&mut self.held);
     }
 
     pub fn len(&self) -> usize {
@@ -217,6 +237,7 @@ impl Conns {
         self.mark_dirty(conn);
         if full && self.full.last() != Some(&conn) {
             self.full.push(conn);
+            self.hurry(conn);
         }
     }
 
@@ -226,6 +247,7 @@ impl Conns {
         outbox.push_hole(ticket);
         if outbox.bytes() > max {
             self.full.push(conn);
+            self.hurry(conn);
         }
     }
 
@@ -283,6 +305,16 @@ impl Conns {
         if let Some(it) = self.slab.get_mut(conn as usize)
             && !std::mem::replace(&mut it.dirty, true)
         {
+            match self.holds && it.phase == Phase::Client {
+                true => self.held.push(conn),
+                false => self.dirty.push(conn),
+            }
+        }
+    }
+
+    /// What waits for more is to be flushed at once.
+    fn hurry(&mut self, conn: u32) {
+        if self.holds {
             self.dirty.push(conn);
         }
     }
@@ -296,6 +328,7 @@ impl Conns {
         }
         outbox.push(last);
         self.mark_dirty(conn);
+        self.hurry(conn);
         if let Some(it) = self.slab.get_mut(conn as usize) {
             it.phase = Phase::Closing;
             it.io_due = due;
@@ -431,10 +464,71 @@ impl Table for Conns {
     /// A connection that has nothing else to say in this turn is written to at once: its outbox would be filled only
     /// to be emptied at the flush. What the socket does not take waits like everything else.
     fn deliver(&mut self, conn: u32, frame: &Bytes, alone: bool) {
-        if alone {
+        if alone && !self.holds {
             self.write_now(conn, frame, |at| frame.slice(at..));
         } else {
             self.send(conn, frame.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    /// A client of a reactor that holds back, and the other end of it.
+    fn held() -> (Conns, u32, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let peer = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let mut conns = Conns::new(0, 0, 100);
+        conns.hold();
+        let conn = conns.insert(listener.accept().expect("accept").0, 0, NEVER);
+        conns.get(conn).expect("a connection").phase = Phase::Client;
+        (conns, conn, peer)
+    }
+
+    /// What one turn's flush writes: calls and bytes.
+    fn flush(conns: &mut Conns) -> (u32, usize) {
+        let dirty = conns.take_dirty();
+        let wrote = dirty.iter().filter_map(|conn| conns.flush(*conn, 0, 10).expect("write"));
+        let sum = wrote.fold((0, 0), |(calls, bytes), it| (calls + it.calls, bytes + it.bytes));
+        conns.restore_dirty(dirty);
+        sum
+    }
+
+    #[test]
+    fn what_is_held_leaves_together_and_in_order() {
+        let (mut conns, conn, mut peer) = held();
+        conns.deliver(conn, &Bytes::from("a"), true);
+        assert_eq!(flush(&mut conns), (0, 0));
+        conns.send(conn, Bytes::from("b"));
+        conns.send_hole(conn, 7);
+        conns.deliver(conn, &Bytes::from("d"), true);
+        conns.fill(conn, 7, Bytes::from("c"));
+        assert_eq!((flush(&mut conns), conns.has_held()), ((0, 0), true));
+        conns.release_held();
+        assert_eq!((flush(&mut conns), conns.has_held(), conns.has_outbox(conn)), ((1, 4), false, false));
+        conns.send(conn, Bytes::from("e"));
+        assert!(conns.has_held(), "the next waits again");
+        conns.release_held();
+        assert_eq!(flush(&mut conns), (1, 1));
+        let mut got = [0; 5];
+        peer.read_exact(&mut got).expect("read");
+        assert_eq!(&got, b"abcde");
+    }
+
+    #[test]
+    fn a_close_and_a_full_outbox_do_not_wait() {
+        let (mut conns, conn, mut peer) = held();
+        conns.send(conn, Bytes::from(vec![b'a'; 101]));
+        assert_eq!((conns.take_full(), flush(&mut conns), conns.is_full(conn)), (vec![conn], (1, 101), false));
+        conns.send(conn, Bytes::from("b"));
+        conns.close_with(conn, Bytes::from("end"), NEVER, false);
+        assert_eq!(flush(&mut conns), (1, 4));
+        let mut got = [0; 105];
+        peer.read_exact(&mut got).expect("read");
+        assert_eq!(&got[101..], b"bend");
     }
 }

@@ -10,7 +10,8 @@
 //!   else.
 //! - Everything is read into one buffer of the reactor's. A connection owns bytes only while a frame or message of its
 //!   own is cut by a read, or while its socket takes no more.
-//! - Replies and pushes of a turn wait in the outbox until the flush, and leave in one write.
+//! - Replies and pushes of a turn wait in the outbox until the flush, and leave in one write; with client.write_delay,
+//!   those of several turns.
 //! - A fan-out is done in slices; sockets, mail and timers get their turn between them.
 //!
 //! The loop is here; a connection's way is in `arrive`, `stream`, `read` and `leave`, what it is in `conn` and
@@ -113,6 +114,8 @@ struct Limits {
     fanout_slice: usize,
     drain_spread: Tick,
     backlog: u32,
+    /// Nanoseconds that what clients get may wait.
+    write_delay: u64,
 }
 
 /// The leaving: clients still to be told, spread over the ticks that are left.
@@ -158,6 +161,8 @@ pub struct Reactor {
     drain: Option<Drain>,
     /// When the shard wants to be asked again, in milliseconds since 1970.
     wake_at: Option<u64>,
+    /// When what is held back for client.write_delay must leave, as `now_ns`; `None` = nothing is.
+    flush_at: Option<u64>,
 }
 
 impl Reactor {
@@ -190,6 +195,7 @@ impl Reactor {
             fanout_slice: config.reactor.fanout_slice,
             drain_spread: ticks(config.shutdown.spread),
             backlog: config.http_server.listen_backlog,
+            write_delay: config.client.write_delay.as_nanos() as u64,
         };
         let mut outbox_max = config.client.queue_max_size;
         if config.echo.enabled {
@@ -197,6 +203,9 @@ impl Reactor {
         }
         let mut conns = Conns::new(me, 0, outbox_max);
         conns.deflater = Deflater::new(&config.websocket);
+        if limits.write_delay > 0 {
+            conns.hold();
+        }
         Ok(Reactor {
             poll,
             listener: Some(listener),
@@ -225,6 +234,7 @@ impl Reactor {
             now_ns: 0,
             drain: None,
             wake_at: None,
+            flush_at: None,
         })
     }
 
@@ -262,6 +272,8 @@ impl Reactor {
             return Some(std::time::Duration::ZERO);
         }
         let wake = self.wake_at.map(|at| std::time::Duration::from_millis(at.saturating_sub(self.now.unix_ms)));
+        let flush = self.flush_at.map(|at| std::time::Duration::from_nanos(at.saturating_sub(machine_ns())));
+        let wake = wake.into_iter().chain(flush).min();
         if !self.conns.has_timers() && self.drain.is_none() && self.accept_paused == 0 {
             return wake;
         }
@@ -275,8 +287,7 @@ impl Reactor {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.now = Now { tick: (elapsed.as_millis() as u64 / TICK_MS) as Tick, unix_ms: unix.as_millis() as u64 };
         // All reactors share the limits, so their clock must have one beginning: the machine's.
-        let machine = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        self.now_ns = machine.tv_sec as u64 * 1_000_000_000 + machine.tv_nsec as u64;
+        self.now_ns = machine_ns();
     }
 
     /// Does what the shard gave out.
@@ -395,8 +406,11 @@ impl Reactor {
         self.act();
     }
 
-    /// One write for each connection that has something to say.
+    /// One write for each connection that has something to say, unless it waits to say more.
     fn flush(&mut self) {
+        if self.flush_at.is_some_and(|at| self.now_ns >= at) {
+            self.conns.release_held();
+        }
         let dirty = self.conns.take_dirty();
         for &conn in &dirty {
             self.flush_one(conn);
@@ -408,6 +422,10 @@ impl Reactor {
                 self.end_slow(conn);
             }
         }
+        self.flush_at = match self.conns.has_held() {
+            true => self.flush_at.filter(|at| *at > self.now_ns).or(Some(self.now_ns + self.limits.write_delay)),
+            false => None,
+        };
     }
 
     fn flush_one(&mut self, conn: u32) {
@@ -435,6 +453,12 @@ impl Reactor {
             }
         }
     }
+}
+
+/// Nanoseconds of the machine's clock that never steps back.
+fn machine_ns() -> u64 {
+    let machine = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    machine.tv_sec as u64 * 1_000_000_000 + machine.tv_nsec as u64
 }
 
 /// Takes the publications out of `letters`; how many there were. Of those that have a place in a stream, the gap that

@@ -94,8 +94,7 @@ impl Limits {
             let base = self.add(&chosen(it.enabled, it.buckets));
             // One that is switched off leaves its namespace to the others.
             let enabled = it.overrides.iter().filter(|(_, enabled, _)| *enabled);
-            let overrides =
-                enabled.map(|(name, _, own)| ((*name).to_owned(), self.add(&chosen(true, own)))).collect();
+            let overrides = enabled.map(|(name, _, own)| ((*name).to_owned(), self.add(&chosen(true, own)))).collect();
             commands.push(PerCommand { key: it.key, base, overrides });
         }
         Some(Layer { name, dry_run: config.dry_run, commands, total: self.add(config.total.kept()) })

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tungstenite::client::IntoClientRequest;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Error, Message, WebSocket};
 
@@ -35,12 +36,21 @@ pub fn signed(claims: &Value, secret: &str) -> String {
 impl Client {
     /// A WebSocket on which nothing has been said.
     pub fn open(server: &Server) -> Client {
+        Client::open_with_headers(server, &[])
+    }
+
+    /// The same, with more headers in its request.
+    pub fn open_with_headers(server: &Server, headers: &[(&'static str, &str)]) -> Client {
         let stream = TcpStream::connect(server.address).expect("connect");
         stream.set_nodelay(true).expect("no delay");
         stream.set_read_timeout(Some(PATIENCE)).expect("read timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("write timeout");
         let url = format!("ws://{}{PATH}", server.address);
-        let (socket, _) = tungstenite::client(url, stream).expect("a handshake");
+        let mut request = url.into_client_request().expect("a request");
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().expect("a value"));
+        }
+        let (socket, _) = tungstenite::client(request, stream).expect("a handshake");
         Client { socket, waiting: VecDeque::new(), next_id: 1 }
     }
 

@@ -13,6 +13,7 @@ mod drain;
 mod frames;
 mod handshake;
 mod lifetime;
+mod limits;
 mod order;
 mod overload;
 mod peer;
