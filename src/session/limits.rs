@@ -299,3 +299,104 @@ fn namespace(channel: &str) -> &str {
     let public = channel.strip_prefix('$').unwrap_or(channel);
     public.split_once(':').map_or("", |(namespace, _)| namespace)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use std::time::Duration;
+
+    fn buckets(list: &[(u64, u32)]) -> Vec<BucketOptions> {
+        list.iter().map(|&(ms, rate)| BucketOptions { interval: Duration::from_millis(ms), rate }).collect()
+    }
+
+    /// Ten publications a second and a hundred a minute; of all together twelve a second.
+    fn limits() -> Limits {
+        let mut config = Config::default().client.rate_limit;
+        let client = &mut config.client_command;
+        client.enabled = true;
+        (client.publish.enabled, client.publish.buckets) = (true, buckets(&[(1000, 10), (60_000, 100)]));
+        (client.total.enabled, client.total.buckets) = (true, buckets(&[(1000, 12)]));
+        Limits::new(&config)
+    }
+
+    fn charge(limits: &Limits, spent: &mut Spent, kind: Kind, ms: u64) -> bool {
+        let layer = limits.client.as_ref().expect("a layer");
+        layer.charge(limits, spent, kind, "", 1_700_000_000_000_000_000 + ms * 1_000_000)
+    }
+
+    #[test]
+    fn the_configuration_lists_the_kinds_in_this_order() {
+        let limits = limits();
+        let layer = limits.client.as_ref().expect("a layer");
+        let kinds = [
+            (Kind::Connect, "connect"),
+            (Kind::Subscribe, "subscribe"),
+            (Kind::Unsubscribe, "unsubscribe"),
+            (Kind::Publish, "publish"),
+            (Kind::History, "history"),
+            (Kind::Presence, "presence"),
+            (Kind::PresenceStats, "presence_stats"),
+            (Kind::Refresh, "refresh"),
+            (Kind::SubRefresh, "sub_refresh"),
+            (Kind::Rpc, "rpc"),
+        ];
+        assert_eq!(layer.commands.len(), kinds.len());
+        for (kind, key) in kinds {
+            assert_eq!(layer.commands[kind as usize].key, key);
+        }
+    }
+
+    #[test]
+    fn all_buckets_must_have_room_and_none_pays_for_what_another_refuses() {
+        let (limits, mut spent) = (limits(), Spent::default());
+        assert_eq!((0..20).filter(|_| charge(&limits, &mut spent, Kind::Publish, 0)).count(), 10);
+        // Ten refusals cost the total nothing: two are left of it.
+        assert_eq!((0..20).filter(|_| charge(&limits, &mut spent, Kind::Presence, 0)).count(), 2);
+        // Refused by the total, a publication costs its own buckets nothing.
+        let mut later = Spent::default();
+        assert_eq!((0..20).filter(|_| charge(&limits, &mut later, Kind::Presence, 0)).count(), 12);
+        assert!((0..20).all(|_| !charge(&limits, &mut later, Kind::Publish, 0)));
+        assert_eq!((0..20).filter(|_| charge(&limits, &mut later, Kind::Publish, 1000)).count(), 10);
+    }
+
+    /// Ten a second as long as the minute lasts, then what the minute gives.
+    #[test]
+    fn the_slower_bucket_binds_in_the_end() {
+        let (limits, mut spent) = (limits(), Spent::default());
+        let taken = (0..6000).filter(|at| charge(&limits, &mut spent, Kind::Publish, at * 10)).count();
+        // A hundred at once, and one every 0.6 s for just under a minute.
+        assert_eq!(taken, 199);
+    }
+
+    #[test]
+    fn unsubscribing_uses_up_what_is_left() {
+        let (limits, mut spent) = (limits(), Spent::default());
+        assert_eq!((0..20).filter(|_| charge(&limits, &mut spent, Kind::Unsubscribe, 0)).count(), 12);
+        assert!(!charge(&limits, &mut spent, Kind::Publish, 0));
+    }
+
+    #[test]
+    fn an_idle_client_carries_nothing() {
+        let (limits, mut spent) = (limits(), Spent::default());
+        assert!(charge(&limits, &mut spent, Kind::Publish, 0));
+        assert_eq!(spent.0.len(), 3);
+        spent.forget(1_700_000_000_000_000_000 + 200_000_000);
+        assert_eq!(spent.0.len(), 1, "the minute's is not full yet");
+        spent.forget(1_700_000_001_000_000_000);
+        assert!(spent.is_empty() && spent.0.capacity() == 0);
+    }
+
+    #[test]
+    fn nothing_is_kept_unless_it_is_asked_for() {
+        let limits = Limits::new(&Config::default().client.rate_limit);
+        assert!(limits.keeps_nothing() && limits.user.is_none() && limits.buckets.is_empty());
+    }
+
+    #[test]
+    fn namespaces_of_channels() {
+        for (channel, expected) in [("a", ""), ("chat:a:b", "chat"), ("$chat:a", "chat"), (":a", ""), ("", "")] {
+            assert_eq!(namespace(channel), expected, "{channel}");
+        }
+    }
+}
