@@ -234,7 +234,8 @@ options! {
         recovery_max_publication_limit: usize = 300, Rule::Count(1, MIB);
         /// Connections of one user on this node; beyond: close 3504. Anonymous clients are not counted. 0 = no limit.
         user_connection_limit: usize = 0, Rule::Count(0, MIB);
-        /// Replies and pushes of a client wait at most this long, to leave together in one write. 0 = they leave at once.
+        /// Replies and pushes of a client wait at most this long, to leave together in one write. 0 = they leave at
+        /// once.
         write_delay: Duration = Duration::ZERO, Rule::Time(Duration::ZERO, secs(1));
         /// A header of the client's request that names the user, for clients without a token. Only behind a proxy that
         /// sets it, and removes it from what clients send. Empty = no header is believed.

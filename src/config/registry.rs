@@ -176,7 +176,17 @@ pub fn options() -> Vec<Listed> {
 }
 
 pub fn is_section(path: &str) -> bool {
-    sections().iter().any(|section| section.path == path)
+    struct Find<'a>(&'a str, bool);
+    impl Visitor for Find<'_> {
+        fn section(&mut self, meta: Meta<'_>) {
+            self.1 |= meta.name == self.0;
+        }
+        fn option(&mut self, _: Meta<'_>, _: &mut dyn Value) {}
+    }
+    // Asked for each key of a file: nothing is listed for it.
+    let mut find = Find(path, false);
+    walk(&mut Config::default(), "", &mut find);
+    find.1
 }
 
 /// The environment variable of an option.
