@@ -11,8 +11,8 @@ use std::time::Duration;
 const STEP_BACK_MAX: u64 = 10_000_000_000;
 
 /// So many in an interval, with as many at once. Its state is a plain number that begins at 0; times are nanoseconds
-/// of any clock. One that steps back by more than [`STEP_BACK_MAX`] finds the bucket full; by less, it may refuse for as
-/// long.
+/// of any clock. One that steps back by more than [`STEP_BACK_MAX`] finds the bucket full; by less, it may refuse for
+/// as long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bucket {
     /// Nanoseconds that one takes.

@@ -120,6 +120,7 @@ impl Reactor {
             }
             Decision::Stream(mut request) => {
                 request.headers = forwarded(&head, &self.forwarded);
+                request.trusted_user = trusted_user(&head, &self.user_header).into();
                 return size + self.take_request(conn, request, &bytes[size..]);
             }
             Decision::Client { upgrade, subprotocol, wire, frame_pings } => {

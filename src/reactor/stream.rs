@@ -13,6 +13,7 @@ use crate::http::{self, Body, BodyError, Head};
 use crate::wheel::NEVER;
 use crate::wire::Wire;
 use bytes::Bytes;
+use compact_str::CompactString;
 
 /// The query's key for what a request without a body says.
 const CONNECT: &str = "cf_connect";
@@ -39,6 +40,8 @@ pub struct Request {
     expects: bool,
     /// Lines of it that the backend is told of.
     pub headers: Box<str>,
+    /// Whom the proxy in front names.
+    pub trusted_user: CompactString,
 }
 
 /// How a request says its first commands, or how its client wants to connect.
@@ -96,6 +99,7 @@ impl Endpoint {
             body_max: self.body_max,
             expects,
             headers: Box::default(),
+            trusted_user: CompactString::default(),
         })
     }
 }
@@ -194,6 +198,7 @@ impl Reactor {
         let id = self.next_id();
         let mut session = self.shard.open(self.now, id, request.wire, false);
         session.set_headers(request.headers.clone());
+        session.set_trusted_user(&request.trusted_user);
         if let Some(it) = self.conns.get(conn) {
             it.phase = Phase::Stream;
             it.io_due = NEVER;
