@@ -106,7 +106,6 @@ const TOP: &[(&str, Verdict)] = &[
     ("websocket.write_buffer_size", Idle(BUFFERS)),
     ("websocket.use_write_buffer_pool", Idle(BUFFERS)),
     ("http_api.disabled", Missing("leave http_api.key empty: then every call is refused")),
-    ("http_api.error_mode", Missing("remove it: errors come in the body, with status 200")),
     ("http_api.external", Missing("leave http_server.internal_port at 0: then the API answers on the public port")),
     ("grpc_api", Switch("publish through http_api, and set enabled to false")),
     ("client.presence_update_interval", Idle("presence ends with the connection, and needs no renewal")),

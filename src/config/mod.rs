@@ -416,6 +416,9 @@ options! {
         insecure: bool = false;
         /// URL path that the methods are below.
         handler_prefix: String = "/api".into(), Rule::Path;
+        /// How errors are told: in the body of a 200 (empty), or by the HTTP status as well (transport). A call
+        /// with the header `X-Centrifugo-Error-Mode: transport` chooses that for itself.
+        error_mode: String = String::new(), Rule::OneOf(&["", "transport"]);
     }
 }
 

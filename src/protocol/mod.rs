@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// Bytes that JSON embeds as they are: any JSON value. Protobuf carries them as bytes, JSON or not.
-mod raw {
+pub(crate) mod raw {
     use bytes::Bytes;
     use serde::de::Deserialize;
     use serde::ser::{Error, Serialize};
@@ -59,7 +59,7 @@ mod by_channel {
 }
 
 /// An object or null: serde would otherwise take a list of a struct's fields in their order for the struct.
-fn object<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+pub(crate) fn object<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
     struct Object<T>(std::marker::PhantomData<T>);
     impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Object<T> {
         type Value = Option<T>;
@@ -76,7 +76,7 @@ fn object<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(from: D) -> Res
     from.deserialize_any(Object(std::marker::PhantomData))
 }
 
-fn zero<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

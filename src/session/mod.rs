@@ -16,6 +16,7 @@ mod rules;
 mod subscribe;
 mod users;
 
+pub use commands::is_fit;
 pub use effects::{Effect, Effects};
 pub use rules::{Namespace, Rules, Terms};
 pub use users::{Sessions, Users};

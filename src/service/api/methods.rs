@@ -1,0 +1,330 @@
+//! F5 · What each method of the server API does: a request in, a result out, whichever way it came.
+//!
+//! Owns the checks and the translation to what reactors are asked. Knows nothing of HTTP or gRPC.
+
+use super::counts::Via;
+use super::messages::*;
+use super::{
+    Api, ApiError, BAD_REQUEST, CONCURRENT, Failure, INTERNAL, NOT_AVAILABLE, NOT_FOUND, UNKNOWN_CHANNEL, UNRECOVERABLE,
+};
+use crate::auth::Overrides;
+use crate::broker::{Answer, Asker, Keep, Query, Request, Treatment};
+use crate::protocol::code::{ClientError, Disconnect};
+use crate::protocol::{self, StreamPosition};
+use crate::session::backend::{RefreshGrant, SubscribeGrant};
+use crate::session::{Namespace, is_fit};
+use crate::shard::{Chosen, Control, Stats};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use compact_str::CompactString;
+use futures_util::{StreamExt, stream};
+use std::sync::Arc;
+
+/// Bytes of a disconnect's reason: a close frame has no room for more.
+const REASON_MAX: usize = 123;
+
+impl Api {
+    /// The namespace of a channel that a request names.
+    fn namespace(&self, channel: &str) -> Result<&Namespace, ApiError> {
+        if channel.is_empty() || channel.len() > self.node.rules.channel_length_max {
+            return Err(BAD_REQUEST);
+        }
+        self.node.rules.namespace(channel).ok_or(UNKNOWN_CHANNEL)
+    }
+
+    /// Asks the owner of `channel`.
+    async fn ask(
+        &self,
+        channel: &str,
+        request: impl FnOnce(Arc<str>, Asker) -> Request + Send,
+    ) -> Result<Answer, Failure> {
+        match self.node.ask_owner(channel, request).await? {
+            Answer::Refused(ClientError::TooManyRequests) => Err(Failure::Busy),
+            Answer::Refused(ClientError::UnrecoverablePosition) => Err(UNRECOVERABLE.into()),
+            Answer::Refused(_) => Err(INTERNAL.into()),
+            answer => Ok(answer),
+        }
+    }
+}
+
+/// What is published, and how.
+struct Content {
+    publication: Arc<protocol::Publication>,
+    /// It came as JSON, and so is JSON.
+    is_json: bool,
+    skip_history: bool,
+    idempotency_key: CompactString,
+    delta: bool,
+    version: u64,
+    version_epoch: CompactString,
+}
+
+/// Both requests that publish have it, in fields of the same names.
+macro_rules! content {
+    ($request:ident, $via:expr) => {{
+        let is_json = $request.b64data.is_empty() && $via == Via::Http;
+        let (data, tags) = (payload($request.data, &$request.b64data)?, $request.tags);
+        Content {
+            publication: Arc::new(protocol::Publication { data, tags, ..protocol::Publication::default() }),
+            is_json,
+            skip_history: $request.skip_history,
+            idempotency_key: $request.idempotency_key.into(),
+            delta: $request.delta,
+            version: $request.version,
+            version_epoch: $request.version_epoch.into(),
+        }
+    }};
+}
+
+/// Base64 goes before JSON.
+fn payload(data: Bytes, base64: &str) -> Result<Bytes, ApiError> {
+    if base64.is_empty() {
+        return Ok(data);
+    }
+    STANDARD.decode(base64).map(Bytes::from).map_err(|_| BAD_REQUEST)
+}
+
+/// May `data` be published to a channel of `namespace`? What is no JSON would cost its JSON subscribers their
+/// connection (3506): a namespace must be declared binary for that.
+fn is_publishable(namespace: &Namespace, data: &[u8], is_json: bool) -> bool {
+    match namespace.options.publication_data_format.as_str() {
+        "" | "json" => !data.is_empty() && (is_json || is_fit("json", data)),
+        format => is_fit(format, data),
+    }
+}
+
+/// The same of what others are shown, or the client gets, with a subscription; it may be absent.
+fn is_showable(namespace: &Namespace, data: &[u8]) -> bool {
+    data.is_empty() || namespace.options.publication_data_format == "binary" || is_fit("json", data)
+}
+
+async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResult, Failure> {
+    let namespace = api.namespace(channel)?;
+    if !is_publishable(namespace, &content.publication.data, content.is_json) {
+        return Err(BAD_REQUEST.into());
+    }
+    let keep = namespace.keep.filter(|_| !content.skip_history);
+    if content.version > 0 && keep.is_none() {
+        // Nobody would remember it: the caller must not believe that it was looked at.
+        return Err(NOT_AVAILABLE.into());
+    }
+    let treated = keep.is_some() || !content.idempotency_key.is_empty();
+    let treatment = treated.then(|| {
+        Box::new(Treatment {
+            keep,
+            delta: content.delta || namespace.options.delta_publish,
+            idempotency_key: content.idempotency_key.clone(),
+            version: content.version,
+            version_epoch: content.version_epoch.clone(),
+            except: None,
+        })
+    });
+    let publication = content.publication.clone();
+    let request = |channel, asker| Request::Publish { channel, publication, asker, treatment };
+    match api.ask(channel, request).await? {
+        Answer::Published(None) => Ok(PublishResult::default()),
+        Answer::Published(Some(at)) => Ok(PublishResult { offset: at.offset, epoch: at.epoch.to_string() }),
+        _ => Err(INTERNAL.into()),
+    }
+}
+
+pub(super) async fn publish(api: &Api, request: PublishRequest) -> Result<PublishResult, Failure> {
+    let content = content!(request, api.via);
+    send(api, &request.channel, &content).await
+}
+
+/// Each channel by itself: one that cannot be published to does not keep the others from it.
+pub(super) async fn broadcast(api: &Api, request: BroadcastRequest) -> Result<BroadcastResult, Failure> {
+    if request.channels.is_empty() {
+        return Err(BAD_REQUEST.into());
+    }
+    let content = content!(request, api.via);
+    let takes_nothing =
+        |name: &String| api.namespace(name).is_ok_and(|namespace| is_publishable(namespace, b"", false));
+    if content.publication.data.is_empty() && !request.channels.iter().any(takes_nothing) {
+        return Err(BAD_REQUEST.into());
+    }
+    let one = |channel: String| {
+        let content = &content;
+        async move { send(api, &channel, content).await.map_err(|failure| failure.error().into()) }
+    };
+    let responses = stream::iter(request.channels).map(one).buffered(CONCURRENT).map(Response::of).collect().await;
+    Ok(BroadcastResult { responses })
+}
+
+/// Whom a request is about. A user must be named, if only as "", the anonymous one; who names a client or a session may
+/// leave it out, for Protobuf cannot tell "" from nothing.
+fn chosen(user: Option<String>, client: String, session: String) -> Result<Chosen, ApiError> {
+    let user = match user {
+        None if client.is_empty() && session.is_empty() => return Err(BAD_REQUEST),
+        user => user.unwrap_or_default(),
+    };
+    Ok(Chosen { user, client, session })
+}
+
+/// Seconds since 1970.
+fn moment(at: i64) -> Result<u64, ApiError> {
+    u64::try_from(at).map_err(|_| BAD_REQUEST)
+}
+
+pub(super) async fn subscribe(api: &Api, request: SubscribeRequest) -> Result<Empty, Failure> {
+    let namespace = api.namespace(&request.channel)?;
+    let chosen = chosen(request.user, request.client, request.session)?;
+    let info = payload(request.info, &request.b64info)?;
+    let data = payload(request.data, &request.b64data)?;
+    if !is_showable(namespace, &info) || !is_showable(namespace, &data) {
+        return Err(BAD_REQUEST.into());
+    }
+    let switch = |value: Option<BoolValue>| value.map(|value| value.value);
+    let overrides = request.r#override.map_or(Overrides::default(), |set| Overrides {
+        presence: switch(set.presence),
+        join_leave: switch(set.join_leave),
+        force_push_join_leave: switch(set.force_push_join_leave),
+        force_recovery: switch(set.force_recovery),
+        force_positioning: switch(set.force_positioning),
+    });
+    let grant = SubscribeGrant { expire_at: moment(request.expire_at)?, info, data, overrides };
+    let recover = request.recover_since.is_some();
+    let StreamPosition { offset, epoch } = request.recover_since.unwrap_or_default();
+    let channel = request.channel;
+    let request =
+        protocol::SubscribeRequest { channel, recover, offset, epoch, ..protocol::SubscribeRequest::default() };
+    api.node.control(Control::Subscribe { chosen, request, grant }).await?;
+    Ok(Empty {})
+}
+
+pub(super) async fn unsubscribe(api: &Api, request: UnsubscribeRequest) -> Result<Empty, Failure> {
+    if !request.channel.is_empty() {
+        api.namespace(&request.channel)?;
+    }
+    let chosen = chosen(request.user, request.client, request.session)?;
+    api.node.control(Control::Unsubscribe { chosen, channel: request.channel }).await?;
+    Ok(Empty {})
+}
+
+pub(super) async fn disconnect(api: &Api, request: DisconnectRequest) -> Result<Empty, Failure> {
+    let chosen = chosen(request.user, request.client, request.session)?;
+    let disconnect = match request.disconnect {
+        None => Disconnect::FORCE_DISCONNECT,
+        Some(custom) => {
+            let code = u16::try_from(custom.code).ok().filter(|code| (3000..5000).contains(code)).ok_or(BAD_REQUEST)?;
+            if custom.reason.len() > REASON_MAX {
+                return Err(BAD_REQUEST.into());
+            }
+            Disconnect { code, reason: custom.reason.into() }
+        }
+    };
+    api.node.control(Control::Disconnect { chosen, keep: request.whitelist, disconnect }).await?;
+    Ok(Empty {})
+}
+
+pub(super) async fn refresh(api: &Api, request: RefreshRequest) -> Result<Empty, Failure> {
+    let chosen = chosen(request.user, request.client, request.session)?;
+    // It is shown in every channel of the client.
+    if !request.info.is_empty() && !is_fit("json", &request.info) {
+        return Err(BAD_REQUEST.into());
+    }
+    let info = (!request.info.is_empty()).then_some(request.info);
+    let grant = RefreshGrant { expired: request.expired, expire_at: moment(request.expire_at)?, info };
+    api.node.control(Control::Refresh { chosen, grant }).await?;
+    Ok(Empty {})
+}
+
+/// A channel that keeps who is in it.
+fn check_presence(api: &Api, channel: &str) -> Result<(), ApiError> {
+    api.namespace(channel)?.options.presence.then_some(()).ok_or(NOT_AVAILABLE)
+}
+
+fn shown(info: protocol::ClientInfo) -> ClientInfo {
+    let protocol::ClientInfo { user, client, conn_info, chan_info } = info;
+    ClientInfo { user, client, conn_info, chan_info }
+}
+
+pub(super) async fn presence(api: &Api, request: PresenceRequest) -> Result<PresenceResult, Failure> {
+    check_presence(api, &request.channel)?;
+    match api.ask(&request.channel, |channel, asker| Request::Presence { channel, asker }).await? {
+        Answer::Presence(clients) => {
+            let presence = clients.into_iter().map(|info| (info.client.clone(), shown(info))).collect();
+            Ok(PresenceResult { presence })
+        }
+        _ => Err(INTERNAL.into()),
+    }
+}
+
+pub(super) async fn presence_stats(api: &Api, request: PresenceStatsRequest) -> Result<PresenceStatsResult, Failure> {
+    check_presence(api, &request.channel)?;
+    match api.ask(&request.channel, |channel, asker| Request::PresenceStats { channel, asker }).await? {
+        Answer::PresenceStats { clients, users } => Ok(PresenceStatsResult { num_clients: clients, num_users: users }),
+        _ => Err(INTERNAL.into()),
+    }
+}
+
+/// What a channel with history keeps.
+fn kept(api: &Api, channel: &str) -> Result<Keep, ApiError> {
+    api.namespace(channel)?.keep.ok_or(NOT_AVAILABLE)
+}
+
+pub(super) async fn history(api: &Api, request: HistoryRequest) -> Result<HistoryResult, Failure> {
+    let keep = kept(api, &request.channel)?;
+    let since = request.since.map(|since| (since.offset, since.epoch.into()));
+    if request.reverse && since.as_ref().is_some_and(|(offset, _)| *offset == 0) {
+        return Err(BAD_REQUEST.into());
+    }
+    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+    let query = Box::new(Query { keep, since, limit, reverse: request.reverse });
+    match api.ask(&request.channel, |channel, asker| Request::History { channel, asker, query }).await? {
+        Answer::History(found) => {
+            let (position, publications) = *found;
+            let one = |found: protocol::Publication| Publication {
+                data: found.data,
+                info: found.info.map(shown),
+                offset: found.offset,
+                tags: found.tags,
+            };
+            let publications = publications.into_iter().map(one).collect();
+            Ok(HistoryResult { publications, epoch: position.epoch.to_string(), offset: position.offset })
+        }
+        _ => Err(INTERNAL.into()),
+    }
+}
+
+pub(super) async fn history_remove(api: &Api, request: HistoryRemoveRequest) -> Result<Empty, Failure> {
+    kept(api, &request.channel)?;
+    match api.ask(&request.channel, |channel, asker| Request::RemoveHistory { channel, asker }).await? {
+        Answer::Removed => Ok(Empty {}),
+        _ => Err(INTERNAL.into()),
+    }
+}
+
+pub(super) async fn channels(api: &Api, request: ChannelsRequest) -> Result<ChannelsResult, Failure> {
+    let glob = (!request.pattern.is_empty()).then(|| globset::Glob::new(&request.pattern)).transpose();
+    let pattern = glob.map_err(|_| BAD_REQUEST)?.map(|glob| glob.compile_matcher());
+    let found = api.node.channels(pattern).await?.into_iter();
+    let channels = found.map(|(name, clients)| (name.to_string(), ChannelInfo { num_clients: clients as u32 }));
+    Ok(ChannelsResult { channels: channels.collect() })
+}
+
+pub(super) async fn info(api: &Api, _: InfoRequest) -> Result<InfoResult, Failure> {
+    let node = &api.node;
+    let stats = node.stats().await?;
+    let sum = |part: fn(&Stats) -> usize| stats.iter().map(part).sum::<usize>() as u32;
+    let rss = crate::service::watch::resident_bytes().map_or(0, |bytes| bytes as i64);
+    let this = NodeResult {
+        uid: node.info.uid.clone(),
+        name: node.info.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        num_clients: sum(|s| s.clients),
+        num_users: node.users().await? as u32,
+        num_channels: sum(|s| s.channels),
+        uptime: node.info.started.elapsed().as_secs() as u32,
+        process: Some(Process { rss }),
+        num_subs: sum(|s| s.subscriptions),
+    };
+    Ok(InfoResult { nodes: vec![this] })
+}
+
+/// Where a program that is built on this one would answer its own methods; there are none here.
+pub(super) async fn rpc(_: &Api, request: RpcRequest) -> Result<RpcResult, Failure> {
+    Err(if request.method.is_empty() { BAD_REQUEST } else { NOT_FOUND }.into())
+}

@@ -1,0 +1,233 @@
+//! F5 · The server API: what the application's backend asks of the node, by HTTP or gRPC.
+//!
+//! Owns the list of methods, each once: its name, its messages, its place in a batch. Each is a plain function from a
+//! request to a result in `methods`; `http` and `grpc` carry the same messages there and back, and `counts` keeps the
+//! numbers. `openapi` describes it to programs.
+
+mod counts;
+mod http;
+mod messages;
+mod methods;
+
+pub use counts::Calls;
+pub use http::router;
+
+use super::node::{Node, Unavailable};
+use counts::Via;
+use futures_util::{StreamExt, stream};
+use messages::*;
+use prost::Message;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Parts of one call that are carried out at the same time: channels of a broadcast, commands of a parallel batch.
+const CONCURRENT: usize = 1024;
+
+/// An error as the API names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiError {
+    code: u32,
+    message: &'static str,
+}
+
+const INTERNAL: ApiError = ApiError { code: 100, message: "internal server error" };
+const UNKNOWN_CHANNEL: ApiError = ApiError { code: 102, message: "unknown channel" };
+const NOT_FOUND: ApiError = ApiError { code: 104, message: "not found" };
+const BAD_REQUEST: ApiError = ApiError { code: 107, message: "bad request" };
+const NOT_AVAILABLE: ApiError = ApiError { code: 108, message: "not available" };
+const UNRECOVERABLE: ApiError = ApiError { code: 112, message: "unrecoverable position" };
+
+/// Why a method came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    Said(ApiError),
+    /// The node takes no more: worth trying again.
+    Busy,
+}
+
+impl Failure {
+    /// As it is said within an answer.
+    fn error(self) -> ApiError {
+        match self {
+            Failure::Said(error) => error,
+            Failure::Busy => INTERNAL,
+        }
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Failure {
+        Failure::Said(error)
+    }
+}
+
+impl From<Unavailable> for Failure {
+    fn from(why: Unavailable) -> Failure {
+        match why {
+            Unavailable::Busy => Failure::Busy,
+            Unavailable::Silent => Failure::Said(INTERNAL),
+        }
+    }
+}
+
+impl From<ApiError> for Error {
+    fn from(error: ApiError) -> Error {
+        Error { code: error.code, message: error.message.to_owned() }
+    }
+}
+
+/// A method, by its request.
+trait Method: Message + Default {
+    type Result: Message + Default + std::fmt::Debug;
+    const NAME: &'static str;
+
+    fn run(self, api: &Api) -> impl Future<Output = Result<Self::Result, Failure>> + Send;
+}
+
+/// The node, and by which way it is asked.
+#[derive(Clone)]
+pub struct Api {
+    node: Arc<Node>,
+    calls: Arc<Calls>,
+    via: Via,
+}
+
+impl Api {
+    /// Carries out a method, and counts it.
+    async fn call<Q: Method>(&self, request: Q) -> Result<Q::Result, Failure> {
+        let began = Instant::now();
+        let outcome = request.run(self).await;
+        self.calls.took(self.via, Q::NAME, began.elapsed());
+        if let Err(failure) = &outcome {
+            self.calls.failed(self.via, Q::NAME, failure.error().code);
+        }
+        outcome
+    }
+}
+
+/// Makes, for each method, all that is not what it does: `name = place in a batch, gRPC name, request, result;`.
+macro_rules! methods {
+    ($($field:ident = $tag:tt, $grpc:literal, $request:ident, $result:ident;)*) => {
+        $(impl Method for $request {
+            type Result = $result;
+            const NAME: &'static str = stringify!($field);
+
+            fn run(self, api: &Api) -> impl Future<Output = Result<$result, Failure>> + Send {
+                methods::$field(api, self)
+            }
+        })*
+
+        /// One call in a batch.
+        #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+        #[serde(default)]
+        struct Command {$(
+            #[prost(message, optional, tag = $tag)]
+            #[serde(deserialize_with = "crate::protocol::object", skip_serializing_if = "Option::is_none")]
+            $field: Option<$request>,
+        )*}
+
+        /// Its answer: a result under the method's name, or an error.
+        #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+        #[serde(default)]
+        struct Reply {
+            #[prost(message, optional, tag = "2")]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<Error>,
+            $(
+                #[prost(message, optional, tag = $tag)]
+                #[serde(skip_serializing_if = "Option::is_none")]
+                $field: Option<$result>,
+            )*
+        }
+
+        impl Command {
+            async fn run(self, api: &Api) -> Reply {
+                let failed = |error: ApiError| Reply { error: Some(error.into()), ..Reply::default() };
+                $(if let Some(request) = self.$field {
+                    return match api.call(request).await {
+                        Ok(result) => Reply { $field: Some(result), ..Reply::default() },
+                        Err(failure) => failed(failure.error()),
+                    };
+                })*
+                failed(NOT_FOUND)
+            }
+        }
+
+        impl Command {
+            /// From a method's name and the text of its request; `None` if there is no such method.
+            fn named(method: &str, params: &str) -> Option<serde_json::Result<Command>> {
+                match method {
+                    $(stringify!($field) => Some(http::read(params.as_bytes()).map(|request| {
+                        Command { $field: Some(request), ..Command::default() }
+                    })),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl Reply {
+            /// Its result, whichever it is, as JSON.
+            fn result(&self) -> serde_json::Result<Box<serde_json::value::RawValue>> {
+                $(if let Some(result) = &self.$field {
+                    return serde_json::value::to_raw_value(result);
+                })*
+                serde_json::value::to_raw_value(&Empty {})
+            }
+        }
+
+        /// A path for each method.
+        fn routes(served: &http::Served) -> axum::Router {
+            axum::Router::new()$(.route(concat!("/", stringify!($field)), http::method::<$request>(served)))*
+        }
+    };
+}
+
+/// Several calls in one.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+struct BatchRequest {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(with = "messages::list")]
+    commands: Vec<Command>,
+    /// All at the same time, and not each after the one before.
+    #[prost(bool, tag = "2")]
+    parallel: bool,
+}
+
+/// In the order of the commands.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+struct BatchResponse {
+    #[prost(message, repeated, tag = "1")]
+    replies: Vec<Reply>,
+}
+
+const BATCH: &str = "batch";
+
+impl Api {
+    async fn batch(&self, request: BatchRequest) -> BatchResponse {
+        let began = Instant::now();
+        let concurrent = if request.parallel { CONCURRENT } else { 1 };
+        let commands = stream::iter(request.commands);
+        let replies = commands.map(|command| command.run(self)).buffered(concurrent).collect().await;
+        self.calls.took(self.via, BATCH, began.elapsed());
+        BatchResponse { replies }
+    }
+}
+
+methods! {
+    publish = "4", "Publish", PublishRequest, PublishResult;
+    broadcast = "5", "Broadcast", BroadcastRequest, BroadcastResult;
+    subscribe = "6", "Subscribe", SubscribeRequest, Empty;
+    unsubscribe = "7", "Unsubscribe", UnsubscribeRequest, Empty;
+    disconnect = "8", "Disconnect", DisconnectRequest, Empty;
+    presence = "9", "Presence", PresenceRequest, PresenceResult;
+    presence_stats = "10", "PresenceStats", PresenceStatsRequest, PresenceStatsResult;
+    history = "11", "History", HistoryRequest, HistoryResult;
+    history_remove = "12", "HistoryRemove", HistoryRemoveRequest, Empty;
+    info = "13", "Info", InfoRequest, InfoResult;
+    rpc = "14", "RPC", RpcRequest, RpcResult;
+    refresh = "15", "Refresh", RefreshRequest, Empty;
+    channels = "16", "Channels", ChannelsRequest, ChannelsResult;
+}
