@@ -68,11 +68,12 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let count = reactor_count(&config);
     let room = raise_descriptors(&config, count)?;
-    let address = address(&config.http_server.address, config.http_server.port, config.dev)?;
+    let address = address(("http_server.address", &config.http_server.address), config.http_server.port, config.dev)?;
     let listeners = listen(&config.http_server, address, count, config.http_server.share_port)
         .map_err(|error| cannot_listen(address, &error))?;
     let bound = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(address);
     let internal = open_internal(&config)?;
+    let grpc = open_grpc(&config)?;
 
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
     let info = node_info(&config, bound)?;
@@ -106,12 +107,14 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
         })?;
     }
     let node = Arc::new(Node::new(info, rules, senders.clone(), seed));
-    let internal_bound = internal.as_ref().and_then(|listener| listener.local_addr().ok());
+    let at = |listener: &Option<TcpListener>| listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let others = (at(&internal), at(&grpc));
     let service = Service {
         node,
         config: config.clone(),
         admission: admission.clone(),
         internal,
+        grpc,
         handed_off,
         replies: Replies(replies),
         outgoing,
@@ -124,7 +127,7 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
         }
     })?;
     spawn_signals(happened)?;
-    announce(&config, bound, internal_bound, count, &admission);
+    announce(&config, bound, others, count, &admission);
     let result = wait(&config, &admission, &senders, &happening, count);
     drop(guard);
     result
@@ -185,15 +188,15 @@ fn reactor_count(config: &Config) -> usize {
 }
 
 /// Where to listen: all addresses, of both families, unless one is given; loopback with `dev`.
-fn address(host: &str, port: u16, dev: bool) -> Result<SocketAddr, ServeError> {
+fn address((option, host): (&str, &str), port: u16, dev: bool) -> Result<SocketAddr, ServeError> {
     let unset = if dev { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
     let ip = match host {
         "" if !dev && !has_ipv6() => IpAddr::from([0, 0, 0, 0]),
         "" => unset,
         "localhost" => IpAddr::from([127, 0, 0, 1]),
-        text => text.parse().map_err(|_| {
-            cannot_start(format!("http_server.address {text:?} is no IP address; leave it empty for all"))
-        })?,
+        text => text
+            .parse()
+            .map_err(|_| cannot_start(format!("{option} {text:?} is no IP address; leave it empty for all")))?,
     };
     Ok(SocketAddr::new(ip, port))
 }
@@ -207,10 +210,25 @@ fn open_internal(config: &Config) -> Result<Option<TcpListener>, ServeError> {
     if http.internal_port == 0 {
         return Ok(None);
     }
-    let host = if http.internal_address.is_empty() { &http.address } else { &http.internal_address };
+    let host = match http.internal_address.as_str() {
+        "" => ("http_server.address", http.address.as_str()),
+        own => ("http_server.internal_address", own),
+    };
     let address = address(host, http.internal_port, config.dev)?;
     let mut listeners = listen(http, address, 1, false).map_err(|error| cannot_listen(address, &error))?;
     Ok(listeners.pop())
+}
+
+fn open_grpc(config: &Config) -> Result<Option<TcpListener>, ServeError> {
+    let grpc = &config.grpc_api;
+    if !grpc.enabled {
+        return Ok(None);
+    }
+    let address = address(("grpc_api.address", &grpc.address), grpc.port, config.dev)?;
+    let listener = listen(&config.http_server, address, 1, config.http_server.share_port).map_err(|error| {
+        cannot_start(format!("cannot listen on {address}: {error}; another port is chosen with --grpc_api.port"))
+    })?;
+    Ok(listener.into_iter().next())
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> ServeError {
@@ -279,13 +297,20 @@ fn node_info(config: &Config, bound: SocketAddr) -> Result<NodeInfo, ServeError>
 }
 
 /// The first lines of the log: where it listens, how much fits, and what is unsafe.
-fn announce(config: &Config, bound: SocketAddr, internal: Option<SocketAddr>, reactors: usize, admission: &Admission) {
+fn announce(
+    config: &Config,
+    bound: SocketAddr,
+    (internal, grpc): (Option<SocketAddr>, Option<SocketAddr>),
+    reactors: usize,
+    admission: &Admission,
+) {
     let fit = admission.clients_max();
     let need_mib = (fit as u64 * CLIENT_BYTES) >> 20;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         address = %bound,
         internal = internal.map(tracing::field::display),
+        grpc = grpc.map(tracing::field::display),
         reactors,
         "listening"
     );

@@ -222,6 +222,7 @@ impl Config {
             ("uni_sse", &self.uni_sse.handler_prefix, self.uni_sse.enabled),
             ("uni_http_stream", &self.uni_http_stream.handler_prefix, self.uni_http_stream.enabled),
             ("http_api", &self.http_api.handler_prefix, true),
+            ("openapi", &self.openapi.handler_prefix, self.openapi.enabled),
             ("health", &self.health.handler_prefix, self.health.enabled),
             ("prometheus", &self.prometheus.handler_prefix, self.prometheus.enabled),
             ("echo", &self.echo.handler_prefix, self.echo.enabled),
@@ -252,6 +253,9 @@ impl Config {
         }
         if self.http_api.insecure && !self.dev {
             warn("http_api.insecure", "anyone who reaches the API may publish and disconnect without a key");
+        }
+        if self.grpc_api.enabled && self.grpc_api.insecure {
+            warn("grpc_api.insecure", "anyone who reaches its port may publish and disconnect without a key");
         }
         if client.allowed_origins.is_empty() {
             warn("client.allowed_origins", "is empty: pages served from other hosts will get 403");

@@ -101,6 +101,10 @@ options! {
         hooks: Hooks = Hooks::default();
         /// The API for backends
         http_api: HttpApi = HttpApi::default();
+        /// The same API by gRPC, on a port of its own
+        grpc_api: GrpcApi = GrpcApi::default();
+        /// The description of the HTTP API for programs (OpenAPI); it reveals nothing
+        openapi: Endpoint = Endpoint { enabled: true, handler_prefix: "/openapi.json".into() };
         /// The endpoint a load balancer asks; it reveals nothing
         health: Endpoint = Endpoint { enabled: true, handler_prefix: "/health".into() };
         /// The endpoint for metrics
@@ -419,6 +423,26 @@ options! {
         /// How errors are told: in the body of a 200 (empty), or by the HTTP status as well (transport). A call
         /// with the header `X-Centrifugo-Error-Mode: transport` chooses that for itself.
         error_mode: String = String::new(), Rule::OneOf(&["", "transport"]);
+    }
+}
+
+options! {
+    pub struct GrpcApi {
+        /// Whether it listens.
+        enabled: bool = false;
+        /// Address it listens on. Empty = all (loopback with `dev`).
+        address: String = String::new();
+        /// Port it listens on, without TLS. 0 = one picked by the kernel, printed at start.
+        port: u16 = 10000, Rule::Count(0, 65535);
+        /// Key a backend sends (metadata `authorization: apikey KEY`). Empty = every call is refused,
+        /// UNAUTHENTICATED. Secret: never printed.
+        key: String = String::new(), Rule::Secret;
+        /// No key needed. For development.
+        insecure: bool = false;
+        /// How errors are told: in the answer (empty), or as the call's status (transport).
+        error_mode: String = String::new(), Rule::OneOf(&["", "transport"]);
+        /// Bytes of one request; beyond: OUT_OF_RANGE.
+        max_receive_message_size: usize = 4 << 20, Rule::Bytes(1, GIB);
     }
 }
 

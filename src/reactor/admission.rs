@@ -208,6 +208,11 @@ impl Admission {
     }
 
     /// The ports close: handshakes still under way are refused.
+    /// Are the ports closed?
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }

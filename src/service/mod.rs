@@ -95,6 +95,8 @@ pub struct Service {
     pub admission: Arc<Admission>,
     /// The second port's listener, if there is one.
     pub internal: Option<std::net::TcpListener>,
+    /// That of the gRPC API, if it is on.
+    pub grpc: Option<std::net::TcpListener>,
     pub handed_off: mpsc::UnboundedReceiver<HandedOff>,
     pub replies: Replies,
     pub outgoing: Outgoing,
@@ -119,7 +121,7 @@ impl Service {
     }
 
     async fn serve(mut self) -> io::Result<()> {
-        let internal = pages::internal(&self);
+        let (internal, grpc) = pages::internal(&self);
         let external = match self.internal {
             Some(_) => pages::external(&self),
             None => pages::external(&self).merge(internal.clone()),
@@ -138,6 +140,11 @@ impl Service {
         if let Some(listener) = self.internal.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(accept(listener, internal, self.room.clone(), head_timeout));
+        }
+        if let Some(listener) = self.grpc.take() {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let drained = watch::draining(self.admission.clone());
+            tokio::spawn(api::serve_grpc(listener, grpc, self.room.clone(), head_timeout, drained));
         }
         while let Some((stream, bytes, place)) = self.handed_off.recv().await {
             if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {

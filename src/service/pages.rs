@@ -1,7 +1,7 @@
 //! F5 · Health, metrics and the chat page, and which port answers what.
 
 use super::Service;
-use super::api::{self, Calls};
+use super::api::{self, Calls, GrpcService};
 use super::backend::Backend;
 use super::emulation;
 use super::hooks::HookCounts;
@@ -59,8 +59,8 @@ async fn elsewhere() -> Response {
     (StatusCode::MISDIRECTED_REQUEST, [(header::CONNECTION, "close")], text).into_response()
 }
 
-/// What the operator and the backend ask: on the second port if there is one.
-pub fn internal(service: &Service) -> Router {
+/// What the operator and the backend ask: on the second port if there is one; and the API by gRPC, which has its own.
+pub fn internal(service: &Service) -> (Router, GrpcService) {
     let Service { node, config, admission, .. } = service;
     let calls = Arc::new(Calls::default());
     let log_dropped: Arc<dyn Fn() -> usize + Send + Sync> = service.log_dropped.clone();
@@ -79,12 +79,9 @@ pub fn internal(service: &Service) -> Router {
     if config.prometheus.enabled {
         router = router.route(&config.prometheus.handler_prefix, get(metrics));
     }
-    router.with_state(operator).merge(api::router(
-        node.clone(),
-        calls,
-        &config.http_api,
-        config.http_server.body_size_limit,
-    ))
+    let grpc = GrpcService::new(node.clone(), calls.clone(), &config.grpc_api);
+    let api = api::router(node.clone(), calls, &config.http_api, config.http_server.body_size_limit);
+    (router.with_state(operator).merge(api), grpc)
 }
 
 /// 200 while this node takes clients, 503 from the first signal to stop on.

@@ -41,6 +41,22 @@ pub async fn memory(limit: usize, admission: Arc<Admission>) {
     }
 }
 
+/// Whether the drain has begun is looked at this often.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Becomes true when the ports close.
+pub fn draining(admission: Arc<Admission>) -> tokio::sync::watch::Receiver<bool> {
+    let (tell, told) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        while !admission.is_draining() {
+            tokio::time::sleep(DRAIN_INTERVAL).await;
+        }
+        // Nobody who listens is nobody to tell.
+        let _ = tell.send(true);
+    });
+    told
+}
+
 /// Counters worth a line when they grow, and what to do about each.
 type Watched = (fn(&Counters) -> u64, &'static str);
 

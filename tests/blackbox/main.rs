@@ -4,6 +4,7 @@
 //! for a fixed time: all waiting is for something to happen, with a deadline. docs/security.md lists what is tried.
 
 mod api;
+mod api_methods;
 mod client;
 mod command_line;
 mod commands;

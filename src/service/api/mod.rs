@@ -5,11 +5,13 @@
 //! numbers. `openapi` describes it to programs.
 
 mod counts;
+mod grpc;
 mod http;
 mod messages;
 mod methods;
 
 pub use counts::Calls;
+pub use grpc::{GrpcService, serve as serve_grpc};
 pub use http::router;
 
 use super::node::{Node, Unavailable};
@@ -174,6 +176,24 @@ macro_rules! methods {
                 })*
                 serde_json::value::to_raw_value(&Empty {})
             }
+        }
+
+        /// The method that gRPC calls so; what there is not is counted under a name of its own.
+        fn method_name(grpc: &str) -> &'static str {
+            match grpc {
+                $($grpc => stringify!($field),)*
+                "Batch" => BATCH,
+                _ => "unknown",
+            }
+        }
+
+        /// Carries out the gRPC call of that name.
+        async fn grpc_call(call: &grpc::Call<'_>, name: &str, request: grpc::Request) -> Option<grpc::Response> {
+            Some(match name {
+                $($grpc => call.unary::<$request>(request).await,)*
+                "Batch" => call.batch(request).await,
+                _ => return None,
+            })
         }
 
         /// A path for each method.

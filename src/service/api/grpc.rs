@@ -1,0 +1,252 @@
+//! F5 · The server API by gRPC: Centrifugo's `centrifugal.centrifugo.api.CentrifugoApi`, on a port of its own.
+//!
+//! Owns the connections with their limits, the key in the metadata and the form of errors. HTTP/2 without TLS. The
+//! service is written out here and not generated: a path, a decoder, the method, an encoder.
+
+use super::counts::Via;
+use super::http::scheme_key;
+use super::messages::Response as Answer;
+use super::{Api, ApiError, BatchRequest, Calls, Failure, Method, grpc_call, method_name};
+use crate::config::GrpcApi;
+use crate::service::node::Node;
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prost::Message;
+use std::convert::Infallible;
+use std::io::Cursor;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutWriter;
+use tonic::metadata::MetadataMap;
+use tonic::server::{Grpc, UnaryService};
+use tonic::{Code, Status};
+use tonic_prost::ProstCodec;
+
+const SERVICE: &str = "/centrifugal.centrifugo.api.CentrifugoApi/";
+/// The first bytes of a client that speaks HTTP/2 (RFC 9113 section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Calls at the same time on one connection.
+const STREAMS_MAX: u32 = 256;
+/// Bytes of a call's head.
+const HEAD_MAX: u32 = 16 << 10;
+/// How long a call may take, its request's arrival with it.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A peer that is silent is asked whether it lives, and has so long to answer.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+
+pub(super) type Request = hyper::Request<Incoming>;
+pub(super) type Response = hyper::Response<tonic::body::Body>;
+
+/// All that a call needs.
+#[derive(Clone)]
+pub struct GrpcService {
+    api: Api,
+    options: Arc<GrpcApi>,
+}
+
+impl GrpcService {
+    pub fn new(node: Arc<Node>, calls: Arc<Calls>, options: &GrpcApi) -> GrpcService {
+        GrpcService { api: Api { node, calls, via: Via::Grpc }, options: Arc::new(options.clone()) }
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        let name = request.uri().path().strip_prefix(SERVICE).unwrap_or_default().to_owned();
+        let transport = self.options.error_mode == "transport";
+        let metadata = MetadataMap::from_headers(request.headers().clone());
+        if !self.options.insecure && !has_key(&self.options.key, &metadata) {
+            let why =
+                if self.options.key.is_empty() { "grpc_api.key is not set" } else { "the key is missing or wrong" };
+            self.api.calls.failed(Via::Grpc, method_name(&name), Code::Unauthenticated as u32);
+            return Status::unauthenticated(why).into_http();
+        }
+        let call = Call { api: &self.api, options: &self.options, transport, reached: AtomicBool::new(false) };
+        let answered = tokio::time::timeout(CALL_TIMEOUT, grpc_call(&call, &name, request)).await;
+        let response = match answered {
+            Ok(Some(response)) => response,
+            Ok(None) => Status::unimplemented("there is no such method").into_http(),
+            Err(_) => {
+                // It was cut off before it could be counted.
+                call.reached.store(false, Ordering::Relaxed);
+                Status::deadline_exceeded("the call took too long").into_http()
+            }
+        };
+        self.count(&call, &name, &response);
+        response
+    }
+
+    /// Counts what failed without its method being carried out.
+    fn count(&self, call: &Call<'_>, name: &str, response: &Response) {
+        if let Some(status) = Status::from_header_map(response.headers())
+            && !call.reached.load(Ordering::Relaxed)
+        {
+            self.api.calls.failed(Via::Grpc, method_name(name), status.code() as u32);
+        }
+    }
+}
+
+/// `authorization: apikey KEY`, compared in constant time. An empty key fits nothing.
+fn has_key(key: &str, metadata: &MetadataMap) -> bool {
+    let given = metadata.get("authorization").and_then(|value| value.to_str().ok()).and_then(scheme_key);
+    !key.is_empty() && given.is_some_and(|given| given.as_bytes().ct_eq(key.as_bytes()).into())
+}
+
+/// One call on its way.
+pub(super) struct Call<'a> {
+    api: &'a Api,
+    options: &'a GrpcApi,
+    /// Errors become the call's status.
+    transport: bool,
+    /// Its method was carried out, and counted.
+    reached: AtomicBool,
+}
+
+type Answering<'a, A> = Pin<Box<dyn Future<Output = Result<tonic::Response<A>, Status>> + Send + 'a>>;
+
+/// Some method of one call, as tonic wants it.
+struct Unary<F>(F);
+
+impl<'a, Q, A, F> UnaryService<Q> for Unary<F>
+where
+    A: Message + Default + 'static,
+    F: FnMut(Q) -> Answering<'a, A>,
+{
+    type Response = A;
+    type Future = Answering<'a, A>;
+
+    fn call(&mut self, request: tonic::Request<Q>) -> Self::Future {
+        (self.0)(request.into_inner())
+    }
+}
+
+impl<'a> Call<'a> {
+    fn codec<A: Message + Default + 'static, Q: Message + Default + 'static>(&self) -> Grpc<ProstCodec<A, Q>> {
+        Grpc::new(ProstCodec::default())
+            .max_decoding_message_size(self.options.max_receive_message_size)
+            .max_encoding_message_size(usize::MAX)
+    }
+
+    pub(super) async fn unary<Q: Method + 'static>(&'a self, request: Request) -> Response {
+        let run = |request: Q| -> Answering<'a, Answer<Q::Result>> {
+            self.reached.store(true, Ordering::Relaxed);
+            Box::pin(async move {
+                let answer = match self.api.call(request).await {
+                    Err(Failure::Busy) => return Err(Status::unavailable("the node takes no more: try again")),
+                    Err(Failure::Said(error)) if self.transport => return Err(status(error)),
+                    outcome => Answer::of(outcome.map_err(|failure| failure.error().into())),
+                };
+                Ok(tonic::Response::new(answer))
+            })
+        };
+        self.codec().unary(Unary(run), request).await
+    }
+
+    /// Its errors are within its replies.
+    pub(super) async fn batch(&'a self, request: Request) -> Response {
+        let run = |request: BatchRequest| -> Answering<'a, super::BatchResponse> {
+            self.reached.store(true, Ordering::Relaxed);
+            Box::pin(async move { Ok(tonic::Response::new(self.api.batch(request).await)) })
+        };
+        self.codec().unary(Unary(run), request).await
+    }
+}
+
+/// The status of an error, for who wants to see it there.
+fn status(error: ApiError) -> Status {
+    let code = match error.code {
+        102 | 104 => Code::NotFound,
+        107 | 108 => Code::InvalidArgument,
+        112 => Code::OutOfRange,
+        113 => Code::AlreadyExists,
+        _ => Code::Internal,
+    };
+    Status::new(code, error.message)
+}
+
+/// Serves until the process ends; from `draining` on nobody is let in, and who is here finishes its calls.
+pub async fn serve(
+    listener: TcpListener,
+    service: GrpcService,
+    room: Arc<Semaphore>,
+    preface_timeout: Duration,
+    mut draining: watch::Receiver<bool>,
+) {
+    loop {
+        // A place first: connections beyond the limit wait in the kernel's queue.
+        let permit = tokio::select! {
+            permit = room.clone().acquire_owned() => permit,
+            () = begun(&mut draining) => return,
+        };
+        let Ok(permit) = permit else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = begun(&mut draining) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (service, draining) = (service.clone(), draining.clone());
+                tokio::spawn(async move {
+                    serve_one(stream, service, preface_timeout, draining).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "grpc_api: accept failed, trying again; if descriptors ran out, raise LimitNOFILE");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Ends when the drain begins, or when nobody can tell any more.
+async fn begun(draining: &mut watch::Receiver<bool>) {
+    let _ = draining.wait_for(|begun| *begun).await;
+}
+
+async fn serve_one(
+    stream: TcpStream,
+    service: GrpcService,
+    preface_timeout: Duration,
+    mut draining: watch::Receiver<bool>,
+) {
+    let (mut reader, writer) = stream.into_split();
+    let mut preface = [0; PREFACE.len()];
+    let read = tokio::time::timeout(preface_timeout, reader.read_exact(&mut preface)).await;
+    if !matches!(read, Ok(Ok(_))) || preface != *PREFACE {
+        return;
+    }
+    // Who asks and does not read what it gets must not keep its place.
+    let mut writer = TimeoutWriter::new(writer);
+    writer.set_timeout(Some(preface_timeout));
+    let preface = Cursor::new(Bytes::copy_from_slice(&preface));
+    let io = TokioIo::new(tokio::io::join(preface.chain(reader), Box::pin(writer)));
+    let answer = hyper::service::service_fn(move |request| {
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(service.answer(request).await) }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_MAX)
+        .keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .serve_connection(io, answer);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = begun(&mut draining) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "gRPC connection ended");
+    }
+}
