@@ -12,6 +12,7 @@ mod deflate;
 mod descriptors;
 mod drain;
 mod frames;
+mod grpc;
 mod handshake;
 mod lifetime;
 mod limits;
