@@ -15,6 +15,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get};
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// The chat page of `dev`: one file, no build step.
@@ -78,6 +79,13 @@ pub fn internal(service: &Service) -> (Router, GrpcService) {
     }
     if config.prometheus.enabled {
         router = router.route(&config.prometheus.handler_prefix, get(metrics));
+    }
+    if config.openapi.enabled
+        && let Ok(document) = api::openapi(&config.http_api.handler_prefix)
+    {
+        let text: Bytes = document.into();
+        let answer = move || async move { ([(header::CONTENT_TYPE, "application/json")], text) };
+        router = router.route(&config.openapi.handler_prefix, get(answer));
     }
     let grpc = GrpcService::new(node.clone(), calls.clone(), &config.grpc_api);
     let api = api::router(node.clone(), calls, &config.http_api, config.http_server.body_size_limit);

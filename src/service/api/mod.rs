@@ -9,10 +9,12 @@ mod grpc;
 mod http;
 mod messages;
 mod methods;
+mod openapi;
 
 pub use counts::Calls;
 pub use grpc::{GrpcService, serve as serve_grpc};
 pub use http::router;
+pub use openapi::document as openapi;
 
 use super::node::{Node, Unavailable};
 use counts::Via;
@@ -176,6 +178,11 @@ macro_rules! methods {
                 })*
                 serde_json::value::to_raw_value(&Empty {})
             }
+        }
+
+        /// Each method with the names of its request and its result.
+        fn described() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+            [$((stringify!($field), stringify!($request), stringify!($result))),*].into_iter()
         }
 
         /// The method that gRPC calls so; what there is not is counted under a name of its own.
