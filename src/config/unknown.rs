@@ -70,8 +70,9 @@ fn plain(name: &str) -> String {
 fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let wanted = plain(name);
     let ends = candidates.iter().filter(|c| format!("_{}", plain(c)).ends_with(&format!("_{wanted}")));
-    if let Some(shortest) = ends.min_by_key(|c| c.len()) {
-        return Some(shortest);
+    // Of several the least deep, and of those the first that is listed: the more usual come first.
+    if let Some(nearest) = ends.min_by_key(|c| c.matches('.').count()) {
+        return Some(nearest);
     }
     let key = |dotted: &str| dotted.rsplit('.').next().unwrap_or(dotted).to_owned();
     let score = |candidate: &str| {

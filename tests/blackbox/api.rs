@@ -97,6 +97,9 @@ fn calls_that_cannot_be_read_get_4xx() {
         assert_eq!(server.metric(&failures(method, 413)), 1);
         witness.hears(&server);
     }
+    for body in [r#"{"commands":[null]}"#, r#"{"commands":[["publish"]]}"#, r#"{"commands":{}}"#] {
+        assert_eq!(call(&server, "batch", body).status, 400, "{body}");
+    }
     assert_eq!(call(&server, "no_such_method", "{}").status, 404);
     for path in ["/", "/nowhere", "/connection"] {
         assert_eq!(Peer::open(server.address).request("GET", path, &[], "").expect("an answer").status, 404, "{path}");

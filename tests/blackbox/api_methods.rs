@@ -287,7 +287,7 @@ fn a_batch_answers_each_command_in_its_place() {
             { "presence": { "channel": "plain:a" } },
             { "nothing_known": {} },
             { "info": {} },
-            null,
+            {},
             { "unsubscribe": { "user": "1", "channel": &channel } },
         ]);
         let answer = server.call("batch", json!({ "commands": commands, "parallel": parallel }));

@@ -42,9 +42,10 @@ pub(super) mod list {
 
     struct One<T>(T);
 
-    impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for One<T> {
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for One<T> {
         fn deserialize<D: Deserializer<'de>>(from: D) -> Result<One<T>, D::Error> {
-            crate::protocol::object(from).map(Option::unwrap_or_default).map(One)
+            let one = crate::protocol::object(from)?;
+            one.map(One).ok_or_else(|| serde::de::Error::custom("expected an object"))
         }
     }
 
@@ -52,7 +53,7 @@ pub(super) mod list {
         list.serialize(to)
     }
 
-    pub fn deserialize<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
         let list = Option::<Vec<One<T>>>::deserialize(from)?;
         Ok(list.unwrap_or_default().into_iter().map(|One(one)| one).collect())
     }
