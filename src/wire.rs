@@ -5,7 +5,7 @@
 
 use crate::protocol::code::Disconnect;
 use crate::protocol::{DisconnectPush, Encoding, NotJson, Push, Reply};
-use crate::ws;
+use crate::ws::{self, Deflater};
 use bytes::Bytes;
 
 /// What a client reads.
@@ -23,11 +23,14 @@ pub enum Wire {
     UniWebSocket = 5,
     UniSse = 6,
     UniStream = 7,
+    /// A WebSocket that may be sent compressed messages, those that many share with them.
+    DeflatedJson = 8,
+    DeflatedProtobuf = 9,
 }
 
 impl Wire {
     /// How many there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 10;
 
     /// The bidirectional WebSocket of an encoding.
     pub fn websocket(encoding: Encoding) -> Wire {
@@ -37,15 +40,35 @@ impl Wire {
         }
     }
 
+    /// The same for a client that takes what was compressed for others, if there is such a wire.
+    pub fn deflated(self) -> Wire {
+        match self {
+            Wire::WebSocketJson => Wire::DeflatedJson,
+            Wire::WebSocketProtobuf => Wire::DeflatedProtobuf,
+            other => other,
+        }
+    }
+
     pub fn from_index(index: usize) -> Wire {
         use Wire::*;
-        [WebSocketJson, WebSocketProtobuf, SseJson, StreamJson, StreamProtobuf, UniWebSocket, UniSse, UniStream]
-            [index % Wire::COUNT]
+        const ALL: [Wire; Wire::COUNT] = [
+            WebSocketJson,
+            WebSocketProtobuf,
+            SseJson,
+            StreamJson,
+            StreamProtobuf,
+            UniWebSocket,
+            UniSse,
+            UniStream,
+            DeflatedJson,
+            DeflatedProtobuf,
+        ];
+        ALL[index % Wire::COUNT]
     }
 
     pub fn encoding(self) -> Encoding {
         match self {
-            Wire::WebSocketProtobuf | Wire::StreamProtobuf => Encoding::Protobuf,
+            Wire::WebSocketProtobuf | Wire::StreamProtobuf | Wire::DeflatedProtobuf => Encoding::Protobuf,
             _ => Encoding::Json,
         }
     }
@@ -57,7 +80,24 @@ impl Wire {
 
     /// Does it end with a close frame, and not with a push?
     pub fn is_websocket(self) -> bool {
-        matches!(self, Wire::WebSocketJson | Wire::WebSocketProtobuf | Wire::UniWebSocket)
+        self.opcode().is_some()
+    }
+
+    /// Of its frames; `None` where there are none.
+    fn opcode(self) -> Option<ws::Opcode> {
+        match self {
+            Wire::WebSocketJson | Wire::UniWebSocket | Wire::DeflatedJson => Some(ws::Opcode::Text),
+            Wire::WebSocketProtobuf | Wire::DeflatedProtobuf => Some(ws::Opcode::Binary),
+            _ => None,
+        }
+    }
+
+    /// The window that its messages are compressed for; 0 = they are not.
+    fn window_bits(self) -> u8 {
+        match self {
+            Wire::DeflatedJson | Wire::DeflatedProtobuf => ws::WINDOW_BITS_MAX,
+            _ => 0,
+        }
     }
 
     /// Does the client send its commands by other requests?
@@ -68,7 +108,7 @@ impl Wire {
     /// As backends are told.
     pub fn transport(self) -> &'static str {
         match self {
-            Wire::WebSocketJson | Wire::WebSocketProtobuf => "websocket",
+            Wire::WebSocketJson | Wire::WebSocketProtobuf | Wire::DeflatedJson | Wire::DeflatedProtobuf => "websocket",
             Wire::SseJson => "sse",
             Wire::StreamJson | Wire::StreamProtobuf => "http_stream",
             Wire::UniWebSocket => "uni_websocket",
@@ -93,11 +133,28 @@ impl Wire {
         self.encoding().encode_alone(push, out)
     }
 
-    /// Appends a whole message with what this transport puts around it.
-    pub fn pack(self, message: &[u8], out: &mut Vec<u8>) {
+    /// Appends a whole message with what this transport puts around it, compressed if that is this wire's way and makes
+    /// it smaller.
+    pub fn pack(self, message: &[u8], deflater: &mut Deflater, out: &mut Vec<u8>) {
+        let Some(opcode) = self.opcode() else { return self.wrap(message, out) };
+        match deflater.payload(message, self.window_bits()) {
+            Some(payload) => ws::push_deflated_frame(out, opcode, payload),
+            None => ws::push_frame(out, opcode, message),
+        }
+    }
+
+    /// The same, to be shared.
+    pub fn packed(self, message: &[u8], deflater: &mut Deflater) -> Bytes {
+        let Some(opcode) = self.opcode() else { return self.wrapped(message) };
+        match deflater.payload(message, self.window_bits()) {
+            Some(payload) => ws::deflated_frame(opcode, payload),
+            None => ws::frame(opcode, message),
+        }
+    }
+
+    /// What goes around a message that is no frame.
+    fn wrap(self, message: &[u8], out: &mut Vec<u8>) {
         match self {
-            Wire::WebSocketJson | Wire::UniWebSocket => ws::push_frame(out, ws::Opcode::Text, message),
-            Wire::WebSocketProtobuf => ws::push_frame(out, ws::Opcode::Binary, message),
             Wire::SseJson | Wire::UniSse => {
                 // A line end inside an event's data begins another data line; the client joins them again.
                 for line in message.split(|&byte| byte == b'\n') {
@@ -111,28 +168,21 @@ impl Wire {
                 out.extend_from_slice(message);
                 out.push(b'\n');
             }
-            Wire::StreamProtobuf => out.extend_from_slice(message),
+            _ => out.extend_from_slice(message),
         }
     }
 
-    /// The same, to be shared.
-    pub fn packed(self, message: &[u8]) -> Bytes {
-        match self {
-            Wire::WebSocketJson | Wire::UniWebSocket => ws::frame(ws::Opcode::Text, message),
-            Wire::WebSocketProtobuf => ws::frame(ws::Opcode::Binary, message),
-            _ => {
-                let mut out = Vec::with_capacity(message.len() + 8);
-                self.pack(message, &mut out);
-                out.into()
-            }
-        }
+    fn wrapped(self, message: &[u8]) -> Bytes {
+        let mut out = Vec::with_capacity(message.len() + 8);
+        self.wrap(message, &mut out);
+        out.into()
     }
 
-    /// A whole ping.
+    /// A whole ping, never compressed: it is as short as can be.
     pub fn ping(self) -> Bytes {
         Bytes::from_static(match self {
-            Wire::WebSocketJson | Wire::UniWebSocket => b"\x81\x02{}",
-            Wire::WebSocketProtobuf => b"\x82\x01\0",
+            Wire::WebSocketJson | Wire::UniWebSocket | Wire::DeflatedJson => b"\x81\x02{}",
+            Wire::WebSocketProtobuf | Wire::DeflatedProtobuf => b"\x82\x01\0",
             Wire::SseJson | Wire::UniSse => b"data: {}\n\n",
             Wire::StreamJson | Wire::UniStream => b"{}\n",
             Wire::StreamProtobuf => b"\0",
@@ -155,7 +205,7 @@ impl Wire {
         let push = Push { disconnect: Some(DisconnectPush { code, reason, reconnect }), ..Push::default() };
         let mut message = Vec::new();
         match self.say(&Reply { push: Some(push), ..Reply::default() }, &mut message) {
-            Ok(()) => self.packed(&message),
+            Ok(()) => self.wrapped(&message),
             Err(NotJson) => Bytes::new(),
         }
     }
@@ -169,7 +219,7 @@ mod tests {
     fn packed(wire: Wire, replies: &[Reply]) -> String {
         let mut message = Vec::new();
         replies.iter().for_each(|reply| wire.say(reply, &mut message).expect("JSON"));
-        String::from_utf8(wire.packed(&message).to_vec()).expect("UTF-8")
+        String::from_utf8(wire.packed(&message, &mut Deflater::default()).to_vec()).expect("UTF-8")
     }
 
     #[test]
@@ -211,5 +261,29 @@ mod tests {
         for index in 0..Wire::COUNT {
             assert_eq!(Wire::from_index(index) as usize, index);
         }
+    }
+
+    #[test]
+    fn a_compressed_wire_is_a_websocket_whose_pings_and_closes_are_plain() {
+        let config = crate::config::WebSocket { compression: true, ..Default::default() };
+        let (mut deflater, long) = (Deflater::new(&config), [b'a'; 500]);
+        for (encoding, first) in [(Encoding::Json, 0x81), (Encoding::Protobuf, 0x82)] {
+            let plain = Wire::websocket(encoding);
+            let deflated = plain.deflated();
+            for wire in [plain, deflated] {
+                assert!(wire.is_websocket() && wire.joins() && !wire.is_uni() && !wire.is_emulated());
+                assert_eq!((wire.transport(), wire.encoding()), ("websocket", encoding));
+            }
+            assert_eq!((plain.ping(), plain.ping()[0]), (deflated.ping(), first));
+            assert_eq!(plain.close(&Disconnect::SHUTDOWN), deflated.close(&Disconnect::SHUTDOWN));
+            assert_eq!(plain.packed(&long, &mut deflater)[0], first);
+            let packed = deflated.packed(&long, &mut deflater);
+            assert_eq!((packed[0], packed.len() < 20), (first | 0x40, true));
+            let mut appended = Vec::new();
+            deflated.pack(&long, &mut deflater, &mut appended);
+            assert_eq!(packed, appended);
+            assert_eq!(deflated.packed(b"ab", &mut deflater), plain.packed(b"ab", &mut deflater));
+        }
+        assert_eq!(Wire::UniWebSocket.deflated().packed(&long, &mut deflater)[0], 0x81);
     }
 }

@@ -166,8 +166,8 @@ options! {
         message_size_limit: usize = 65536, Rule::Bytes(1, GIB);
         /// A client whose socket takes no byte for this long while bytes wait is closed.
         write_timeout: Duration = secs(1), Rule::Time(TICK, DAY);
-        /// Take compressed messages of clients that offer permessage-deflate, and compress what the echo endpoint
-        /// returns to them.
+        /// With clients that offer permessage-deflate: take compressed messages of them, and compress what they are
+        /// sent, a publication once for all of them.
         compression: bool = false;
         /// 1 (fast) to 9 (small).
         compression_level: u32 = 1, Rule::Count(1, 9);

@@ -8,6 +8,7 @@ use crate::broker::Extras;
 use crate::protocol::delta::json_string;
 use crate::protocol::{ClientInfo, Encoding, Presence, Publication, Push, Reply};
 use crate::wire::Wire;
+use crate::ws::Deflater;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -124,13 +125,13 @@ impl Batch {
         }
     }
 
-    /// Makes the bytes of each variant in the set that has none yet.
-    pub fn encode(&mut self, name: &str, mut wanted: u32) {
+    /// Makes the bytes of each variant in the set that has none yet: encoded once, and compressed once.
+    pub fn encode(&mut self, name: &str, mut wanted: u32, deflater: &mut Deflater) {
         while wanted != 0 {
             let variant = Variant(wanted.trailing_zeros() as u8);
             wanted &= wanted - 1;
             if !self.frames.has(variant) {
-                let bytes = encode(variant, name, &self.items);
+                let bytes = encode(variant, name, &self.items, deflater);
                 self.frames.0.push((variant, bytes));
             }
         }
@@ -138,13 +139,13 @@ impl Batch {
 }
 
 /// One buffer with all of `items`, in as few messages as their sizes allow; `None` if one cannot be encoded.
-fn encode(variant: Variant, name: &str, items: &[Item]) -> Option<Bytes> {
+fn encode(variant: Variant, name: &str, items: &[Item], deflater: &mut Deflater) -> Option<Bytes> {
     let wire = variant.wire();
     let (mut packed, mut message) = (Vec::new(), Vec::new());
     for (at, item) in items.iter().enumerate() {
         let full = !wire.joins() || message.len() + item.size() > MESSAGE_BYTES_MAX;
         if full && !message.is_empty() {
-            wire.pack(&message, &mut packed);
+            wire.pack(&message, deflater, &mut packed);
             message.clear();
         }
         let chained = if at == 0 { variant.is_chain() } else { items[at - 1].is_kept() };
@@ -171,9 +172,9 @@ fn encode(variant: Variant, name: &str, items: &[Item]) -> Option<Bytes> {
         }
     }
     if packed.is_empty() {
-        return Some(wire.packed(&message));
+        return Some(wire.packed(&message, deflater));
     }
-    wire.pack(&message, &mut packed);
+    wire.pack(&message, deflater, &mut packed);
     Some(packed.into())
 }
 
@@ -191,4 +192,154 @@ pub fn as_delta(encoding: Encoding, publication: &Publication, delta: Option<&By
         Encoding::Protobuf => bytes.clone(),
     };
     Some(Publication { data, delta: delta.is_some(), ..publication.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::broker::Extras;
+    use crate::config::WebSocket;
+    use crate::hub::{Delivery, Flags, Hub, Slot, Work};
+    use crate::protocol::Publication;
+    use crate::wire::Wire;
+    use crate::ws::{Deflater, Inflate, Kind, Tally};
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+    use std::io::Cursor;
+    use tungstenite::protocol::frame::FrameHeader;
+
+    const COMPRESSED: u8 = 0x40;
+    /// Ways with deltas.
+    const WAYS: [&[Flags]; 3] = [&[], &[Flags::DELTA], &[Flags::DELTA, Flags::DELTA_READY]];
+    const PAIRS: [(Wire, Wire); 2] =
+        [(Wire::WebSocketJson, Wire::DeflatedJson), (Wire::WebSocketProtobuf, Wire::DeflatedProtobuf)];
+
+    fn deflater(min_size: usize) -> Deflater {
+        Deflater::new(&WebSocket { compression: true, compression_min_size: min_size, ..WebSocket::default() })
+    }
+
+    fn join(hub: &mut Hub<()>, conn: u32, wire: Wire, way: &[Flags]) {
+        let flags = way.iter().fold(Flags::default(), |flags, flag| flags.with(*flag, true));
+        let id = hub.hold("c");
+        hub.join(id, Slot { conn, back: 0, wire, flags });
+    }
+
+    /// A publication of so many bytes, and a delta to it.
+    fn publish(hub: &mut Hub<()>, len: usize) {
+        let digits = (1u64..).flat_map(|i| (i * i % 97).to_string().into_bytes()).filter(|digit| *digit != b'0');
+        let data: Vec<u8> = digits.take(len).collect();
+        let extras = Extras { delta: Some([b"delta ", &data[..]].concat().into()), ..Extras::default() };
+        let publication = Publication { data: data.into(), ..Publication::default() };
+        assert!(hub.publish("c", publication.into(), Some(Box::new(extras)), None));
+    }
+
+    fn next<'a>(hub: &'a mut Hub<()>, budget: usize, deflater: &mut Deflater) -> Delivery<'a> {
+        let Some(Work::Deliver(delivery)) = hub.next(budget, deflater) else { panic!("a delivery") };
+        delivery
+    }
+
+    /// What a client makes of it: the first byte of each frame, and its message inflated.
+    fn heard(bytes: &Bytes) -> Vec<(u8, Vec<u8>)> {
+        let (mut heard, mut rest) = (Vec::new(), &bytes[..]);
+        while let [first, ..] = *rest {
+            let mut cursor = Cursor::new(rest);
+            let (_, len) = FrameHeader::parse(&mut cursor).expect("valid").expect("whole");
+            let (payload, later) = rest[cursor.position() as usize..].split_at(len as usize);
+            let message = match first & COMPRESSED {
+                0 => payload.to_vec(),
+                _ => Inflate::default().message(Kind::Binary, payload, 1 << 20).expect("compressed").to_vec(),
+            };
+            heard.push((first, message));
+            rest = later;
+        }
+        heard
+    }
+
+    #[test]
+    fn a_publication_is_compressed_once_for_all_who_share_its_bytes() {
+        let (mut hub, mut deflater) = (Hub::default(), deflater(0));
+        for conn in 0..300 {
+            let wires = [Wire::DeflatedJson, Wire::DeflatedProtobuf, Wire::WebSocketJson];
+            join(&mut hub, conn, wires[conn as usize % 3], &[]);
+        }
+        for publications in 1..=3 {
+            publish(&mut hub, 1000);
+            let (mut buffers, mut got) = (HashSet::new(), 0);
+            while got < 300 {
+                let delivery = next(&mut hub, 7, &mut deflater);
+                got += delivery.slots.len();
+                buffers.extend(delivery.slots.iter().map(|slot| delivery.bytes(slot).expect("a frame").as_ptr()));
+            }
+            assert_eq!(buffers.len(), 3, "a buffer for each wire");
+            let Tally { messages, in_vain, before, after } = deflater.tally;
+            assert_eq!((messages, in_vain), (2 * publications, 0));
+            assert!(before > messages * 1000 && after < before * 3 / 4, "{after} of {before}");
+            assert!(hub.next(7, &mut deflater).is_none());
+        }
+    }
+
+    #[test]
+    fn every_way_with_deltas_is_compressed_and_says_the_same() {
+        for (plain, deflated) in PAIRS {
+            let (mut hub, mut deflater) = (Hub::default(), deflater(0));
+            for (at, way) in WAYS.iter().enumerate() {
+                for conn in 0..8 {
+                    join(&mut hub, at as u32 * 8 + conn, if conn % 2 == 0 { plain } else { deflated }, way);
+                }
+            }
+            publish(&mut hub, 2000);
+            let delivery = next(&mut hub, 99, &mut deflater);
+            let said: Vec<_> =
+                delivery.slots.iter().map(|slot| heard(delivery.bytes(slot).expect("a frame"))).collect();
+            for (at, pair) in said.chunks(2).enumerate() {
+                let [[(plain, text)], [(deflated, inflated)]] = [&pair[0][..], &pair[1][..]] else { panic!("a frame") };
+                assert_eq!((plain | COMPRESSED, text), (*deflated, inflated));
+                let is_delta = text.windows(6).any(|six| six == b"delta ");
+                assert_eq!(is_delta, at / 4 == 2, "{}", String::from_utf8_lossy(text));
+            }
+            assert_eq!(deflater.tally.messages, 3, "one for each way");
+        }
+    }
+
+    #[test]
+    fn small_messages_go_as_they_are() {
+        for (plain, deflated) in PAIRS {
+            let (mut hub, mut deflater) = (Hub::default(), deflater(200));
+            join(&mut hub, 0, plain, &[]);
+            join(&mut hub, 1, deflated, &[]);
+            for (len, is_compressed) in [(100, false), (200, true), (100, false)] {
+                publish(&mut hub, len);
+                let delivery = next(&mut hub, 9, &mut deflater);
+                let [a, b] = [0, 1].map(|at| delivery.bytes(&delivery.slots[at]).expect("a frame"));
+                assert_eq!((a != b, heard(b)[0].0 & COMPRESSED != 0), (is_compressed, is_compressed), "{len}");
+            }
+            assert_eq!(deflater.tally.in_vain, 0);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Whatever waits together: compressed or not, in as many messages, each says the same.
+        #[test]
+        fn compressed_batches_say_the_same(
+            sizes in prop::collection::vec(prop_oneof![1usize..60, 1usize..9000, 16_000usize..40_000], 1..9),
+            min_size in prop_oneof![Just(0usize), Just(500)],
+            which in 0usize..2,
+            way in 0usize..3,
+        ) {
+            let ((plain, deflated), mut deflater) = (PAIRS[which], deflater(min_size));
+            let mut hub = Hub::default();
+            join(&mut hub, 0, plain, WAYS[way]);
+            join(&mut hub, 1, deflated, WAYS[way]);
+            sizes.iter().for_each(|len| publish(&mut hub, *len));
+            while let Some(Work::Deliver(delivery)) = hub.next(9, &mut deflater) {
+                let [a, b] = [0, 1].map(|at| heard(delivery.bytes(&delivery.slots[at]).expect("a frame")));
+                prop_assert_eq!(a.len(), b.len());
+                for ((_, a), (first, b)) in a.iter().zip(&b) {
+                    prop_assert!(a == b && (b.len() >= min_size || first & COMPRESSED == 0));
+                }
+            }
+        }
+    }
 }

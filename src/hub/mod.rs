@@ -15,6 +15,7 @@ pub use batch::{Frames, Item, as_delta};
 use crate::broker::{Epoch, Extras, Position};
 use crate::protocol::Publication;
 use crate::wire::Wire;
+use crate::ws::Deflater;
 use batch::{Batch, Op};
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
@@ -469,8 +470,9 @@ impl<J> Hub<J> {
         None
     }
 
-    /// The next slice, of at most `budget` deliveries; `None` when nothing waits. Channels take turns.
-    pub fn next(&mut self, budget: usize) -> Option<Work<'_, J>> {
+    /// The next slice, of at most `budget` deliveries; `None` when nothing waits. Channels take turns. `deflater`
+    /// compresses for those who want that.
+    pub fn next(&mut self, budget: usize, deflater: &mut Deflater) -> Option<Work<'_, J>> {
         loop {
             let id = *self.active.front()?;
             let channel = &mut self.channels[id as usize];
@@ -522,7 +524,7 @@ impl<J> Hub<J> {
             true if !slot.flags.has(Flags::JOIN_LEAVE) => wanted,
             _ => wanted | 1 << slot.variant().0,
         });
-        batch.encode(&channel.name, wanted);
+        batch.encode(&channel.name, wanted, deflater);
         Some(Work::Deliver(Delivery {
             channel: id,
             frames: &batch.frames,
@@ -609,7 +611,7 @@ mod tests {
         subscribe(&mut hub, 2, Encoding::Protobuf);
         assert!(hub.publish("c", publication("1"), None, None) && hub.publish("c", publication("2"), None, None));
         assert!(!hub.publish("other", publication("3"), None, None));
-        let Some(Work::Deliver(delivery)) = hub.next(10) else { panic!("a delivery") };
+        let Some(Work::Deliver(delivery)) = hub.next(10, &mut Deflater::default()) else { panic!("a delivery") };
         assert_eq!((delivery.items, delivery.slots.len()), (2, 2));
         let json =
             "{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":1}}}\n{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":2}}}";
@@ -618,7 +620,7 @@ mod tests {
             delivery.bytes(&delivery.slots[1]).expect("Protobuf"),
             &b"\x82\x16\x0a\x22\x08\x12\x01c\x22\x03\x22\x011\x0a\x22\x08\x12\x01c\x22\x03\x22\x012"[..]
         );
-        assert!(hub.next(10).is_none() && !hub.has_work());
+        assert!(hub.next(10, &mut Deflater::default()).is_none() && !hub.has_work());
         assert_eq!(hub.waiting_bytes(), 0);
     }
 
@@ -629,14 +631,20 @@ mod tests {
             subscribe(&mut hub, conn, Encoding::Json);
         }
         hub.publish("c", publication("1"), None, None);
-        assert!(matches!(hub.next(3), Some(Work::Deliver(delivery)) if delivery.slots.len() == 3));
+        assert!(
+            matches!(hub.next(3, &mut Deflater::default()), Some(Work::Deliver(delivery)) if delivery.slots.len() == 3)
+        );
         let id = hub.hold("c");
         assert_eq!(hub.queue_join(id, 9), None);
         hub.publish("c", publication("2"), None, None);
-        assert!(matches!(hub.next(3), Some(Work::Deliver(delivery)) if delivery.slots.len() == 1));
-        assert!(matches!(hub.next(3), Some(Work::Join(9))));
+        assert!(
+            matches!(hub.next(3, &mut Deflater::default()), Some(Work::Deliver(delivery)) if delivery.slots.len() == 1)
+        );
+        assert!(matches!(hub.next(3, &mut Deflater::default()), Some(Work::Join(9))));
         hub.join(id, json_slot(9));
-        assert!(matches!(hub.next(9), Some(Work::Deliver(delivery)) if delivery.slots.len() == 5));
+        assert!(
+            matches!(hub.next(9, &mut Deflater::default()), Some(Work::Deliver(delivery)) if delivery.slots.len() == 5)
+        );
     }
 
     fn at(offset: u64, epoch: &str) -> Arc<Publication> {
@@ -650,7 +658,7 @@ mod tests {
     /// What waits, in short.
     fn waiting(hub: &mut Hub<u32>) -> String {
         let mut all = String::new();
-        while let Some(work) = hub.next(9) {
+        while let Some(work) = hub.next(9, &mut Deflater::default()) {
             match work {
                 Work::Deliver(delivery) => all.extend((0..delivery.items).map(|_| 'p')),
                 Work::Join(_) => all.push('j'),
@@ -706,7 +714,7 @@ mod tests {
         let slot = hub.join(id, Slot { flags: Flags::DELTA, ..json_slot(1) });
         let extras = || Some(Box::new(Extras { delta: Some("D".into()), except: None }));
         let hear = |hub: &mut Hub<u32>| {
-            let Some(Work::Deliver(delivery)) = hub.next(9) else { return String::new() };
+            let Some(Work::Deliver(delivery)) = hub.next(9, &mut Deflater::default()) else { return String::new() };
             let text = String::from_utf8_lossy(delivery.bytes(&delivery.slots[0]).expect("JSON")).into_owned();
             let ready = delivery.begins_deltas;
             hub.set_delta_ready(id, slot, ready);
@@ -724,7 +732,7 @@ mod tests {
                 hub.publish("c", at(offset, ""), extras().filter(|_| offset > 0), None);
             }
             assert_eq!(hear(&mut hub), expected, "{offsets:?}");
-            assert!(hub.next(9).is_none());
+            assert!(hub.next(9, &mut Deflater::default()).is_none());
         }
         hub.gap("c");
         assert_eq!(waiting(&mut hub), "g");
@@ -762,7 +770,7 @@ mod tests {
         subscribe(&mut hub, 1, Encoding::Json);
         subscribe(&mut hub, 2, Encoding::Protobuf);
         hub.publish("c", publication("not json"), None, None);
-        let Some(Work::Deliver(delivery)) = hub.next(2) else { panic!("a delivery") };
+        let Some(Work::Deliver(delivery)) = hub.next(2, &mut Deflater::default()) else { panic!("a delivery") };
         assert!(delivery.bytes(&delivery.slots[0]).is_none() && delivery.bytes(&delivery.slots[1]).is_some());
     }
 
@@ -775,7 +783,7 @@ mod tests {
         assert!(hub.leave(id, slot).is_empty());
         hub.release(held);
         assert_eq!(hub.len(), 1, "a publication waits");
-        assert!(hub.next(1).is_none());
+        assert!(hub.next(1, &mut Deflater::default()).is_none());
         assert!(hub.is_empty() && hub.find("c").is_none());
     }
 
@@ -788,7 +796,7 @@ mod tests {
         got: &mut HashMap<u32, Vec<String>>,
         budget: usize,
     ) -> bool {
-        match hub.next(budget) {
+        match hub.next(budget, &mut Deflater::default()) {
             None => return false,
             Some(Work::Join(conn)) => {
                 joining.retain(|c| *c != conn);

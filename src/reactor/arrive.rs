@@ -126,6 +126,7 @@ impl Reactor {
             Decision::Client { upgrade, subprotocol, wire, frame_pings } => {
                 if self.admit(conn) {
                     let id = self.next_id();
+                    let wire = if upgrade.deflate.is_some_and(ws::Agreed::shares) { wire.deflated() } else { wire };
                     let mut session = self.shard.open(self.now, id, wire, frame_pings);
                     session.set_headers(forwarded(&head, &self.forwarded));
                     session.set_trusted_user(trusted_user(&head, &self.user_header));

@@ -4,7 +4,6 @@
 //! of HTTP paths or of what sessions say. A slot is freed only in [`Conns::reap`], so that an index is not reused
 //! inside a turn; the generation tells late answers from other threads.
 
-use super::deflater::Deflater;
 use super::outbox::{Outbox, Wrote};
 use super::stream::Request;
 use crate::broker::ConnKey;
@@ -119,7 +118,6 @@ pub struct Conns {
     direct: Wrote,
     /// Frames queued.
     pub queued: u64,
-    pub deflater: Deflater,
 }
 
 /// Borrow helper for the wheel: its nodes are the slab's connections.
@@ -149,7 +147,6 @@ impl Conns {
             failed: Vec::new(),
             direct: Wrote::default(),
             queued: 0,
-            deflater: Deflater::default(),
         }
     }
 
@@ -305,7 +302,7 @@ impl Conns {
         if let Some(it) = self.slab.get_mut(conn as usize)
             && !std::mem::replace(&mut it.dirty, true)
         {
-            match self.holds && it.phase == Phase::Client {
+            match self.holds && matches!(it.phase, Phase::Client | Phase::Stream) {
                 true => self.held.push(conn),
                 false => self.dirty.push(conn),
             }

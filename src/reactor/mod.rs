@@ -20,7 +20,6 @@
 mod admission;
 mod arrive;
 mod conn;
-mod deflater;
 mod handshake;
 mod leave;
 mod listener;
@@ -46,7 +45,6 @@ use crate::wheel::{TICK_MS, Tick, ticks};
 use crate::ws;
 use bytes::Bytes;
 use conn::{Conns, Phase};
-use deflater::Deflater;
 use handshake::Routes;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
@@ -173,7 +171,7 @@ impl Reactor {
         poll: Poll,
         listener: std::net::TcpListener,
         mailbox: Mailbox<Letter>,
-        shard: Shard,
+        mut shard: Shard,
         me: u16,
         links: Links,
         admission: Arc<Admission>,
@@ -202,10 +200,10 @@ impl Reactor {
             outbox_max = outbox_max.max(2 * config.echo.message_size_limit);
         }
         let mut conns = Conns::new(me, 0, outbox_max);
-        conns.deflater = Deflater::new(&config.websocket);
         if limits.write_delay > 0 {
             conns.hold();
         }
+        shard.deflater = ws::Deflater::new(&config.websocket);
         Ok(Reactor {
             poll,
             listener: Some(listener),
@@ -213,7 +211,7 @@ impl Reactor {
             accept_paused: 0,
             timers_more: false,
             reserve: std::fs::File::open("/dev/null").ok(),
-            conns,
+            conns: Conns::new(me, 0, outbox_max),
             shard,
             mailbox,
             letters: Vec::new(),

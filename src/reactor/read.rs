@@ -239,7 +239,7 @@ impl Reactor {
         {
             let window_bits = it.window_bits;
             let opcode = if kind == Kind::Text { ws::Opcode::Text } else { ws::Opcode::Binary };
-            return match self.conns.deflater.payload(message, window_bits) {
+            return match self.shard.deflater.payload(message, window_bits) {
                 Some(payload) => ws::push_deflated_frame(&mut self.echo_buffer, opcode, payload),
                 None => ws::push_frame(&mut self.echo_buffer, opcode, message),
             };

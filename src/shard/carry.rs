@@ -165,7 +165,7 @@ impl Shard {
     }
 
     fn frame(&mut self, wire: Wire, range: Range<usize>) -> Bytes {
-        wire.packed(&self.fx.bytes[range])
+        wire.packed(&self.fx.bytes[range], &mut self.deflater)
     }
 
     pub(super) fn say_close(&mut self, conn: u32, wire: Wire, disconnect: Disconnect) {

@@ -133,6 +133,10 @@ impl Shard {
     pub fn stats(&self) -> Stats {
         let mut counters = self.counters.clone();
         (counters.tokens_remembered, counters.tokens_verified) = (self.tokens.cache.hits, self.tokens.cache.misses);
+        let deflated = self.deflater.tally;
+        counters.messages_compressed = deflated.messages;
+        counters.messages_incompressible = deflated.in_vain;
+        (counters.bytes_uncompressed, counters.bytes_compressed) = (deflated.before, deflated.after);
         Stats {
             reactor: self.me,
             connections: self.connections,

@@ -20,6 +20,7 @@ use crate::session::backend::{Ask, Call, Hook, RefreshGrant, Said};
 use crate::session::{Channels, Effects, Joining, Now, Rules, Session, Sessions, Tokens, Turn, Users};
 use crate::wheel::TICK_MS;
 use crate::wire::Wire;
+use crate::ws::Deflater;
 use bytes::Bytes;
 use compact_str::CompactString;
 use foldhash::quality::RandomState;
@@ -127,6 +128,8 @@ pub struct Shard {
     /// For the reactor, in order. Emptied by it after each call.
     pub out: Vec<Out>,
     pub counters: Counters,
+    /// Compresses what goes by wires that are for it; off until the reactor sets it.
+    pub deflater: Deflater,
     /// Sockets of this reactor and values in its mailbox, for its numbers; the reactor's to set.
     pub connections: usize,
     pub mailbox: usize,
@@ -160,6 +163,7 @@ impl Shard {
             secret,
             out: Vec::new(),
             counters: Counters::default(),
+            deflater: Deflater::default(),
             connections: 0,
             mailbox: 0,
         }
@@ -338,7 +342,7 @@ impl Shard {
     pub fn fan_out(&mut self, now: Now, table: &mut impl Table, budget: usize) -> usize {
         let mut done = 0;
         while done < budget
-            && let Some(work) = self.hub.next(budget - done)
+            && let Some(work) = self.hub.next(budget - done, &mut self.deflater)
         {
             match work {
                 Work::Deliver(delivery) => {

@@ -5,14 +5,13 @@
 //! frames.
 
 use super::decoder::{Fault, Kind};
+use super::deflater::WINDOW_BITS_MAX;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 /// What a flush ends with, and a sender leaves out.
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// An empty last block. It ends the data only if that was whole: a cut block would swallow it.
 const END: [u8; 2] = [3, 0];
-/// The window that needs no limit, section 7.1.2.1.
-const WINDOW_BITS_MAX: u8 = 15;
 /// What a flush may take, and the header of a block.
 const FLUSH_MAX: usize = 32;
 /// Room that the scratch may keep.

@@ -58,6 +58,13 @@ pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
     out.into()
 }
 
+/// A whole frame whose payload is compressed, to be shared.
+pub fn deflated_frame(opcode: Opcode, payload: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(header_size(payload.len()) + payload.len());
+    push_deflated_frame(&mut out, opcode, payload);
+    out.into()
+}
+
 /// A ping, pong or close. `payload` is cut at [`CONTROL_PAYLOAD_MAX`].
 pub fn control_frame(opcode: Opcode, payload: &[u8]) -> Bytes {
     frame(opcode, payload.get(..CONTROL_PAYLOAD_MAX).unwrap_or(payload))

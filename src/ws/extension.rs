@@ -3,6 +3,8 @@
 //! Pure: header values in, what was agreed out. Only permessage-deflate is known. Neither side may keep its window
 //! from message to message: the answer always says so, for a server may ask it whatever was offered.
 
+use super::WINDOW_BITS_MAX;
+
 const NAME: &str = "permessage-deflate";
 
 /// Parameters of an offer, in the order of their bits in [`offer`].
@@ -19,7 +21,12 @@ pub struct Agreed {
 impl Agreed {
     /// What [`Deflate`](super::Deflate) must keep to.
     pub fn window_bits(self) -> u8 {
-        self.server_max_window_bits.unwrap_or(15)
+        self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX)
+    }
+
+    /// May it be sent what was compressed for others?
+    pub fn shares(self) -> bool {
+        self.window_bits() == WINDOW_BITS_MAX
     }
 
     /// Appends the answer's header value.

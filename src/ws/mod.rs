@@ -5,6 +5,7 @@
 
 mod decoder;
 mod deflate;
+mod deflater;
 mod encoder;
 mod extension;
 mod upgrade;
@@ -12,8 +13,10 @@ mod utf8;
 
 pub use decoder::{Decoder, Fault, Item, Kind, Step};
 pub use deflate::{Deflate, Inflate};
+pub use deflater::{Deflater, Tally, WINDOW_BITS_MAX};
 pub use encoder::{
-    CONTROL_PAYLOAD_MAX, HEADER_MAX, close_frame, control_frame, frame, push_deflated_frame, push_frame, push_header,
+    CONTROL_PAYLOAD_MAX, HEADER_MAX, close_frame, control_frame, deflated_frame, frame, push_deflated_frame,
+    push_frame, push_header,
 };
 pub use extension::Agreed;
 pub use upgrade::{Refusal, Upgrade, respond};

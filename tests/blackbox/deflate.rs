@@ -4,6 +4,7 @@ use crate::client::Witness;
 use crate::peer::{BINARY, CLOSE, PATH, PING, PONG, Peer, TEXT, UNFINISHED, frame, upgrade_head};
 use crate::server::{OPEN, Server};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use serde_json::{Value, json};
 
 /// In a frame's first byte: the message is compressed.
 const RSV1: u8 = 0x40;
@@ -121,12 +122,12 @@ fn a_client_may_compress_in_parts_with_pings_between_them() {
     ];
     frames.concat().chunks(1).for_each(|byte| peer.send(byte));
     assert_eq!(peer.frame(), (PONG, b"between".to_vec()));
-    assert!(peer.text().contains("\"connect\""));
+    assert!(text(&mut peer).contains("\"connect\""));
     // The next may come as it is, the one after that compressed again, and neither needs what came before.
     peer.send_frame(TEXT, br#"{"id":2,"publish":{"channel":"c","data":2}}"#);
-    assert_eq!(peer.text(), r#"{"id":2,"publish":{}}"#);
+    assert_eq!(text(&mut peer), r#"{"id":2,"publish":{}}"#);
     peer.send_frame(TEXT | RSV1, &deflated(br#"{"id":3,"publish":{"channel":"c","data":3}}"#));
-    assert_eq!(peer.text(), r#"{"id":3,"publish":{}}"#);
+    assert_eq!(text(&mut peer), r#"{"id":3,"publish":{}}"#);
     peer.send_frame(CLOSE, b"\x03\xe8");
     assert_eq!(peer.frame(), (CLOSE, b"\x03\xe8".to_vec()));
 }
@@ -157,7 +158,7 @@ fn broken_compression_ends_its_connection_only() {
     ] {
         let mut peer = deflating(&server, PATH);
         peer.send_frame(TEXT | RSV1, &payload);
-        assert!(peer.text().contains("\"connect\""), "{name}");
+        assert!(text(&mut peer).contains("\"connect\""), "{name}");
         peer.send(&input);
         let (said, reason) = peer.closed();
         assert_eq!(said, code, "{name}: {reason}");
@@ -176,7 +177,7 @@ fn ten_limits_may_be_inflated() {
     let around = r#"{"id":1,"connect":{}}"#.len();
     let message = [&vec![b' '; 655_360 - around][..], CONNECT].concat();
     peer.send_frame(TEXT | RSV1, &deflated(&message));
-    assert!(peer.text().contains("\"connect\""));
+    assert!(text(&mut peer).contains("\"connect\""));
 }
 
 #[test]
@@ -201,4 +202,194 @@ fn a_bomb_ends_its_sender_and_takes_no_room() {
     witness.hears(&server);
     let grown = resident().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes more");
+}
+
+/// A subscriber to the channel "data": the ways to come to it differ.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    binary: bool,
+    offer: Option<&'static str>,
+}
+
+const PLAIN: Way = Way { binary: false, offer: None };
+const DEFLATED: Way = Way { binary: false, offer: Some(OFFER) };
+const PLAIN_BINARY: Way = Way { binary: true, offer: None };
+const DEFLATED_BINARY: Way = Way { binary: true, offer: Some(OFFER) };
+/// It cannot be sent what is compressed for the others.
+const BOUNDED: Way = Way { binary: false, offer: Some("permessage-deflate; server_max_window_bits=14") };
+
+/// The next message: the first byte of its frame, and what it says.
+fn said(peer: &mut Peer) -> (u8, Vec<u8>) {
+    let (first, payload) = peer.frame();
+    if first & RSV1 == 0 { (first, payload) } else { (first, inflated(&payload)) }
+}
+
+/// The same as text.
+fn text(peer: &mut Peer) -> String {
+    let (first, message) = said(peer);
+    assert_eq!(first & !RSV1, TEXT, "{message:?}");
+    String::from_utf8(message).expect("text")
+}
+
+/// A client that is connected and subscribed. `more`: of its subscribe request, if that is JSON.
+fn joined(server: &Server, way: Way, more: &str) -> Peer {
+    let path = if way.binary { "/connection/websocket?format=protobuf" } else { PATH };
+    let mut peer = offering(server, path, way.offer.as_slice()).0;
+    let subscribe = format!(r#"{{"id":2,"subscribe":{{"channel":"data"{more}}}}}"#);
+    match way.binary {
+        true => peer.send_frame(BINARY, b"\x04\x08\x01\x22\x00\x0a\x08\x02\x2a\x06\x0a\x04data"),
+        false => peer.send_frame(TEXT, &[CONNECT, b"\n", subscribe.as_bytes()].concat()),
+    }
+    let mut replies = Vec::new();
+    let last: &[u8] = if way.binary { b"\x08\x02\x32" } else { b"\"subscribe\":" };
+    while !replies.windows(last.len()).any(|some| some == last) {
+        replies.extend(said(&mut peer).1);
+    }
+    peer
+}
+
+#[test]
+fn everyone_hears_the_same_whatever_they_agreed_to() {
+    let server = Server::with(ON, &["--websocket.compression_min_size", "200"]);
+    // More than one on each reactor.
+    let ways = [PLAIN, DEFLATED, BOUNDED, PLAIN_BINARY, DEFLATED_BINARY].repeat(4);
+    let mut peers: Vec<(Way, Peer)> = ways.into_iter().map(|way| (way, joined(&server, way, ""))).collect();
+    for repeated in [1, 30, 3, 2_000, 10_000, 0] {
+        let data = format!("{repeated} times: {}", "so it goes, ".repeat(repeated));
+        let json = serde_json::to_string(&data).expect("JSON");
+        let push = format!(r#"{{"push":{{"channel":"data","pub":{{"data":{json}}}}}}}"#).into_bytes();
+        server.publish("data", data.into());
+        let mut binary = None;
+        for (way, peer) in &mut peers {
+            let (first, message) = said(peer);
+            let (opcode, compressed) = (first & !RSV1, first & RSV1 != 0);
+            let wanted = way.offer == Some(OFFER) && repeated >= 30;
+            assert_eq!((opcode, compressed), (if way.binary { BINARY } else { TEXT }, wanted), "{way:?} {repeated}");
+            if way.binary {
+                assert!(message.windows(json.len()).any(|some| some == json.as_bytes()), "{way:?} {repeated}");
+                assert!(*binary.get_or_insert_with(|| message.clone()) == message, "{way:?} {repeated}");
+            } else {
+                assert!(message == push, "{way:?} {repeated}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_publication_is_compressed_once_however_many_hear_it() {
+    let server = Server::start(&["--client.insecure", "--reactors", "1", "--websocket.compression"]);
+    let ways = [DEFLATED, DEFLATED_BINARY, PLAIN, PLAIN_BINARY].repeat(10);
+    let mut peers: Vec<Peer> = ways.into_iter().map(|way| joined(&server, way, "")).collect();
+    let counts = || {
+        let count = |name: &str| server.metric(&format!("gannet_transport_messages_{name}_total"));
+        ["compressed", "incompressible", "compressed_before_size_bytes", "compressed_after_size_bytes"].map(count)
+    };
+    let before = counts();
+    server.publish("data", "so it goes, ".repeat(100).into());
+    let sizes = |at: usize, peers: &mut [Peer]| peers.iter_mut().skip(at).step_by(4).map(|p| p.frame().1.len()).max();
+    let after = [0, 1].map(|at| sizes(at, &mut peers).expect("some") as u64);
+    let whole = [2, 3].map(|at| sizes(at, &mut peers).expect("some") as u64);
+    let sums = [after.iter().sum::<u64>(), whole.iter().sum()];
+    let grown: Vec<u64> = counts().iter().zip(before).map(|(now, before)| now - before).collect();
+    assert_eq!(grown, [2, 0, sums[1], sums[0]], "one for each encoding");
+    assert!(sums[0] < sums[1] / 10, "{sums:?}");
+}
+
+/// Publishes where there is a history; the offset.
+fn publish_kept(server: &Server, data: &Value) -> u64 {
+    let answer = server.call("publish", json!({ "channel": "data", "data": data }));
+    answer["result"]["offset"].as_u64().unwrap_or_else(|| panic!("no offset: {answer}"))
+}
+
+#[test]
+fn replies_are_compressed_but_no_ping_and_no_close() {
+    let history = ["--channel.without_namespace.history_size", "90", "--channel.without_namespace.history_ttl", "1h"];
+    let server =
+        Server::with(ON, &[&history[..], &["--client.ping_interval", "1s", "--client.pong_timeout", "0"]].concat());
+    (1..=90).for_each(|n| assert_eq!(publish_kept(&server, &format!("number {n}, and so it goes").into()), n));
+    let mut said_of = [PLAIN, DEFLATED].map(|way| {
+        let mut peer = joined(&server, way, "");
+        peer.send_frame(TEXT, br#"{"id":3,"history":{"channel":"data","limit":90}}"#);
+        let mut pings = 0;
+        let (first, reply) = loop {
+            match said(&mut peer) {
+                (first, message) if message == b"{}" => {
+                    assert_eq!(first, TEXT);
+                    pings += 1;
+                }
+                reply => break reply,
+            }
+        };
+        assert_eq!(first, if way.offer.is_some() { TEXT | RSV1 } else { TEXT });
+        while pings == 0 {
+            assert_eq!(said(&mut peer), (TEXT, b"{}".to_vec()));
+            pings += 1;
+        }
+        peer.send_frame(TEXT, b"no command");
+        assert_eq!(peer.closed().0, 3501);
+        String::from_utf8(reply).expect("text")
+    });
+    said_of.sort();
+    assert!(said_of[0] == said_of[1] && said_of[0].matches("and so it goes").count() == 90, "{said_of:?}");
+}
+
+#[test]
+fn what_waits_together_is_compressed_in_messages_of_16_kib() {
+    let paced =
+        ["--channel.without_namespace.batch_max_size", "12", "--channel.without_namespace.batch_max_delay", "1h"];
+    let server = Server::with(ON, &paced);
+    let mut peers = [PLAIN, DEFLATED].map(|way| joined(&server, way, ""));
+    for n in 0..12 {
+        server.publish("data", format!("{n}: {}", "so it goes, ".repeat(400)).into());
+    }
+    let [plain, compressed] = peers.each_mut().map(|peer| {
+        let (mut messages, mut lines) = (Vec::new(), 0);
+        while lines < 12 {
+            let (first, message) = said(peer);
+            lines += message.split(|byte| *byte == b'\n').count();
+            messages.push((first, message));
+        }
+        messages
+    });
+    assert_eq!((plain.len(), compressed.len()), (4, 4));
+    for ((plain, message), (compressed, same)) in plain.iter().zip(&compressed) {
+        assert_eq!((*plain, *compressed), (TEXT, TEXT | RSV1));
+        assert!(message == same);
+    }
+    // And goes on.
+    (0..12).for_each(|n| server.publish("data", n.into()));
+    assert!(peers.iter_mut().all(|peer| text(peer).ends_with("{\"data\":11}}}")));
+}
+
+#[test]
+fn deltas_are_compressed_too() {
+    let delta =
+        ["--channel.without_namespace.allowed_delta_types", "fossil", "--channel.without_namespace.delta_publish"];
+    let history = ["--channel.without_namespace.history_size", "9", "--channel.without_namespace.history_ttl", "1h"];
+    let server = Server::with(ON, &[&delta[..], &history].concat());
+    let more = r#","delta":"fossil""#;
+    let mut peers = [joined(&server, PLAIN, more), joined(&server, DEFLATED, more), joined(&server, DEFLATED, "")];
+    for n in 0..3 {
+        let data = json!({ "rows": (0..90).map(|row| row * 7919 % 1000).collect::<Vec<u32>>(), "n": n });
+        assert_eq!(publish_kept(&server, &data), n + 1);
+        let [whole, compressed, other] = peers.each_mut().map(said);
+        assert_eq!((whole.0, whole.1 == compressed.1, other.0), (TEXT, true, TEXT | RSV1));
+        let push: Value = serde_json::from_slice(&compressed.1).expect("JSON");
+        assert_eq!(push["push"]["pub"]["delta"] == true, n > 0, "{push}");
+        let push: Value = serde_json::from_slice(&other.1).expect("JSON");
+        assert_eq!(push["push"]["pub"]["data"], data);
+    }
+}
+
+/// There is no compressed wire for those who only listen: they may still say what they say compressed.
+#[test]
+fn who_only_listens_is_sent_what_is_not_compressed() {
+    let server = Server::with(ON, &["--uni_websocket.enabled"]);
+    let mut peer = deflating(&server, "/connection/uni_websocket");
+    peer.send_frame(TEXT | RSV1, &deflated(br#"{"subs":{"data":{}}}"#));
+    assert!(peer.text().contains(r#"{"connect":{"#));
+    let data = "so it goes, ".repeat(100);
+    server.publish("data", data.as_str().into());
+    let push: Value = serde_json::from_str(&peer.text()).expect("JSON");
+    assert_eq!(push["pub"]["data"], data);
 }

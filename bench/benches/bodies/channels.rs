@@ -5,6 +5,7 @@ use gannet::hub::{Flags, Hub, Slot, Work};
 use gannet::protocol::Publication;
 use gannet::wheel::{Links, Nodes, Tick, Wheel};
 use gannet::wire::Wire;
+use gannet::ws::Deflater;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -100,14 +101,14 @@ fn join_alone() -> Operation {
 }
 
 fn publish(count: usize) -> Operation {
-    let mut hub = peopled();
+    let (mut hub, mut deflater) = (peopled(), Deflater::default());
     let publication = Arc::new(Publication { data: json_string().into(), ..Publication::default() });
     Box::new(move || {
         for _ in 0..count {
             hub.publish(black_box("news:football"), publication.clone(), None, None);
         }
         let mut delivered = 0;
-        while let Some(Work::Deliver(delivery)) = hub.next(BUDGET) {
+        while let Some(Work::Deliver(delivery)) = hub.next(BUDGET, &mut deflater) {
             for slot in delivery.slots {
                 black_box(delivery.bytes(slot));
             }

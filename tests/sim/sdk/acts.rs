@@ -9,8 +9,8 @@ use crate::client::command;
 use crate::node::World;
 use crate::options::{KEY, USERS};
 use gannet::protocol::{
-    ChannelRequest, Command, ConnectRequest, Encoding, FilterNode, HistoryRequest, PublishRequest, RefreshRequest, RpcRequest,
-    StreamPosition, SubRefreshRequest, SubscribeRequest, UnsubscribeRequest,
+    ChannelRequest, Command, ConnectRequest, Encoding, FilterNode, HistoryRequest, PublishRequest, RefreshRequest,
+    RpcRequest, StreamPosition, SubRefreshRequest, SubscribeRequest, UnsubscribeRequest,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -54,7 +54,8 @@ pub fn tags(tag: &str) -> HashMap<String, String> {
 pub fn connect(sdk: &mut Sdk, world: &mut World, truth: &mut Truth) {
     let line = sdk.line.as_mut().expect("a connection");
     let config = &world.options.config.client;
-    let anonymous = config.insecure || config.allow_anonymous_connect_without_token || world.options.rules.connect_proxy;
+    let anonymous =
+        config.insecure || config.allow_anonymous_connect_without_token || world.options.rules.connect_proxy;
     let user = *world.rng.pick(&USERS);
     let (mut token_text, mut given) = (String::new(), Vec::new());
     if anonymous && world.rng.chance(30) {

@@ -40,8 +40,7 @@ impl Backend {
     /// Answers what is due; all of it with `now`.
     pub fn answer(&mut self, world: &mut World, truth: &mut Truth, now: bool) {
         let step = world.step;
-        let due: Vec<Call> =
-            world.asks.extract_if(.., |(due, _)| now || *due <= step).map(|(_, call)| call).collect();
+        let due: Vec<Call> = world.asks.extract_if(.., |(due, _)| now || *due <= step).map(|(_, call)| call).collect();
         for call in due {
             if !now && world.rng.chance(3) {
                 // Never, or when all else is done.

@@ -160,7 +160,8 @@ impl Sdk {
                 let sub = self.sub(&channel);
                 (sub.live, sub.server) = (None, false);
                 let line = self.line.as_ref().expect("a connection");
-                let again = |(_, what): &(u32, What)| matches!(what, What::Subscribe { channel: c, .. } if *c == channel);
+                let again =
+                    |(_, what): &(u32, What)| matches!(what, What::Subscribe { channel: c, .. } if *c == channel);
                 if !line.pending.iter().any(again) && channel != ORDERED {
                     truth.leave(&channel, &line.client);
                 }
@@ -240,17 +241,17 @@ impl Sdk {
         assert_eq!(result.client, line.client);
         line.connected = true;
         self.user = truth.users[&line.key].clone();
+        let subs: BTreeMap<String, SubscribeResult> =
+            result.subs.iter().map(|sub| (sub.channel.clone(), sub.result.clone().expect("a result"))).collect();
         for channel in given {
             let spared = truth.unsubscribed.contains(&self.user);
-            assert!(spared || result.subs.contains_key(channel), "{channel} is not in the connect reply");
+            assert!(spared || subs.contains_key(channel), "{channel} is not in the connect reply");
         }
         let gone: Vec<String> = self.subs.iter().filter(|(_, sub)| sub.server).map(|(name, _)| name.clone()).collect();
-        for channel in gone.iter().filter(|channel| !result.subs.contains_key(*channel)) {
+        for channel in gone.iter().filter(|channel| !subs.contains_key(*channel)) {
             self.subs.remove(channel);
         }
-        let mut all: Vec<_> = result.subs.iter().collect();
-        all.sort_by_key(|(channel, _)| *channel);
-        for (channel, result) in all {
+        for (channel, result) in &subs {
             let sub = self.sub(channel);
             (sub.server, sub.wish) = (true, Wish::default());
             self.begin(world, truth, channel, result.clone(), known.get(channel).cloned());
@@ -386,14 +387,7 @@ impl Sdk {
         assert!(before != Some(joined), "{channel}: {client} came or went twice");
     }
 
-    fn hear(
-        &mut self,
-        world: &World,
-        truth: &mut Truth,
-        channel: &str,
-        publication: Publication,
-        recovered: bool,
-    ) {
+    fn hear(&mut self, world: &World, truth: &mut Truth, channel: &str, publication: Publication, recovered: bool) {
         let (json, line) = (self.is_json(), self.line.as_ref().expect("a connection"));
         let key = line.key;
         let rules = &world.options.rules;

@@ -13,12 +13,27 @@ use std::collections::{BTreeMap, VecDeque};
 #[derive(Debug, Clone)]
 pub enum What {
     /// With the positions that were sent, and channels that the token gives.
-    Connect { known: BTreeMap<String, Known>, given: Vec<String> },
-    Subscribe { channel: String, ask: Option<Known>, reject: bool },
+    Connect {
+        known: BTreeMap<String, Known>,
+        given: Vec<String>,
+    },
+    Subscribe {
+        channel: String,
+        ask: Option<Known>,
+        reject: bool,
+    },
     Unsubscribe(String),
     Publish,
-    History { channel: String, limit: i32, since: Option<u64>, reverse: bool },
-    Presence { channel: String, asked: u64 },
+    History {
+        channel: String,
+        limit: i32,
+        since: Option<u64>,
+        reverse: bool,
+    },
+    Presence {
+        channel: String,
+        asked: u64,
+    },
     Stats,
     Rpc(String),
     Refresh,

@@ -323,8 +323,7 @@ impl Sim {
             let sdk = &self.clients[index];
             let Some(line) = sdk.line.as_ref().filter(|line| line.closed.is_none()) else { continue };
             let key = line.key;
-            let all: Vec<_> =
-                sdk.positions().map(|(c, e, l, f)| (c.clone(), e.to_owned(), l, f.cloned())).collect();
+            let all: Vec<_> = sdk.positions().map(|(c, e, l, f)| (c.clone(), e.to_owned(), l, f.cloned())).collect();
             for (channel, epoch, last, filter) in all {
                 if !tops.contains_key(&channel) {
                     let top = self.top(&channel);
