@@ -205,7 +205,8 @@ impl Wire {
         let push = Push { disconnect: Some(DisconnectPush { code, reason, reconnect }), ..Push::default() };
         let mut message = Vec::new();
         match self.say(&Reply { push: Some(push), ..Reply::default() }, &mut message) {
-            Ok(()) => self.wrapped(&message),
+            // Last words go as they are: this compressor is off.
+            Ok(()) => self.packed(&message, &mut Deflater::default()),
             Err(NotJson) => Bytes::new(),
         }
     }
