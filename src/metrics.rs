@@ -115,7 +115,7 @@ counters! {
     unsubscribes_by_server: "gannet_client_num_server_unsubscribes_total" "Subscriptions ended by the server API.",
     publications_received: "gannet_node_publications_received_total" "Publications taken from clients.",
     deliveries: "gannet_node_publications_sent_total" "Publications delivered to subscribers.",
-    messages_received: "gannet_transport_messages_received_total" "WebSocket messages received.",
+    messages_received: "gannet_transport_messages_received_total" "Messages received, by WebSocket or by a request.",
     bytes_received: "gannet_transport_messages_received_size_bytes_total" "Bytes read from client sockets.",
     messages_sent: "gannet_transport_messages_sent_total" "Frames queued to clients; one may hold several replies.",
     bytes_sent: "gannet_transport_messages_sent_size_bytes_total" "Bytes written to client sockets.",

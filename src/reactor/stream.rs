@@ -206,6 +206,7 @@ impl Reactor {
         }
         // It leaves with the reply, in one write.
         self.conns.send(conn, request.head.clone());
+        self.shard.counters.messages_received += 1;
         self.take_commands(conn, said);
         self.conns.arm(conn);
     }

@@ -246,7 +246,10 @@ impl Shard {
                 let is_its = |name: String| bool::from(name.as_bytes().ct_eq(session.as_bytes()));
                 let named = emulated && self.session_name(table, conn.index).is_some_and(is_its);
                 match named && table.key(conn.index) == Some(conn) {
-                    true => self.message(now, table, conn.index, &message),
+                    true => {
+                        self.counters.messages_received += 1;
+                        self.message(now, table, conn.index, &message);
+                    }
                     false => self.counters.commands_astray += 1,
                 }
             }
