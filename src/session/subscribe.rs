@@ -456,10 +456,14 @@ impl Session {
         if request.channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let at = self.find(&request.channel, turn).filter(|at| self.subs[*at].is_live());
+        let at = self.find(&request.channel, turn).filter(|at| self.subs[*at].slot != ASKED);
         let Some(at) = at else { return Err(ClientError::PermissionDenied.into()) };
         if request.token.is_empty() {
             return Err(ClientError::BadRequest.into());
+        }
+        if !self.subs[at].is_live() {
+            // Its own expiry is still on the way. A client that awaits replies cannot come here; others may try again.
+            return Err(ClientError::Internal.into());
         }
         let claims = match self.channel_claims(&request.token, turn) {
             Ok(claims) => claims,

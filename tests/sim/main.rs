@@ -30,6 +30,12 @@ const REACHED: [u32; 25] = [
     3503, 3506, 3507, 3508, 4000,
 ];
 
+/// The same for clients that behave, unsubscribe codes among them.
+const SDK_REACHED: [u32; 24] = [
+    100, 103, 105, 106, 107, 108, 109, 111, 112, 500, 1000, 2000, 2500, 2501, 3001, 3005, 3006, 3010, 3012, 3501, 3502,
+    3504, 4000, 4001,
+];
+
 /// Runs one seed; the message of the check that failed, if one did.
 fn run(seed: u64, breakage: Option<Breakage>, log: Log) -> Result<Summary, String> {
     catch_unwind(AssertUnwindSafe(|| sim::run(seed, breakage, log))).map_err(text)
@@ -109,6 +115,55 @@ fn sdk_seeds_hold() {
         total.add(summary);
     }
     println!("{total:?}");
+    let missed: Vec<u32> = SDK_REACHED.into_iter().filter(|code| !total.codes.contains_key(code)).collect();
+    let sdk::Summary { connections, recovered, lost, missed: brought, deltas, repeated, dropped, .. } = total;
+    let rare = [recovered, lost, brought, deltas, repeated, dropped as usize].into_iter().min();
+    let enough = connections > 4000 && rare > Some(100) && missed.is_empty();
+    assert!(seeds.end - seeds.start < SEEDS || enough, "too little comes about; no seed reaches {missed:?}");
+}
+
+/// The same for the second kind of simulation, whose first damage is enough.
+fn catches_sdk(breakage: Breakage, words: &[&str]) {
+    let found: Vec<String> =
+        (0..64).filter_map(|seed| run_sdk(seed, Some(breakage), Log::default()).err()).take(3).collect();
+    assert!(!found.is_empty(), "{breakage:?} went unnoticed");
+    for message in found {
+        assert!(words.iter().any(|part| message.contains(part)), "{breakage:?} was noticed as: {message}");
+    }
+}
+
+#[test]
+fn catches_a_gap_that_is_lost() {
+    catches_sdk(Breakage::LoseGap, &["never heard"]);
+}
+
+#[test]
+fn catches_an_offset_that_is_skipped() {
+    catches_sdk(Breakage::ShiftOffset, &["2500 without need", "two places", "closed with 3010", " at ", "offset"]);
+}
+
+#[test]
+fn catches_a_delta_to_something_else() {
+    catches_sdk(Breakage::WrongDelta, &["a delta to the publication before", "the payload changed"]);
+}
+
+#[test]
+fn catches_presence_that_ends_late() {
+    catches_sdk(
+        Breakage::LatePresence,
+        &["after its unsubscribe reply", "came or went twice", "subscribers that the broker counts"],
+    );
+}
+
+#[test]
+fn catches_wrong_deliveries_to_a_client_that_recovers() {
+    catches_sdk(Breakage::DropDelivery, &["never heard", "offset", "own coming", "delta", "came or went twice"]);
+    catches_sdk(Breakage::RepeatDelivery, &["heard twice", "came or went twice", "offset", "same publisher", "delta"]);
+}
+
+#[test]
+fn catches_what_comes_before_its_subscribe_reply() {
+    catches_sdk(Breakage::IgnoreHoles, &["expected a reply", "not subscribed", "no rest", "lives on"]);
 }
 
 /// A simulation with a broken part must fail, and say what is wrong. Seeds that do not meet the damage may pass.

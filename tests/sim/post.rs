@@ -80,7 +80,8 @@ impl Post {
         if let (Some(Breakage::WrongDelta), Some(delta)) = (kind, extras.as_mut().and_then(|e| e.delta.as_mut())) {
             self.chances += 1;
             if self.chances.is_multiple_of(BROKEN_EVERY) {
-                *delta = delta::delta(b"something else, and long enough", &publication.data).into();
+                let base = [b"what others have not", &publication.data[..]].concat();
+                *delta = delta::delta(&base, &publication.data).into();
             }
         }
     }
