@@ -449,4 +449,155 @@ mod tests {
         }
         assert!(memory.is_empty());
     }
+
+    const KEEP: Keep = Keep { size: 3, ttl_ms: 100, meta_ttl_ms: 1000 };
+
+    fn kept(data: &str, change: impl FnOnce(&mut Treatment)) -> Request {
+        let mut treatment = Treatment { keep: Some(KEEP), ..Treatment::default() };
+        change(&mut treatment);
+        Request::Publish {
+            channel: "c".into(),
+            publication: Publication { data: data.to_owned().into(), ..Publication::default() }.into(),
+            asker: Asker::Backend(1),
+            treatment: Some(Box::new(treatment)),
+        }
+    }
+
+    /// All that followed, its answer last.
+    fn handle(memory: &mut Memory, now_ms: u64, request: Request) -> Vec<Event> {
+        let mut out = Vec::new();
+        memory.handle(now_ms, request, &mut out);
+        out.into_iter().map(|(_, event)| event).collect()
+    }
+
+    /// The offset in its answer, and whether anybody was told.
+    fn published(memory: &mut Memory, now_ms: u64, request: Request) -> (Result<u64, ClientError>, usize) {
+        let mut events = handle(memory, now_ms, request);
+        let Some(Event::Answer { answer, .. }) = events.pop() else { panic!("an answer") };
+        let offset = match answer {
+            Answer::Published(position) => Ok(position.map_or(0, |position| position.offset)),
+            Answer::Refused(error) => Err(error),
+            other => panic!("no answer to this: {other:?}"),
+        };
+        (offset, events.len())
+    }
+
+    fn join(memory: &mut Memory, now_ms: u64, reactor: u16, want: Want) -> Vec<Event> {
+        let from = ConnKey { reactor, index: 7, generation: 1 };
+        handle(memory, now_ms, Request::Subscribe { channel: "c".into(), from, ticket: 3, want: Some(Box::new(want)) })
+    }
+
+    fn positioned() -> Want {
+        Want { position: Some(KEEP), ..Want::default() }
+    }
+
+    fn found(events: &[Event]) -> Found {
+        let Some(Event::Subscribed { found: Some(found), .. }) = events.first() else { panic!("a position") };
+        Found::clone(found)
+    }
+
+    #[test]
+    fn a_publication_made_twice_is_answered_twice_and_sent_once() {
+        let mut memory = memory();
+        subscribe(&mut memory, 0);
+        let with = |key: &'static str| kept("1", move |treatment| treatment.idempotency_key = key.into());
+        assert_eq!(published(&mut memory, 1, with("a")), (Ok(1), 1));
+        assert_eq!(published(&mut memory, 2, with("b")), (Ok(2), 1));
+        assert_eq!(published(&mut memory, 3, with("a")), (Ok(1), 0));
+        assert_eq!(published(&mut memory, 5 * 60_000 + 1, with("a")), (Ok(3), 1), "five minutes later");
+        let plain = || kept("1", |treatment| (treatment.keep, treatment.idempotency_key) = (None, "p".into()));
+        assert_eq!(published(&mut memory, 4, plain()), (Ok(0), 1));
+        assert_eq!(published(&mut memory, 4, plain()), (Ok(0), 0));
+    }
+
+    #[test]
+    fn an_old_version_is_not_sent() {
+        let mut memory = memory();
+        subscribe(&mut memory, 0);
+        let with = |version| kept("1", move |treatment| treatment.version = version);
+        for (version, expected) in [(2, (Ok(1), 1)), (2, (Ok(1), 0)), (1, (Ok(1), 0)), (3, (Ok(2), 1)), (0, (Ok(3), 1))]
+        {
+            assert_eq!(published(&mut memory, 1, with(version)), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn bytes_have_a_limit_and_come_back() {
+        let mut memory = Memory::new(7, Limits { history_bytes: 1500, recent: 0 });
+        let large = || kept(&"x".repeat(500), |_| {});
+        assert_eq!(published(&mut memory, 0, large()).0, Ok(1));
+        assert_eq!(published(&mut memory, 0, large()).0, Ok(2));
+        assert_eq!(published(&mut memory, 0, large()).0, Err(ClientError::TooManyRequests));
+        assert!(memory.stream_bytes() > 1000);
+        let request = Request::RemoveHistory { channel: "c".into(), asker: Asker::Backend(1) };
+        handle(&mut memory, 0, request);
+        assert_eq!(published(&mut memory, 0, large()).0, Ok(3), "room again, and the offset goes on");
+        assert_eq!(memory.expire(0), Some(100));
+        assert_eq!(memory.expire(100), Some(1000), "the stream outlives its publications");
+        assert!(memory.stream_bytes() < 500);
+        assert_eq!(memory.expire(1000), None);
+        assert_eq!((memory.stream_bytes(), memory.channels.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_stream_lives_on_under_its_subscribers_and_begins_anew_without() {
+        let mut memory = memory();
+        handle(&mut memory, 0, kept("1", |_| {}));
+        let first = found(&join(&mut memory, 10, 0, positioned())).position;
+        assert_eq!(first.offset, 1);
+        assert!(memory.expire(5000).is_some_and(|at| at > 5000));
+        assert_eq!(found(&join(&mut memory, 5000, 1, positioned())).position, first);
+        for reactor in [0, 1] {
+            handle(&mut memory, 5000, Request::Leave { channel: "c".into(), reactor, gone: None });
+        }
+        let other = found(&join(&mut memory, 7000, 0, positioned())).position;
+        assert!(other.offset == 0 && other.epoch != first.epoch);
+    }
+
+    #[test]
+    fn deltas_are_made_for_those_who_take_them() {
+        let mut memory = memory();
+        let delta_of = |events: Vec<Event>| match events.into_iter().next() {
+            Some(Event::Publication { extras, .. }) => extras.and_then(|extras| extras.delta),
+            other => panic!("no publication: {other:?}"),
+        };
+        let long = "what is the same in both, and long enough to be worth it";
+        let text = |n: u32| format!("{long} {n}");
+        let with = |n: u32| kept(&text(n), |treatment| treatment.delta = true);
+        join(&mut memory, 0, 0, positioned());
+        handle(&mut memory, 0, with(1));
+        assert_eq!(delta_of(handle(&mut memory, 0, with(2))), None, "nobody takes them");
+        join(&mut memory, 0, 1, Want { delta: true, ..positioned() });
+        let delta = delta_of(handle(&mut memory, 0, with(3))).expect("a delta");
+        assert_eq!(delta::apply(text(2).as_bytes(), &delta, 1000).as_deref(), Some(text(3).as_bytes()));
+        assert_eq!(delta_of(handle(&mut memory, 0, kept("4", |treatment| treatment.delta = true))), None, "longer");
+        assert_eq!(delta_of(handle(&mut memory, 0, kept(&text(5), |_| {}))), None, "not asked for");
+        assert_eq!(delta_of(handle(&mut memory, 500, with(6))), None, "the one before is forgotten");
+        let gone = Some(Box::new(Gone { member: None, delta: true, asker: None }));
+        handle(&mut memory, 500, Request::Leave { channel: "c".into(), reactor: 1, gone });
+        assert_eq!(delta_of(handle(&mut memory, 500, with(7))), None, "nobody takes them any more");
+    }
+
+    #[test]
+    fn who_comes_is_present_before_it_is_announced_and_gone_before_the_answer() {
+        let mut memory = memory();
+        let info = Arc::new(crate::protocol::ClientInfo { user: "u".into(), ..Default::default() });
+        let member = || Some(Member { client: [1; 16], info: info.clone(), presence: true, announce: true });
+        let events = join(&mut memory, 0, 0, Want { member: member(), ..Want::default() });
+        assert!(matches!(&events[..], [Event::Subscribed { .. }, Event::Join { .. }]), "{events:?}");
+        subscribe(&mut memory, 1);
+        let asker = Asker::Backend(1);
+        let counts = |memory: &mut Memory| {
+            let events = handle(memory, 0, Request::PresenceStats { channel: "c".into(), asker });
+            let Some(Event::Answer { answer: Answer::PresenceStats { clients, users }, .. }) = events.first() else {
+                panic!("counts");
+            };
+            (*clients, *users)
+        };
+        assert_eq!(counts(&mut memory), (1, 1));
+        let gone = Some(Box::new(Gone { member: member(), delta: false, asker: Some(asker) }));
+        let events = handle(&mut memory, 0, Request::Leave { channel: "c".into(), reactor: 0, gone });
+        assert!(matches!(&events[..], [Event::Leave { .. }, Event::Answer { answer: Answer::Left, .. }]), "{events:?}");
+        assert_eq!(counts(&mut memory), (0, 0));
+    }
 }

@@ -66,3 +66,42 @@ impl Presence {
         self.clients.iter().map(one).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn info(client: u8, user: u8) -> ClientInfo {
+        let conn_info = if client.is_multiple_of(3) { Bytes::new() } else { vec![client, user].into() };
+        let chan_info = if client.is_multiple_of(2) { Bytes::new() } else { vec![user].into() };
+        let id = uuid::Uuid::from_bytes([client; 16]).to_string();
+        ClientInfo { user: user.to_string(), client: id, conn_info, chan_info }
+    }
+
+    proptest! {
+        /// Whoever came last with an id is there, and each user counts once.
+        #[test]
+        fn agrees_with_a_map(steps in prop::collection::vec((0u8..30, 0u8..4, any::<bool>()), 1..200)) {
+            let mut presence = Presence::default();
+            let mut model: BTreeMap<u8, u8> = BTreeMap::new();
+            for (client, user, comes) in steps {
+                if comes {
+                    presence.insert([client; 16], &info(client, user));
+                    model.insert(client, user);
+                } else {
+                    presence.remove([client; 16]);
+                    model.remove(&client);
+                }
+                let users: BTreeSet<&u8> = model.values().collect();
+                prop_assert_eq!(presence.counts(), (model.len() as u32, users.len() as u32));
+                prop_assert_eq!(presence.is_empty(), model.is_empty());
+            }
+            let mut all = presence.all();
+            all.sort_by(|a, b| a.client.cmp(&b.client));
+            let expected: Vec<ClientInfo> = model.iter().map(|(&client, &user)| info(client, user)).collect();
+            prop_assert_eq!(all, expected);
+        }
+    }
+}

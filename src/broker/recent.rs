@@ -57,3 +57,38 @@ impl Recent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Epoch;
+    use super::*;
+
+    #[test]
+    fn a_key_is_remembered_for_its_channel_and_its_time() {
+        let mut recent = Recent::new(10);
+        let (channel, other, key): (Arc<str>, Arc<str>, CompactString) = ("c".into(), "d".into(), "k".into());
+        let at = Some(Position { offset: 7, epoch: Epoch::NONE });
+        assert_eq!(recent.find(0, &channel, &key), None);
+        recent.insert(0, &channel, &key, at);
+        recent.insert(0, &other, &key, None);
+        assert_eq!(recent.find(REMEMBERED_MS - 1, &channel, &key), Some(at));
+        assert_eq!(recent.find(1, &other, &key), Some(None));
+        assert_eq!(recent.find(1, &channel, &"other".into()), None);
+        assert_eq!(recent.find(REMEMBERED_MS, &channel, &key), None);
+        assert!(recent.results.is_empty() && recent.order.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_is_forgotten_when_there_are_too_many() {
+        let (mut recent, mut none) = (Recent::new(3), Recent::new(0));
+        let channel: Arc<str> = "c".into();
+        for number in 0..10 {
+            recent.insert(number, &channel, &number.to_string().into(), None);
+            none.insert(number, &channel, &number.to_string().into(), None);
+        }
+        let known: Vec<u64> =
+            (0..10).filter(|number| recent.find(10, &channel, &number.to_string().into()).is_some()).collect();
+        assert_eq!((known, recent.results.len()), (vec![7, 8, 9], 3));
+        assert_eq!(none.find(10, &channel, &"9".into()), None);
+    }
+}

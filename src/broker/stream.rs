@@ -182,3 +182,182 @@ impl Stream {
         Ok(newest_first.filter_map(|entry| Publication::decode(&entry[..]).ok()).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEEP: Keep = Keep { size: 3, ttl_ms: 100, meta_ttl_ms: 1000 };
+
+    fn epoch(letter: u8) -> Epoch {
+        Epoch([letter; 8])
+    }
+
+    /// One with `count` publications, of which the latest `KEEP.size` are kept.
+    fn stream(count: usize) -> Stream {
+        let mut stream = Stream::new(epoch(b'e'));
+        for number in 1..=count {
+            add(&mut stream, 0, &number.to_string());
+        }
+        stream
+    }
+
+    fn add(stream: &mut Stream, now_ms: u64, data: &str) -> Publication {
+        let mut publication = Publication { data: data.to_owned().into(), ..Publication::default() };
+        stream.add(now_ms, KEEP, &mut publication);
+        publication
+    }
+
+    fn ask(offset: u64, epoch: &str, limit: usize, cache: bool) -> Recover {
+        Recover { offset, epoch: epoch.into(), limit, cache }
+    }
+
+    fn offsets(publications: &[Publication]) -> Vec<u64> {
+        publications.iter().map(|publication| publication.offset).collect()
+    }
+
+    /// Each case: publications made, offset and epoch asked from, limit; the offsets that come back if it is recovered.
+    type Case = (usize, u64, &'static str, usize, Option<&'static [u64]>);
+
+    #[test]
+    fn who_missed_no_more_than_is_kept_is_recovered() {
+        let same = "eeeeeeee";
+        let table: &[Case] = &[
+            (0, 0, "", 300, Some(&[])),
+            (0, 0, same, 300, Some(&[])),
+            (0, 0, "other", 300, None),
+            (0, 1, "", 300, None),
+            (2, 0, "", 300, Some(&[1, 2])),
+            (2, 2, same, 300, Some(&[])),
+            (5, 2, same, 300, Some(&[3, 4, 5])),
+            (5, 2, "", 300, Some(&[3, 4, 5])),
+            (5, 1, same, 300, None),
+            (5, 4, same, 300, Some(&[5])),
+            (5, 4, "other", 300, None),
+            (5, 5, "other", 300, None),
+            (5, 6, same, 300, None),
+            (5, u64::MAX, same, 300, None),
+            (5, 2, same, 2, None),
+            (5, 3, same, 2, Some(&[4, 5])),
+            (5, 5, same, 0, Some(&[])),
+        ];
+        for (made, offset, epoch, limit, expected) in table {
+            let found = stream(*made).recover(&ask(*offset, epoch, *limit, false));
+            let got = found.recovered.then(|| offsets(&found.publications));
+            assert_eq!(got.as_deref(), *expected, "{made} made, from {offset} of {epoch:?}");
+            assert!(found.recovered || found.publications.is_empty());
+        }
+        let mut forgotten = stream(5);
+        forgotten.clear();
+        let from = |offset| forgotten.recover(&ask(offset, same, 300, false));
+        assert!(from(5).recovered && !from(4).recovered, "nothing is kept: only who missed nothing");
+    }
+
+    #[test]
+    fn a_cache_gives_its_latest_unless_it_is_known() {
+        let same = "eeeeeeee";
+        let table: &[Case] = &[
+            (0, 0, "", 300, None),
+            (5, 0, "", 300, Some(&[5])),
+            (5, 1, "other", 300, Some(&[5])),
+            (5, 5, same, 300, Some(&[])),
+            (5, 5, "other", 300, Some(&[5])),
+            (5, 9, same, 300, Some(&[5])),
+        ];
+        for (made, offset, epoch, limit, expected) in table {
+            let found = stream(*made).recover(&ask(*offset, epoch, *limit, true));
+            let got = found.recovered.then(|| offsets(&found.publications));
+            assert_eq!(got.as_deref(), *expected, "{made} made, from {offset} of {epoch:?}");
+        }
+        let mut forgotten = stream(5);
+        forgotten.clear();
+        assert!(!forgotten.recover(&ask(5, same, 300, true)).recovered);
+    }
+
+    #[test]
+    fn histories_are_read_either_way() {
+        let stream = stream(5);
+        let table: &[(Option<u64>, usize, bool, &[u64])] = &[
+            (None, 0, false, &[]),
+            (None, 300, false, &[3, 4, 5]),
+            (None, 2, false, &[3, 4]),
+            (None, 2, true, &[5, 4]),
+            (None, 300, true, &[5, 4, 3]),
+            (Some(3), 300, false, &[4, 5]),
+            (Some(0), 1, false, &[3]),
+            (Some(5), 300, false, &[]),
+            (Some(u64::MAX), 300, false, &[]),
+            (Some(5), 300, true, &[4, 3]),
+            (Some(3), 300, true, &[]),
+            (Some(1), 300, true, &[]),
+            (Some(u64::MAX), 1, true, &[5]),
+        ];
+        for (since, limit, reverse, expected) in table {
+            let since = since.map(|offset| (offset, CompactString::default()));
+            let query = Query { keep: KEEP, since, limit: *limit, reverse: *reverse };
+            assert_eq!(offsets(&stream.query(&query).expect("a history")), *expected, "{query:?}");
+        }
+        let since = Some((3, "other".into()));
+        let query = Query { keep: KEEP, since, limit: 0, reverse: false };
+        assert_eq!(stream.query(&query), Err(ClientError::UnrecoverablePosition));
+    }
+
+    #[test]
+    fn publications_and_then_the_stream_are_forgotten_in_time() {
+        let mut stream = Stream::new(epoch(b'e'));
+        stream.touch(0, KEEP);
+        assert_eq!((stream.due(), stream.bytes_kept()), (1000, STREAM_BYTES));
+        let first = add(&mut stream, 0, "1");
+        assert_eq!((first.offset, &*first.epoch), (1, "eeeeeeee"), "the first one tells the epoch");
+        let second = add(&mut stream, 50, "22");
+        assert_eq!((second.offset, &*second.epoch), (2, ""));
+        assert_eq!(stream.due(), 150, "the latest keeps them all");
+        assert!(stream.expire(149) && stream.latest().is_some_and(|latest| latest.data == "22"));
+        assert!(stream.expire(150) && stream.latest().is_none());
+        assert_eq!((stream.position().offset, stream.bytes_kept(), stream.due()), (2, STREAM_BYTES, 1050));
+        assert!(stream.expire(1049) && !stream.expire(1050));
+        stream.touch(1049, KEEP);
+        assert!(stream.expire(1050), "it was used");
+    }
+
+    #[test]
+    fn an_empty_stream_is_not_remembered_for_long() {
+        let keep = Keep { size: 1, ttl_ms: 24 * EMPTY_MS, meta_ttl_ms: 48 * EMPTY_MS };
+        let mut stream = Stream::new(epoch(b'e'));
+        stream.touch(0, keep);
+        assert_eq!(stream.due(), EMPTY_MS);
+    }
+
+    #[test]
+    fn bytes_are_those_of_what_is_kept() {
+        let mut stream = stream(0);
+        for number in 0..500_usize {
+            let publication = add(&mut stream, 0, &"x".repeat(number % 70));
+            let cost = Stream::cost(&publication);
+            assert!(stream.bytes_kept() >= STREAM_BYTES + cost);
+            let kept: usize = stream.entries.iter().map(|entry| entry.len() + ENTRY_BYTES).sum();
+            assert_eq!(stream.bytes_kept(), STREAM_BYTES + kept);
+            assert!(stream.entries.len() <= 3);
+        }
+    }
+
+    #[test]
+    fn versions_rise_or_are_stale() {
+        let mut stream = stream(0);
+        let table = [
+            (0, "", false),
+            (5, "", false),
+            (5, "", true),
+            (4, "", true),
+            (0, "", false),
+            (6, "a", false),
+            (6, "a", true),
+            (1, "b", false),
+            (2, "", false),
+            (2, "b", false),
+        ];
+        for (version, epoch, stale) in table {
+            assert_eq!(stream.is_stale(version, &epoch.into()), stale, "{version} of {epoch:?}");
+        }
+    }
+}
