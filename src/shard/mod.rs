@@ -7,6 +7,8 @@
 mod carry;
 mod control;
 mod name;
+#[cfg(test)]
+mod tests;
 
 pub use control::{Answer, Chosen, Control, Stats};
 pub use name::{Secret, name_of, place_of};

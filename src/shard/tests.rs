@@ -1,0 +1,226 @@
+//! F4 · What happens seldom between a session, its shard and the backend, step by step.
+
+use super::*;
+use crate::config::{ChannelOptions, Config};
+use crate::protocol::Encoding;
+use crate::protocol::code::ClientError;
+use crate::session::backend::{ConnectGrant, SubscribeGrant};
+use serde_json::json;
+
+const SEED: u64 = 7;
+
+struct Clients(Vec<Option<Box<Session>>>);
+
+impl Sessions for Clients {
+    fn session(&mut self, conn: u32) -> Option<&mut Session> {
+        self.0.get_mut(conn as usize)?.as_deref_mut()
+    }
+}
+
+impl Table for Clients {
+    fn key(&self, conn: u32) -> Option<ConnKey> {
+        Some(key(conn)).filter(|_| (conn as usize) < self.0.len())
+    }
+
+    fn take(&mut self, conn: u32) -> Option<Box<Session>> {
+        self.0.get_mut(conn as usize)?.take()
+    }
+
+    fn deliver(&mut self, _: u32, _: &Bytes, _: bool) {}
+}
+
+fn key(conn: u32) -> ConnKey {
+    ConnKey { reactor: 0, index: conn, generation: 1 }
+}
+
+fn now() -> Now {
+    Now { tick: 1000, unix_ms: 1_800_000_000_000 }
+}
+
+struct Node {
+    shard: Shard,
+    clients: Clients,
+    asked: Vec<Call>,
+}
+
+impl Node {
+    fn new(reactors: u16, change: impl FnOnce(&mut Config), rules: impl FnOnce(&mut Rules)) -> Node {
+        let mut config = Config::default();
+        config.client.token.hmac_secret_key = "key".into();
+        config.client.allow_anonymous_connect_without_token = true;
+        let open = &mut config.channel.without_namespace;
+        *open = ChannelOptions { allow_subscribe_for_client: true, ..ChannelOptions::default() };
+        open.allow_subscribe_for_anonymous = true;
+        change(&mut config);
+        let mut made = Rules::new(&config).expect("rules");
+        rules(&mut made);
+        let shard = Shard::new(0, reactors, SEED, Arc::new([0; 32]), Arc::new(made));
+        Node { shard, clients: Clients(Vec::new()), asked: Vec::new() }
+    }
+
+    fn open(&mut self) -> u32 {
+        let id = [self.clients.0.len() as u8; 16];
+        self.clients.0.push(Some(self.shard.open(now(), id, Wire::websocket(Encoding::Json), false)));
+        self.clients.0.len() as u32 - 1
+    }
+
+    /// What the shard gave out, with its own mail delivered: places as `_5`, replies where a place was kept as `5=...`.
+    fn out(&mut self) -> Vec<String> {
+        let mut said = Vec::new();
+        while !self.shard.out.is_empty() {
+            for out in std::mem::take(&mut self.shard.out) {
+                let text = |frame: &Bytes| String::from_utf8_lossy(&frame[2..]).into_owned();
+                match out {
+                    Out::Send { frame, .. } => said.push(text(&frame)),
+                    Out::Hole { ticket, .. } => said.push(format!("_{ticket}")),
+                    Out::Fill { ticket, frame, .. } => said.push(format!("{ticket}={}", text(&frame))),
+                    Out::Close { disconnect, .. } => said.push(format!("close {}", disconnect.code)),
+                    Out::Mail { reactor: 0, mail } => self.shard.mail(now(), &mut self.clients, mail),
+                    Out::Ask(call) => self.asked.push(*call),
+                    _ => {}
+                }
+            }
+        }
+        said
+    }
+
+    fn say(&mut self, conn: u32, commands: &[serde_json::Value]) -> Vec<String> {
+        let lines: Vec<String> = commands.iter().map(|command| command.to_string()).collect();
+        self.shard.message(now(), &mut self.clients, conn, lines.join("\n").as_bytes());
+        self.out()
+    }
+
+    /// The backend answers the oldest question.
+    fn answer(&mut self, said: Said) -> Vec<String> {
+        let Call { conn, ticket, ask, .. } = self.asked.remove(0);
+        self.shard.mail(now(), &mut self.clients, Mail::Backend { conn, ticket, ask, said });
+        self.out()
+    }
+
+    fn session(&mut self, conn: u32) -> &mut Session {
+        self.clients.session(conn).expect("a session")
+    }
+}
+
+fn token(claims: serde_json::Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(b"key");
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("a token")
+}
+
+fn connect(token: String) -> serde_json::Value {
+    json!({"id": 1, "connect": {"token": token}})
+}
+
+fn proxied(config: &mut Config) {
+    config.channel.without_namespace.subscribe_proxy_enabled = true;
+}
+
+fn granted() -> Said {
+    Said::Subscribe(Box::new(SubscribeGrant::default()))
+}
+
+#[test]
+fn a_sub_refresh_ahead_of_its_subscription_leaves_nothing_behind() {
+    let mut node = Node::new(1, proxied, |_| {});
+    let conn = node.open();
+    node.say(conn, &[json!({"id": 1, "connect": {}}), json!({"id": 2, "subscribe": {"channel": "c"}})]);
+    let expiring = token(json!({"sub": "", "channel": "c", "exp": 1_800_000_001_u64}));
+    let said = node.say(
+        conn,
+        &[
+            json!({"id": 3, "sub_refresh": {"channel": "c", "token": expiring}}),
+            json!({"id": 4, "unsubscribe": {"channel": "c"}}),
+        ],
+    );
+    assert!(said.concat().contains("\"code\":103") && said.concat().contains("\"unsubscribe\""), "{said:?}");
+    node.answer(granted());
+    assert!(node.shard.hub().is_empty());
+    let later = Now { tick: 2000, unix_ms: 1_800_000_100_000 };
+    node.shard.timeout(later, &mut node.clients, conn);
+    assert!(node.session(conn).next_deadline() > later.tick);
+}
+
+#[test]
+fn an_answer_of_the_backend_is_for_the_command_that_asked() {
+    let mut node = Node::new(1, proxied, |_| {});
+    let conn = node.open();
+    node.say(conn, &[json!({"id": 1, "connect": {}})]);
+    for (id, what) in [(2, "subscribe"), (3, "unsubscribe"), (4, "subscribe")] {
+        node.say(conn, &[json!({"id": id, what: {"channel": "c"}})]);
+    }
+    let said = node.answer(Said::Error(ClientError::PermissionDenied.into()));
+    assert_eq!(said, ["2={\"id\":2,\"subscribe\":{}}"], "it is unsubscribed by now");
+    assert_eq!(node.answer(granted()), ["4={\"id\":4,\"subscribe\":{}}"]);
+    assert!(node.session(conn).slot(0).is_some(), "and the client is subscribed");
+}
+
+#[test]
+fn a_backend_that_names_nobody_leaves_it_to_the_options() {
+    for (anonymous, expected) in [(true, "1={\"id\":1,\"connect\":{\"client\""), (false, "close 3501")] {
+        let allow = |config: &mut Config| config.client.allow_anonymous_connect_without_token = anonymous;
+        let mut node = Node::new(1, allow, |rules| rules.connect_proxy = true);
+        let conn = node.open();
+        assert_eq!(node.say(conn, &[json!({"id": 1, "connect": {}})]), ["_1"]);
+        let said = node.answer(Said::NoCredentials);
+        assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
+    }
+    let mut node = Node::new(1, |_| {}, |rules| rules.connect_proxy = true);
+    let conn = node.open();
+    node.say(conn, &[json!({"id": 1, "connect": {}})]);
+    let grant = ConnectGrant { user: "u".into(), ..ConnectGrant::default() };
+    node.answer(Said::Connect(Box::new(grant)));
+    assert_eq!(node.session(conn).user(), "u");
+}
+
+#[test]
+fn a_place_is_given_back_when_connecting_fails_after_it() {
+    let mut node = Node::new(1, |config| config.client.user_connection_limit = 1, |_| {});
+    for _ in 0..3 {
+        let conn = node.open();
+        let said = node.say(conn, &[connect(token(json!({"sub": "u", "channels": ["nowhere:1"]})))]);
+        assert!(said.concat().contains("\"code\":102"), "{said:?}");
+    }
+    assert_eq!(node.shard.seats(), 0);
+    let (first, second) = (node.open(), node.open());
+    let said = node.say(first, &[connect(token(json!({"sub": "u"})))]);
+    assert!(said.concat().contains("\"connect\""), "{said:?}");
+    assert_eq!(node.say(second, &[connect(token(json!({"sub": "u"})))]), ["_1", "close 3504"]);
+    assert_eq!(node.shard.seats(), 1);
+    node.shard.close(now(), &mut node.clients, first, None);
+    assert_eq!(node.shard.seats(), 0);
+}
+
+#[test]
+fn commands_behind_a_connect_command_find_its_subscriptions_joined() {
+    let mut node = Node::new(1, |_| {}, |_| {});
+    let conn = node.open();
+    let all = token(json!({"sub": "u", "channels": ["a", "b", "c"]}));
+    let said = node.say(conn, &[connect(all), json!({"id": 2, "unsubscribe": {"channel": "a"}})]);
+    assert!(said.concat().contains("\"subs\"") && said.concat().contains("\"unsubscribe\""), "{said:?}");
+    assert_eq!((node.session(conn).subscriptions(), node.shard.hub().subscriptions()), (2, 2));
+    for back in 0..2 {
+        let (channel, slot) = node.session(conn).slot(back).expect("joined");
+        assert_eq!(node.shard.hub().slot(channel, slot).map(|slot| slot.back), Some(back));
+    }
+}
+
+#[test]
+fn a_subscription_that_is_taken_away_before_it_began_does_not_hold_the_connect_reply_back() {
+    let mut node = Node::new(2, |_| {}, |_| {});
+    let far: Vec<String> =
+        (0..50).map(|n| format!("c{n}")).filter(|name| broker::owner(name, 2, SEED) == 1).take(2).collect();
+    let conn = node.open();
+    assert_eq!(node.say(conn, &[connect(token(json!({"sub": "u", "channels": far})))]), ["_1"]);
+    let chosen = Chosen { user: "u".into(), ..Chosen::default() };
+    let control = Box::new(Control::Unsubscribe { chosen, channel: far[0].clone() });
+    node.shard.mail(now(), &mut node.clients, Mail::Control { ticket: 1, control });
+    assert!(node.out().is_empty(), "it was never told of it");
+    for name in &far {
+        let channel = name.as_str().into();
+        let event = Event::Subscribed { channel, conn: key(conn), ticket: 0, found: None };
+        node.shard.mail(now(), &mut node.clients, Mail::Event(event));
+    }
+    let said = node.out();
+    assert!(said.len() == 1 && said[0].contains(&far[1]) && !said[0].contains(&format!("\"{}\"", far[0])), "{said:?}");
+    assert_eq!(node.shard.hub().len(), 1);
+}
