@@ -47,6 +47,10 @@ impl Log {
         }
     }
 
+    pub fn has_lines(&self) -> bool {
+        self.0.borrow().tail.is_some()
+    }
+
     /// The same for the same events in the same order.
     pub fn hash(&self) -> u64 {
         self.0.borrow().hash

@@ -273,7 +273,9 @@ impl Reactor {
                 Mail::Control { control, .. } => self.expected(control),
                 _ => None,
             };
-            self.log(world, "mail", 0, format!("{mail:?}").as_bytes());
+            // Dear, and what follows from it is logged as well.
+            let shown = if world.log.has_lines() { format!("{mail:?}") } else { String::new() };
+            self.log(world, "mail", 0, shown.as_bytes());
             self.shard.mail(self.now, &mut self.conns, mail);
             if let (Some(expected), Some(Out::Answer { answer: Answer::Met(met), .. })) = (met, self.shard.out.last()) {
                 assert_eq!(*met, expected, "clients or subscriptions that the backend meant");
