@@ -116,12 +116,7 @@ impl Shard {
             Effect::Ask { ticket, who, ask } => {
                 self.out.push(Out::Ask(Box::new(Call { conn: key, ticket, who: *who, ask: *ask })));
             }
-            Effect::TakeSeat { ticket } => {
-                let Some(session) = table.session(conn) else { return };
-                let user = CompactString::from(session.user());
-                let reactor = crate::broker::owner(&user, self.reactors, self.seed);
-                self.out.push(Out::Mail { reactor, mail: Mail::TakeSeat { user, conn: key, ticket } });
-            }
+            Effect::TakeSeat { ticket } => self.take_seat(table, key, ticket),
             Effect::CloseOthers => {
                 let Some(session) = table.session(conn) else { return };
                 let (user, keep) = (CompactString::from(session.user()), session.client());
@@ -133,6 +128,13 @@ impl Shard {
             // The caller carries out the rest.
             _ => {}
         }
+    }
+
+    fn take_seat(&mut self, table: &mut impl Table, key: ConnKey, ticket: u32) {
+        let Some(session) = table.session(key.index) else { return };
+        let user = CompactString::from(session.user());
+        let reactor = crate::broker::owner(&user, self.reactors, self.seed);
+        self.out.push(Out::Mail { reactor, mail: Mail::TakeSeat { user, conn: key, ticket } });
     }
 
     fn leave_hub(&mut self, table: &mut impl Table, channel: ChannelId, slot: Option<u32>) {

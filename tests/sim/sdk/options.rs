@@ -23,7 +23,7 @@ pub fn draw(rng: &mut Rng) -> Options {
     Options {
         reactors: rng.within(1, 4) as u16,
         clients: rng.within(3, 9),
-        rounds: rng.within(1, 3),
+        rounds: rng.within(1, 2),
         ticks_per_round: rng.within(30, 70),
         channels: CHANNELS * NAMESPACES.len(),
         mailbox_len: *rng.pick(&[usize::MAX, usize::MAX, 40, 6, 3]),
