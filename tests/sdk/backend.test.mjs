@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { namespaces, startServer } from './server.mjs';
 import { startBackend } from './backend.mjs';
 import {
-  OFFERED, WAYS, connect, inSeconds, inbox, later, newSubscription, next, pack, refusal, subscribe, unpack,
+  OFFERED, WAYS, connect, inSeconds, inbox, later, newSubscription, next, pack, refusal, subscribe, together, unpack,
 } from './client.mjs';
 
 const ASKING = namespaces({
@@ -92,8 +92,10 @@ for (const way of WAYS) {
     assert.deepEqual(await slow.until('end'), ['end']);
     assert.deepEqual([...errors], []);
     assert.equal((await slow.presenceStats()).numClients, 1);
-    slow.unsubscribe();
-    await subscribe(ann, 'asks:quick');
+    await together(ann, () => {
+      slow.unsubscribe();
+      return subscribe(ann, 'asks:quick');
+    });
     assert.deepEqual((await server.api('channels')).channels, { 'asks:quick': { num_clients: 1 } });
   });
 

@@ -11,7 +11,7 @@ import { SECRET, within } from './server.mjs';
 export const ENCODINGS = ['json', 'protobuf'];
 
 /** The transports of the SDK that the tests go over; the SDK also knows 'http_stream' and 'sse'. */
-export const TRANSPORTS = ['websocket'];
+export const TRANSPORTS = ['websocket', 'http_stream', 'sse'];
 
 /** Each way to the server, by its name: what most tests are repeated over. */
 const SPOKEN = { websocket: ENCODINGS, http_stream: ENCODINGS, sse: ['json'] };
@@ -132,6 +132,16 @@ export function newSubscription(client, channel, options = {}) {
     look();
   }), `"${JSON.stringify(value)}" in ${channel}`, ms);
   return subscription;
+}
+
+/** Sends all commands of `act` in one message: over some transports others may overtake each other. */
+export async function together(client, act) {
+  client.startBatching();
+  const done = act();
+  // The SDK asks for some commands in a later turn of its own.
+  await new Promise(setImmediate);
+  client.stopBatching();
+  return done;
 }
 
 /** The code and reason with which a subscription is refused, for good. */

@@ -242,7 +242,8 @@ test('for JSON the data of a delta subscription is a string, whole or not', asyn
     while (waiting.length === 0) waiting.push(...(await socket.frame()).split('\n'));
     return JSON.parse(waiting.shift());
   };
-  send({ id: 1, connect: { token: token({ sub: 'ann' }) } }, { id: 2, subscribe: { channel: 'live:s', delta: 'fossil' } });
+  send(
+    { id: 1, connect: { token: token({ sub: 'ann' }) } }, { id: 2, subscribe: { channel: 'live:s', delta: 'fossil' } });
   await line();
   assert.deepEqual(await line(), { id: 2, subscribe: { delta: true } });
   await tell(server, 'live:s', 1, 2);

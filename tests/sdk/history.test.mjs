@@ -62,8 +62,9 @@ for (const way of WAYS) {
     const ask = async (options) => {
       const result = await log.history(options);
       assert.deepEqual([result.epoch, result.offset], [epoch, 10], 'the position is that of the channel');
-      assert.deepEqual(result.publications.map((pub) => pub.offset), result.publications.map((pub) => unpack(pub.data)));
-      return result.publications.map((pub) => pub.offset);
+      const offsets = result.publications.map((pub) => pub.offset);
+      assert.deepEqual(offsets, result.publications.map((pub) => unpack(pub.data)));
+      return offsets;
     };
     assert.deepEqual(await ask(), [], 'without a limit only the position');
     assert.deepEqual(await ask({ limit: 0 }), []);

@@ -2,8 +2,10 @@
 // and who goes, and that nobody is seen after leaving, however quick the client is.
 import test from 'node:test';
 import assert from 'node:assert/strict';
-import { namespaces, startServer } from './server.mjs';
-import { OFFERED, WAYS, connect, inbox, inSeconds, newSubscription, next, pack, subscribe, token, unpack } from './client.mjs';
+import { namespaces, startServer, within } from './server.mjs';
+import {
+  OFFERED, WAYS, connect, inbox, inSeconds, newSubscription, next, pack, subscribe, together, token, unpack,
+} from './client.mjs';
 import { openRelay } from './relay.mjs';
 
 const OPEN = { allow_subscribe_for_client: true, allow_publish_for_subscriber: true };
@@ -64,9 +66,11 @@ for (const way of WAYS) {
     assert.deepEqual(seen(await his.presence()), there);
     assert.deepEqual(await his.presenceStats(), { numClients: 3, numUsers: 2 });
 
-    room.unsubscribe();
     delete there[ann.id];
-    await assert.rejects(ann.presence('room:a'), { code: 103 });
+    await together(ann, () => {
+      room.unsubscribe();
+      return assert.rejects(ann.presence('room:a'), { code: 103 });
+    });
     assert.deepEqual(seen(await his.presence()), there);
     assert.deepEqual(await his.presenceStats(), { numClients: 2, numUsers: 2 });
   });
@@ -127,8 +131,11 @@ for (const way of WAYS) {
       sub.subscribe();
       assert.equal((await sub.presenceStats()).numClients, 1);
       assert.deepEqual(Object.keys((await ann.presence(channel)).clients), [ann.id]);
-      sub.unsubscribe();
-      assert.deepEqual(await ann.presenceStats(channel), { numClients: 0, numUsers: 0 }, `round ${round}`);
+      const stats = await together(ann, () => {
+        sub.unsubscribe();
+        return ann.presenceStats(channel);
+      });
+      assert.deepEqual(stats, { numClients: 0, numUsers: 0 }, `round ${round}`);
       assert.deepEqual(await bob.presence(channel), { clients: {} });
     }
   });
@@ -143,7 +150,8 @@ for (const way of WAYS) {
     hers.on('join', () => order.push('join'));
     hers.subscribe();
     const [{ channel, info }] = await joins.first(1);
-    assert.deepEqual([channel, info.user, info.client, read(info.connInfo)], ['told:a', 'ann', ann.id, { name: 'Ann' }]);
+    assert.deepEqual([channel, info.user, info.client, read(info.connInfo)],
+      ['told:a', 'ann', ann.id, { name: 'Ann' }]);
     assert.deepEqual(order, ['subscribed', 'join']);
 
     const list = comings(hers);
@@ -195,7 +203,8 @@ for (const way of WAYS) {
       ['busy:g', {}], ['room:g', {}], ['busy:h', { getToken: async ({ channel }) => token({ sub: 'ann', channel }) }],
     ]) {
       const busy = name.startsWith('busy');
-      const { sub: watched, list } = busy ? await watch(watcher, name) : { sub: await subscribe(watcher, name), list: [] };
+      const { sub: watched, list } = busy
+        ? await watch(watcher, name) : { sub: await subscribe(watcher, name), list: [] };
       const sub = await subscribe(ann, name, { ...options, minResubscribeDelay: 1, maxResubscribeDelay: 5 });
       const errors = inbox(sub, 'error', ({ error }) => error.code);
       const ends = inbox(sub, 'unsubscribed', ({ code }) => code);
@@ -233,8 +242,12 @@ for (const way of WAYS) {
     }
     await sub.ready(5000);
     ann.disconnect();
-    await list.until((all) => all.at(-1) === '-ann' && all.length % 2 === 0);
-    assert.deepEqual(list.filter((what) => what === '+ann').length, list.filter((what) => what === '-ann').length);
-    assert.deepEqual(await watcher.presenceStats('busy:i'), { numClients: 1, numUsers: 1 });
+    // A connection that was given up may be served after later ones: but then it ends.
+    await within((async () => {
+      while ((await watcher.presenceStats('busy:i')).numClients > 1);
+    })(), 'that nobody but the watcher is there');
+    const times = (all, what) => all.filter((coming) => coming === what).length;
+    await list.until((all) => times(all, '+ann') === times(all, '-ann'));
+    assert.ok(list.length >= 2);
   });
 }
