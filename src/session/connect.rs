@@ -13,6 +13,7 @@ use crate::protocol::{
 };
 use crate::wheel::{NEVER, Tick};
 use compact_str::CompactString;
+use std::hash::BuildHasher;
 
 /// The id of the connect command that a client which only listens did not write.
 const LISTENER_ID: u32 = 1;
@@ -140,6 +141,10 @@ impl Session {
         }
         self.info = (!grant.info.is_empty()).then(|| Box::new(grant.info));
         let ttl = self.expire_at(grant.expire_at, turn);
+        let granted = sum_of(&grant.subs);
+        if ttl.is_some() && granted != 0 {
+            self.more().granted = granted;
+        }
         self.phase = Phase::Connected;
         self.schedule_first_ping(turn);
         turn.fx.push(Effect::Connected);
@@ -343,6 +348,10 @@ impl Session {
         if claims.user != self.user {
             return Err(Disconnect::INVALID_TOKEN.into());
         }
+        let granted = self.more.as_ref().map_or(0, |more| more.granted);
+        if self.expires != NEVER && sum_of(&grant(&claims, false).subs) != granted {
+            return Err(Disconnect::INSUFFICIENT_STATE.into());
+        }
         self.info = (!claims.info.is_empty()).then(|| Box::new(claims.info.clone()));
         let expire_at = claims.expire_at.filter(|_| !turn.rules.insecure);
         let ttl = self.expire_at(expire_at.unwrap_or(0), turn);
@@ -374,6 +383,12 @@ impl Session {
         self.ask(id, ask, turn);
         Ok(())
     }
+}
+
+/// Stands for the channels of `subs`, in any order; 0 = there are none.
+fn sum_of(subs: &[(String, SubscribeGrant)]) -> u64 {
+    let hash = |(channel, _): &(String, _)| foldhash::quality::FixedState::default().hash_one(channel);
+    subs.iter().map(hash).fold(0, u64::wrapping_add)
 }
 
 fn grant(claims: &Claims, insecure: bool) -> ConnectGrant {

@@ -21,6 +21,9 @@ pub struct More {
     /// Subscriptions that are more than their flags.
     pub subs: Vec<(ChannelId, Details)>,
     pub connecting: Option<Box<Connecting>>,
+    /// Stands for the server-side subscriptions it connected with, if it is to be refreshed: a refresh does not change
+    /// them. 0 = none.
+    pub granted: u64,
     /// Lines `name: value` of the client's own request.
     pub headers: Box<str>,
     /// The user that the proxy in front names, until the connect command.
@@ -105,6 +108,7 @@ impl More {
             && self.pending.is_empty()
             && self.subs.is_empty()
             && self.connecting.is_none()
+            && self.granted == 0
             && self.headers.is_empty()
             && self.trusted_user.is_empty()
             && self.spent.is_empty()

@@ -150,6 +150,22 @@ for (const way of WAYS) describe(way, { concurrency: 8 }, () => {
     }
   });
 
+  test(`${way}: a refresh with other channels of the server's begins the connection anew, with 3010`, async (t) => {
+    const server = await start(t);
+    const claims = (channels, seconds) => token({ sub: 'ann', channels, exp: inSeconds(seconds) });
+    const tokens = [claims(['a', 'b'], 2), claims(['b', 'a'], 4), claims(['a', 'c'], 600)];
+    const client = newClient(t, server, way, { getToken: async () => tokens.shift() });
+    const subscribed = inbox(client, 'subscribed', ({ channel }) => channel);
+    const unsubscribed = inbox(client, 'unsubscribed', ({ channel }) => channel);
+    const connected = next(client, 'connected');
+    client.connect();
+    await connected;
+    assert.equal((await next(client, 'connecting')).code, 3010);
+    assert.equal(tokens.length, 0, 'the same channels in another order are no reason');
+    assert.deepEqual((await subscribed.first(4)).slice(2).sort(), ['a', 'c']);
+    assert.deepEqual(await unsubscribed.first(1), ['b']);
+  });
+
   test(`${way}: subscription tokens may have a key of their own`, async (t) => {
     const secret = 'another secret of more than thirty-two bytes';
     const server = await start(t, [
