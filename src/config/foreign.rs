@@ -78,7 +78,7 @@ const TOP: &[(&str, Verdict)] = &[
         Missing("set it to false: a disconnect push comes before the close frame"),
     ),
     ("admin", Switch("use the API (http_api) and metrics (prometheus), and set enabled to false")),
-    ("swagger", Switch("set enabled to false")),
+    ("swagger", Switch("set enabled to false: openapi.handler_prefix describes the API")),
     ("debug", Switch("set enabled to false; `gannet doctor` and prometheus tell how the server does")),
     ("dev.enabled", Missing("`dev: true` serves a page to try things out, but is an insecure mode; else remove it")),
     ("dev.handler_prefix", Idle("only dev.enabled reads it, and that is not there yet")),

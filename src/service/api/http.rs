@@ -46,11 +46,9 @@ pub struct Served {
 pub fn router(node: Arc<Node>, calls: Arc<Calls>, options: &HttpApi, body_limit: usize) -> Router {
     let api = Api { node, calls, via: Via::Http };
     let served = Served { api, options: Arc::new(options.clone()), body_limit };
-    let methods = super::routes(&served).route("/batch", batch(&served));
-    match options.handler_prefix.trim_end_matches('/') {
-        "" => methods,
-        prefix => Router::new().nest(prefix, methods).route(prefix, legacy(&served)),
-    }
+    let prefix = options.handler_prefix.trim_end_matches('/');
+    let methods = super::routes(prefix, &served).route(&format!("{prefix}/{BATCH}"), batch(&served));
+    if prefix.is_empty() { methods } else { methods.route(prefix, legacy(&served)) }
 }
 
 /// A refusal that is the HTTP kind and no answer of the API.

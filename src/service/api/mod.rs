@@ -203,9 +203,10 @@ macro_rules! methods {
             })
         }
 
-        /// A path for each method.
-        fn routes(served: &http::Served) -> axum::Router {
-            axum::Router::new()$(.route(concat!("/", stringify!($field)), http::method::<$request>(served)))*
+        /// A path for each method. They are not nested: that would rewrite each request's path.
+        fn routes(prefix: &str, served: &http::Served) -> axum::Router {
+            axum::Router::new()
+                $(.route(&format!("{prefix}/{}", stringify!($field)), http::method::<$request>(served)))*
         }
     };
 }
