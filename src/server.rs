@@ -68,10 +68,7 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let count = reactor_count(&config);
     let room = raise_descriptors(&config, count)?;
-    let address = address(("http_server.address", &config.http_server.address), config.http_server.port, config.dev)?;
-    let listeners = listen(&config.http_server, address, count, config.http_server.share_port)
-        .map_err(|error| cannot_listen(address, &error))?;
-    let bound = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(address);
+    let (listeners, bound) = open_public(&config, count)?;
     let internal = open_internal(&config)?;
     let grpc = open_grpc(&config)?;
 
@@ -203,6 +200,15 @@ fn address((option, host): (&str, &str), port: u16, dev: bool) -> Result<SocketA
 
 fn has_ipv6() -> bool {
     TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
+}
+
+/// A listener for each reactor, and where they are.
+fn open_public(config: &Config, count: usize) -> Result<(Vec<TcpListener>, SocketAddr), ServeError> {
+    let http = &config.http_server;
+    let address = address(("http_server.address", &http.address), http.port, config.dev)?;
+    let listeners = listen(http, address, count, http.share_port).map_err(|error| cannot_listen(address, &error))?;
+    let bound = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(address);
+    Ok((listeners, bound))
 }
 
 fn open_internal(config: &Config) -> Result<Option<TcpListener>, ServeError> {

@@ -268,7 +268,7 @@ fn who_has_no_token_is_anonymous_or_nobody() {
 
 #[test]
 fn data_that_is_no_json_ends_its_json_subscribers_only() {
-    let server = Server::start(OPEN);
+    let server = Server::with(OPEN, &["--channel.without_namespace.publication_data_format", "binary"]);
     let mut witness = Witness::join(&server);
     let subscribe = b"\x04\x08\x01\x22\x00\x0a\x08\x02\x2a\x06\x0a\x04data";
     let mut binary = Peer::open(server.address).upgrade("/connection/websocket?cf_protocol=protobuf");
