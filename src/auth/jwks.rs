@@ -19,7 +19,8 @@ use std::sync::Arc;
 pub const KEY_SET_LEN_MAX: usize = 256 * 1024;
 /// Keys of a key set.
 const KEYS_MAX: usize = 128;
-/// Seconds between two fetches that tokens with an unknown `kid` can bring about: anyone can write such a token.
+/// Seconds between two fetches that tokens with an unknown `kid` can bring about, if nothing else is said: anyone can
+/// write such a token.
 const FETCH_AGAIN_AFTER: u64 = 10;
 /// Seconds after which a set is to be fetched anew, so that a key taken out of it ceases to count.
 const STALE_AFTER: u64 = 3600;
@@ -148,10 +149,18 @@ fn public_key(raw: &RawKey<'_>) -> Option<PublicKey> {
 }
 
 /// The key sets that were fetched, by URL. Whoever fetches makes a new value from a clone of the last one.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Jwks {
     sets: BTreeMap<Arc<str>, Fetched>,
     version: u64,
+    /// Seconds between two fetches for the sake of an unknown `kid`.
+    again_after: u64,
+}
+
+impl Default for Jwks {
+    fn default() -> Jwks {
+        Jwks::fetched_after(FETCH_AGAIN_AFTER)
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -163,6 +172,11 @@ struct Fetched {
 }
 
 impl Jwks {
+    /// No set yet; one is fetched for the sake of an unknown `kid` when the last fetch is so many seconds ago.
+    pub fn fetched_after(again_after: u64) -> Jwks {
+        Jwks { sets: BTreeMap::new(), version: 0, again_after }
+    }
+
     /// What a fetch brought at `now` takes the place of what was there.
     pub fn insert(&mut self, url: Arc<str>, keys: KeySet, now: u64) {
         let fetched = self.sets.entry(url).or_default();
@@ -192,7 +206,7 @@ impl Jwks {
     pub fn stale(&self, now: u64) -> impl Iterator<Item = &Arc<str>> {
         let old = move |at: u64, age: u64| now.saturating_sub(at) >= age;
         let is_stale =
-            move |set: &Fetched| old(set.brought_at.unwrap_or(0), STALE_AFTER) && old(set.tried_at, FETCH_AGAIN_AFTER);
+            move |set: &Fetched| old(set.brought_at.unwrap_or(0), STALE_AFTER) && old(set.tried_at, self.again_after);
         self.sets.iter().filter(move |(_, set)| is_stale(set)).map(|(url, _)| url)
     }
 
@@ -210,10 +224,19 @@ impl Jwks {
             let fits = |jwk: &&Jwk| jwk.key.fits(algorithm) && jwk.only.is_none_or(|only| only == algorithm);
             return named.find(fits).map(|jwk| &jwk.key).ok_or(TokenError::Invalid(Why::Algorithm));
         }
-        if now.saturating_sub(set.tried_at) >= FETCH_AGAIN_AFTER {
+        if now.saturating_sub(set.tried_at) >= self.again_after {
             return Err(TokenError::KeyWanted(url.clone()));
         }
-        let was_brought = set.brought_at.is_some_and(|at| at >= set.tried_at);
-        Err(if was_brought { TokenError::Invalid(Why::UnknownKey) } else { TokenError::KeyUnavailable })
+        Err(self.missing(url))
+    }
+
+    /// What to say of a key that is not at `url`, and for which it is not asked now: the set may be known not to have
+    /// it.
+    pub fn missing(&self, url: &str) -> TokenError {
+        let was_brought = |set: &Fetched| set.brought_at.is_some_and(|at| at >= set.tried_at);
+        match self.sets.get(url).is_some_and(was_brought) {
+            true => TokenError::Invalid(Why::UnknownKey),
+            false => TokenError::KeyUnavailable,
+        }
     }
 }

@@ -61,7 +61,8 @@ enum Found {
 
 impl Keys {
     pub fn new(http: Arc<Http>, options: config::Jwks, reactors: Vec<Sender<Letter>>) -> Keys {
-        Keys { http, options, reactors, state: Mutex::default() }
+        let all = Arc::new(Jwks::fetched_after(options.refetch_interval.as_secs()));
+        Keys { http, options, reactors, state: Mutex::new(State { all, ..State::default() }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -82,7 +82,7 @@ impl Tokens {
 
     fn once(&self, error: TokenError) -> TokenError {
         match error {
-            TokenError::KeyWanted(_) if self.asked => TokenError::KeyUnavailable,
+            TokenError::KeyWanted(url) if self.asked => self.jwks.missing(&url),
             error => error,
         }
     }
