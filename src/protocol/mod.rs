@@ -76,6 +76,18 @@ pub(crate) fn object<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(from
     from.deserialize_any(Object(std::marker::PhantomData))
 }
 
+/// A map of objects, of which none is a list.
+fn objects<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(from: D) -> Result<HashMap<String, T>, D::Error> {
+    struct Value<T>(T);
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Value<T> {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Value<T>, D::Error> {
+            object(from)?.map(Value).ok_or_else(|| serde::de::Error::custom("null for an object"))
+        }
+    }
+    let values = HashMap::<String, Value<T>>::deserialize(from)?;
+    Ok(values.into_iter().map(|(key, Value(value))| (key, value)).collect())
+}
+
 pub(crate) fn zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -352,7 +364,7 @@ pub struct ConnectRequest {
     #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
     pub data: Bytes,
     #[prost(map = "string, message", tag = "3")]
-    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    #[serde(deserialize_with = "objects", skip_serializing_if = "HashMap::is_empty")]
     pub subs: HashMap<String, SubscribeRequest>,
     #[prost(string, tag = "4")]
     #[serde(skip_serializing_if = "String::is_empty")]
