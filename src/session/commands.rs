@@ -70,6 +70,8 @@ impl Session {
     fn queue(&mut self, message: &[u8], turn: &mut Turn<'_>) {
         let separated = self.encoding() == Encoding::Json;
         let Some(connecting) = self.more.as_mut().and_then(|more| more.connecting.as_mut()) else { return };
+        // A line end behind the last command begins no other.
+        let message = if separated { message.trim_ascii() } else { message };
         if message.is_empty() {
             return;
         }
