@@ -96,9 +96,14 @@ impl Session {
 
     fn command(&mut self, command: Command, turn: &mut Turn<'_>) -> Outcome {
         let id = command.id;
-        if id == 0 && command.send.is_none() {
-            self.handle_pong(turn);
-            return Ok(());
+        if id == 0 {
+            // No reply can be given, so nothing is meant but a pong or a message.
+            if command.send.is_none() {
+                self.handle_pong(turn);
+                return Ok(());
+            }
+            let connected = self.phase == Phase::Connected;
+            return Err(if connected { Disconnect::NOT_AVAILABLE } else { Disconnect::BAD_REQUEST }.into());
         }
         if let Some(request) = command.connect {
             return self.connect(id, request, turn);
