@@ -1,11 +1,13 @@
 //! A client that keeps to the protocol, over tungstenite: an independent judge of what the server sends.
 
 use crate::peer::PATH;
-use crate::server::{PATIENCE, SECRET, Server};
+use crate::server::{PATIENCE, SECRET, Server, until};
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tungstenite::client::IntoClientRequest;
@@ -17,6 +19,8 @@ pub struct Client {
     /// Replies and pushes that shared a frame with one that was asked for.
     waiting: VecDeque<Value>,
     next_id: u32,
+    /// Heard and answered.
+    pings: Arc<AtomicU64>,
 }
 
 /// Seconds since 1970.
@@ -51,7 +55,7 @@ impl Client {
             request.headers_mut().append(*name, value.parse().expect("a value"));
         }
         let (socket, _) = tungstenite::client(request, stream).expect("a handshake");
-        Client { socket, waiting: VecDeque::new(), next_id: 1 }
+        Client { socket, waiting: VecDeque::new(), next_id: 1, pings: Arc::default() }
     }
 
     /// A client without a token.
@@ -139,7 +143,10 @@ impl Client {
     fn take(&mut self, text: &str) {
         for line in text.split('\n') {
             match serde_json::from_str(line).expect("JSON") {
-                Value::Object(ping) if ping.is_empty() => self.send("{}"),
+                Value::Object(ping) if ping.is_empty() => {
+                    self.pings.fetch_add(1, Ordering::Relaxed);
+                    self.send("{}");
+                }
                 reply => self.waiting.push_back(reply),
             }
         }
@@ -172,6 +179,7 @@ impl Client {
 pub struct Witness {
     /// What its own thread hears, which also answers pings.
     heard: Receiver<Value>,
+    pings: Arc<AtomicU64>,
     published: u64,
 }
 
@@ -179,7 +187,16 @@ impl Witness {
     const CHANNEL: &str = "witness";
 
     pub fn join(server: &Server) -> Witness {
-        let mut client = Client::subscribed(server, Witness::CHANNEL);
+        Witness::listen(Client::connected(server))
+    }
+
+    pub fn join_as(server: &Server, user: &str) -> Witness {
+        Witness::listen(Client::connected_as(server, user))
+    }
+
+    fn listen(mut client: Client) -> Witness {
+        client.subscribe(Witness::CHANNEL);
+        let pings = client.pings.clone();
         client.socket.get_ref().set_read_timeout(None).expect("no read timeout");
         let (tell, heard) = channel();
         std::thread::spawn(move || {
@@ -187,7 +204,7 @@ impl Witness {
                 let _ = tell.send(push);
             }
         });
-        Witness { heard, published: 0 }
+        Witness { heard, pings, published: 0 }
     }
 
     /// Publishes by the API, and hears it.
@@ -197,5 +214,10 @@ impl Witness {
         let push = self.heard.recv_timeout(PATIENCE).expect("the witness hears nothing");
         let expected = json!({ "channel": Witness::CHANNEL, "pub": { "data": self.published } });
         assert_eq!(push, json!({ "push": expected }));
+    }
+    /// Waits for a ping that has not come yet.
+    pub fn hears_a_ping(&self) {
+        let before = self.pings.load(Ordering::Relaxed);
+        until("a ping of the witness", || (self.pings.load(Ordering::Relaxed) > before).then_some(()));
     }
 }

@@ -5,6 +5,7 @@
 
 mod api;
 mod api_methods;
+mod bad_input;
 mod client;
 mod command_line;
 mod commands;
