@@ -281,6 +281,12 @@ impl Peer {
         self.take(len)
     }
 
+    /// All that comes until the stream ends.
+    pub fn rest(&mut self) -> Vec<u8> {
+        self.ended();
+        self.take(self.bytes.len())
+    }
+
     /// Reads to the end of the stream.
     pub fn ended(&mut self) {
         while self.fill() {}

@@ -4,6 +4,7 @@
 mod binary;
 mod order;
 mod schema;
+mod streams;
 mod text;
 
 use crate::client::{Witness, now, token};
