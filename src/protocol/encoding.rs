@@ -106,8 +106,8 @@ impl Encoding {
         }
     }
 
-    /// Appends the push of `publication` to a channel's subscribers. The same bytes as [`Encoding::encode`] would give for
-    /// the reply, made without a copy of what is in it: this is done for every publication.
+    /// Appends the push of `publication` to a channel's subscribers. The same bytes as [`Encoding::encode`] would give
+    /// for the reply, made without a copy of what is in it: this is done for every publication.
     pub fn encode_publication(
         self,
         channel: &str,

@@ -1,7 +1,8 @@
 //! F4 · One client: what it said, what it may, what it waits for.
 //!
 //! A state machine without I/O: the `handle_*` calls take the time and give [`Effects`]; [`Session::next_deadline`]
-//! says when it wants to be asked again. Everything here is plain data. Knows nothing of sockets, frames or other sessions.
+//! says when it wants to be asked again. Everything here is plain data. Knows nothing of sockets, frames or other
+//! sessions.
 //!
 //! What most clients have is in [`Session`] itself; what few have is in `more`, and costs the others nothing. The
 //! commands are in `connect`, `subscribe` and `commands`.
