@@ -322,3 +322,17 @@ fn who_reads_no_answers_is_closed() {
     let asked = || Peer::open(server.address).request("GET", "/health", &[], "").expect("an answer").status;
     until("a place for who listens", || (asked() == 200).then_some(()));
 }
+
+#[test]
+fn the_api_is_described_unless_that_is_off() {
+    let get = |server: &Server| Peer::open(server.address).request("GET", "/openapi.json", &[], "").expect("an answer");
+    let server = Server::with(OPEN, &["--http_api.handler_prefix", "/backend/api"]);
+    let described = get(&server);
+    assert_eq!((described.status, described.header("content-type").as_deref()), (200, Some("application/json")));
+    let document: Value = serde_json::from_str(&described.body).expect("JSON");
+    assert_eq!((&document["openapi"], &document["servers"][0]["url"]), (&json!("3.1.0"), &json!("/backend/api")));
+    let paths = document["paths"].as_object().expect("paths");
+    assert_eq!(paths.len(), METHODS.len());
+    assert!(METHODS.iter().all(|method| paths.contains_key(&format!("/{method}"))), "{:?}", paths.keys());
+    assert_eq!(get(&Server::with(OPEN, &["--openapi.enabled=false"])).status, 404);
+}
