@@ -119,11 +119,10 @@ impl Shard {
             Effect::TakeSeat { ticket } => self.take_seat(table, key, ticket),
             Effect::CloseOthers => {
                 let Some(session) = table.session(conn) else { return };
-                let (user, keep) = (CompactString::from(session.user()), session.client());
-                for reactor in 0..self.reactors {
-                    let mail = Mail::CloseOthers { user: user.clone(), keep: keep.clone() };
-                    self.out.push(Out::Mail { reactor, mail });
-                }
+                let user = CompactString::from(session.user());
+                self.only_ones.push(key);
+                let reactor = crate::broker::owner(&user, self.reactors, self.seed);
+                self.out.push(Out::Mail { reactor, mail: Mail::BeOnlyOne { user, conn: key } });
             }
             // The caller carries out the rest.
             _ => {}

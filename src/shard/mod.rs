@@ -52,8 +52,10 @@ pub enum Mail {
     Seat { conn: ConnKey, ticket: u32, user: CompactString, granted: bool },
     /// One less.
     LeaveSeat { user: CompactString },
-    /// This user may have one connection only, and it is `keep`.
-    CloseOthers { user: CompactString, keep: String },
+    /// To the same reactor: `conn` is to be the user's only one. It puts those that want that in an order.
+    BeOnlyOne { user: CompactString, conn: ConnKey },
+    /// This user may have one connection only, and it is `keep`, unless one that came later is about to be told here.
+    CloseOthers { user: CompactString, keep: ConnKey },
 }
 
 /// What the reactor is to do.
@@ -126,6 +128,8 @@ pub struct Shard {
     tokens: Tokens,
     /// Connections of each user that is counted here.
     seats: HashMap<CompactString, u32, RandomState>,
+    /// Clients here that want to be their user's only one, and have not been put in an order yet.
+    only_ones: Vec<ConnKey>,
     secret: Arc<Secret>,
     /// For the reactor, in order. Emptied by it after each call.
     pub out: Vec<Out>,
@@ -162,6 +166,7 @@ impl Shard {
             full: vec![false; usize::from(reactors)],
             tokens,
             seats: HashMap::default(),
+            only_ones: Vec::new(),
             secret,
             out: Vec::new(),
             counters: Counters::default(),
@@ -263,9 +268,17 @@ impl Shard {
             }
             Mail::Seat { conn, ticket, user, granted } => self.seat(now, table, conn, ticket, user, granted),
             Mail::LeaveSeat { user } => self.leave_seat(user),
+            Mail::BeOnlyOne { user, conn } => {
+                for reactor in 0..self.reactors {
+                    let mail = Mail::CloseOthers { user: user.clone(), keep: conn };
+                    self.out.push(Out::Mail { reactor, mail });
+                }
+            }
             Mail::CloseOthers { user, keep } => {
-                for (conn, client) in self.chosen(table, &Chosen { user: user.into(), ..Chosen::default() }) {
-                    if client != keep {
+                self.only_ones.retain(|conn| *conn != keep);
+                for (conn, _) in self.chosen(table, &Chosen { user: user.into(), ..Chosen::default() }) {
+                    let later = |key: ConnKey| key == keep || self.only_ones.contains(&key);
+                    if !table.key(conn).is_some_and(later) {
                         self.close(now, table, conn, Some(Disconnect::CONNECTION_LIMIT));
                     }
                 }
