@@ -211,7 +211,7 @@ impl Reactor {
             accept_paused: 0,
             timers_more: false,
             reserve: std::fs::File::open("/dev/null").ok(),
-            conns: Conns::new(me, 0, outbox_max),
+            conns,
             shard,
             mailbox,
             letters: Vec::new(),

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::protocol::EmulationRequest;
 use crate::reactor::{Origins, Source, is_binary, preflight, shared_with};
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -24,6 +25,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 struct Emulation {
     node: Arc<Node>,
     origins: Origins,
+    /// Bytes of a request's body.
+    body_max: usize,
 }
 
 /// The endpoint, if there is a transport that needs it. The configuration was checked: its origins can be read.
@@ -36,7 +39,7 @@ pub fn router(node: Arc<Node>, config: &Config) -> Router {
     Router::new()
         .route(&config.emulation.handler_prefix, any(take))
         .layer(limit)
-        .with_state(Arc::new(Emulation { node, origins }))
+        .with_state(Arc::new(Emulation { node, origins, body_max: config.emulation.max_request_body_size }))
 }
 
 async fn take(State(emulation): State<Arc<Emulation>>, request: Request) -> Response {
@@ -82,12 +85,15 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
 type Refusal = (StatusCode, &'static str);
 
 async fn pass_on(emulation: &Emulation, request: Request) -> Result<(), Refusal> {
+    let too_large = (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than emulation.max_request_body_size");
+    // Not waited for: it may never come.
+    if request.body().size_hint().lower() > emulation.body_max as u64 {
+        return Err(too_large);
+    }
     let binary = text(request.headers(), header::CONTENT_TYPE).is_some_and(|kind| is_binary(&kind));
     let body = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
         Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-        Ok(Err(why)) if why.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            return Err((why.status(), "the body is larger than emulation.max_request_body_size"));
-        }
+        Ok(Err(why)) if why.status() == StatusCode::PAYLOAD_TOO_LARGE => return Err(too_large),
         Ok(Err(_)) => return Err((StatusCode::BAD_REQUEST, "the body was cut")),
         Ok(Ok(body)) => body,
     };
