@@ -126,7 +126,7 @@ impl Client {
     }
 
     /// The same, or how the connection ended.
-    fn try_next(&mut self) -> Result<Value, String> {
+    pub fn try_next(&mut self) -> Result<Value, String> {
         loop {
             if let Some(next) = self.waiting.pop_front() {
                 return Ok(next);
