@@ -203,7 +203,11 @@ fn channels_of_certain_users_and_names() {
 
 #[test]
 fn publications_have_the_form_that_is_demanded() {
-    let of = |name: &str, format: &str| json!({ "name": name, "allow_publish_for_client": true, "publication_data_format": format });
+    let of = |name: &str, form: &str| {
+        let mut namespace = json!({ "name": name, "allow_publish_for_client": true });
+        namespace["publication_data_format"] = form.into();
+        namespace
+    };
     let server = started(json!([of("js", "json"), of("ob", "json_object"), of("any", "")]), &[]);
     let mut client = Client::connected_as(&server, "42");
     for (channel, data, code) in
@@ -218,8 +222,9 @@ fn publications_have_the_form_that_is_demanded() {
 
 #[test]
 fn history_takes_no_more_memory_than_it_may() {
-    let namespace = json!([{ "name": "kept", "history_size": 1000, "history_ttl": "10m", "allow_publish_for_client": true,
-        "allow_history_for_client": true }, { "name": "plain", "allow_publish_for_client": true }]);
+    let namespace = json!([{ "name": "kept", "history_size": 1000, "history_ttl": "10m",
+        "allow_publish_for_client": true, "allow_history_for_client": true },
+        { "name": "plain", "allow_publish_for_client": true }]);
     let server = started(namespace, &["--channel.history_memory_limit=10000"]);
     let mut client = Client::connected_as(&server, "42");
     let publish = |channel: &str| json!({ "publish": { "channel": channel, "data": "x".repeat(1000) } });

@@ -16,7 +16,8 @@ fn echo(asked: &Asked) -> Said {
 fn serve(backend: &Backend, options: &[&str]) -> Server {
     let namespaces = json!([
         { "name": "in", "subscribe_proxy_enabled": true, "sub_refresh_proxy_enabled": true, "presence": true,
-          "allow_presence_for_client": true, "history_size": 10, "history_ttl": "1m", "allow_publish_for_client": true },
+          "allow_presence_for_client": true, "history_size": 10, "history_ttl": "1m",
+          "allow_publish_for_client": true },
         { "name": "out", "publish_proxy_enabled": true, "allow_subscribe_for_client": true, "history_size": 10,
           "history_ttl": "1m", "allow_history_for_client": true }
     ]);
