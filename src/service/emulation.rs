@@ -36,10 +36,11 @@ pub fn router(node: Arc<Node>, config: &Config) -> Router {
         return Router::new();
     }
     let limit = DefaultBodyLimit::max(config.emulation.max_request_body_size);
-    Router::new()
-        .route(&config.emulation.handler_prefix, any(take))
-        .layer(limit)
-        .with_state(Arc::new(Emulation { node, origins, body_max: config.emulation.max_request_body_size }))
+    Router::new().route(&config.emulation.handler_prefix, any(take)).layer(limit).with_state(Arc::new(Emulation {
+        node,
+        origins,
+        body_max: config.emulation.max_request_body_size,
+    }))
 }
 
 async fn take(State(emulation): State<Arc<Emulation>>, request: Request) -> Response {

@@ -6,7 +6,7 @@
 
 use crate::auth::{Jwks, Overrides};
 use crate::broker::ConnKey;
-use crate::protocol::code::Disconnect;
+use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{Command, ConnectRequest, Encoding, Error, PublishRequest, RpcRequest, SubscribeRequest};
 use bytes::Bytes;
 use compact_str::CompactString;
@@ -52,6 +52,23 @@ pub enum Ask {
         url: Box<str>,
         then: Box<Command>,
     },
+}
+
+/// How much longer a connection or subscription lives whose refresh could not be asked for.
+const REPRIEVE_SECONDS: u64 = 60;
+
+impl Ask {
+    /// The answer in place of one that the backend did not give. Who only waits for more time gets some, and is asked
+    /// for again.
+    pub fn unanswered(&self, error: ClientError, now_seconds: u64) -> Said {
+        match self {
+            Ask::Refresh | Ask::SubRefresh { .. } => {
+                let expire_at = now_seconds + REPRIEVE_SECONDS;
+                Said::Refresh(RefreshGrant { expire_at, ..RefreshGrant::default() })
+            }
+            _ => Said::Error(error.into()),
+        }
+    }
 }
 
 /// An answer. `Error` and `Disconnect` fit every question.

@@ -44,7 +44,7 @@ pub struct Now {
 }
 
 impl Now {
-    fn seconds(self) -> u64 {
+    pub fn seconds(self) -> u64 {
         self.unix_ms / 1000
     }
 }

@@ -18,7 +18,7 @@ use crate::broker::{self, Asker, ConnKey, Event, Memory, Request, Target};
 use crate::hub::{Delivery, Flags, Item, Work};
 use crate::metrics::Counters;
 use crate::protocol::code::{ClientError, Disconnect};
-use crate::session::backend::{Ask, Call, Hook, RefreshGrant, Said};
+use crate::session::backend::{Ask, Call, Hook, Said};
 use crate::session::{Channels, Effects, Joining, Now, Rules, Session, Sessions, Tokens, Turn, Users};
 use crate::wheel::TICK_MS;
 use crate::wire::Wire;
@@ -141,8 +141,6 @@ pub struct Shard {
     pub mailbox: usize,
 }
 
-/// Seconds that a client is given when the backend cannot be asked for more.
-const REFRESH_AGAIN_S: u64 = 60;
 const FRAME_PING: Bytes = Bytes::from_static(b"\x89\0");
 
 impl Shard {
@@ -299,13 +297,7 @@ impl Shard {
     /// The service thread takes no more questions: a command is answered with an error; whoever was to be given more
     /// time gets a little, for it is not the client's fault.
     pub fn refuse_call(&mut self, now: Now, table: &mut impl Table, call: Call) {
-        let said = match call.ask {
-            Ask::Refresh | Ask::SubRefresh { .. } => {
-                let expire_at = now.unix_ms / 1000 + REFRESH_AGAIN_S;
-                Said::Refresh(RefreshGrant { expire_at, ..RefreshGrant::default() })
-            }
-            _ => Said::Error(ClientError::TooManyRequests.into()),
-        };
+        let said = call.ask.unanswered(ClientError::TooManyRequests, now.seconds());
         self.said(now, table, call.conn, call.ticket, call.ask, said);
         self.settle_local(now, table);
     }

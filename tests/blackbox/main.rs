@@ -5,8 +5,8 @@
 
 mod api;
 mod api_methods;
-mod bad_input;
 mod backend;
+mod bad_input;
 mod client;
 mod command_line;
 mod commands;

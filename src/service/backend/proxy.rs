@@ -9,7 +9,7 @@ use crate::config;
 use crate::metrics::Latency;
 use crate::protocol::code::ClientError;
 use crate::service::fetch::{self, Failure, Http};
-use crate::session::backend::{Ask, RefreshGrant, Said, Who};
+use crate::session::backend::{Ask, Said, Who};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -18,8 +18,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// How much longer a connection or subscription lives whose refresh could not be asked for.
-const REPRIEVE_SECONDS: u64 = 60;
 /// A proxy that fails has a line in the log this often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -251,13 +249,6 @@ impl Proxy {
     }
 }
 
-/// The answer in place of one that the backend did not give.
 fn instead(ask: &Ask, error: ClientError) -> Said {
-    match ask {
-        Ask::Refresh | Ask::SubRefresh { .. } => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            Said::Refresh(RefreshGrant { expire_at: now + REPRIEVE_SECONDS, ..RefreshGrant::default() })
-        }
-        _ => wire::failed(error),
-    }
+    ask.unanswered(error, SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
