@@ -128,6 +128,15 @@ def json_command():
         "list_for_object": '{"id":1,"subscribe":["a"]}',
         "deep": '{"id":1,"publish":{"channel":"a","data":' + "[" * 60 + "]" * 60 + "}}",
         "null": '{"id":1,"connect":null}',
+        "recover": '{"id":2,"subscribe":{"channel":"h:1","recover":true,"recoverable":true,"positioned":true,"offset":1}}',
+        "history": '{"id":2,"history":{"channel":"h:1","limit":-1,"since":{"offset":1,"epoch":"e"},"reverse":true}}',
+        "kept": '{"id":2,"publish":{"channel":"h:1","data":1}}\n{"id":3,"subscribe":{"channel":"h:1","delta":"fossil"}}\n'
+        '{"id":4,"publish":{"channel":"h:1","data":2}}\n{"id":5,"history":{"channel":"h:1","limit":5}}',
+        "present": '{"id":2,"subscribe":{"channel":"u:#1,2","join_leave":true}}\n{"id":3,"presence":{"channel":"u:#1,2"}}'
+        '\n{"id":4,"presence_stats":{"channel":"u:#1,2"}}\n{"id":5,"unsubscribe":{"channel":"u:#1,2"}}',
+        "asked": '{"id":2,"subscribe":{"channel":"p:1"}}\n{"id":2,"publish":{"channel":"p:1","data":{}}}\n{"id":2,"rpc":{}}',
+        "no_id": '{"send":{"data":1},"publish":{"channel":"a","data":1}}',
+        "wishes": '{"id":1,"connect":{"subs":{"a":{},"h:1":{"recover":true,"offset":1},"no:1":{}}}}',
     }
     for name, content in seeds.items():
         write("json_command", name, content.encode())
@@ -158,6 +167,12 @@ def protobuf_command():
         "unsubscribe": command(6, channel),
         "other": command(8, channel) + command(10, channel) + command(13, field(2, b"m")) + command(12, field(1, b"1")),
         "refresh": command(14, field(1, b"token")) + command(15, channel),
+        "recover": command(5, field(1, b"h:1") + b"\x18\x01\x38\x01\x48\x01\x50\x01\x58\x01", 2),
+        "history": command(10, field(1, b"h:1") + b"\x38\x05" + field(8, b"\x08\x01" + field(2, b"e")) + b"\x48\x01", 2),
+        "kept": command(7, field(1, b"h:1") + field(2, b"1"), 2) + command(5, field(1, b"h:1") + field(12, b"fossil"), 3)
+        + command(7, field(1, b"h:1") + field(2, b"2"), 4),
+        "present": command(5, field(1, b"u:#1,2") + b"\x58\x01", 2) + command(8, field(1, b"u:#1,2"), 3)
+        + command(9, field(1, b"u:#1,2"), 4) + command(6, field(1, b"u:#1,2"), 5),
         "pong": b"\0",
         "cut": b"\x09" + command(7, channel)[1:5],
         "length_too_long": b"\xff" * 9 + b"\x7f",
@@ -168,8 +183,11 @@ def protobuf_command():
 
 def operations():
     chance = random.Random(1)
-    for size in (20, 60, 150, 400, 1000):
-        write("operations", f"chance_{size}", bytes(chance.randrange(256) for _ in range(size)))
+    # The first byte is the options: one at a time, all, and none.
+    for setup in (0, 1, 2, 4, 8, 16, 48, 64, 128, 63, 255):
+        for size in (100, 400, 2000):
+            content = bytes([setup]) + bytes(chance.randrange(256) for _ in range(size))
+            write("operations", f"options_{setup}_{size}", content)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-//! Commands in JSON: any bytes are decoded or refused, and what was decoded survives the way back.
+//! Commands in JSON: any bytes are decoded or refused, what was decoded survives the way back, and a session that is
+//! told all of it leaves nothing behind.
 #![no_main]
 
+#[path = "../node/mod.rs"]
+mod node;
+
 use gannet::protocol::{Command, Encoding};
+use gannet::wire::Wire;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -16,4 +21,5 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(back.id, command.id);
     }
     assert!(rest.trim_ascii().is_empty(), "bytes left behind");
+    node::hear(Wire::WebSocketJson, br#"{"id":1,"connect":{}}"#, data);
 });

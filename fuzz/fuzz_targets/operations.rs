@@ -1,280 +1,534 @@
-//! Two shards under a sequence of typed operations, their mail in order but late; what must hold holds after each.
+//! Two shards under a sequence of typed operations, their mail in order but late, the backend's answers in any order or
+//! never; what must hold holds after each, and nothing is left at the end.
 #![no_main]
 
-use arbitrary::Arbitrary;
-use bytes::Bytes;
-use gannet::broker::{Asker, ConnKey, Request, owner};
-use gannet::config::Config;
-use gannet::protocol::code::Disconnect;
-use gannet::protocol::{Command, ConnectRequest, Encoding, Publication, PublishRequest, SubscribeRequest};
-use gannet::protocol::{RefreshRequest, UnsubscribeRequest};
-use gannet::session::{Now, Rules, Session, Sessions};
-use gannet::shard::{Control, Mail, Out, Shard, Table};
-use libfuzzer_sys::fuzz_target;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+#[path = "../node/mod.rs"]
+mod node;
 
-const SHARDS: u16 = 2;
-const CONNS: u8 = 6;
-const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
+use arbitrary::Arbitrary;
+use gannet::auth::Overrides;
+use gannet::broker::{Asker, Request, Treatment};
+use gannet::protocol::{
+    ChannelRequest, Command, ConnectRequest, Empty, Encoding, FilterNode, HistoryRequest, Publication, PublishRequest,
+    RefreshRequest, RpcRequest, SendRequest, StreamPosition, SubRefreshRequest, SubscribeRequest, UnsubscribeRequest,
+};
+use gannet::session::backend::{ConnectGrant, PublishGrant, RefreshGrant, Said, SubscribeGrant};
+use gannet::shard::{Chosen, Control, Mail};
+use gannet::wire::Wire;
+use libfuzzer_sys::fuzz_target;
+use node::client::Asked;
+use node::{CHANNELS, Node, SERVICE, USERS, disconnect, rules, token};
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 #[derive(Debug, Arbitrary)]
 enum Operation {
-    Open { conn: u8, protobuf: bool, frame_pings: bool },
-    Command { conn: u8, id: u8, what: What },
-    Two { conn: u8, first: What, second: What },
-    Bytes { conn: u8, message: Vec<u8> },
-    PongFrame { conn: u8 },
-    Close { conn: u8 },
-    Timeout { conn: u8 },
-    Tick { ticks: u8 },
-    Publish { channel: u8, json: bool },
-    Mail { count: u8 },
-    FanOut { budget: u8 },
-    Disconnect,
-    Unsubscribe { channel: u8 },
-    Channels,
+    Open {
+        conn: u8,
+        wire: u8,
+        frame_pings: bool,
+    },
+    Command {
+        conn: u8,
+        what: What,
+    },
+    /// In one message; maybe by the same id.
+    Two {
+        conn: u8,
+        again: bool,
+        first: What,
+        second: What,
+    },
+    /// One object with two requests.
+    Both {
+        conn: u8,
+        id: u8,
+        first: What,
+        second: What,
+    },
+    /// By another request than the client's own.
+    Astray {
+        conn: u8,
+        named: bool,
+        what: What,
+    },
+    Bytes {
+        conn: u8,
+        message: Vec<u8>,
+    },
+    PongFrame {
+        conn: u8,
+    },
+    Close {
+        conn: u8,
+    },
+    Tick {
+        ticks: u8,
+    },
+    /// By the backend.
+    Publish {
+        channel: u8,
+        data: u8,
+        how: u8,
+        version: u8,
+    },
+    RemoveHistory {
+        channel: u8,
+    },
+    Mail {
+        from: u8,
+        count: u8,
+    },
+    Lose {
+        from: u8,
+    },
+    FanOut {
+        budget: u8,
+    },
+    Full {
+        which: u8,
+    },
+    Said {
+        at: u8,
+        said: Answering,
+    },
+    Disconnect {
+        user: u8,
+        code: u16,
+    },
+    Subscribe {
+        user: u8,
+        channel: u8,
+        how: u8,
+    },
+    Unsubscribe {
+        user: u8,
+        channel: u8,
+    },
+    Refresh {
+        user: u8,
+        how: Answering,
+    },
+    Ask {
+        what: u8,
+    },
 }
 
 #[derive(Debug, Arbitrary)]
 enum What {
-    Connect,
-    Subscribe(u8),
+    Connect { user: u8, expires: u8, subs: u8, wishes: u8 },
+    Subscribe { channel: u8, how: u16, offset: u8, expires: u8 },
     Unsubscribe(u8),
-    Publish(u8),
-    Refresh,
+    Publish { channel: u8, data: u8 },
+    Presence { channel: u8, counts: bool },
+    History { channel: u8, limit: i8, since: Option<u8>, reverse: bool },
+    Send,
+    Rpc,
+    Refresh { user: u8, expires: u8 },
+    SubRefresh { channel: u8, expires: u8 },
+    Ping,
+    Pong,
 }
 
-struct Conn {
-    generation: u32,
-    session: Option<Box<Session>>,
-    encoding: Encoding,
+#[derive(Debug, Arbitrary)]
+enum Answering {
+    /// The service thread has no room for the question.
+    Nobody,
+    NoCredentials,
+    Connect {
+        user: u8,
+        expires: u8,
+        subs: u8,
+        how: u8,
+    },
+    Refresh {
+        expired: bool,
+        expires: u8,
+        info: bool,
+    },
+    Subscribe {
+        expires: u8,
+        how: u8,
+    },
+    Publish {
+        data: u8,
+        skip_history: bool,
+        tag: bool,
+    },
+    Rpc {
+        json: bool,
+    },
+    Keys {
+        failed: bool,
+    },
+    Error {
+        code: u8,
+    },
+    Disconnect {
+        code: u16,
+    },
 }
 
-struct Conns {
-    me: u16,
-    list: Vec<Option<Conn>>,
-    delivered: usize,
+fn channel(which: u8) -> String {
+    CHANNELS[usize::from(which) % CHANNELS.len()].to_owned()
 }
 
-impl Sessions for Conns {
-    fn session(&mut self, conn: u32) -> Option<&mut Session> {
-        self.list.get_mut(conn as usize)?.as_mut()?.session.as_deref_mut()
+/// The channels whose bits are set.
+fn channels(bits: u8) -> impl Iterator<Item = String> {
+    (0..8).filter(move |bit| bits & 1 << bit != 0).map(channel)
+}
+
+/// "" for none of them.
+fn user(which: u8) -> &'static str {
+    USERS.get(usize::from(which % 4)).copied().unwrap_or("")
+}
+
+fn data(which: u8) -> &'static str {
+    const LONG: &str =
+        r#"{"price":1234.5,"name":"a name that is longer than what changes","list":[1,2,3,4,5,6,7],"n":"#;
+    match which % 8 {
+        0 => "1",
+        1 => concat!(
+            r#"{"price":1234.5,"name":"a name that is longer than what changes","list":[1,2,3,4,5,6,7],"n":"#,
+            "1}"
+        ),
+        2 => concat!(
+            r#"{"price":1234.5,"name":"a name that is longer than what changes","list":[1,2,3,4,5,6,7],"n":"#,
+            "2}"
+        ),
+        3 => "[\n1,\r\n2]",
+        4 => "\"caf\u{e9}\"",
+        5 => "",
+        6 => "null",
+        // No JSON.
+        _ => LONG,
     }
 }
 
-impl Table for Conns {
-    fn key(&self, conn: u32) -> Option<ConnKey> {
-        let generation = self.list.get(conn as usize)?.as_ref()?.generation;
-        Some(ConnKey { reactor: self.me, index: conn, generation })
-    }
-
-    fn take(&mut self, conn: u32) -> Option<Box<Session>> {
-        self.list.get_mut(conn as usize)?.as_mut()?.session.take()
-    }
-
-    fn deliver(&mut self, conn: u32, frame: &Bytes) {
-        assert!(self.session(conn).is_some() && !frame.is_empty(), "a delivery to nobody");
-        self.delivered += 1;
-    }
+fn tags(on: bool) -> HashMap<String, String> {
+    if on { [("k".to_owned(), "1".to_owned())].into() } else { HashMap::new() }
 }
 
-struct Node {
-    now: Now,
-    shards: Vec<Shard>,
-    conns: Vec<Conns>,
-    mail: Vec<VecDeque<Mail>>,
-    generation: u32,
-}
-
-impl Node {
-    fn new() -> Node {
-        let mut config = Config::default();
-        config.client.insecure = true;
-        config.client.channel_limit = 3;
-        let rules = Arc::new(Rules::new(&config));
-        let conns = |me| Conns { me, list: (0..CONNS).map(|_| None).collect(), delivered: 0 };
-        Node {
-            now: Now { tick: 1, unix_ms: 1_800_000_000_000 },
-            shards: (0..SHARDS).map(|me| Shard::new(me, SHARDS, 7, rules.clone())).collect(),
-            conns: (0..SHARDS).map(conns).collect(),
-            mail: (0..SHARDS).map(|_| VecDeque::new()).collect(),
-            generation: 0,
-        }
-    }
-
-    /// A connection by its number over all shards.
-    fn at(conn: u8) -> (usize, u32) {
-        (usize::from(conn) % usize::from(SHARDS), u32::from(conn / SHARDS as u8 % CONNS))
-    }
-
-    fn open(&mut self, conn: u8, encoding: Encoding, frame_pings: bool) {
-        let (at, index) = Node::at(conn);
-        self.shards[at].close(self.now, &mut self.conns[at], index, None);
-        self.generation += 1;
-        let session = self.shards[at].open(self.now, [conn; 16], encoding, frame_pings);
-        let generation = self.generation;
-        self.conns[at].list[index as usize] = Some(Conn { generation, session: Some(session), encoding });
-    }
-
-    fn command(&mut self, conn: u8, list: &[(u32, &What)]) {
-        let (at, index) = Node::at(conn);
-        let Some(encoding) = self.conns[at].list[index as usize].as_ref().map(|it| it.encoding) else { return };
-        let mut message = Vec::new();
-        for (id, what) in list {
-            let command = command(*id, what);
-            match encoding {
-                Encoding::Json => {
-                    message.extend(serde_json::to_vec(&command).expect("JSON"));
-                    message.push(b'\n');
+impl Answering {
+    fn said(&self, now: u64) -> Option<Said> {
+        let at = |expires: u8| if expires == 0 { 0 } else { (now + u64::from(expires % 8)).saturating_sub(2) };
+        Some(match self {
+            Answering::Nobody => return None,
+            Answering::NoCredentials => Said::NoCredentials,
+            Answering::Connect { user: who, expires, subs, how } => Said::Connect(Box::new(ConnectGrant {
+                user: user(*who).into(),
+                expire_at: at(*expires),
+                info: info(how & 64 != 0),
+                data: info(how & 128 != 0),
+                subs: channels(*subs).map(|channel| (channel, granted(*how, at(how / 4)))).collect(),
+            })),
+            Answering::Refresh { expired, expires, info: new } => {
+                Said::Refresh(RefreshGrant { expired: *expired, expire_at: at(*expires), info: Some(info(*new)) })
+            }
+            Answering::Subscribe { expires, how } => Said::Subscribe(Box::new(granted(*how, at(*expires)))),
+            Answering::Publish { data: what, skip_history, tag } => Said::Publish(Box::new(PublishGrant {
+                data: (what % 2 == 0).then(|| data(*what).into()),
+                skip_history: *skip_history,
+                tags: tags(*tag),
+            })),
+            Answering::Rpc { json } => Said::Rpc(if *json { "{}" } else { "!" }.into()),
+            Answering::Keys { failed } => {
+                let mut jwks = gannet::auth::Jwks::default();
+                if *failed {
+                    jwks.fail("https://keys.example/set".into(), now);
                 }
-                Encoding::Protobuf => message.extend(prost::Message::encode_length_delimited_to_vec(&command)),
+                Said::Keys(Arc::new(jwks))
             }
-        }
-        self.shards[at].message(self.now, &mut self.conns[at], index, &message);
-    }
-
-    fn control(&mut self, control: Control) {
-        for at in 0..self.shards.len() {
-            let mail = Mail::Control { ticket: 1, control: control.clone() };
-            self.shards[at].mail(self.now, &mut self.conns[at], mail);
-        }
-    }
-
-    fn run(&mut self, operation: &Operation) {
-        match operation {
-            Operation::Open { conn, protobuf, frame_pings } => {
-                self.open(*conn, if *protobuf { Encoding::Protobuf } else { Encoding::Json }, *frame_pings);
+            Answering::Error { code } => {
+                let code = 100 + u32::from(*code);
+                Said::Error(gannet::protocol::Error { code, message: "no".into(), temporary: code.is_multiple_of(2) })
             }
-            Operation::Command { conn, id, what } => self.command(*conn, &[(u32::from(*id), what)]),
-            Operation::Two { conn, first, second } => self.command(*conn, &[(1, first), (2, second)]),
-            Operation::Tick { ticks } => {
-                self.now.tick += u32::from(*ticks);
-                self.now.unix_ms += u64::from(*ticks) * 100;
-            }
-            Operation::Publish { channel, json } => {
-                let channel: Arc<str> = CHANNELS[usize::from(*channel) % CHANNELS.len()].into();
-                let data = if *json { "1" } else { "!" };
-                let publication = Arc::new(Publication { data: data.into(), ..Publication::default() });
-                let to = usize::from(owner(&channel, SHARDS, 7));
-                self.mail[to].push_back(Mail::Ask(Request::Publish { channel, publication, asker: Asker::Backend(1) }));
-            }
-            Operation::Disconnect => {
-                let (user, client, keep) = (String::new(), String::new(), Vec::new());
-                self.control(Control::Disconnect { user, client, keep, disconnect: Disconnect::FORCE_DISCONNECT });
-            }
-            Operation::Unsubscribe { channel } => {
-                let channel = CHANNELS[usize::from(*channel) % CHANNELS.len()].into();
-                self.control(Control::Unsubscribe { user: String::new(), client: String::new(), channel });
-            }
-            Operation::Channels => self.control(Control::Channels(None)),
-            Operation::Mail { count } => self.take_mail(usize::from(*count)),
-            Operation::FanOut { budget } => self.fan_out(usize::from(*budget)),
-            other => self.run_on_one(other),
-        }
-        self.act();
-    }
-
-    fn run_on_one(&mut self, operation: &Operation) {
-        let (Operation::Bytes { conn, .. }
-        | Operation::PongFrame { conn }
-        | Operation::Close { conn }
-        | Operation::Timeout { conn }) = operation
-        else {
-            return;
-        };
-        let (at, index) = Node::at(*conn);
-        let (shard, conns) = (&mut self.shards[at], &mut self.conns[at]);
-        match operation {
-            Operation::Bytes { message, .. } => shard.message(self.now, conns, index, message),
-            Operation::PongFrame { .. } => shard.pong_frame(conns, index),
-            Operation::Timeout { .. } => shard.timeout(self.now, conns, index),
-            _ => shard.close(self.now, conns, index, None),
-        }
-    }
-
-    fn take_mail(&mut self, count: usize) {
-        for at in 0..self.shards.len() {
-            for _ in 0..count {
-                let Some(mail) = self.mail[at].pop_front() else { break };
-                self.shards[at].mail(self.now, &mut self.conns[at], mail);
-                self.act();
-            }
-        }
-    }
-
-    fn fan_out(&mut self, budget: usize) {
-        for (shard, conns) in self.shards.iter_mut().zip(&mut self.conns) {
-            shard.fan_out(self.now, conns, budget);
-        }
-    }
-
-    fn act(&mut self) {
-        for shard in &mut self.shards {
-            for out in shard.out.drain(..) {
-                if let Out::Mail { reactor, mail } = out {
-                    self.mail[usize::from(reactor)].push_back(mail);
-                }
-            }
-        }
-    }
-
-    /// The sessions and the hubs agree on who listens, and where.
-    fn check(&self) {
-        for (shard, conns) in self.shards.iter().zip(&self.conns) {
-            let mut places: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
-            let (mut joined, mut connected) = (0, 0);
-            for session in conns.list.iter().flatten().filter_map(|it| it.session.as_ref()) {
-                connected += usize::from(session.is_connected());
-                for (channel, slot) in (0..session.subscriptions() as u16).filter_map(|back| session.slot(back)) {
-                    joined += 1;
-                    assert!(places.entry(channel).or_default().insert(slot), "two in one slot");
-                }
-            }
-            assert!(places.values().all(|slots| slots.iter().copied().eq(0..slots.len() as u32)), "a gap");
-            assert_eq!((shard.hub().subscriptions(), shard.clients()), (joined, connected));
-        }
-    }
-
-    /// All clients go; nothing may be left of them.
-    fn finish(&mut self) {
-        for conn in 0..SHARDS as u8 * CONNS {
-            self.run(&Operation::Close { conn });
-        }
-        while self.mail.iter().any(|mail| !mail.is_empty()) || self.shards.iter().any(Shard::has_work) {
-            self.take_mail(1);
-            self.fan_out(1);
-            self.act();
-        }
-        for shard in &self.shards {
-            let stats = shard.stats();
-            assert!(shard.hub().is_empty() && shard.hub().waiting_bytes() == 0, "the hub is not empty");
-            assert_eq!((stats.clients, stats.users, stats.channels, stats.subscriptions), (0, 0, 0, 0));
-        }
+            Answering::Disconnect { code } => Said::Disconnect(disconnect(*code)),
+        })
     }
 }
 
-fn command(id: u32, what: &What) -> Command {
-    let name = |channel: &u8| CHANNELS[usize::from(*channel) % CHANNELS.len()].to_owned();
-    let mut command = Command { id, ..Command::default() };
+fn info(on: bool) -> bytes::Bytes {
+    if on { "{\"name\":\"n\"}".into() } else { bytes::Bytes::new() }
+}
+
+fn granted(how: u8, expire_at: u64) -> SubscribeGrant {
+    let forced = |bit: u8| (how & 1 << bit != 0).then_some(how & 32 != 0);
+    let overrides = Overrides {
+        presence: forced(0),
+        join_leave: forced(1),
+        force_push_join_leave: forced(2),
+        force_recovery: forced(3),
+        force_positioning: forced(4),
+    };
+    SubscribeGrant { expire_at, info: info(how & 64 != 0), data: info(how & 128 != 0), overrides }
+}
+
+/// Fills in a request and tells what its reply will be about.
+fn fill(node: &Node, command: &mut Command, what: &What) -> Option<Asked> {
+    let now = node.now.unix_ms / 1000;
+    let exp = |expires: u8| (expires > 0).then(|| now + u64::from(expires % 8));
+    let on = |which: &u8| ChannelRequest { channel: channel(*which) };
     match what {
-        What::Connect => command.connect = Some(ConnectRequest::default()),
-        What::Subscribe(channel) => {
-            command.subscribe = Some(SubscribeRequest { channel: name(channel), ..SubscribeRequest::default() });
+        What::Connect { user: who, expires, subs, wishes } => {
+            let list: Vec<String> = channels(*subs).collect();
+            let claims = json!({ "sub": user(*who), "exp": exp(*expires), "channels": list, "info": { "n": who } });
+            let token = if who / 4 % 2 == 0 { token(&claims) } else { String::new() };
+            let subs = channels(*wishes).map(|name| (name.clone(), position(node, name, wishes % 2 == 0, 1))).collect();
+            command.connect = Some(ConnectRequest { token, subs, ..ConnectRequest::default() });
         }
-        What::Unsubscribe(channel) => command.unsubscribe = Some(UnsubscribeRequest { channel: name(channel) }),
-        What::Publish(channel) => {
-            command.publish = Some(PublishRequest { channel: name(channel), data: "2".into(), kind: 0 });
+        What::Subscribe { channel: which, how, offset, expires } => {
+            let request = subscribe(node, *which, *how, *offset, exp(*expires));
+            let asked = Asked::Subscribe { channel: channel(*which), filtered: request.tf.is_some() };
+            command.subscribe = Some(request);
+            return Some(asked);
         }
-        What::Refresh => command.refresh = Some(RefreshRequest { token: "no token".into() }),
+        What::Unsubscribe(which) => {
+            command.unsubscribe = Some(UnsubscribeRequest { channel: channel(*which) });
+            return Some(Asked::Unsubscribe { channel: channel(*which) });
+        }
+        What::Publish { channel: which, data: what } => {
+            let data = data(*what).into();
+            command.publish = Some(PublishRequest { channel: channel(*which), data, kind: 0 });
+        }
+        What::Presence { channel, counts: true } => command.presence_stats = Some(on(channel)),
+        What::Presence { channel, .. } => command.presence = Some(on(channel)),
+        What::History { channel: which, limit, since, reverse } => {
+            let epoch = node.known.get(&channel(*which)).map_or("x".to_owned(), |(_, epoch)| epoch.clone());
+            let since = since.map(|offset| StreamPosition { offset: u64::from(offset), epoch });
+            let (limit, reverse) = (i32::from(*limit), *reverse);
+            command.history = Some(HistoryRequest { channel: channel(*which), limit, since, reverse });
+        }
+        What::Send => command.send = Some(SendRequest::default()),
+        What::Rpc => command.rpc = Some(RpcRequest { data: "1".into(), method: "m".into() }),
+        What::Refresh { user: who, expires } => {
+            let token = token(&json!({ "sub": user(*who), "exp": exp(*expires) }));
+            command.refresh = Some(RefreshRequest { token });
+        }
+        What::SubRefresh { channel: which, expires } => {
+            let token = token(&json!({ "sub": "1", "channel": channel(*which), "exp": exp(*expires) }));
+            command.sub_refresh = Some(SubRefreshRequest { channel: channel(*which), token, kind: 0 });
+        }
+        What::Ping => command.ping = Some(Empty {}),
+        What::Pong => command.id = 0,
     }
-    command
+    None
 }
 
-fuzz_target!(|operations: Vec<Operation>| {
-    let mut node = Node::new();
+/// A wish to recover: from where some client stood, or from anywhere.
+fn position(node: &Node, channel: String, known: bool, offset: u8) -> SubscribeRequest {
+    let position = node.known.get(&channel).filter(|_| known).cloned();
+    let (offset, epoch) = position.unwrap_or_else(|| (u64::from(offset % 8), String::new()));
+    SubscribeRequest { channel, recover: true, offset, epoch, ..SubscribeRequest::default() }
+}
+
+fn subscribe(node: &Node, which: u8, how: u16, offset: u8, exp: Option<u64>) -> SubscribeRequest {
+    let on = |bit: u16| how & 1 << bit != 0;
+    let channel = channel(which);
+    let mut request = match on(0) {
+        true => position(node, channel, on(1), offset),
+        false => SubscribeRequest { channel, ..SubscribeRequest::default() },
+    };
+    (request.positioned, request.recoverable, request.join_leave) = (on(2), on(3), on(4));
+    request.flag = i64::from(how >> 5 & 3);
+    if on(7) {
+        request.delta = "fossil".into();
+    }
+    if on(8) {
+        let leaf = FilterNode { key: "k".into(), cmp: "eq".into(), val: "1".into(), ..FilterNode::default() };
+        request.tf = Some(Box::new(leaf));
+    }
+    if on(9) {
+        let sub = user((how >> 10) as u8);
+        let expire_at = if on(12) { Some(0) } else { None };
+        let claims = json!({ "sub": sub, "channel": request.channel, "exp": exp, "expire_at": expire_at,
+            "info": { "n": 1 }, "override": { "force_recovery": { "value": on(13) } } });
+        request.token = token(&claims);
+    }
+    request
+}
+
+fn encode(wire: Wire, command: &Command, message: &mut Vec<u8>) {
+    match wire.encoding() {
+        Encoding::Protobuf => message.extend(prost::Message::encode_length_delimited_to_vec(command)),
+        // Who only listens sends a request without a command around it.
+        Encoding::Json if wire.is_uni() => {
+            message.extend(serde_json::to_vec(&command.connect.clone().unwrap_or_default()).expect("JSON"));
+        }
+        Encoding::Json => {
+            if !message.is_empty() {
+                message.push(b'\n');
+            }
+            message.extend(serde_json::to_vec(command).expect("JSON"));
+        }
+    }
+}
+
+/// A message of one or two commands, and what follows from it for the client's own view.
+fn command(node: &mut Node, conn: u8, again: bool, list: &[&What]) -> Option<Vec<u8>> {
+    let (at, index) = Node::at(conn);
+    let mut message = Vec::new();
+    for what in list {
+        let mut command = Command::default();
+        let asked = fill(node, &mut command, what);
+        // No JSON goes into the text of a JSON client.
+        let text = |data: &[u8]| serde_json::from_slice::<serde_json::Value>(data).is_ok();
+        let conn = node.conns[at].list[index as usize].as_mut()?;
+        if let Some(publish) = command.publish.as_mut().filter(|publish| !text(&publish.data))
+            && conn.wire.encoding() == Encoding::Json
+        {
+            publish.data = "2".into();
+        }
+        if !matches!(what, What::Pong) {
+            conn.client.next_id += u32::from(!again);
+            command.id = conn.client.next_id;
+        }
+        conn.client.muddled |= again;
+        conn.client.asked.extend(asked.map(|asked| (command.id, asked)));
+        encode(conn.wire, &command, &mut message);
+    }
+    Some(message)
+}
+
+fn both(node: &mut Node, conn: u8, id: u8, list: [&What; 2]) -> Option<Vec<u8>> {
+    let mut command = Command { id: u32::from(id), ..Command::default() };
+    for what in list {
+        fill(node, &mut command, what);
+    }
+    command.publish.iter_mut().for_each(|publish| publish.data = "3".into());
+    let (at, index) = Node::at(conn);
+    let conn = node.conns[at].list[index as usize].as_mut()?;
+    conn.client.muddled = true;
+    let mut message = Vec::new();
+    encode(conn.wire, &command, &mut message);
+    Some(message)
+}
+
+fn run(node: &mut Node, operation: &Operation) {
+    match operation {
+        Operation::Open { conn, wire, frame_pings } => {
+            node.open(*conn, Wire::from_index(usize::from(*wire)), *frame_pings);
+        }
+        Operation::Tick { ticks } => node.tick(u32::from(*ticks)),
+        Operation::Mail { from, count } => {
+            node.take_mail(usize::from(*from) % (SERVICE + 1), usize::from(*count));
+        }
+        Operation::Lose { from } => node.lose(usize::from(*from) % SERVICE),
+        Operation::FanOut { budget } => node.fan_out(usize::from(*budget)),
+        Operation::Full { which } => {
+            for shard in &mut node.shards {
+                shard.set_full([which & 1 != 0, which & 2 != 0].into_iter());
+            }
+        }
+        Operation::Said { at, said } => {
+            let said = said.said(node.now.unix_ms / 1000);
+            node.said(usize::from(*at), said);
+        }
+        Operation::PongFrame { conn } => {
+            let (at, index) = Node::at(*conn);
+            node.shards[at].pong_frame(&mut node.conns[at], index);
+        }
+        Operation::Close { conn } => node.close(*conn),
+        Operation::Command { .. }
+        | Operation::Two { .. }
+        | Operation::Both { .. }
+        | Operation::Astray { .. }
+        | Operation::Bytes { .. } => say(node, operation),
+        _ => serve(node, operation),
+    }
+}
+
+/// What clients do.
+fn say(node: &mut Node, operation: &Operation) {
+    let (conn, message) = match operation {
+        Operation::Command { conn, what } => (conn, command(node, *conn, false, &[what])),
+        Operation::Two { conn, again, first, second } => (conn, command(node, *conn, *again, &[first, second])),
+        Operation::Both { conn, id, first, second } => (conn, both(node, *conn, *id, [first, second])),
+        Operation::Bytes { conn, message } => {
+            let (at, index) = Node::at(*conn);
+            node.conns[at].list[index as usize].iter_mut().for_each(|conn| conn.client.muddled = true);
+            (conn, Some(message.clone()))
+        }
+        Operation::Astray { conn, named, what } => {
+            let (at, index) = Node::at(*conn);
+            let Some(message) = command(node, *conn, false, &[what]) else { return };
+            let Some(key) = gannet::shard::Table::key(&node.conns[at], index) else { return };
+            let name = node.shards[at].session_name(&mut node.conns[at], index).filter(|_| *named);
+            let (session, message) = (name.unwrap_or_default().into(), message.into());
+            return node.mail[SERVICE][at].push_back(Mail::Commands { conn: key, session, message });
+        }
+        _ => return,
+    };
+    if let Some(message) = message.filter(|_| node.is_open(*conn)) {
+        node.message(*conn, &message);
+    }
+}
+
+/// What the backend does.
+fn serve(node: &mut Node, operation: &Operation) {
+    let chosen = |who: &u8| Chosen { user: user(*who).to_owned(), ..Chosen::default() };
+    match operation {
+        Operation::Publish { channel: which, data: what, how, version } => publish(node, *which, *what, *how, *version),
+        Operation::RemoveHistory { channel: which } => {
+            let channel: Arc<str> = channel(*which).into();
+            let to = Node::owner(&channel);
+            node.mail[SERVICE][to].push_back(Mail::Ask(Request::RemoveHistory { channel, asker: Asker::Backend(1) }));
+        }
+        Operation::Disconnect { user, code } => {
+            let disconnect = disconnect(*code);
+            node.control(&Control::Disconnect { chosen: chosen(user), keep: Vec::new(), disconnect });
+        }
+        Operation::Subscribe { user, channel: which, how } => {
+            let request = match how & 1 {
+                0 => position(node, channel(*which), how & 2 != 0, how >> 5),
+                _ => SubscribeRequest { channel: channel(*which), ..SubscribeRequest::default() },
+            };
+            // Its owner looks at the name before it comes here.
+            if node::rules(0).namespace(&request.channel).is_some() {
+                let grant = granted(*how, if how & 4 != 0 { node.now.unix_ms / 1000 + 2 } else { 0 });
+                node.control(&Control::Subscribe { chosen: chosen(user), request, grant });
+            }
+        }
+        Operation::Unsubscribe { user, channel: which } => {
+            let channel = if *which == 255 { String::new() } else { channel(*which) };
+            node.control(&Control::Unsubscribe { chosen: chosen(user), channel });
+        }
+        Operation::Refresh { user, how } => {
+            if let Some(Said::Refresh(grant)) = how.said(node.now.unix_ms / 1000) {
+                node.control(&Control::Refresh { chosen: chosen(user), grant });
+            }
+        }
+        Operation::Ask { what: 0 } => node.control(&Control::Users),
+        Operation::Ask { what } if what % 2 == 0 => node.control(&Control::Channels(None)),
+        Operation::Ask { .. } => node.control(&Control::Stats),
+        _ => {}
+    }
+}
+
+fn publish(node: &mut Node, which: u8, what: u8, how: u8, version: u8) {
+    let channel: Arc<str> = channel(which).into();
+    let Some(keep) = rules(0).namespace(&channel).map(|namespace| namespace.keep) else { return };
+    let publication = Publication { data: data(what).into(), tags: tags(how & 1 != 0), ..Publication::default() };
+    let treatment = Treatment {
+        keep: keep.filter(|_| how & 2 == 0),
+        delta: how & 4 != 0,
+        except: None,
+        idempotency_key: if how & 8 != 0 { "k" } else { "" }.into(),
+        version: u64::from(version % 4),
+        version_epoch: if how & 16 != 0 { "e" } else { "" }.into(),
+    };
+    let to = Node::owner(&channel);
+    let treatment = (how & 32 == 0).then(|| Box::new(treatment));
+    let publish = Request::Publish { channel, publication: publication.into(), asker: Asker::Backend(1), treatment };
+    node.mail[SERVICE][to].push_back(Mail::Ask(publish));
+}
+
+fuzz_target!(|input: (u8, Vec<Operation>)| {
+    let (setup, operations) = input;
+    let mut node = Node::new(setup);
     for operation in operations.iter().take(200) {
-        node.run(operation);
+        run(&mut node, operation);
         node.check();
     }
     node.finish();

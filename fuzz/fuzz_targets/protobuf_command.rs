@@ -1,7 +1,12 @@
-//! Commands in Protobuf: any bytes are decoded or refused, and what was decoded survives the way back.
+//! Commands in Protobuf: any bytes are decoded or refused, what was decoded survives the way back, and a session that is
+//! told all of it leaves nothing behind.
 #![no_main]
 
+#[path = "../node/mod.rs"]
+mod node;
+
 use gannet::protocol::{Command, Encoding};
+use gannet::wire::Wire;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 
@@ -13,4 +18,5 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(Command::decode_length_delimited(&bytes[..]), Ok(command));
     }
     assert!(rest.is_empty(), "bytes left behind");
+    node::hear(Wire::WebSocketProtobuf, b"\x04\x08\x01\x22\x00", data);
 });

@@ -1,0 +1,127 @@
+//! The options under which the targets run, and tokens for them.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gannet::config::{ChannelOptions, Config, Namespace};
+use gannet::session::Rules;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Of each kind one or two; the last one's namespace is none.
+pub const CHANNELS: [&str; 10] = ["a", "b", "h:1", "h:2", "f:1", "p:1", "c:1", "u:#1,2", "#1", "no:1"];
+pub const USERS: [&str; 3] = ["1", "2", "3"];
+
+/// What the bits of `setup` turn on; each set of rules is made once.
+pub fn rules(setup: u8) -> Arc<Rules> {
+    thread_local! {
+        static MADE: RefCell<HashMap<u8, Arc<Rules>>> = RefCell::default();
+    }
+    MADE.with_borrow_mut(|made| made.entry(setup).or_insert_with(|| Arc::new(make(setup))).clone())
+}
+
+fn make(setup: u8) -> Rules {
+    let on = |bit: u8| setup & 1 << bit != 0;
+    let mut config = Config::default();
+    let client = &mut config.client;
+    client.allow_anonymous_connect_without_token = true;
+    client.insecure = on(0);
+    client.proxy.connect.enabled = on(1);
+    client.proxy.refresh.enabled = on(2);
+    client.user_connection_limit = if on(3) { 2 } else { 0 };
+    client.subscribe_to_user_personal_channel.enabled = on(4);
+    client.subscribe_to_user_personal_channel.single_connection = on(5);
+    match on(6) {
+        true => client.token.jwks_public_endpoint = "https://keys.example/set".into(),
+        false => client.insecure_skip_token_signature_verify = true,
+    }
+    client.channel_limit = 3;
+    client.token_cache_size = 4;
+    client.ping_interval = Duration::from_secs(2);
+    client.pong_timeout = Duration::from_secs(1);
+    client.expired_close_delay = Duration::from_secs(1);
+    client.expired_sub_close_delay = Duration::from_secs(1);
+    client.history_max_publication_limit = 5;
+    client.recovery_max_publication_limit = 5;
+    config.hooks.endpoint = if on(7) { "https://hooks.example".into() } else { String::new() };
+    config.rpc.without_namespace.proxy_enabled = true;
+    config.websocket.message_size_limit = 4096;
+    config.channel.max_length = 40;
+    config.channel.history_meta_ttl = Duration::from_secs(60);
+    config.channel.idempotency_cache_size = 4;
+    config.channel.history_memory_limit = 4096;
+    config.reactor.fanout_queue_size = 2000;
+    config.channel.without_namespace = open();
+    config.channel.namespaces =
+        namespaces().into_iter().map(|(name, options)| Namespace { name: name.into(), options }).collect();
+    Rules::new(&config, &["x-forwarded".to_owned()]).expect("rules")
+}
+
+fn open() -> ChannelOptions {
+    ChannelOptions {
+        allow_subscribe_for_client: true,
+        allow_subscribe_for_anonymous: true,
+        allow_publish_for_client: true,
+        allow_publish_for_anonymous: true,
+        ..ChannelOptions::default()
+    }
+}
+
+fn kept() -> ChannelOptions {
+    ChannelOptions {
+        history_size: 3,
+        history_ttl: Duration::from_secs(2),
+        allow_history_for_client: true,
+        allow_history_for_anonymous: true,
+        ..open()
+    }
+}
+
+fn seen() -> ChannelOptions {
+    ChannelOptions {
+        presence: true,
+        join_leave: true,
+        allow_presence_for_subscriber: true,
+        allow_presence_for_anonymous: true,
+        ..open()
+    }
+}
+
+fn namespaces() -> [(&'static str, ChannelOptions); 5] {
+    let h = ChannelOptions {
+        force_recovery: true,
+        allowed_delta_types: vec!["fossil".into()],
+        delta_publish: true,
+        presence: true,
+        join_leave: true,
+        force_push_join_leave: true,
+        allow_presence_for_client: true,
+        ..kept()
+    };
+    let f = ChannelOptions { allow_tags_filter: true, allow_recovery: true, allow_positioning: true, ..kept() };
+    let p = ChannelOptions {
+        subscribe_proxy_enabled: true,
+        publish_proxy_enabled: true,
+        sub_refresh_proxy_enabled: true,
+        batch_max_delay: Duration::from_millis(300),
+        batch_max_size: 3,
+        ..seen()
+    };
+    let c = ChannelOptions {
+        force_recovery: true,
+        force_recovery_mode: "cache".into(),
+        auto_cache_recover: true,
+        skip_publisher: true,
+        publication_data_format: "json".into(),
+        ..kept()
+    };
+    let u = ChannelOptions { allow_user_limited_channels: true, batch_flush_latest: true, ..seen() };
+    [("h", h), ("f", f), ("p", p), ("c", c), ("u", u)]
+}
+
+/// A token that says `claims`; nobody looks at its signature.
+pub fn token(claims: &serde_json::Value) -> String {
+    let parts = [r#"{"alg":"RS256","kid":"1"}"#, &claims.to_string(), "no signature"];
+    parts.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".")
+}
