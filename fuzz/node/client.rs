@@ -83,8 +83,8 @@ impl Client {
             return self.hear_push(push, known);
         }
         if let Some(connect) = reply.connect {
-            for (channel, result) in connect.subs {
-                self.begin(channel, result, false, known);
+            for sub in connect.subs {
+                self.begin(sub.channel, sub.result.unwrap_or_default(), false, known);
             }
             return;
         }
@@ -109,8 +109,8 @@ impl Client {
             let result = SubscribeResult { positioned, offset, epoch, ..SubscribeResult::default() };
             self.begin(channel, result, false, known);
         } else if let Some(connect) = connect {
-            for (channel, result) in connect.subs {
-                self.begin(channel, result, false, known);
+            for sub in connect.subs {
+                self.begin(sub.channel, sub.result.unwrap_or_default(), false, known);
             }
         } else if let Some(publication) = publication {
             self.take(&channel, publication, known);

@@ -1,6 +1,6 @@
 //! Two shards without I/O, their clients, and the mail between them: what the targets drive, and what must hold.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub mod client;
 mod setup;
@@ -253,7 +253,8 @@ impl Node {
                     Out::Mail { reactor, mail } => self.mail[at][usize::from(reactor)].push_back(mail),
                     Out::Ask(call) => self.asks.push(call),
                     Out::Answer { ticket, answer } => self.answers.push((ticket, answer)),
-                    Out::Hook(_) => {}
+                    // Deadlines are looked at whenever time goes on.
+                    Out::Hook(_) | Out::Sooner { .. } => {}
                 }
             }
             for conn in conns.list.iter_mut().flatten() {

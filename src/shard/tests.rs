@@ -4,7 +4,7 @@ use super::*;
 use crate::config::{ChannelOptions, Config};
 use crate::protocol::Encoding;
 use crate::protocol::code::ClientError;
-use crate::session::backend::{ConnectGrant, SubscribeGrant};
+use crate::session::backend::ConnectGrant;
 use serde_json::json;
 
 const SEED: u64 = 7;
@@ -116,7 +116,7 @@ fn proxied(config: &mut Config) {
 }
 
 fn granted() -> Said {
-    Said::Subscribe(Box::new(SubscribeGrant::default()))
+    Said::Subscribe(Box::default())
 }
 
 #[test]
