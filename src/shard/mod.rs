@@ -538,6 +538,7 @@ struct After {
 fn deliver(delivery: &Delivery<'_>, me: u16, table: &mut impl Table) -> After {
     let mut after = After::default();
     let except = delivery.single.and_then(|(_, extras)| extras?.except).filter(|key| key.reactor == me);
+    let mut last: Option<(u16, Option<&Bytes>)> = None;
     for (at, slot) in delivery.slots.iter().enumerate() {
         if delivery.presence && !slot.flags.has(Flags::JOIN_LEAVE) {
             after.skipped += 1;
@@ -557,7 +558,12 @@ fn deliver(delivery: &Delivery<'_>, me: u16, table: &mut impl Table) -> After {
             after.filtered += 1;
             continue;
         }
-        match delivery.bytes(slot) {
+        let bytes = match last {
+            Some((likeness, bytes)) if likeness == slot.likeness() => bytes,
+            _ => delivery.bytes(slot),
+        };
+        last = Some((slot.likeness(), bytes));
+        match bytes {
             Some(bytes) => {
                 table.deliver(slot.conn, bytes, delivery.alone);
                 if !delivery.presence && slot.is_delta_turned(delivery.begins_deltas) {
