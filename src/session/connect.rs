@@ -71,6 +71,7 @@ impl Session {
             return Err(Disconnect::PERMISSION_DENIED.into());
         }
         let grant = grant(&claims, rules.insecure);
+        self.by_token = true;
         self.take_seat(id, grant, request.subs, turn)
     }
 
@@ -142,7 +143,9 @@ impl Session {
         self.info = (!grant.info.is_empty()).then(|| Box::new(grant.info));
         let ttl = self.expire_at(grant.expire_at, turn);
         let granted = sum_of(&grant.subs);
-        if ttl.is_some() && granted != 0 {
+        // One that does not expire is not refreshed: nothing need be remembered for it.
+        self.by_token &= ttl.is_some();
+        if self.by_token && granted != 0 {
             self.more().granted = granted;
         }
         self.phase = Phase::Connected;
@@ -348,13 +351,17 @@ impl Session {
         if claims.user != self.user {
             return Err(Disconnect::INVALID_TOKEN.into());
         }
-        let granted = self.more.as_ref().map_or(0, |more| more.granted);
-        if self.expires != NEVER && sum_of(&grant(&claims, false).subs) != granted {
+        let granted = sum_of(&grant(&claims, false).subs);
+        if self.by_token && granted != self.more.as_ref().map_or(0, |more| more.granted) {
             return Err(Disconnect::INSUFFICIENT_STATE.into());
         }
         self.info = (!claims.info.is_empty()).then(|| Box::new(claims.info.clone()));
         let expire_at = claims.expire_at.filter(|_| !turn.rules.insecure);
         let ttl = self.expire_at(expire_at.unwrap_or(0), turn);
+        self.by_token = ttl.is_some();
+        if self.by_token && granted != 0 {
+            self.more().granted = granted;
+        }
         let result = RefreshResult {
             client: self.client(),
             version: VERSION.to_owned(),

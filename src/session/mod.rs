@@ -156,6 +156,8 @@ pub struct Session {
     frame_pings: bool,
     /// The backend was asked for more time.
     refreshing: bool,
+    /// A token said who it is, and which server-side subscriptions it has: one that refreshes it says the same.
+    by_token: bool,
 }
 
 // The memory of an idle client is decided here: docs/memory.md has the sum.
@@ -189,6 +191,7 @@ impl Session {
             wire,
             frame_pings,
             refreshing: false,
+            by_token: false,
         }
     }
 

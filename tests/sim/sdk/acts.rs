@@ -74,6 +74,8 @@ pub fn connect(sdk: &mut Sdk, world: &mut World, truth: &mut Truth) {
             claims["subs"] = json!({&other: {"info": {"from": "token"}, "data": {"n": 1}}});
             given.push(other);
         }
+        let named = |name: &'static str| claims.get(name).map(|value| (name, value.clone()));
+        line.granted = ["channels", "subs"].into_iter().filter_map(named).collect();
         token_text = token(claims, KEY);
         truth.users.insert(line.key, user.to_owned());
     }
@@ -235,6 +237,9 @@ fn one(sdk: &mut Sdk, world: &mut World, truth: &mut Truth) -> Option<(Command, 
         }
         92..96 if !world.options.rules.refresh_proxy && line.connected => {
             let mut claims = json!({"sub": sdk.user});
+            for (name, value) in &line.granted {
+                claims[*name] = value.clone();
+            }
             if world.rng.chance(40) {
                 claims["exp"] = Value::from(seconds(world) + world.rng.within(2, 4) as u64);
             }

@@ -48,6 +48,8 @@ pub struct Line {
     inbox: Vec<u8>,
     pub pending: VecDeque<(u32, What)>,
     pub connected: bool,
+    /// The claims of its token that name server-side subscriptions: a refresh must bring the same.
+    pub granted: Vec<(&'static str, serde_json::Value)>,
     /// The connect command got an error.
     pub refused: bool,
     /// A reply was left out: only a close may follow.
@@ -75,6 +77,7 @@ impl Line {
             inbox: Vec::new(),
             pending: VecDeque::new(),
             connected: false,
+            granted: Vec::new(),
             refused: false,
             must_close: false,
             closed: None,
