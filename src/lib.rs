@@ -14,8 +14,9 @@
 //!
 //! **F3, channel state.** `broker` orders each channel's publications and knows which reactors listen.
 //!
-//! **F4, client logic.** `session` is one client. `hub` is one reactor's channels and their fan-out. `shard` lets them
-//! work together, and is all of a reactor but its I/O: the simulator runs it as it is.
+//! **F4, client logic.** `session` is one client. `hub` is one reactor's channels and their fan-out. `wire` is what a
+//! transport puts around a message. `shard` lets them work together, and is all of a reactor but its I/O: the simulator
+//! runs it as it is.
 //!
 //! **F5, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP: the
 //! server API, health, metrics, and what is asked of the application's backend.
