@@ -11,7 +11,7 @@ use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::centrifugal;
-use crate::wire::{Dialect, Got, Inbox, client_frame};
+use crate::wire::{Dialect, Got, Inbox, client_frame_in};
 
 /// The example key of RFC 6455 and its answer: no loader needs a fresh one.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -29,18 +29,26 @@ const SOURCES: u32 = 0x00f0_0000;
 pub struct Opening {
     pub path: Cow<'static, str>,
     /// Commands sent after the upgrade, in one frame, and the replies they get.
-    pub commands: Option<(String, u64)>,
+    pub commands: Option<(Vec<u8>, u64)>,
+    /// What it speaks, if that is other than the rest of the fleet.
+    pub dialect: Option<Dialect>,
 }
 
 impl Opening {
     /// Upgrade and nothing more.
     pub fn bare(path: impl Into<Cow<'static, str>>) -> Self {
-        Self { path: path.into(), commands: None }
+        Self { path: path.into(), commands: None, dialect: None }
     }
 
     /// Upgrade at the Centrifugal endpoint, then these commands.
     pub fn centrifugal(commands: String, replies: u64) -> Self {
-        Self { path: centrifugal::PATH.into(), commands: Some((commands, replies)) }
+        Self { path: centrifugal::PATH.into(), commands: Some((commands.into_bytes(), replies)), dialect: None }
+    }
+
+    /// The same in Protobuf.
+    pub fn protobuf(commands: Vec<u8>, replies: u64) -> Self {
+        let path = centrifugal::PROTOBUF_PATH.into();
+        Self { path, commands: Some((commands, replies)), dialect: Some(Dialect::Prefixed) }
     }
 }
 
@@ -54,15 +62,17 @@ enum Phase {
 /// One connection.
 pub struct Client {
     stream: TcpStream,
+    dialect: Dialect,
     phase: Phase,
     inbox: Inbox,
     unsent: Vec<u8>,
 }
 
 impl Client {
-    fn connect(to: SocketAddr, number: u32, opening: Opening) -> io::Result<Self> {
-        let stream = dial(to, number)?;
-        Ok(Self { stream, phase: Phase::Connecting(Box::new(opening)), inbox: Inbox::default(), unsent: Vec::new() })
+    fn connect(to: SocketAddr, number: u32, opening: Opening, dialect: Dialect) -> io::Result<Self> {
+        let (stream, dialect) = (dial(to, number)?, opening.dialect.unwrap_or(dialect));
+        let phase = Phase::Connecting(Box::new(opening));
+        Ok(Self { stream, dialect, phase, inbox: Inbox::default(), unsent: Vec::new() })
     }
 
     /// True once upgraded and, if it has commands to open with, answered.
@@ -77,7 +87,7 @@ impl Client {
         Ok(())
     }
 
-    fn ready(&mut self, event: &Event, dialect: Dialect, buffer: &mut [u8], got: &mut Got) -> io::Result<()> {
+    fn ready(&mut self, event: &Event, buffer: &mut [u8], got: &mut Got) -> io::Result<()> {
         if event.is_writable() {
             if let Phase::Connecting(opening) = &self.phase {
                 if let Some(error) = self.stream.take_error()? {
@@ -93,13 +103,13 @@ impl Client {
             }
         }
         if event.is_readable() && !matches!(self.phase, Phase::Connecting(_)) {
-            self.read_all(dialect, buffer, got)?;
+            self.read_all(buffer, got)?;
         }
         Ok(())
     }
 
     /// Reads until a read comes back short: the socket is empty then.
-    fn read_all(&mut self, dialect: Dialect, buffer: &mut [u8], got: &mut Got) -> io::Result<()> {
+    fn read_all(&mut self, buffer: &mut [u8], got: &mut Got) -> io::Result<()> {
         loop {
             let size = match self.stream.read(buffer) {
                 Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")),
@@ -107,14 +117,14 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
-            self.take(&buffer[..size], dialect, got)?;
+            self.take(&buffer[..size], got)?;
             if size < buffer.len() {
                 return Ok(());
             }
         }
     }
 
-    fn take(&mut self, bytes: &[u8], dialect: Dialect, got: &mut Got) -> io::Result<()> {
+    fn take(&mut self, bytes: &[u8], got: &mut Got) -> io::Result<()> {
         match &mut self.phase {
             Phase::Upgrading(upgrading) => {
                 let (opening, head) = upgrading.as_mut();
@@ -125,23 +135,23 @@ impl Client {
                 match opening.commands.take() {
                     Some((commands, replies)) => {
                         let mut frame = Vec::new();
-                        client_frame(&mut frame, commands.as_bytes());
+                        client_frame_in(self.dialect, &mut frame, &commands);
                         self.phase = Phase::Joining(replies);
                         self.send(&frame)?;
                     }
                     None => self.phase = Phase::Open,
                 }
-                self.inbox.take(&rest, dialect, got)
+                self.inbox.take(&rest, self.dialect, got)
             }
             Phase::Joining(replies) => {
-                self.inbox.take(bytes, dialect, got)?;
+                self.inbox.take(bytes, self.dialect, got)?;
                 *replies = replies.saturating_sub(got.replies);
                 if *replies == 0 {
                     self.phase = Phase::Open;
                 }
                 Ok(())
             }
-            _ => self.inbox.take(bytes, dialect, got),
+            _ => self.inbox.take(bytes, self.dialect, got),
         }
     }
 }
@@ -241,13 +251,14 @@ impl Fleet {
             let mut got = Got::default();
             let was_open = client.is_open();
             client
-                .ready(event, self.dialect, &mut self.buffer, &mut got)
+                .ready(event, &mut self.buffer, &mut got)
                 .map_err(|error| io::Error::new(error.kind(), format!("client {index}: {error}")))?;
             self.opened += usize::from(!was_open && client.is_open());
             if got.pings > 0 {
                 self.pings += got.pings;
                 let mut pong = Vec::new();
-                client_frame(&mut pong, centrifugal::PING.as_bytes());
+                let body = if client.dialect == Dialect::Prefixed { &[0][..] } else { centrifugal::PING.as_bytes() };
+                client_frame_in(client.dialect, &mut pong, body);
                 client.send(&pong)?;
             }
             seen(index, client, &got)?;
@@ -256,7 +267,7 @@ impl Fleet {
     }
 
     fn connect(&mut self, index: usize, opening: Opening) -> io::Result<Client> {
-        let mut client = Client::connect(self.to, self.connected, opening)?;
+        let mut client = Client::connect(self.to, self.connected, opening, self.dialect)?;
         self.connected = self.connected.wrapping_add(1);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut client.stream, Token(index), both)?;

@@ -4,6 +4,7 @@
 //! From the bottom up:
 //! - `wire` frames out and frames counted in; `centrifugal` the few commands of the client protocol the loader speaks;
 //! - `fleet` many client connections in one epoll loop; `echo`, `fanout`, `handshake` the three shapes of load over it;
+//! - `lanes` several channels of one server in turn; `calls` the server API by HTTP;
 //! - `server` a server under measurement as a child process; `account` its CPU and memory by the kernel's books;
 //! - `strace` system calls of a running server; `machine` limits and cores; `figures` medians, spreads, tables;
 //! - `million` a million clients over many processes on one port;
@@ -12,12 +13,14 @@
 //! It shares no code with the server, so that a mistake there cannot hide here.
 
 pub mod account;
+pub mod calls;
 pub mod centrifugal;
 pub mod echo;
 pub mod fanout;
 pub mod figures;
 pub mod fleet;
 pub mod handshake;
+pub mod lanes;
 pub mod machine;
 pub mod million;
 pub mod peer;

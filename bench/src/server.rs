@@ -28,6 +28,9 @@ pub enum Kind {
     Nbio,
     /// The centrifugo program on the PATH
     Centrifugo,
+    /// An HTTP handler that does nothing
+    #[value(skip)]
+    Axum,
     /// A server that somebody else started
     #[value(skip)]
     ByHand,
@@ -54,6 +57,7 @@ impl Kind {
             Self::Gorilla => "gorilla",
             Self::Nbio => "nbio",
             Self::Centrifugo => "centrifugo",
+            Self::Axum => "axum",
             Self::ByHand => "by hand",
         }
     }
@@ -78,6 +82,7 @@ impl Kind {
             Self::Gorilla => "peer_gorilla",
             Self::Nbio => "peer_nbio",
             Self::Centrifugo => "centrifugo",
+            Self::Axum => "peer_axum",
             Self::ByHand => "",
         }
     }

@@ -13,7 +13,16 @@ const START: usize = 40;
 
 /// Appends one masked text frame.
 pub fn client_frame(out: &mut Vec<u8>, payload: &[u8]) {
-    out.push(0x81);
+    masked_frame(out, 0x81, payload);
+}
+
+/// Appends one masked frame in which the server expects `dialect`: binary for Protobuf, else text.
+pub fn client_frame_in(dialect: Dialect, out: &mut Vec<u8>, payload: &[u8]) {
+    masked_frame(out, if dialect == Dialect::Prefixed { 0x82 } else { 0x81 }, payload);
+}
+
+fn masked_frame(out: &mut Vec<u8>, first: u8, payload: &[u8]) {
+    out.push(first);
     match payload.len() {
         len @ 0..=125 => out.push(0x80 | len as u8),
         len @ 126..=0xffff => {
@@ -36,12 +45,14 @@ pub enum Dialect {
     Raw,
     /// Each line of a frame is a JSON reply, push or ping of the Centrifugal protocol.
     Lines,
+    /// The same in Protobuf: each message of a frame stands behind its length.
+    Prefixed,
 }
 
 /// What one read brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Got {
-    /// Frames (raw) or pushes (lines).
+    /// Frames (raw) or pushes.
     pub messages: u64,
     pub replies: u64,
     pub pings: u64,
@@ -61,6 +72,10 @@ pub struct Inbox {
     /// Payload bytes of the current frame still to come; 0 between frames.
     left: u64,
     line_len: u64,
+    /// The length of a Protobuf message as far as it is read, how many bits that is, and then what is left of it.
+    prefix: u64,
+    prefix_bits: u8,
+    message_left: u64,
 }
 
 impl Default for Inbox {
@@ -74,6 +89,9 @@ impl Default for Inbox {
             start: [0; START],
             left: 0,
             line_len: 0,
+            prefix: 0,
+            prefix_bits: 0,
+            message_left: 0,
         }
     }
 }
@@ -130,6 +148,9 @@ impl Inbox {
     }
 
     fn take_payload(&mut self, mut payload: &[u8], dialect: Dialect, got: &mut Got) -> io::Result<()> {
+        if dialect == Dialect::Prefixed && self.opcode < 8 {
+            return self.take_prefixed(payload, got);
+        }
         if dialect == Dialect::Lines && self.opcode < 8 {
             while let Some(end) = memchr::memchr(b'\n', payload) {
                 self.take_line(&payload[..end]);
@@ -138,6 +159,48 @@ impl Inbox {
             }
         }
         self.take_line(payload);
+        Ok(())
+    }
+
+    fn take_prefixed(&mut self, mut payload: &[u8], got: &mut Got) -> io::Result<()> {
+        while let [first, rest @ ..] = payload {
+            if self.message_left > 0 {
+                let size = payload.len().min(usize::try_from(self.message_left).unwrap_or(usize::MAX));
+                let (part, rest) = payload.split_at(size);
+                self.take_line(part);
+                self.message_left -= size as u64;
+                if self.message_left == 0 {
+                    self.end_message(got)?;
+                }
+                payload = rest;
+                continue;
+            }
+            payload = rest;
+            self.prefix |= u64::from(first & 0x7f) << self.prefix_bits;
+            if first & 0x80 == 0 {
+                self.message_left = std::mem::take(&mut self.prefix);
+                self.prefix_bits = 0;
+                got.pings += u64::from(self.message_left == 0);
+            } else {
+                self.prefix_bits += 7;
+                if self.prefix_bits > 28 {
+                    return Err(io::Error::other("a Protobuf message longer than any the server sends"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A push is field 4 of a reply; otherwise it begins with the id, and field 2 after that is an error.
+    fn end_message(&mut self, got: &mut Got) -> io::Result<()> {
+        let start = &self.start[..usize::from(self.start_len)];
+        let after_id = start.iter().skip(1).position(|byte| byte & 0x80 == 0).and_then(|at| start.get(at + 2));
+        match (start.first(), after_id) {
+            (Some(0x22), _) => got.messages += 1,
+            (Some(0x08), Some(field)) if *field != 0x12 => got.replies += 1,
+            _ => return Err(io::Error::other(format!("the server answered {}", start.escape_ascii()))),
+        }
+        self.clear_line();
         Ok(())
     }
 
@@ -179,6 +242,10 @@ impl Inbox {
             }
             _ if !self.final_frame => Ok(()),
             _ if dialect == Dialect::Lines => self.end_line(got),
+            _ if dialect == Dialect::Prefixed && (self.message_left > 0 || self.prefix_bits > 0) => {
+                Err(io::Error::other("the frame ends within a Protobuf message"))
+            }
+            _ if dialect == Dialect::Prefixed => Ok(()),
             _ => {
                 got.messages += 1;
                 self.clear_line();
@@ -235,6 +302,29 @@ mod tests {
             inbox.take(&bytes[..split], Dialect::Raw, &mut got).expect("first part");
             inbox.take(&bytes[split..], Dialect::Raw, &mut got).expect("second part");
             assert_eq!(got.messages, 3, "split at {split}");
+        }
+    }
+
+    #[test]
+    fn protobuf_messages_are_told_apart_at_every_split() {
+        let mut messages = vec![4, 0x08, 1, 0x2a, 0];
+        messages.extend([0x0b, 0x22, 0x09, 0x12, 1, b'c', 0x22, 4, 0x22, 2, b'{', b'}', 0]);
+        messages.extend([0xac, 0x02, 0x22, 0xa9, 0x02]);
+        messages.extend([b'x'; 297]);
+        let bytes = server_frame(&messages);
+        for split in 0..=bytes.len() {
+            let (mut inbox, mut got) = (Inbox::default(), Got::default());
+            inbox.take(&bytes[..split], Dialect::Prefixed, &mut got).expect("first part");
+            inbox.take(&bytes[split..], Dialect::Prefixed, &mut got).expect("second part");
+            assert_eq!((got.messages, got.replies, got.pings), (2, 1, 1), "split at {split}");
+        }
+    }
+
+    #[test]
+    fn a_protobuf_error_or_a_cut_message_ends_the_run() {
+        for bad in [&[6, 0x08, 0xac, 0x02, 0x12, 1, 0][..], &[2, 0x2a, 0], &[5, 0x22, 3], &[0x80], &[0xff; 6]] {
+            let result = Inbox::default().take(&server_frame(bad), Dialect::Prefixed, &mut Got::default());
+            assert!(result.is_err(), "{bad:?}");
         }
     }
 
