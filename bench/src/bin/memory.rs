@@ -1,15 +1,18 @@
-//! Memory of the server per idle client: before and after each has sent a large message.
+//! Memory of the server per idle client, before and after each has sent a large message, and per channel with history.
 //!
-//! A client of Gannet has a token, one connection and one subscription; a client of a peer is only connected.
+//! A client of Gannet has a token, one connection and one subscription, and in the case "personal" a channel of its own
+//! besides; a client of a peer is only connected. In the case "kept" there are no clients, only channels and what the
+//! backend published to them.
 
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use gannet_bench::account::{Memory, cpu_ns, settled_memory};
-use gannet_bench::figures::{now_unix, print_table, write_result};
+use gannet_bench::calls::{self, Calls};
+use gannet_bench::figures::{Bound, now_unix, print_table, write_result};
 use gannet_bench::fleet::{Fleet, Opening};
 use gannet_bench::peer::Mode;
 use gannet_bench::server::{Kind, Place, Profile, Server};
@@ -19,26 +22,57 @@ use serde_json::{Value, json};
 
 const SECRET: &str = "secret";
 
-const GANNET: [&str; 6] = [
+const GANNET: [&str; 10] = [
     "--client.token.hmac_secret_key",
     SECRET,
     "--channel.without_namespace.allow_subscribe_for_client",
     "--channel.without_namespace.allow_publish_for_client",
     "--client.ping_interval",
     "25s",
+    "--channel.namespaces",
+    r#"[{"name":"kept","history_size":100,"history_ttl":"24h"}]"#,
+    "--http_api.key",
+    calls::KEY,
 ];
+
+/// A channel of its own for each user, in the case "personal".
+const PERSONAL: &str = "--client.subscribe_to_user_personal_channel.enabled";
+
+/// Publications a channel keeps in the case "kept", as in the namespace above.
+const KEPT: u64 = 100;
+
+/// Connections that publish in the case "kept".
+const CALLERS: usize = 10;
 
 /// A message of this many clients is under way at a time.
 const AT_ONCE: usize = 64;
 
-/// Measure memory per idle client
+const EXAMPLES: &str = "\
+Cases, the last two for Gannet alone:
+  shared     a client with one subscription, to a channel that others share; at most --limit
+  personal   the same, and a server-side subscription to its user's own channel; at most --personal-limit
+  kept       a channel with 100 publications of --kept-size bytes in its history; at most --kept-limit
+
+Examples:
+  memory --check                                      all cases; ends with 1 if one is beyond its limit
+  memory --cases shared --clients 18500 --channels 1,100,18500
+  memory --cases kept --kept-channels 10000
+  memory --cases shared --servers gannet,tokio-tungstenite --idle 0
+
+A result is written to bench/results/. Ends with 2 if the run itself failed.";
+
+/// Measure memory per idle client and per channel with history
 #[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
 struct Flags {
     #[command(flatten)]
     place: Place,
     /// Servers to measure
     #[arg(long, value_enum, value_delimiter = ',', default_value = "gannet")]
     servers: Vec<Kind>,
+    /// Cases to measure
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "shared,personal,kept")]
+    cases: Vec<Case>,
     /// Clients; one process may have as many as its descriptor limit, here and in the server
     #[arg(long, default_value_t = 15_000)]
     clients: usize,
@@ -54,6 +88,18 @@ struct Flags {
     /// Bytes a client of Gannet may take
     #[arg(long, default_value_t = 400)]
     limit: i64,
+    /// The same with a channel of its own
+    #[arg(long, default_value_t = 700)]
+    personal_limit: i64,
+    /// Channels with history
+    #[arg(long, default_value_t = 2000)]
+    kept_channels: usize,
+    /// Bytes of a publication's data in them
+    #[arg(long, default_value_t = 128)]
+    kept_size: usize,
+    /// Bytes a channel with its history may take
+    #[arg(long, default_value_t = 20 * 1024)]
+    kept_limit: i64,
     /// Exit with 1 if Gannet takes more
     #[arg(long)]
     check: bool,
@@ -62,68 +108,104 @@ struct Flags {
     results: PathBuf,
 }
 
-/// Bytes per client beyond the server with one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Case {
+    Shared,
+    Personal,
+    Kept,
+}
+
+impl Case {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Personal => "personal",
+            Self::Kept => "kept",
+        }
+    }
+
+    fn limit(self, flags: &Flags) -> i64 {
+        match self {
+            Self::Shared => flags.limit,
+            Self::Personal => flags.personal_limit,
+            Self::Kept => flags.kept_limit,
+        }
+    }
+}
+
+/// Bytes per client, or per channel, beyond the server with one.
 #[derive(Clone, Copy)]
-struct PerClient {
+struct Each {
     rss: i64,
     private: i64,
 }
 
-impl PerClient {
-    fn of(before: Memory, after: Memory, clients: usize) -> Self {
-        let each = |before: u64, after: u64| (after as i64 - before as i64) / clients as i64;
+impl Each {
+    fn of(before: Memory, after: Memory, count: usize) -> Self {
+        let each = |before: u64, after: u64| (after as i64 - before as i64) / count as i64;
         Self { rss: each(before.rss, after.rss), private: each(before.private, after.private) }
     }
 }
 
 struct Row {
+    case: Case,
     kind: Kind,
     channels: usize,
+    limit: i64,
     base: Memory,
-    idle: PerClient,
-    after_message: PerClient,
+    idle: Each,
+    /// None where nobody sends one.
+    after_message: Option<Each>,
     /// CPU microseconds a second per client, and pings seen, while nothing happens.
     rest: Option<(f64, u64)>,
 }
 
 impl Row {
-    fn within(&self, limit: i64) -> bool {
-        self.kind != Kind::Gannet || (self.idle.rss <= limit && self.after_message.rss <= limit)
+    fn within(&self) -> bool {
+        let mut figures = [Some(self.idle), self.after_message].into_iter().flatten();
+        self.kind != Kind::Gannet || figures.all(|each| each.rss <= self.limit)
     }
 
-    fn cells(&self, limit: i64) -> Vec<String> {
+    fn cells(&self) -> Vec<String> {
         let (cpu, pings) =
             self.rest.map_or_else(Default::default, |(cpu, pings)| (format!("{cpu:.2}"), pings.to_string()));
+        let after =
+            |figure: fn(Each) -> i64| self.after_message.map_or_else(String::new, |each| figure(each).to_string());
+        let (limit, verdict) = match (self.kind, self.within()) {
+            (Kind::Gannet, true) => (self.limit.to_string(), "kept"),
+            (Kind::Gannet, false) => (self.limit.to_string(), "EXCEEDED"),
+            _ => (String::new(), ""),
+        };
         vec![
+            self.case.name().to_owned(),
             self.kind.name().to_owned(),
             self.channels.to_string(),
             format!("{}", self.base.rss / 1024),
             format!("{}", self.base.private / 1024),
             self.idle.rss.to_string(),
             self.idle.private.to_string(),
-            self.after_message.rss.to_string(),
-            self.after_message.private.to_string(),
+            after(|each| each.rss),
+            after(|each| each.private),
             cpu,
             pings,
-            match (self.kind, self.within(limit)) {
-                (Kind::Gannet, true) => "kept".to_owned(),
-                (Kind::Gannet, false) => "EXCEEDED".to_owned(),
-                _ => String::new(),
-            },
+            limit,
+            verdict.to_owned(),
         ]
     }
 
     fn json(&self) -> Value {
+        let each = |each: Each| json!({"rss": each.rss, "private": each.private});
         json!({
-            "server": self.kind.name(), "channels": self.channels, "base_rss": self.base.rss, "base_private": self.base.private,
-            "idle": {"rss": self.idle.rss, "private": self.idle.private},
-            "after_message": {"rss": self.after_message.rss, "private": self.after_message.private},
+            "case": self.case.name(), "server": self.kind.name(), "channels": self.channels, "limit": self.limit,
+            "base_rss": self.base.rss, "base_private": self.base.private,
+            "idle": each(self.idle), "after_message": self.after_message.map(each),
             "idle_cpu_us_per_second": self.rest.map(|(cpu, _)| cpu),
         })
     }
 }
 
-const HEAD: [&str; 11] = [
+const HEAD: [&str; 13] = [
+    "case",
     "server",
     "channels",
     "base KiB",
@@ -134,6 +216,7 @@ const HEAD: [&str; 11] = [
     "private",
     "idle CPU us/s",
     "pings",
+    "limit",
     "verdict",
 ];
 
@@ -182,32 +265,124 @@ fn watch_idle(fleet: &mut Fleet, pid: u32, clients: usize, time: Duration) -> io
     Ok((used_us / began.elapsed().as_secs_f64() / clients as f64, fleet.pings - pings))
 }
 
-fn measure(flags: &Flags, kind: Kind, channels: usize) -> io::Result<Row> {
-    let server = Server::start(kind, Mode::Echo, &flags.place, &GANNET)?;
+fn settled(fleet: &mut Fleet, pid: u32) -> io::Result<Memory> {
+    settled_memory(pid, Duration::from_secs(10), |limit| fleet.turn(limit, |_, _, _| Ok(())))
+}
+
+fn measure(flags: &Flags, case: Case, kind: Kind, channels: usize) -> io::Result<Row> {
+    let extra = if case == Case::Personal { &[&GANNET[..], &[PERSONAL]].concat() } else { &GANNET[..] };
+    let server = Server::start(kind, Mode::Echo, &flags.place, extra)?;
     let dialect = if kind.profile() == Profile::Raw { Dialect::Raw } else { Dialect::Lines };
     let mut fleet = Fleet::new(server.port, dialect)?;
-    let settle = |fleet: &mut Fleet| {
-        settled_memory(server.pid(), Duration::from_secs(10), |limit| fleet.turn(limit, |_, _, _| Ok(())))
-    };
     fleet.open(1, Duration::from_secs(10), |index| opening(kind, index, channels))?;
     send_large(&mut fleet, kind, 1, flags.message)?;
-    let base = settle(&mut fleet)?;
+    let base = settled(&mut fleet, server.pid())?;
     fleet.open(flags.clients, Duration::from_secs(120), |index| opening(kind, index + 1, channels))?;
-    let idle = settle(&mut fleet)?;
+    let idle = settled(&mut fleet, server.pid())?;
     send_large(&mut fleet, kind, flags.clients, flags.message)?;
-    let after = settle(&mut fleet)?;
+    let after = settled(&mut fleet, server.pid())?;
+    if case == Case::Personal {
+        let occupied = occupied(server.port)?;
+        let due = flags.clients + 1 + channels.min(flags.clients + 1);
+        if occupied != due {
+            return Err(io::Error::other(format!("{occupied} channels have subscribers where {due} were to be")));
+        }
+    }
     let rest = match flags.idle {
         0 => None,
         seconds => Some(watch_idle(&mut fleet, server.pid(), flags.clients, Duration::from_secs(seconds))?),
     };
     Ok(Row {
+        case,
         kind,
         channels,
+        limit: case.limit(flags),
         base,
-        idle: PerClient::of(base, idle, flags.clients),
-        after_message: PerClient::of(base, after, flags.clients),
+        idle: Each::of(base, idle, flags.clients),
+        after_message: Some(Each::of(base, after, flags.clients)),
         rest,
     })
+}
+
+/// How many channels have subscribers, by the server API.
+fn occupied(port: u16) -> io::Result<usize> {
+    let mut count = None;
+    Calls::open(port, 1)?.run(
+        Bound { units: 1, time: Duration::from_secs(10) },
+        |_, out| calls::request(out, "channels", "{}"),
+        |body| {
+            let answer: Value = serde_json::from_slice(body)?;
+            count = answer["result"]["channels"].as_object().map(serde_json::Map::len);
+            Ok(())
+        },
+        None,
+    )?;
+    count.ok_or_else(|| io::Error::other("the API told no channels"))
+}
+
+/// Publishes [`KEPT`] times to each of the channels with these numbers, to one after the other, and sees that all is kept.
+fn fill(calls: &mut Calls, flags: &Flags, first: usize, channels: usize) -> io::Result<()> {
+    let count = KEPT * channels as u64;
+    let (mut full, last) = (0, format!("\"offset\":{KEPT}"));
+    let bound = Bound { units: count, time: Duration::from_secs(600) };
+    let load = calls.run(
+        bound,
+        |number, out| {
+            let channel = first as u64 + number % channels as u64;
+            calls::publish(out, &format!("kept:channel-{channel}"), flags.kept_size);
+        },
+        |body| {
+            full += usize::from(memchr::memmem::find(body, last.as_bytes()).is_some());
+            Ok(())
+        },
+        None,
+    )?;
+    if (load.units, full) != (count, channels) {
+        let state = format!("{} of {count} were published, {full} of {channels} channels are full", load.units);
+        return Err(io::Error::other(state));
+    }
+    Ok(())
+}
+
+fn measure_kept(flags: &Flags) -> io::Result<Row> {
+    let server = Server::start(Kind::Gannet, Mode::Echo, &flags.place, &GANNET)?;
+    let mut nobody = Fleet::new(server.port, Dialect::Lines)?;
+    let mut calls = Calls::open(server.port, CALLERS)?;
+    fill(&mut calls, flags, 0, 1)?;
+    let base = settled(&mut nobody, server.pid())?;
+    fill(&mut calls, flags, 1, flags.kept_channels)?;
+    let idle = settled(&mut nobody, server.pid())?;
+    Ok(Row {
+        case: Case::Kept,
+        kind: Kind::Gannet,
+        channels: flags.kept_channels,
+        limit: Case::Kept.limit(flags),
+        base,
+        idle: Each::of(base, idle, flags.kept_channels),
+        after_message: None,
+        rest: None,
+    })
+}
+
+fn measure_all(flags: &Flags) -> io::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for case in &flags.cases {
+        if *case == Case::Kept {
+            rows.push(measure_kept(flags)?);
+            continue;
+        }
+        for kind in flags.servers.iter().filter(|kind| *case == Case::Shared || **kind == Kind::Gannet) {
+            let channels = match (kind.profile(), case) {
+                (Profile::Raw, _) => &[0],
+                (_, Case::Personal) => &[1],
+                _ => flags.channels.as_slice(),
+            };
+            for channels in channels {
+                rows.push(measure(flags, *case, *kind, *channels)?);
+            }
+        }
+    }
+    Ok(rows)
 }
 
 fn run(flags: &Flags) -> io::Result<bool> {
@@ -219,24 +394,19 @@ fn run(flags: &Flags) -> io::Result<bool> {
         )));
     }
     machine::pin(flags.place.loader_core)?;
-    let mut rows = Vec::new();
-    for kind in &flags.servers {
-        let channels = if kind.profile() == Profile::Raw { &[0] } else { flags.channels.as_slice() };
-        for channels in channels {
-            rows.push(measure(flags, *kind, *channels)?);
-        }
-    }
+    let rows = measure_all(flags)?;
     println!(
-        "{} clients, bytes per client beyond the server with one; message of {} bytes",
-        flags.clients, flags.message
+        "{} clients, bytes per client beyond the server with one; message of {} bytes; kept: bytes per channel beyond \
+         the server with one, {KEPT} publications of {} bytes in each",
+        flags.clients, flags.message, flags.kept_size
     );
-    print_table(&HEAD, &rows.iter().map(|row| row.cells(flags.limit)).collect::<Vec<_>>());
+    print_table(&HEAD, &rows.iter().map(Row::cells).collect::<Vec<_>>());
     let result = json!({
         "at_unix": now_unix(), "machine": machine::describe(), "clients": flags.clients,
-        "message_bytes": flags.message, "limit": flags.limit, "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
+        "message_bytes": flags.message, "kept_publications": KEPT, "kept_bytes": flags.kept_size, "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
     });
     println!("written to {}", write_result(&flags.results, "memory", &result)?.display());
-    Ok(!flags.check || rows.iter().all(|row| row.within(flags.limit)))
+    Ok(!flags.check || rows.iter().all(Row::within))
 }
 
 fn main() -> ExitCode {
