@@ -200,7 +200,10 @@ impl Session {
         all.extend(rules.personal_channel(&grant.user).map(|channel| (channel, SubscribeGrant::default())));
         for (channel, _) in &all {
             rules.namespace(channel).filter(|_| !channel.is_empty()).ok_or(ClientError::UnknownChannel)?;
-            if channel.len() > rules.channel_length_max || (turn.owner_is_full)(channel) {
+            if channel.len() > rules.channel_length_max {
+                return Err(ClientError::BadRequest.into());
+            }
+            if (turn.owner_is_full)(channel) {
                 return Err(ClientError::TooManyRequests.into());
             }
         }

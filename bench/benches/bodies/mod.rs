@@ -7,6 +7,7 @@ mod channels;
 mod clients;
 mod codec;
 mod frames;
+mod owner;
 mod payloads;
 
 /// One operation, ready to be repeated.
@@ -28,6 +29,7 @@ pub fn all() -> impl Iterator<Item = &'static Body> {
         .chain(frames::BODIES)
         .chain(codec::BODIES)
         .chain(payloads::BODIES)
+        .chain(owner::BODIES)
         .chain(channels::HUB)
         .chain(clients::BODIES)
 }
