@@ -525,12 +525,21 @@ impl Session {
                 self.ask(0, Ask::SubRefresh { channel: name.to_string() }, turn);
                 continue;
             }
-            let slot = turn.hub.slot(channel, self.subs[at].slot);
-            if slot.is_some_and(|slot| slot.flags.has(Flags::SERVER_SIDE)) {
-                return turn.fx.push(Effect::Close(Disconnect::SUBSCRIPTION_EXPIRED));
+            self.end_expired(at, turn);
+            if matches!(turn.fx.list.last(), Some(Effect::Close(_))) {
+                return;
             }
-            self.take_away(at, SUBSCRIPTION_EXPIRED, turn);
         }
+    }
+
+    /// The time of the subscription at `at` is over. A client cannot ask for one of the server's again, so it has to
+    /// connect anew.
+    fn end_expired(&mut self, at: usize, turn: &mut Turn<'_>) {
+        let slot = turn.hub.slot(self.subs[at].channel, self.subs[at].slot);
+        if slot.is_some_and(|slot| slot.flags.has(Flags::SERVER_SIDE)) {
+            return turn.fx.push(Effect::Close(Disconnect::SUBSCRIPTION_EXPIRED));
+        }
+        self.take_away(at, SUBSCRIPTION_EXPIRED, turn);
     }
 
     /// The backend gives a subscription more time, or does not.
@@ -538,7 +547,7 @@ impl Session {
         let Some(at) = self.find(channel, turn).filter(|at| self.subs[*at].is_live()) else { return };
         let id = self.subs[at].channel;
         if grant.expired {
-            return self.take_away(at, SUBSCRIPTION_EXPIRED, turn);
+            return self.end_expired(at, turn);
         }
         self.expire_sub_at(id, grant.expire_at, 0, turn);
         if let Some(info) = grant.info

@@ -140,6 +140,28 @@ fn a_sub_refresh_ahead_of_its_subscription_leaves_nothing_behind() {
     assert!(node.session(conn).next_deadline() > later.tick);
 }
 
+/// A client cannot ask again for what the server gave it, so it connects anew; the other does ask again.
+#[test]
+fn no_more_time_from_the_backend_ends_the_connection_if_the_subscription_is_the_servers() {
+    let asks = |config: &mut Config| config.channel.without_namespace.sub_refresh_proxy_enabled = true;
+    let unsubscribed =
+        "{\"push\":{\"channel\":\"c\",\"unsubscribe\":{\"code\":2501,\"reason\":\"subscription expired\"}}}";
+    for (channels, expected) in [(json!(["c"]), "close 3006"), (json!([]), unsubscribed)] {
+        let mut node = Node::new(1, asks, |_| {});
+        let conn = node.open();
+        node.say(conn, &[connect(token(json!({"sub": "u", "channels": channels})))]);
+        node.say(conn, &[json!({"id": 2, "subscribe": {"channel": "c"}})]);
+        let expiring = token(json!({"sub": "u", "channel": "c", "exp": 1_800_000_001_u64}));
+        node.say(conn, &[json!({"id": 3, "sub_refresh": {"channel": "c", "token": expiring}})]);
+        let later = Now { tick: 2000, unix_ms: 1_800_000_100_000 };
+        node.shard.timeout(later, &mut node.clients, conn);
+        assert!(node.out().is_empty());
+        let grant = crate::session::backend::RefreshGrant { expired: true, ..Default::default() };
+        assert_eq!(node.answer(Said::Refresh(grant)), [expected]);
+        assert!(node.shard.hub().is_empty());
+    }
+}
+
 #[test]
 fn an_answer_of_the_backend_is_for_the_command_that_asked() {
     let mut node = Node::new(1, proxied, |_| {});
