@@ -552,8 +552,8 @@ impl Reactor {
             let Some(session) = &it.session else { continue };
             assert_eq!(it.phase, Phase::Client, "conn {conn}: a session without its connection");
             // One that came nearer in this tick, after its timers, is met in the next.
-            // Of several that meet in one tick, one is.
-            let due = session.next_deadline().saturating_add(u32::from(!strict));
+            // Of several that meet in one tick, one is met in each: connection, subscriptions and ping at most.
+            let due = session.next_deadline().saturating_add(2 * u32::from(!strict));
             assert!(due > tick || self.sooner.contains(&conn), "conn {conn}: a deadline was missed, {due} at {tick}");
             if session.is_connected() {
                 clients += 1;
