@@ -206,7 +206,7 @@ options! {
         subscription_token: SubscriptionToken = SubscriptionToken::default();
         /// Tokens that were found good and are remembered, for each reactor and kind, so that a client that comes
         /// back costs no signature check. A KiB is set aside for each. 0 = none.
-        token_cache_size: usize = 10_000, Rule::Count(0, 10_000_000);
+        token_cache_size: usize = 4096, Rule::Count(0, 10_000_000);
         /// Takes what a token says without looking at its signature. For development.
         insecure_skip_token_signature_verify: bool = false;
         /// Application ping; the first is jittered in [interval/2, interval].
