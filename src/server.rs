@@ -162,7 +162,7 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
 fn links(
     reactors: Vec<Sender<Letter>>,
     (hand_off, backend, hook): (HandOff, BackendLink, HookLink),
-    answers: UnboundedSender<(u64, Answer)>,
+    answers: UnboundedSender<Vec<(u64, Answer)>>,
     happened: std::sync::mpsc::Sender<Happened>,
 ) -> Links {
     Links {
@@ -173,7 +173,7 @@ fn links(
         // The main thread is gone only when the process is.
         drained: Box::new(move || drop(happened.send(Happened::Drained))),
         // The service thread is gone only when the process is.
-        answers: Box::new(move |ticket, answer| drop(answers.send((ticket, answer)))),
+        answers: Box::new(move |all| drop(answers.send(all))),
     }
 }
 

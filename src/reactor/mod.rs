@@ -63,6 +63,9 @@ pub enum Letter {
     Drain,
 }
 
+/// An answer and the ticket of its question.
+pub type Answered = (u64, Answer);
+
 /// Where a reactor's work for others goes.
 pub struct Links {
     /// Mailboxes of all reactors, this one's with them.
@@ -74,7 +77,7 @@ pub struct Links {
     /// What the backend wants to know; dropped and counted when too much waits.
     pub hook: Box<dyn Fn(Hook) + Send>,
     /// Answers to the service thread.
-    pub answers: Box<dyn Fn(u64, Answer) + Send>,
+    pub answers: Box<dyn Fn(Vec<Answered>) + Send>,
     /// Called once, when the drain left no connection here.
     pub drained: Box<dyn Fn() + Send>,
 }
@@ -157,6 +160,8 @@ pub struct Reactor {
     now: Now,
     now_ns: u64,
     drain: Option<Drain>,
+    /// For the service thread, at the end of the turn: it is woken once for all of them.
+    answers: Vec<Answered>,
     /// When the shard wants to be asked again, in milliseconds since 1970.
     wake_at: Option<u64>,
     /// When what is held back for client.write_delay must leave, as `now_ns`; `None` = nothing is.
@@ -231,6 +236,7 @@ impl Reactor {
             now: Now::default(),
             now_ns: 0,
             drain: None,
+            answers: Vec::new(),
             wake_at: None,
             flush_at: None,
         })
@@ -305,7 +311,7 @@ impl Reactor {
                 }
                 Out::Sooner { conn } => self.conns.arm(conn),
                 Out::Mail { reactor, mail } => self.outgoing[usize::from(reactor)].push(Letter::Mail(mail)),
-                Out::Answer { ticket, answer } => (self.links.answers)(ticket, answer),
+                Out::Answer { ticket, answer } => self.answers.push((ticket, answer)),
                 Out::Ask(call) => {
                     if let Err(call) = (self.links.backend)(*call) {
                         refused.push(call);
@@ -357,6 +363,9 @@ impl Reactor {
     }
 
     fn send_mail(&mut self) {
+        if !self.answers.is_empty() {
+            (self.links.answers)(std::mem::take(&mut self.answers));
+        }
         for (sender, letters) in self.links.reactors.iter().zip(&mut self.outgoing) {
             if letters.is_empty() {
                 continue;

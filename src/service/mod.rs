@@ -127,6 +127,7 @@ impl Service {
             None => pages::external(&self).merge(internal.clone()),
         };
         tokio::spawn(self.replies.deliver(self.node.clone()));
+        tokio::spawn(self.node.clone().send_letters());
         tokio::spawn(self.outgoing.backend.run(self.outgoing.calls));
         if let Some(http) = self.outgoing.tls {
             tokio::spawn(http.prepare_tls());

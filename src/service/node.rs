@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// How long a reactor may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,10 +33,13 @@ pub struct Node {
     seed: u64,
     next: AtomicU64,
     open: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    /// Letters for each reactor, about to be sent.
+    ready: Mutex<Vec<Vec<Letter>>>,
+    is_ready: Notify,
 }
 
 /// Answers on their way from the reactors.
-pub struct Replies(pub mpsc::UnboundedReceiver<(u64, Answer)>);
+pub struct Replies(pub mpsc::UnboundedReceiver<Vec<(u64, Answer)>>);
 
 /// Why the node could not do what was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +53,13 @@ pub enum Unavailable {
 impl Replies {
     /// Brings each answer to who asked.
     pub async fn deliver(mut self, node: Arc<Node>) {
-        while let Some((ticket, answer)) = self.0.recv().await {
-            if let Some(asker) = node.lock().remove(&ticket) {
-                // Whoever gave up waiting does not mind.
-                let _ = asker.send(answer);
+        while let Some(answers) = self.0.recv().await {
+            let mut open = node.lock();
+            for (ticket, answer) in answers {
+                if let Some(asker) = open.remove(&ticket) {
+                    // Whoever gave up waiting does not mind.
+                    let _ = asker.send(answer);
+                }
             }
         }
     }
@@ -61,7 +67,9 @@ impl Replies {
 
 impl Node {
     pub fn new(info: NodeInfo, rules: Arc<Rules>, reactors: Vec<Sender<Letter>>, seed: u64) -> Node {
-        Node { info, rules, reactors, seed, next: AtomicU64::new(1), open: Mutex::default() }
+        let ready = Mutex::new(reactors.iter().map(|_| Vec::new()).collect());
+        let (next, open, is_ready) = (AtomicU64::new(1), Mutex::default(), Notify::new());
+        Node { info, rules, reactors, seed, next, open, ready, is_ready }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
@@ -69,12 +77,12 @@ impl Node {
     }
 
     /// Puts a letter, made with its ticket, into a reactor's mailbox and waits for the answer.
-    async fn ask(&self, reactor: &Sender<Letter>, letter: impl FnOnce(u64) -> Mail) -> Result<Answer, Unavailable> {
+    async fn ask(&self, reactor: usize, letter: impl FnOnce(u64) -> Mail) -> Result<Answer, Unavailable> {
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         let (asker, answer) = oneshot::channel();
         self.lock().insert(ticket, asker);
-        let result = match reactor.offer(Letter::Mail(letter(ticket))) {
-            Err(_) => Err(Unavailable::Busy),
+        let result = match self.offer(reactor, Letter::Mail(letter(ticket))) {
+            Err(why) => Err(why),
             Ok(()) => match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 _ => Err(Unavailable::Silent),
@@ -84,9 +92,34 @@ impl Node {
         result
     }
 
+    /// Puts a letter with those that [`Node::send_letters`] sends once the requests that are ready have had their turn:
+    /// a reactor is woken once for all of them, and not for each.
+    fn offer(&self, reactor: usize, letter: Letter) -> Result<(), Unavailable> {
+        if self.reactors.get(reactor).is_none_or(Sender::is_full) {
+            return Err(Unavailable::Busy);
+        }
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(letters) = ready.get_mut(reactor) {
+            letters.push(letter);
+        }
+        self.is_ready.notify_one();
+        Ok(())
+    }
+
+    /// Sends what was put ready, for ever.
+    pub async fn send_letters(self: Arc<Self>) {
+        loop {
+            self.is_ready.notified().await;
+            let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+            for (reactor, letters) in self.reactors.iter().zip(ready.iter_mut()) {
+                reactor.send_all(letters);
+            }
+        }
+    }
+
     /// The same question to every reactor.
     async fn ask_all(&self, control: Control) -> Result<Vec<Answer>, Unavailable> {
-        let asked = self.reactors.iter().map(|reactor| {
+        let asked = (0..self.reactors.len()).map(|reactor| {
             let control = Box::new(control.clone());
             self.ask(reactor, move |ticket| Mail::Control { ticket, control })
         });
@@ -100,7 +133,7 @@ impl Node {
         request: impl FnOnce(Arc<str>, Asker) -> Request,
     ) -> Result<broker::Answer, Unavailable> {
         let owner = broker::owner(channel, self.reactors.len() as u16, self.seed);
-        let reactor = &self.reactors[usize::from(owner)];
+        let reactor = usize::from(owner);
         let channel = channel.into();
         let ask = move |ticket| Mail::Ask(request(channel, Asker::Backend(ticket)));
         match self.ask(reactor, ask).await? {
