@@ -50,13 +50,14 @@ const AT_ONCE: usize = 64;
 const EXAMPLES: &str = "\
 Cases, all but the first for Gannet alone:
   shared     a client with one subscription, to a channel that others share; at most --limit
-  cached     the same, and the server remembers as many good tokens as it does if it is not told: their bytes have a
-             bound of their own, but count as the clients' here; shown, not checked
-  personal   shared, and a server-side subscription to its user's own channel; at most --personal-limit
+  cached     the same, and the server remembers good tokens as it does if it is not told. Their bytes
+             have a bound of their own, but count as the clients' here: shown, not checked
+  personal   shared, and a server-side subscription to its user's own channel; at most
+             --personal-limit
   kept       a channel with 100 publications of --kept-size bytes in its history; at most --kept-limit
 
 Examples:
-  memory --check                                      all cases; ends with 1 if one is beyond its limit
+  memory --check                           all cases; ends with 1 if one is beyond its limit
   memory --cases shared --clients 18500 --channels 1,100,18500
   memory --cases kept --kept-channels 10000
   memory --cases shared --servers gannet,tokio-tungstenite --idle 0

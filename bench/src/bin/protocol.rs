@@ -23,19 +23,19 @@ use serde_json::{Value, json};
 
 const EXAMPLES: &str = "\
 Lines:
-  positions   fan-out to a channel with history and force_recovery, over fan-out to a plain one: CPU time per delivery.
-              Every client is subscribed to both, in one connection. At most 1.2
-  encodings   fan-out to JSON and Protobuf clients in one channel, over the mean of a channel with JSON clients alone
-              and one with Protobuf clients alone: CPU time per delivery. Half the clients each. At most 1.1
-  api         POST /api/publish to a channel nobody listens to, over a POST to an axum handler that does nothing:
-              answers per second. At least 0.6
-  api-heard   the same to a channel with subscribers, all of whom must get all of it; shown, not checked
+  positions   CPU time per delivery of a fan-out to a channel with history and force_recovery, over
+              that to a plain one; every client is in both, in one connection. At most 1.2
+  encodings   CPU time per delivery of a fan-out to JSON and Protobuf clients in one channel, over
+              the mean of a channel of either alone; half the clients each. At most 1.1
+  api         answers per second to POST /api/publish, nobody subscribed, over those of an axum
+              handler that does nothing with the same request. At least 0.6
+  api-heard   the same with subscribers, all of whom must get all of it; shown, not checked
 
 Examples:
-  protocol --check                                     all lines; ends with 1 if one misses its target
-  protocol --only positions --clients 1000             one line, with fewer clients
-  protocol --only api,api-heard --connections 1        what one call after the other costs
-  protocol --quick                                     a tenth of the work and no file: does it run?
+  protocol --check                                  all lines; ends with 1 if one misses its target
+  protocol --only positions --clients 1000          one line, with fewer clients
+  protocol --only api,api-heard --connections 1     what one call after the other costs
+  protocol --quick                                  a tenth of the work and no file: does it run?
 
 A result is written to bench/results/. Ends with 2 if the run itself failed.";
 
@@ -388,6 +388,16 @@ fn run(mut flags: Flags) -> io::Result<bool> {
         flags.repetitions, flags.clients, flags.connections, flags.size
     );
     print_table(&HEAD, &rows.iter().map(Row::cells).collect::<io::Result<Vec<_>>>()?);
+    for row in rows.iter().filter(|row| !row.line.is_fan_out()) {
+        let busy = row.spread(|sample| sample.base.busy.min(sample.subject.busy))?.median;
+        if busy < 0.9 {
+            println!(
+                "note: {}: a server was only {:.0}% busy, so the loader was the limit",
+                row.line.name(),
+                busy * 100.0
+            );
+        }
+    }
     let result = json!({
         "at_unix": now_unix(), "machine": machine::describe(), "repetitions": flags.repetitions,
         "clients": flags.clients, "publications": flags.publications, "connections": flags.connections,

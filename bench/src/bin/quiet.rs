@@ -22,14 +22,15 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 const EXAMPLES: &str = "\
-The ratio is the p99 of the quiet channel by the median time of a whole fan-out, until its last subscriber has it.
-At most 1/20 is promised for 100,000 subscribers, which take as many descriptors here and in the server. Where a process
-has fewer, the default is what most machines can do: the fan-out is shorter then, but the quiet channel still waits for
-the slice under way, so the ratio is greater. Beside it stands the ratio to what the fan-out would take for 100,000 at
-the pace that was measured, and that one is held to the limit. With 100,000 or more both are the same.
+The ratio is the p99 of the quiet channel by the median time of a whole fan-out, until its last
+subscriber has it. At most 1/20 is promised for 100,000 subscribers, which take as many descriptors
+here and in the server. The default is what most machines can do: the fan-out is shorter then, but
+the quiet channel still waits for the slice under way, so the ratio is greater. Beside it stands the
+ratio to what the fan-out would take for 100,000 at the pace that was measured, and that one is held
+to the limit. With 100,000 or more both are the same.
 
 Examples:
-  quiet --check                        10,000 subscribers; ends with 1 if the ratio for 100,000 is above 0.05
+  quiet --check                        10,000 subscribers; ends with 1 if the ratio is above 0.05
   quiet --subscribers 100000 --check   where `ulimit -Hn` allows it
   quiet --subscribers 500 --fanouts 5 --repetitions 1 --results /tmp/quiet
 
