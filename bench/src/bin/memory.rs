@@ -50,11 +50,11 @@ const AT_ONCE: usize = 64;
 const EXAMPLES: &str = "\
 Cases, all but the first for Gannet alone:
   shared     a client with one subscription, to a channel that others share; at most --limit
-  cached     the same, and the server remembers good tokens as it does if it is not told. Their bytes
-             have a bound of their own, but count as the clients' here: shown, not checked
+  cached     the same, and the server remembers good tokens as it does if it is not told. They
+             have a bound of their own, but count as the clients' bytes here: shown, not checked
   personal   shared, and a server-side subscription to its user's own channel; at most
              --personal-limit
-  kept       a channel with 100 publications of --kept-size bytes in its history; at most --kept-limit
+  kept       a channel with 100 publications of --kept-size bytes; at most --kept-limit
 
 Examples:
   memory --check                           all cases; ends with 1 if one is beyond its limit
