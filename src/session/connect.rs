@@ -4,7 +4,7 @@ use super::backend::{Ask, ConnectGrant, RefreshGrant, Said, SubscribeGrant, Who}
 use super::commands::{Failure, Outcome};
 use super::limits::charge_connect;
 use super::more::{Connecting, To, Wishes};
-use super::{Effect, Phase, Session, Turn, deadline};
+use super::{Effect, Phase, Renewal, Session, Turn, deadline};
 use crate::auth::{Claims, SubClaims, TokenError};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{
@@ -71,7 +71,7 @@ impl Session {
             return Err(Disconnect::PERMISSION_DENIED.into());
         }
         let grant = grant(&claims, rules.insecure);
-        self.by_token = true;
+        self.renewal = Renewal::ByToken;
         self.take_seat(id, grant, request.subs, turn)
     }
 
@@ -144,8 +144,10 @@ impl Session {
         let ttl = self.expire_at(grant.expire_at, turn);
         let granted = sum_of(&grant.subs);
         // One that does not expire is not refreshed: nothing need be remembered for it.
-        self.by_token &= ttl.is_some();
-        if self.by_token && granted != 0 {
+        if ttl.is_none() {
+            self.renewal = Renewal::None;
+        }
+        if self.renewal == Renewal::ByToken && granted != 0 {
             self.more().granted = granted;
         }
         self.phase = Phase::Connected;
@@ -294,7 +296,10 @@ impl Session {
 
     /// Takes an expiry (seconds since 1970, 0 = never); the seconds left, if the client is to refresh it.
     fn expire_at(&mut self, at: u64, turn: &Turn<'_>) -> Option<u32> {
-        (self.expires, self.refreshing) = (NEVER, false);
+        self.expires = NEVER;
+        if self.renewal == Renewal::Asked {
+            self.renewal = Renewal::None;
+        }
         if at == 0 {
             return None;
         }
@@ -306,10 +311,10 @@ impl Session {
 
     /// The time is over, or the backend is to be asked for more.
     pub(super) fn expire(&mut self, turn: &mut Turn<'_>) {
-        if !turn.rules.refresh_proxy || self.refreshing {
+        if !turn.rules.refresh_proxy || self.renewal == Renewal::Asked {
             return turn.fx.push(Effect::Close(Disconnect::CONNECTION_EXPIRED));
         }
-        self.refreshing = true;
+        self.renewal = Renewal::Asked;
         self.expires = deadline(turn.now.seconds(), turn.rules.expired_delay_ms, turn.now).0;
         self.ask(0, Ask::Refresh, turn);
     }
@@ -355,14 +360,14 @@ impl Session {
             return Err(Disconnect::INVALID_TOKEN.into());
         }
         let granted = sum_of(&grant(&claims, false).subs);
-        if self.by_token && granted != self.more.as_ref().map_or(0, |more| more.granted) {
+        if self.renewal == Renewal::ByToken && granted != self.more.as_ref().map_or(0, |more| more.granted) {
             return Err(Disconnect::INSUFFICIENT_STATE.into());
         }
         self.info = (!claims.info.is_empty()).then(|| Box::new(claims.info.clone()));
         let expire_at = claims.expire_at.filter(|_| !turn.rules.insecure);
         let ttl = self.expire_at(expire_at.unwrap_or(0), turn);
-        self.by_token = ttl.is_some();
-        if self.by_token && granted != 0 {
+        self.renewal = if ttl.is_some() { Renewal::ByToken } else { Renewal::None };
+        if ttl.is_some() && granted != 0 {
             self.more().granted = granted;
         }
         let result = RefreshResult {
