@@ -13,7 +13,6 @@ use super::{
 };
 use crate::protocol::code::ClientError;
 use crate::protocol::{Publication, delta};
-use bytes::Bytes;
 use foldhash::quality::{FixedState, RandomState};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -218,7 +217,7 @@ impl Memory {
                 return Answer::Published(Some(stream.position()));
             }
             if wants_delta && stream.deltas > 0 {
-                extras.delta = stream.latest().and_then(|before| shorter(&before.data, &publication.data));
+                extras.delta = stream.latest().and_then(|before| delta::shorter(&before.data, &publication.data));
             }
             let before = stream.bytes_kept();
             stream.add(now_ms, keep, Arc::make_mut(&mut publication));
@@ -248,14 +247,12 @@ impl Memory {
         if let Some(stream) = held {
             let before = stream.bytes_kept();
             let lives = stream.expire(now_ms) || !interest.is_empty();
-            *stream_bytes = *stream_bytes + stream.bytes_kept() - before;
             if !lives {
                 let listed = stream.listed;
-                *stream_bytes -= stream.bytes_kept();
                 **stream = Stream::new(next_epoch(*seed, epochs));
                 stream.listed = listed;
-                *stream_bytes += stream.bytes_kept();
             }
+            *stream_bytes = *stream_bytes + stream.bytes_kept() - before;
         }
         let stream = held.get_or_insert_with(|| {
             let stream = Box::new(Stream::new(next_epoch(*seed, epochs)));
@@ -353,12 +350,6 @@ fn send(
         let (channel, publication) = (name.clone(), publication.clone());
         Event::Publication { channel, publication, extras: extras.map(|extras| Box::new(extras.clone())) }
     });
-}
-
-/// The delta, if it is shorter than what it stands for.
-fn shorter(before: &[u8], after: &[u8]) -> Option<Bytes> {
-    let delta = delta::delta(before, after);
-    (delta.len() < after.len()).then(|| delta.into())
 }
 
 /// What a subscriber leaves behind besides its place.

@@ -5,8 +5,8 @@
 
 use super::check::Problem;
 use super::list::{Entry, Headers, header_fault};
-use super::registry::{Item, Meta, Visitor, join};
-use super::value::{Given, Rule, Value};
+use super::registry::{Item, Meta, Visitor, beside};
+use super::value::{Given, Rule};
 use super::{ChannelOptions, Config, DAY, GIB, MIB, Namespace, TICK, foreign, secs, unknown};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -77,25 +77,6 @@ impl Entry for Transform {
     const WHAT: &'static str = "a transform";
     const EXAMPLE: &'static str = "[{\"status_code\": 404, \"to_error\": {\"code\": 404, \"message\": \"not found\"}}]";
     const NEEDED: &'static [&'static str] = &["status_code"];
-}
-
-/// A section whose options stand in another one beside a first of its own.
-fn beside(first: (&str, &'static str, &mut dyn Value), rest: &mut dyn Item, meta: Meta<'_>, visitor: &mut dyn Visitor) {
-    struct Within<'a>(&'a mut dyn Visitor, &'a str);
-    impl Visitor for Within<'_> {
-        fn section(&mut self, meta: Meta<'_>) {
-            if meta.name != self.1 {
-                self.0.section(meta);
-            }
-        }
-        fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
-            self.0.option(meta, value);
-        }
-    }
-    let (name, about, value) = first;
-    visitor.section(meta);
-    visitor.option(Meta { name: &join(meta.name, name), about, rule: Rule::Any }, value);
-    rest.visit(meta, &mut Within(visitor, meta.name));
 }
 
 /// A proxy that no channel names: it has a switch.

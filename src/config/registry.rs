@@ -99,6 +99,30 @@ pub fn walk(item: &mut dyn Item, path: &str, visitor: &mut dyn Visitor) {
     item.visit(Meta { name: path, about, rule }, visitor);
 }
 
+/// A section whose options stand in another one beside a first of its own.
+pub fn beside(
+    first: (&str, &'static str, &mut dyn Value),
+    rest: &mut dyn Item,
+    meta: Meta<'_>,
+    visitor: &mut dyn Visitor,
+) {
+    struct Within<'a>(&'a mut dyn Visitor, &'a str);
+    impl Visitor for Within<'_> {
+        fn section(&mut self, meta: Meta<'_>) {
+            if meta.name != self.1 {
+                self.0.section(meta);
+            }
+        }
+        fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
+            self.0.option(meta, value);
+        }
+    }
+    let (name, about, value) = first;
+    visitor.section(meta);
+    visitor.option(Meta { name: &join(meta.name, name), about, rule: Rule::Any }, value);
+    rest.visit(meta, &mut Within(visitor, meta.name));
+}
+
 /// A section with its options, as help and `gannet config` show them. Sections come parents first.
 #[derive(Debug, Clone)]
 pub struct Section {

@@ -12,8 +12,7 @@ use rsa::pkcs1::DecodeRsaPublicKey;
 use rsa::pkcs8::DecodePublicKey;
 use rsa::traits::PublicKeyParts;
 
-use super::registry::{Item, Meta, Visitor, join};
-use super::value::Rule;
+use super::registry::{Item, Meta, Visitor, beside, join};
 use super::{Client, Token};
 
 /// Key sets that one endpoint may stand for.
@@ -30,18 +29,8 @@ pub struct SubscriptionToken {
 
 impl Item for SubscriptionToken {
     fn visit(&mut self, meta: Meta<'_>, visitor: &mut dyn Visitor) {
-        /// The fields of the inner section, which has no name of its own.
-        struct Fields<'a>(&'a mut dyn Visitor);
-        impl Visitor for Fields<'_> {
-            fn option(&mut self, meta: Meta<'_>, value: &mut dyn super::value::Value) {
-                self.0.option(meta, value);
-            }
-        }
-        visitor.section(meta);
         let about = "Whether subscription tokens are checked by this section. Otherwise by client.token.";
-        let enabled = Meta { name: &join(meta.name, "enabled"), about, rule: Rule::Any };
-        self.enabled.visit(enabled, visitor);
-        self.token.visit(meta, &mut Fields(visitor));
+        beside(("enabled", about, &mut self.enabled), &mut self.token, meta, visitor);
     }
 }
 

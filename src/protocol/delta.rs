@@ -38,6 +38,12 @@ pub fn delta(old: &[u8], new: &[u8]) -> Vec<u8> {
     out.bytes
 }
 
+/// The same, if it is shorter than what it stands for.
+pub fn shorter(old: &[u8], new: &[u8]) -> Option<Bytes> {
+    let delta = delta(old, new);
+    (delta.len() < new.len()).then(|| delta.into())
+}
+
 /// Copies what `old` has of the new payload between `at` and `end`.
 fn search(old: &[u8], end: usize, mut at: usize, out: &mut Writer<'_>) {
     let mut index = Index::new(old);

@@ -177,7 +177,7 @@ fn uni_disconnects(codes: &ConnectCodes) -> HashMap<u32, Disconnect> {
 }
 
 /// The users a channel such as `chat#1,2` is for.
-pub fn limited_to(channel: &str) -> Option<impl Iterator<Item = &str>> {
+fn limited_to(channel: &str) -> Option<impl Iterator<Item = &str>> {
     channel.split_once('#').map(|(_, users)| users.split(','))
 }
 
@@ -214,9 +214,26 @@ impl Namespace {
         self.regex.as_ref().map_or(channel.is_ascii(), |regex| regex.is_match(rest))
     }
 
-    pub fn may_subscribe(&self, user: &str) -> bool {
+    fn may_subscribe(&self, user: &str) -> bool {
         let options = &self.options;
         options.allow_subscribe_for_client && (!user.is_empty() || options.allow_subscribe_for_anonymous)
+    }
+
+    /// What decides about a subscription of `user` to `channel`, of this namespace, without a token.
+    pub fn without_token(&self, channel: &str, user: &str, insecure: bool) -> Decides {
+        if channel.starts_with('$') {
+            return Decides::No;
+        }
+        let allowed = |allowed: bool| if allowed { Decides::Yes } else { Decides::No };
+        if self.options.allow_user_limited_channels
+            && let Some(mut users) = limited_to(channel)
+        {
+            return allowed(!user.is_empty() && users.any(|listed| listed == user));
+        }
+        match self.options.subscribe_proxy_enabled {
+            true => Decides::Backend,
+            false => allowed(insecure || self.may_subscribe(user)),
+        }
     }
 
     pub fn may_publish(&self, user: &str, subscribed: bool) -> bool {
@@ -262,6 +279,14 @@ impl Namespace {
             delta: history && self.fossil && request.delta == "fossil",
         }
     }
+}
+
+/// Who decides about a subscription: its channel's name and namespace, or the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decides {
+    Yes,
+    No,
+    Backend,
 }
 
 /// What a subscription is.

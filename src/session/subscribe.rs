@@ -3,7 +3,7 @@
 use super::backend::{Ask, RefreshGrant, Said, SubscribeGrant};
 use super::commands::{Failure, Outcome};
 use super::more::{Details, Pending, To};
-use super::rules::{Terms, limited_to};
+use super::rules::{Decides, Terms};
 use super::{ASKED, Effect, PENDING, Session, Sub, Turn, deadline};
 use crate::auth::{ChannelClaims, TokenError};
 use crate::broker::{Found, Member, Recover, Want};
@@ -65,23 +65,11 @@ impl Session {
         if !request.token.is_empty() {
             return self.permit_by_token(request, turn);
         }
-        if name.starts_with('$') {
-            return Err(ClientError::PermissionDenied.into());
-        }
         let namespace = turn.rules.namespace(name).ok_or(ClientError::UnknownChannel)?;
-        let given = Permit::Given(SubscribeGrant::default());
-        if namespace.options.allow_user_limited_channels
-            && let Some(mut users) = limited_to(name)
-        {
-            let listed = !self.user.is_empty() && users.any(|user| *user == *self.user);
-            return if listed { Ok(given) } else { Err(ClientError::PermissionDenied.into()) };
-        }
-        if namespace.options.subscribe_proxy_enabled {
-            return Ok(Permit::AskBackend);
-        }
-        match turn.rules.insecure || namespace.may_subscribe(&self.user) {
-            true => Ok(given),
-            false => Err(ClientError::PermissionDenied.into()),
+        match namespace.without_token(name, &self.user, turn.rules.insecure) {
+            Decides::Yes => Ok(Permit::Given(SubscribeGrant::default())),
+            Decides::Backend => Ok(Permit::AskBackend),
+            Decides::No => Err(ClientError::PermissionDenied.into()),
         }
     }
 
@@ -91,15 +79,8 @@ impl Session {
             return false;
         };
         let short = !channel.is_empty() && channel.len() <= turn.rules.channel_length_max;
-        if !short || channel.starts_with('$') || (turn.owner_is_full)(channel) {
-            return false;
-        }
-        if namespace.options.allow_user_limited_channels
-            && let Some(mut users) = limited_to(channel)
-        {
-            return !user.is_empty() && users.any(|listed| listed == user);
-        }
-        !namespace.options.subscribe_proxy_enabled && (turn.rules.insecure || namespace.may_subscribe(user))
+        let decides = namespace.without_token(channel, user, turn.rules.insecure);
+        short && !(turn.owner_is_full)(channel) && decides == Decides::Yes
     }
 
     fn permit_by_token(&self, request: &SubscribeRequest, turn: &mut Turn<'_>) -> Result<Permit, Failure> {
@@ -341,8 +322,7 @@ impl Session {
         }
         let before = std::iter::once(None).chain(missed.iter().map(Some));
         let chained = before.zip(&missed).map(|(before, publication)| {
-            let delta = before.map(|before| delta::delta(&before.data, &publication.data).into());
-            let delta = delta.filter(|delta: &Bytes| delta.len() < publication.data.len());
+            let delta = before.and_then(|before| delta::shorter(&before.data, &publication.data));
             // What is no text goes as it is, and is refused with the reply.
             as_delta(self.encoding(), publication, delta.as_ref()).unwrap_or_else(|| publication.clone())
         });
