@@ -83,7 +83,12 @@ impl<T> Sender<T> {
 
     /// True while offers would be refused. A hint: another sender may change it at once.
     pub fn is_full(&self) -> bool {
-        self.shared.len.load(Ordering::Relaxed) >= self.shared.len_max
+        self.room() == 0
+    }
+
+    /// How many offers would be taken. A hint likewise.
+    pub fn room(&self) -> usize {
+        self.shared.len_max.saturating_sub(self.shared.len.load(Ordering::Relaxed))
     }
 
     fn finish(&self, queue: MutexGuard<'_, Vec<T>>) {

@@ -95,13 +95,15 @@ impl Node {
     /// Puts a letter with those that [`Node::send_letters`] sends once the requests that are ready have had their turn:
     /// a reactor is woken once for all of them, and not for each.
     fn offer(&self, reactor: usize, letter: Letter) -> Result<(), Unavailable> {
-        if self.reactors.get(reactor).is_none_or(Sender::is_full) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(sender), Some(letters)) = (self.reactors.get(reactor), ready.get_mut(reactor)) else {
+            return Err(Unavailable::Busy);
+        };
+        // What is ready has been promised a place, and is in no mailbox yet.
+        if letters.len() >= sender.room() {
             return Err(Unavailable::Busy);
         }
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(letters) = ready.get_mut(reactor) {
-            letters.push(letter);
-        }
+        letters.push(letter);
         self.is_ready.notify_one();
         Ok(())
     }
