@@ -4,6 +4,7 @@
 //! the order of their commands. A connection has an outbox only while something waits; the rest lie in a pool.
 
 use bytes::{Buf, Bytes};
+use rustix::net::{RecvFlags, SendFlags};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
@@ -118,7 +119,7 @@ impl Outbox {
         loop {
             let (result, given) = match (self.queue.front(), self.queue.get(1)) {
                 (None | Some(Item::Hole(_)), _) => return Ok(wrote),
-                (Some(Item::Frame(frame)), None | Some(Item::Hole(_))) => ((&*stream).write(frame), frame.len()),
+                (Some(Item::Frame(frame)), None | Some(Item::Hole(_))) => (write(stream, frame), frame.len()),
                 _ => self.write_several(stream),
             };
             wrote.calls += 1;
@@ -165,6 +166,17 @@ impl Outbox {
             self.begun = false;
         }
     }
+}
+
+/// One write. Not through the C library: in a process with threads it makes of each a point where a thread could be
+/// cancelled, which costs two atomic operations.
+pub fn write(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
+}
+
+/// One read, in the same way.
+pub fn read(stream: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(stream, room, RecvFlags::empty())?.0)
 }
 
 #[cfg(test)]

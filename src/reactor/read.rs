@@ -1,12 +1,13 @@
 //! F5 · From a ready socket to items: one read, whatever is whole in it, and the rest kept for the next.
 
 use super::conn::Phase;
+use super::outbox::read;
 use super::{LISTENER, READ_SIZE, Reactor, WAKER};
 use crate::wire::Wire;
 use crate::ws::{self, Fault, Item, Kind, Step};
 use bytes::Bytes;
 use mio::Events;
-use std::io::{self, Read};
+use std::io;
 use std::time::Instant;
 
 impl Reactor {
@@ -42,8 +43,7 @@ impl Reactor {
         });
         let room = &mut buffer[held..held + READ_SIZE];
         self.shard.counters.reads += 1;
-        let outcome = (&*stream).read(room);
-        match outcome {
+        match read(stream, room) {
             Ok(0) => self.end_of_stream(conn),
             Ok(count) => {
                 self.shard.counters.bytes_received += count as u64;

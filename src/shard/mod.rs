@@ -105,6 +105,8 @@ pub trait Table: Sessions {
     fn key(&self, conn: u32) -> Option<ConnKey>;
     /// Takes the session out of its connection.
     fn take(&mut self, conn: u32) -> Option<Box<Session>>;
+    /// Looks at connections that [`Table::deliver`] is about to be called for.
+    fn approach(&self, _conns: impl Iterator<Item = u32>) {}
     /// Queues a frame that many share. `alone`: the fan-out has nothing else for this connection in this turn.
     fn deliver(&mut self, conn: u32, frame: &Bytes, alone: bool);
 }
@@ -534,12 +536,18 @@ struct After {
     filtered: usize,
 }
 
+/// Connections looked at together before they are delivered to.
+const APPROACHED: usize = 32;
+
 /// A slice of a fan-out.
 fn deliver(delivery: &Delivery<'_>, me: u16, table: &mut impl Table) -> After {
     let mut after = After::default();
     let except = delivery.single.and_then(|(_, extras)| extras?.except).filter(|key| key.reactor == me);
     let mut last: Option<(u16, Option<&Bytes>)> = None;
     for (at, slot) in delivery.slots.iter().enumerate() {
+        if at % APPROACHED == 0 {
+            table.approach(delivery.slots[at..].iter().take(APPROACHED).map(|slot| slot.conn));
+        }
         if delivery.presence && !slot.flags.has(Flags::JOIN_LEAVE) {
             after.skipped += 1;
             continue;
