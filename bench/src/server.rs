@@ -18,6 +18,8 @@ pub enum Kind {
     /// A bare epoll loop without WebSocket: what the kernel alone costs
     Floor,
     Gannet,
+    /// The floor again, delivering as many bytes as Gannet did
+    FloorWide,
     TokioTungstenite,
     Fastwebsockets,
     /// ws on Node
@@ -51,6 +53,7 @@ impl Kind {
         match self {
             Self::Floor => "floor",
             Self::Gannet => "gannet",
+            Self::FloorWide => "floor-wide",
             Self::TokioTungstenite => "tokio-tungstenite",
             Self::Fastwebsockets => "fastwebsockets",
             Self::Ws => "ws",
@@ -74,7 +77,7 @@ impl Kind {
 
     fn program(self) -> &'static str {
         match self {
-            Self::Floor => "peer_floor",
+            Self::Floor | Self::FloorWide => "peer_floor",
             Self::Gannet => "gannet",
             Self::TokioTungstenite => "peer_tokio_tungstenite",
             Self::Fastwebsockets => "peer_fastwebsockets",

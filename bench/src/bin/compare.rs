@@ -33,7 +33,7 @@ struct Flags {
     /// The process id of the server at the url
     #[arg(long, requires = "url")]
     pid: Option<u32>,
-    /// Interleaved repetitions
+    /// Interleaved repetitions; shapes with few clients, where a run is short, have three times as many
     #[arg(long, default_value_t = 5)]
     repetitions: usize,
     /// Only shapes whose name contains this
@@ -56,9 +56,10 @@ struct Flags {
     results: PathBuf,
 }
 
-const ALL: [Kind; 8] = [
+const ALL: [Kind; 9] = [
     Kind::Floor,
     Kind::Gannet,
+    Kind::FloorWide,
     Kind::TokioTungstenite,
     Kind::Fastwebsockets,
     Kind::Ws,
@@ -85,10 +86,19 @@ impl Shape {
     /// True if `kind` can be measured in it.
     fn suits(self, kind: Kind) -> bool {
         match self {
-            Shape::Echo { .. } => kind != Kind::Centrifugo,
+            Shape::Echo { .. } => !matches!(kind, Kind::Centrifugo | Kind::FloorWide),
             Shape::Fanout { .. } => kind != Kind::ByHand,
-            Shape::Handshake => !matches!(kind, Kind::Centrifugo | Kind::ByHand),
+            Shape::Handshake => !matches!(kind, Kind::Centrifugo | Kind::ByHand | Kind::FloorWide),
             Shape::Connect => matches!(kind, Kind::Floor | Kind::Gannet),
+        }
+    }
+
+    /// Parts a repetition is cut into, all servers taking turns in each: the shorter the turns, the less a machine that
+    /// drifts tells one server from another. Thousands of clients take too long to open for that.
+    fn parts(self) -> u64 {
+        match self {
+            Shape::Echo { clients: count } | Shape::Fanout { subscribers: count, .. } if count > 1000 => 1,
+            _ => 3,
         }
     }
 }
@@ -266,23 +276,24 @@ const HEAD: [&str; 12] = [
     "p99/p50",
 ];
 
-fn measure(flags: &Flags, work: &Work, kind: Kind) -> io::Result<Sample> {
+fn measure(flags: &Flags, work: &Work, kind: Kind, size: usize) -> io::Result<Sample> {
     let mode = if let Shape::Fanout { .. } = work.shape { Mode::Fanout } else { Mode::Echo };
     let (server, path) = match (&flags.url, flags.pid) {
         (Some(url), Some(pid)) if kind == Kind::ByHand => (Server::running(pid, url.port), url.path.as_str()),
         _ => (Server::start(kind, mode, &flags.place, &["--echo.enabled", "--client.insecure"])?, "/echo"),
     };
     let units = if flags.quick { work.units / 10 } else { work.units };
-    let bound = Bound { units, time: Duration::from_secs(if flags.quick { 1 } else { 5 }) };
-    let warm_up = Bound { units: units / 5, time: bound.time / 5 };
+    let time = Duration::from_secs(if flags.quick { 1 } else { 5 });
+    let warm_up = Bound { units: units / 5, time: time / 5 };
+    let bound = Bound { units: units / work.shape.parts(), time };
     match work.shape {
         Shape::Echo { clients } => {
-            let mut echo = Echo::open_at(server.port, path, clients, flags.size)?;
+            let mut echo = Echo::open_at(server.port, path, clients, size)?;
             echo.run(Bound { units: warm_up.units.max(2 * clients as u64), ..warm_up })?;
             account_for(&server, || echo.run(bound))
         }
         Shape::Fanout { subscribers, burst } => {
-            let mut fanout = Fanout::open(server.port, kind.profile(), subscribers, flags.size)?;
+            let mut fanout = Fanout::open(server.port, kind.profile(), subscribers, size)?;
             fanout.run(burst, warm_up)?;
             account_for(&server, || fanout.run(burst, bound))
         }
@@ -301,15 +312,23 @@ fn account_for(server: &Server, load: impl FnOnce() -> io::Result<Load>) -> io::
     Ok(Sample::of(&load, after - before))
 }
 
+/// Bytes of a frame's header, for payloads of 126 to 65,535 bytes.
+const HEADER: usize = 4;
+
 /// One shape: every repetition runs all servers one after the other. A peer in another language that fails (too slow
 /// for the loader's patience, say) has no samples in this shape and a line in `left_out`; the run goes on.
 fn run_work(flags: &Flags, servers: &[Kind], work: &Work, left_out: &mut Vec<String>) -> io::Result<Vec<Vec<Sample>>> {
     let mut samples: Vec<Option<Vec<Sample>>> = servers.iter().map(|_| Some(Vec::new())).collect();
-    for repetition in 1..=flags.repetitions {
+    for repetition in 1..=flags.repetitions * work.shape.parts() as usize {
+        let mut heard = flags.size;
         for (kind, place) in servers.iter().zip(&mut samples) {
             let Some(samples) = place else { continue };
-            match measure(flags, work, *kind) {
+            let size = if *kind == Kind::FloorWide { heard } else { flags.size };
+            match measure(flags, work, *kind, size) {
                 Ok(sample) => {
+                    if *kind == Kind::Gannet {
+                        heard = (sample.bytes.round() as usize).saturating_sub(HEADER);
+                    }
                     eprintln!("{}, repetition {repetition}, {}: {:.3} us", work.name, kind.name(), sample.cpu_us);
                     samples.push(sample);
                 }
@@ -331,7 +350,9 @@ fn run_work(flags: &Flags, servers: &[Kind], work: &Work, left_out: &mut Vec<Str
 fn contestants(flags: &Flags) -> (Vec<Kind>, Vec<String>) {
     let (mut servers, mut left_out) = (vec![Kind::Floor], Vec::new());
     for kind in flags.servers.iter().filter(|kind| **kind != Kind::Floor) {
-        match flags.place.left_out(*kind) {
+        let first =
+            (*kind == Kind::FloorWide && !servers.contains(&Kind::Gannet)).then(|| "name gannet before it".to_owned());
+        match first.or_else(|| flags.place.left_out(*kind)) {
             None => servers.push(*kind),
             Some(why) => {
                 eprintln!("{} is left out: {why}", kind.name());

@@ -68,7 +68,10 @@ fn run(flags: &Flags) -> io::Result<()> {
             let mut fanout = Fanout::open(flags.port, profile, flags.clients, flags.size)?;
             (cpu()?, fanout.run(flags.burst, bound)?)
         }
-        Shape::Handshake => (cpu()?, handshake::run(flags.port, Profile::Raw, bound)?),
+        Shape::Handshake => {
+            let profile = if flags.raw { Profile::Raw } else { Profile::Centrifugal };
+            (cpu()?, handshake::run(flags.port, profile, bound)?)
+        }
     };
     let (units, wall) = (load.units as f64, load.wall.as_secs_f64());
     let quantile = |at| load.latency.value_at_quantile(at) as f64 / 1e3;
