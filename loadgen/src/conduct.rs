@@ -1,6 +1,7 @@
-//! Conducts a run: starts the loops, leads them from stage to stage, and samples their gauges.
+//! Conducts a run: leads loops, here or at agents, from stage to stage, and samples their gauges.
 //!
-//! Every stage ends by itself or by its time; nothing here waits without a bound. Never touches a socket.
+//! Every stage ends by itself or by its time; nothing here waits without a bound. Never touches a socket, and never
+//! knows where the loops are.
 
 use std::io;
 use std::sync::Arc;
@@ -8,19 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::agents::Part;
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::cost::{Cost, Costs, own_cpu_seconds};
-use crate::fleet::Fleet;
+use crate::loops::Led;
 use crate::plan::{Life, Plan};
 use crate::progress::Progress;
-use crate::shared::{Reading, Shared, Stage};
+use crate::shared::{Reading, Stage};
 use crate::tally::Tally;
 
 /// How often the conductor looks.
 const LOOK: Duration = Duration::from_millis(5);
-/// From the word to the first beat, so that all loops have heard it.
-const UPBEAT: u64 = 20 * MILLISECOND;
-
 /// Nothing received for so long: nothing is to come.
 const QUIET: u64 = 500 * MILLISECOND;
 
@@ -55,11 +54,13 @@ pub struct Outcome {
     /// What this process spent while the scenario played: near one second a second for each loop, it is the limit.
     pub own_cpu_seconds: f64,
     pub interrupted: bool,
+    /// What each agent came to; none if the loops were of this process.
+    pub agents: Vec<Part>,
 }
 
 struct Conductor<'a> {
     plan: &'a Plan,
-    shared: &'a Shared,
+    led: &'a mut dyn Led,
     progress: Progress,
     stop: Arc<AtomicBool>,
     began: u64,
@@ -69,61 +70,42 @@ struct Conductor<'a> {
 }
 
 /// Runs a plan. `pid` is the server to watch.
-pub fn run(plan: Plan, pid: Option<u32>, progress: Progress) -> io::Result<Outcome> {
-    let plan = Arc::new(plan);
+pub fn run(plan: &Plan, led: &mut dyn Led, pid: Option<u32>, progress: Progress) -> io::Result<Outcome> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The first signal ends the run early with a report, the second ends the process.
         signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())?;
         signal_hook::flag::register(signal, stop.clone())?;
     }
-    let first = |thread| plan.clients_of(thread).filter(|client| *client < plan.clients_at_step(0)).count() as u64;
-    let shared = Arc::new(Shared::new(&(0..plan.threads).map(first).collect::<Vec<_>>()));
     let before = pid.map(Cost::read).transpose()?;
-    let began = clock::now();
-    let mut threads = Vec::new();
-    for number in 0..plan.threads {
-        let (plan, shared) = (plan.clone(), shared.clone());
-        threads.push(thread::Builder::new().name(format!("loop-{number}")).spawn(move || {
-            let result = Fleet::new(plan, shared.clone(), number).and_then(Fleet::run);
-            if result.is_err() {
-                shared.break_off();
-            }
-            result
-        })?);
-    }
+    let began = led.begin()?;
     let sample_every = if plan.duration < Duration::from_secs(60) { SECOND / 4 } else { SECOND };
-    let (plan, shared) = (&*plan, &*shared);
     let samples = Vec::new();
-    let mut conductor = Conductor { plan, shared, progress, stop, began, samples, sample_every, next_sample: 0 };
-    let mut outcome = conductor.lead(pid, before)?;
-    for thread in threads {
-        let tally = thread.join().map_err(|_| io::Error::other("a loop panicked"))??;
-        outcome.tally.add(&tally);
-    }
-    outcome.samples = conductor.samples;
-    Ok(outcome)
+    let mut conductor = Conductor { plan, led, progress, stop, began, samples, sample_every, next_sample: 0 };
+    let outcome = conductor.lead(pid, before)?;
+    Ok(Outcome { samples: conductor.samples, tally: conductor.led.end()?, ..outcome })
 }
 
 impl Conductor<'_> {
     fn lead(&mut self, pid: Option<u32>, before: Option<Cost>) -> io::Result<Outcome> {
         let connect_by = self.began + self.connect_limit();
-        self.wait("connecting", connect_by, Shared::is_settled);
-        let connect_seconds = self.seconds();
+        self.wait("connecting", connect_by, |led| led.settled_at().is_some());
+        let settled = self.led.settled_at().unwrap_or_else(clock::now);
+        let connect_seconds = settled.saturating_sub(self.began) as f64 / 1e9;
         self.wait("settling", clock::now() + self.plan.settle.as_nanos() as u64, |_| false);
         let connected = pid.map(Cost::read).transpose()?;
-        let open_at_play = self.shared.read().open;
+        let open_at_play = self.led.read().open;
         let start = self.start(open_at_play);
         let own_before = own_cpu_seconds()?;
-        let play_at = (start - self.began) as f64 / 1e9;
-        self.shared.play(start);
+        let play_at = start.saturating_sub(self.began) as f64 / 1e9;
+        self.led.play(start);
         let rounds = if open_at_play > 0 { self.play(start) } else { Vec::new() };
         let played = pid.map(Cost::read).transpose()?;
         let own_cpu_seconds = own_cpu_seconds()? - own_before;
-        let play_seconds = (self.seconds() - play_at).min(self.plan.duration.as_secs_f64());
+        let play_seconds = (self.seconds() - play_at).clamp(0.0, self.plan.duration.as_secs_f64());
         self.drain();
         self.look("leaving", true);
-        self.shared.enter(Stage::Leave);
+        self.led.enter(Stage::Leave);
         self.progress.end();
         let costs = match (before, connected, played) {
             (Some(before), Some(connected), Some(played)) => Some(Costs { before, connected, played }),
@@ -139,6 +121,7 @@ impl Conductor<'_> {
             costs,
             own_cpu_seconds,
             interrupted: self.stop.load(Relaxed),
+            agents: Vec::new(),
         })
     }
 
@@ -151,13 +134,13 @@ impl Conductor<'_> {
 
     /// When the scenario plays: at once, or at the moment agreed on.
     fn start(&mut self, open: u64) -> u64 {
-        let soon = clock::now() + UPBEAT;
+        let soon = clock::now() + self.led.upbeat();
         let agreed = self.plan.start_at.map_or(Duration::ZERO, |at| {
             at.saturating_sub(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
         });
         let start = soon.max(clock::now() + agreed.as_nanos() as u64);
         if open > 0 {
-            self.wait("waiting", start.saturating_sub(UPBEAT), |_| false);
+            self.wait("waiting", start.saturating_sub(self.led.upbeat()), |_| false);
         }
         start
     }
@@ -167,7 +150,7 @@ impl Conductor<'_> {
         let Life::Storm { rounds, pause } = self.plan.life else {
             self.wait("playing", end, |_| false);
             // Loops stop by themselves at the end; a busy one has a moment to say what was due before it.
-            self.wait("playing", end + SECOND, Shared::is_silent);
+            self.wait("playing", end + SECOND, |led| led.is_silent());
             return Vec::new();
         };
         let mut played = Vec::new();
@@ -175,10 +158,10 @@ impl Conductor<'_> {
             if clock::now() >= end || self.must_stop() {
                 break;
             }
-            let at = clock::now();
-            self.shared.next_round(at);
-            let complete = self.wait("storm", end, Shared::is_settled);
-            played.push(Round { seconds: (clock::now() - at) as f64 / 1e9, complete });
+            let at = self.led.next_round();
+            let complete = self.wait("storm", end, |led| led.settled_at().is_some());
+            let over = self.led.settled_at().filter(|_| complete).unwrap_or_else(clock::now);
+            played.push(Round { seconds: over.saturating_sub(at) as f64 / 1e9, complete });
             if number + 1 < rounds {
                 self.wait("calm", (clock::now() + pause.as_nanos() as u64).min(end), |_| false);
             }
@@ -188,26 +171,26 @@ impl Conductor<'_> {
 
     /// What is under way may arrive.
     fn drain(&mut self) {
-        self.shared.enter(Stage::Drain);
+        self.led.enter(Stage::Drain);
         let end = clock::now() + self.plan.grace.as_nanos() as u64;
         // Stalled readers have much to read before they see whether they were cut off.
         let quiet_needed = if matches!(self.plan.life, Life::Stall { .. }) { QUIET } else { 0 };
         let mut quiet = (0, clock::now());
-        // Loops may not yet have shown what they sent last.
-        self.wait("draining", clock::now() + UPBEAT, |_| false);
-        self.wait("draining", end, |shared| {
-            let (now, reading) = (clock::now(), shared.read());
+        self.wait("draining", end, |led| {
+            // First this, then the reading: loops show what they sent last before they show the stage.
+            let is_all_shown = led.has_reached(Stage::Drain);
+            let (now, reading) = (clock::now(), led.read());
             if reading.bytes_in != quiet.0 {
                 quiet = (reading.bytes_in, now);
             }
-            reading.got >= reading.expected && now - quiet.1 >= quiet_needed
+            is_all_shown && reading.got >= reading.expected && now - quiet.1 >= quiet_needed
         });
     }
 
     /// Waits until `is_done`, or `until`: true if done.
-    fn wait(&mut self, stage: &'static str, until: u64, mut is_done: impl FnMut(&Shared) -> bool) -> bool {
+    fn wait(&mut self, stage: &'static str, until: u64, mut is_done: impl FnMut(&dyn Led) -> bool) -> bool {
         loop {
-            if is_done(self.shared) {
+            if is_done(&*self.led) {
                 return true;
             }
             if clock::now() >= until || self.must_stop() {
@@ -219,19 +202,22 @@ impl Conductor<'_> {
     }
 
     fn must_stop(&self) -> bool {
-        self.stop.load(Relaxed) || self.shared.is_broken()
+        self.stop.load(Relaxed) || self.led.is_broken()
     }
 
     fn look(&mut self, stage: &'static str, last: bool) {
         let now = clock::now();
+        while let Some(news) = self.led.news() {
+            self.progress.say(&news);
+        }
         if now >= self.next_sample || last {
             self.next_sample = now + self.sample_every;
-            self.samples.push(Sample { at: self.seconds(), reading: self.shared.read() });
+            self.samples.push(Sample { at: self.seconds(), reading: self.led.read() });
         }
-        self.progress.show(stage, now, self.began, self.shared);
+        self.progress.show(stage, now, self.began, &*self.led);
     }
 
     fn seconds(&self) -> f64 {
-        (clock::now() - self.began) as f64 / 1e9
+        clock::now().saturating_sub(self.began) as f64 / 1e9
     }
 }

@@ -2,16 +2,19 @@
 //!
 //! The map, from the wire up: `wire`, `handshake` (frames, upgrade) - `profile` (what messages say) - `stamp`,
 //! `sequence`, `schedule`, `roles` (what is owed, by whom, when) - `plan` (one run as a value) - `fleet` (a loop and
-//! its clients) - `conduct` (the stages of a run) - `report`. `options` and `scenario` make a plan of a command line.
+//! its clients) - `loops` - `conduct` (the stages of a run) - `report`. `options` and `scenario` make a plan of a
+//! command line; `agents` plays it with other processes.
 //! It shares no code with any server, so that it can bear witness. This file alone prints results and exits.
 
 #![forbid(unsafe_code)]
 
+mod agents;
 mod clock;
 mod conduct;
 mod cost;
 mod fleet;
 mod handshake;
+mod loops;
 mod options;
 mod plan;
 mod profile;
@@ -33,10 +36,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use agents::options::ControllerOptions;
 use conduct::Outcome;
-use options::{Common, Options};
+use loops::{Loops, raise_descriptors};
+use options::{Command, Common, Options, Scenario, scenario_of};
 use plan::Plan;
 use progress::Progress;
 
@@ -44,12 +48,15 @@ use progress::Progress;
 const EXIT_MISSED: u8 = 1;
 /// The command line is wrong, or the run could not begin.
 const EXIT_UNUSABLE: u8 = 2;
-/// Descriptors that are no connections: standard streams, polls, alarms, and the files of the report.
-const DESCRIPTORS_SPARE: u64 = 64;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match run(&options) {
+    let result = match &options.command {
+        Command::Scenario(scenario) => run(scenario),
+        Command::Controller(controller) => control(controller),
+        Command::Agent(agent) => agents::agent::run(agent).map(|()| true),
+    };
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_MISSED),
         Err(error) => {
@@ -60,29 +67,26 @@ fn main() -> ExitCode {
 }
 
 /// True if the goal was reached.
-fn run(options: &Options) -> Result<bool, String> {
-    let (common, plan) = (options.scenario.common(), options.scenario.plan()?);
+fn run(scenario: &Scenario) -> Result<bool, String> {
+    let (common, plan) = (scenario.common(), scenario.plan()?);
     raise_descriptors(&plan)?;
-    let outcome = conduct::run(plan.clone(), common.pid, Progress::new(common.quiet))
+    let outcome = conduct::run(&plan, &mut Loops::new(plan.clone()), common.pid, Progress::new(common.quiet))
         .map_err(|error| format!("the run could not go on: {error}"))?;
-    let complaints = report::verdict::complaints(&plan, &outcome);
-    publish(common, &plan, &outcome, &complaints).map_err(|error| format!("the result: {error}"))?;
-    Ok(complaints.is_empty())
+    judge(common, &plan, &outcome)
 }
 
-/// One process may hold as many connections as the hard limit allows.
-fn raise_descriptors(plan: &Plan) -> Result<(), String> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    setrlimit(Resource::Nofile, raised).map_err(|error| format!("descriptors: {error}"))?;
-    let (most, clients) = (limit.maximum.unwrap_or(u64::MAX), u64::from(plan.clients_here()));
-    if clients > most.saturating_sub(DESCRIPTORS_SPARE) {
-        return Err(format!(
-            "{clients} clients need as many descriptors, and this process may have {most}: raise the hard limit \
-             (ulimit -Hn), or share the clients among processes with --part K/N"
-        ));
-    }
-    Ok(())
+/// The same with agents.
+fn control(options: &ControllerOptions) -> Result<bool, String> {
+    let scenario = scenario_of(&options.words).unwrap_or_else(|error| error.exit());
+    let plan = scenario.plan()?;
+    let outcome = agents::controller::run(options, &scenario, &plan)?;
+    judge(scenario.common(), &plan, &outcome)
+}
+
+fn judge(common: &Common, plan: &Plan, outcome: &Outcome) -> Result<bool, String> {
+    let complaints = report::verdict::complaints(plan, outcome);
+    publish(common, plan, outcome, &complaints).map_err(|error| format!("the result: {error}"))?;
+    Ok(complaints.is_empty())
 }
 
 /// Writes everything that was asked for.

@@ -1,10 +1,15 @@
 //! The command line as typed: scenarios, options, help texts with examples. Never judges what they mean together.
 
+use std::ffi::OsString;
+use std::iter;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::agents::options::{AgentOptions, ControllerOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +25,9 @@ Examples:
     gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --rounds 3
   Where is the knee?
     gannet-loadgen ramp ws://127.0.0.1:8000/echo --start 500 --step 500 --max 5000 --every 5s
+
+  More clients than one process may have descriptors, or than one host can play:
+    gannet-loadgen controller --local 8 idle ws://127.0.0.1:8000/connection/websocket --clients 140000
 
   gannet-loadgen SCENARIO --help explains a scenario and every option.
 
@@ -38,7 +46,27 @@ const RAW: &str = "Profile raw";
 #[command(name = "gannet-loadgen", version, after_help = EXAMPLES, disable_help_subcommand = true)]
 pub struct Options {
     #[command(subcommand)]
-    pub scenario: Scenario,
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
+    Controller(ControllerOptions),
+    Agent(AgentOptions),
+}
+
+/// The scenario that words behind the program's name ask for.
+pub fn scenario_of<T: Into<OsString> + Clone>(words: impl IntoIterator<Item = T>) -> Result<Scenario, clap::Error> {
+    let words = words.into_iter().map(Into::into);
+    match Options::try_parse_from(iter::once(OsString::from("gannet-loadgen")).chain(words))?.command {
+        Command::Scenario(scenario) => Ok(scenario),
+        _ => {
+            let text = "only a scenario can be shared among agents; gannet-loadgen --help lists them";
+            Err(Options::command().error(ErrorKind::InvalidSubcommand, text))
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -86,6 +86,21 @@ impl Plan {
         (first..self.roles.clients).step_by((self.threads * self.parts) as usize)
     }
 
+    /// The share of process `part` (from 0) of `parts` that play this together as run number `run`.
+    pub fn share(self, part: u32, parts: u32, run: u32) -> Self {
+        let here = |rate: f64| rate / f64::from(parts);
+        let life = match self.life {
+            Life::Churn { rate } => Life::Churn { rate: here(rate) },
+            other => other,
+        };
+        Self { part, parts, run, life, connect_rate: self.connect_rate.map(here), ..self }
+    }
+
+    /// Where in the time between two beats loop `thread` has its own, so that the loops of all parts take turns.
+    pub fn phase(&self, thread: u32) -> f64 {
+        f64::from(self.part * self.threads + thread) / f64::from(self.parts * self.threads)
+    }
+
     /// Clients of this process.
     pub fn clients_here(&self) -> u32 {
         (0..self.threads).map(|thread| self.clients_of(thread).count() as u32).sum()

@@ -5,8 +5,9 @@
 use std::io::{IsTerminal, Write, stderr};
 
 use crate::clock::SECOND;
+use crate::loops::Led;
 use crate::report::text::{count, rate};
-use crate::shared::{Reading, Shared};
+use crate::shared::Reading;
 
 #[derive(Debug)]
 pub struct Progress {
@@ -23,14 +24,14 @@ impl Progress {
     }
 
     /// Shows how it goes, once a second.
-    pub fn show(&mut self, stage: &str, now: u64, began: u64, shared: &Shared) {
+    pub fn show(&mut self, stage: &str, now: u64, began: u64, led: &dyn Led) {
         if self.quiet || now < self.next {
             return;
         }
         self.next = now + SECOND;
-        let reading = shared.read();
+        let reading = led.read();
         let seconds = if self.last.0 == 0 { f64::INFINITY } else { (now - self.last.0) as f64 / 1e9 };
-        let line = line(stage, (now - began) as f64 / 1e9, seconds, &self.last.1, &reading);
+        let line = line(stage, now.saturating_sub(began) as f64 / 1e9, seconds, &self.last.1, &reading);
         self.last = (now, reading);
         // Nobody reads this line when stderr is gone.
         let _ = match self.in_place {
@@ -38,6 +39,14 @@ impl Progress {
             false => writeln!(stderr(), "{line}"),
         };
         self.shown = true;
+    }
+
+    /// Says what happened, on a line of its own.
+    pub fn say(&mut self, text: &str) {
+        if !self.quiet {
+            let clear = if self.in_place { "\r\x1b[K" } else { "" };
+            let _ = writeln!(stderr(), "{clear}{text}");
+        }
     }
 
     /// Leaves the line.

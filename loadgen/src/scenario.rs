@@ -53,14 +53,25 @@ impl Scenario {
         if plan.roles.clients == 0 {
             return Err("at least one client is needed".to_owned());
         }
-        if plan.parts > 1 && plan.talk != Talk::Nobody && plan.start_at.is_none() {
-            return Err("--part: to speak together, all parts need the same --start-at".to_owned());
-        }
         if plan.size < stamp::LEN {
             return Err(format!("--size {}: a payload carries a stamp of {} bytes", plan.size, stamp::LEN));
         }
-        Ok(plan)
+        match self.common().part {
+            Some((part, parts)) if parts > 1 => part_of(plan, self.common(), part, parts),
+            _ => Ok(plan),
+        }
     }
+}
+
+/// The plan of a process that was started as one part, without a controller.
+fn part_of(plan: Plan, common: &Common, part: u32, parts: u32) -> Result<Plan, String> {
+    if plan.talk != Talk::Nobody && plan.start_at.is_none() {
+        return Err("--part: to speak together, all parts need the same --start-at".to_owned());
+    }
+    // All parts of a run know each other's messages; otherwise every run is a stranger.
+    let run = common.start_at.map_or(0, |at| at as u32);
+    // A part sees what its own speakers owe everyone, so only all parts together can be judged.
+    Ok(Plan { min_delivery: common.min_delivery, ..plan.share(part - 1, parts, run) })
 }
 
 fn quiet(scenario: &'static str, common: &Common, clients: u32, channels: u32, life: Life) -> Result<Plan, String> {
@@ -144,10 +155,7 @@ fn ramp(typed: &Ramp) -> Result<Plan, String> {
 /// What all scenarios have in common.
 fn plan(scenario: &'static str, common: &Common, roles: Roles, talk: Talk) -> Result<Plan, String> {
     let target = target(&common.url, common)?;
-    let (part, parts) = common.part.map_or((0, 1), |(part, parts)| (part - 1, parts));
     let process = std::process::id();
-    // All parts of a run know each other's messages; otherwise every run is a stranger.
-    let run = if parts > 1 { common.start_at.map_or(0, |at| at as u32) } else { process ^ started().subsec_nanos() };
     let owed = if talk == Talk::Nobody { None } else { Some(1.0) };
     Ok(Plan {
         scenario,
@@ -162,9 +170,9 @@ fn plan(scenario: &'static str, common: &Common, roles: Roles, talk: Talk) -> Re
         life: Life::Steady,
         size: common.size,
         threads: common.threads.clamp(1, 1024),
-        part,
-        parts,
-        run,
+        part: 0,
+        parts: 1,
+        run: process ^ started().subsec_nanos(),
         connect_rate: common.connect_rate,
         opening: Some(common.opening.max(1)),
         connect_timeout: common.connect_timeout,
@@ -174,8 +182,7 @@ fn plan(scenario: &'static str, common: &Common, roles: Roles, talk: Talk) -> Re
         settle: common.settle,
         grace: common.grace,
         message_limit: common.message_limit,
-        // A part sees what its own speakers owe everyone, so only all parts together can be judged.
-        min_delivery: if parts > 1 { common.min_delivery } else { common.min_delivery.or(owed) },
+        min_delivery: common.min_delivery.or(owed),
         knee: Duration::MAX,
     })
 }
@@ -229,12 +236,10 @@ fn profile(common: &Common, target: &Target) -> Result<Profile, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::Options;
-    use clap::Parser;
+    use crate::options::scenario_of;
 
     fn plan_of(line: &str) -> Result<Plan, String> {
-        let words = ["gannet-loadgen"].into_iter().chain(line.split_whitespace());
-        Options::try_parse_from(words).map_err(|error| error.to_string())?.scenario.plan()
+        scenario_of(line.split_whitespace()).map_err(|error| error.to_string())?.plan()
     }
 
     #[test]

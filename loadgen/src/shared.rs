@@ -3,12 +3,16 @@
 //! Plain atomics, written by one side each; a loop looks at the stage at least every few milliseconds. Nobody waits
 //! for a lock. Never knows what a stage means for a client.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use serde::{Deserialize, Serialize};
 
 /// Where the run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Clients connect.
+    #[default]
     Connect,
     /// The scenario plays.
     Play,
@@ -16,6 +20,17 @@ pub enum Stage {
     Drain,
     /// Clients leave.
     Leave,
+}
+
+impl Stage {
+    fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Connect,
+            1 => Self::Play,
+            2 => Self::Drain,
+            _ => Self::Leave,
+        }
+    }
 }
 
 /// What one loop shows while it runs.
@@ -27,6 +42,8 @@ pub struct Gauges {
     pub round: AtomicU32,
     /// Nothing is left to be said.
     pub silent: AtomicBool,
+    /// The stage it is in; everything before it is shown.
+    pub stage: AtomicU8,
     pub open: AtomicU64,
     pub opened: AtomicU64,
     pub failed: AtomicU64,
@@ -40,7 +57,7 @@ pub struct Gauges {
 }
 
 /// The sums of all loops' gauges at one moment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
     pub open: u64,
     pub opened: u64,
@@ -54,11 +71,31 @@ pub struct Reading {
     pub errors: u64,
 }
 
+impl Reading {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            open: self.open + other.open,
+            opened: self.opened + other.opened,
+            failed: self.failed + other.failed,
+            sent: self.sent + other.sent,
+            expected: self.expected + other.expected,
+            got: self.got + other.got,
+            messages_in: self.messages_in + other.messages_in,
+            bytes_in: self.bytes_in + other.bytes_in,
+            bytes_out: self.bytes_out + other.bytes_out,
+            errors: self.errors + other.errors,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Shared {
     stage: AtomicU8,
     /// When the scenario starts to play.
     start: AtomicU64,
+    /// What is added to this host's clock to make it the run's, if a controller on another host says when things are.
+    skew: AtomicI64,
     /// Storm: the round that is on, and when it began.
     round: AtomicU32,
     round_start: AtomicU64,
@@ -74,6 +111,7 @@ impl Shared {
         Self {
             stage: AtomicU8::new(Stage::Connect as u8),
             start: AtomicU64::new(u64::MAX),
+            skew: AtomicI64::new(0),
             round: AtomicU32::new(0),
             round_start: AtomicU64::new(0),
             broken: AtomicBool::new(false),
@@ -82,12 +120,12 @@ impl Shared {
     }
 
     pub fn stage(&self) -> Stage {
-        match self.stage.load(SeqCst) {
-            0 => Stage::Connect,
-            1 => Stage::Play,
-            2 => Stage::Drain,
-            _ => Stage::Leave,
-        }
+        Stage::of(self.stage.load(SeqCst))
+    }
+
+    /// The stage that every loop has reached.
+    pub fn reached(&self) -> Stage {
+        self.loops.iter().map(|gauges| Stage::of(gauges.stage.load(SeqCst))).min().unwrap_or(Stage::Leave)
     }
 
     pub fn enter(&self, stage: Stage) {
@@ -98,6 +136,14 @@ impl Shared {
     pub fn play(&self, at: u64) {
         self.start.store(at, SeqCst);
         self.enter(Stage::Play);
+    }
+
+    pub fn set_skew(&self, skew: i64) {
+        self.skew.store(skew, SeqCst);
+    }
+
+    pub fn skew(&self) -> i64 {
+        self.skew.load(SeqCst)
     }
 
     pub fn start(&self) -> u64 {
@@ -136,19 +182,18 @@ impl Shared {
     }
 
     pub fn read(&self) -> Reading {
-        let mut sum = Reading::default();
-        for gauges in &self.loops {
-            sum.open += gauges.open.load(Relaxed);
-            sum.opened += gauges.opened.load(Relaxed);
-            sum.failed += gauges.failed.load(Relaxed);
-            sum.sent += gauges.sent.load(Relaxed);
-            sum.expected += gauges.expected.load(Relaxed);
-            sum.got += gauges.got.load(Relaxed);
-            sum.messages_in += gauges.messages_in.load(Relaxed);
-            sum.bytes_in += gauges.bytes_in.load(Relaxed);
-            sum.bytes_out += gauges.bytes_out.load(Relaxed);
-            sum.errors += gauges.errors.load(Relaxed);
-        }
-        sum
+        let read = |gauges: &Gauges| Reading {
+            open: gauges.open.load(Relaxed),
+            opened: gauges.opened.load(Relaxed),
+            failed: gauges.failed.load(Relaxed),
+            sent: gauges.sent.load(Relaxed),
+            expected: gauges.expected.load(Relaxed),
+            got: gauges.got.load(Relaxed),
+            messages_in: gauges.messages_in.load(Relaxed),
+            bytes_in: gauges.bytes_in.load(Relaxed),
+            bytes_out: gauges.bytes_out.load(Relaxed),
+            errors: gauges.errors.load(Relaxed),
+        };
+        self.loops.iter().map(read).fold(Reading::default(), Reading::plus)
     }
 }

@@ -21,7 +21,7 @@ pub struct Stamp {
     pub speaker: u32,
     /// Counts from 0 for each speaker.
     pub sequence: u32,
-    /// When it was due, in nanoseconds of the monotonic clock.
+    /// When it was due, in nanoseconds of the run's clock: the monotonic one of the host, or of the controller's host.
     pub due: u64,
 }
 

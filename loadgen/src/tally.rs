@@ -1,10 +1,11 @@
-//! What one loop counted; added up, what the run counted.
+//! What one loop counted; added up, what the run counted. Agents send theirs as JSON, histograms exactly as they are.
 //!
 //! Never knows how it is printed.
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::SECOND;
 
@@ -17,8 +18,9 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 /// One step of a ramp.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
+    #[serde(with = "exact")]
     pub latency: Histogram<u64>,
     pub sent: u64,
     pub expected: u64,
@@ -33,13 +35,16 @@ impl Default for Step {
 }
 
 /// One loop's counts.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Tally {
     /// Due to received, of stamped messages.
+    #[serde(with = "exact")]
     pub latency: Histogram<u64>,
     /// Due to joined, of connections.
+    #[serde(with = "exact")]
     pub connect: Histogram<u64>,
     /// Due to written: how late the generator itself was.
+    #[serde(with = "exact")]
     pub lateness: Histogram<u64>,
     pub counts: Counts,
     /// Why connections failed or ended early.
@@ -52,7 +57,7 @@ pub struct Tally {
 }
 
 /// Plain sums.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
     pub begun: u64,
     pub opened: u64,
@@ -222,9 +227,119 @@ impl Counts {
     }
 }
 
+/// A histogram as text: HdrHistogram's V2 encoding, which loses nothing, in base64.
+mod exact {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use hdrhistogram::Histogram;
+    use hdrhistogram::serialization::{Deserializer as Decoder, Serializer as _, V2Serializer};
+    use serde::de::{Deserialize, Deserializer, Error as _};
+    use serde::ser::{Error as _, Serializer};
+
+    use super::histogram;
+
+    /// The encoding begins with a cookie and the length of what follows the header; the rest of the header says how
+    /// the histogram is laid out.
+    const LENGTH: std::ops::Range<usize> = 4..8;
+    const LAYOUT: std::ops::Range<usize> = 8..40;
+
+    fn encode(histogram: &Histogram<u64>) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        V2Serializer::new().serialize(histogram, &mut bytes).map_err(|error| error.to_string())?;
+        Ok(bytes)
+    }
+
+    /// Takes only what is laid out as ours are, so that it can be added and its size is known.
+    fn decode(bytes: &[u8]) -> Result<Histogram<u64>, String> {
+        let own = encode(&histogram())?;
+        let rest = bytes.len().checked_sub(LAYOUT.end).and_then(|rest| u32::try_from(rest).ok());
+        let is_whole = rest.is_some_and(|rest| bytes[LENGTH] == rest.to_be_bytes());
+        if !is_whole || bytes[LAYOUT] != own[LAYOUT] {
+            return Err("no histogram of nanoseconds up to 600 s with three digits".to_owned());
+        }
+        Decoder::new().deserialize(&mut &*bytes).map_err(|error| error.to_string())
+    }
+
+    pub fn serialize<S: Serializer>(histogram: &Histogram<u64>, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(&STANDARD.encode(encode(histogram).map_err(S::Error::custom)?))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Histogram<u64>, D::Error> {
+        let text = String::deserialize(from)?;
+        let bytes = STANDARD.decode(text).map_err(D::Error::custom)?;
+        decode(&bytes).map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Values from `seed` on, over nine orders of magnitude.
+    fn tally(seed: u64) -> Tally {
+        let mut tally = Tally::default();
+        for n in 0..5_000 {
+            tally.latency.saturating_record(seed + n * n * 17_003);
+            tally.connect.saturating_record(seed * 3 + n);
+        }
+        // Beyond what is told apart, and the least there is.
+        tally.latency.saturating_record(u64::MAX);
+        tally.lateness.saturating_record(1);
+        tally.counts.sent = seed;
+        tally.step(2).latency.saturating_record(seed);
+        tally.step(1).errors = seed;
+        tally.error("open: gone");
+        tally.closes.insert(1006, seed);
+        tally.replies.insert(103, 2);
+        tally
+    }
+
+    #[test]
+    fn what_was_sent_as_text_adds_up_as_what_was_not() {
+        let parts = [tally(1), tally(77_777), tally(3_000_000_000)];
+        let (mut near, mut far) = (Tally::default(), Tally::default());
+        for part in &parts {
+            near.add(part);
+            let text = serde_json::to_string(part).expect("JSON");
+            far.add(&serde_json::from_str(&text).expect("the same tally"));
+        }
+        for (near, far) in
+            [(&near.latency, &far.latency), (&near.connect, &far.connect), (&near.lateness, &far.lateness)]
+        {
+            assert_eq!(near, far, "every bucket");
+            assert_eq!((near.len(), near.max(), near.min()), (far.len(), far.max(), far.min()));
+            for quantile in [0.0, 0.5, 0.99, 0.9999, 1.0] {
+                assert_eq!(near.value_at_quantile(quantile), far.value_at_quantile(quantile));
+            }
+        }
+        assert_eq!(near.latency.len(), 15_003);
+        assert_eq!(near.counts.named(), far.counts.named());
+        assert_eq!(
+            (&near.errors, &near.closes, &near.replies, near.steps.len()),
+            (&far.errors, &far.closes, &far.replies, 3)
+        );
+        for (near, far) in near.steps.iter().zip(&far.steps) {
+            assert_eq!((&near.latency, near.errors), (&far.latency, far.errors));
+        }
+    }
+
+    #[test]
+    fn what_is_no_histogram_of_ours_is_refused() {
+        let sound = serde_json::to_value(tally(5)).expect("JSON");
+        let is_taken = |text: &str| {
+            let mut value = sound.clone();
+            value["latency"] = text.into();
+            serde_json::from_value::<Tally>(value).is_ok()
+        };
+        let text = sound["latency"].as_str().expect("text");
+        assert!(is_taken(text));
+        // Cut short, with a length it has not, of another layout, no base64, nothing.
+        let other = serde_json::to_value(Step { latency: Histogram::new(2).expect("sound"), ..Step::default() });
+        let other = other.expect("JSON")["latency"].as_str().expect("text").to_owned();
+        for wrong in [&text[..text.len() - 4], "HISTFAAAAP////8=", &other, "%", ""] {
+            assert!(!is_taken(wrong), "{wrong}");
+        }
+    }
 
     #[test]
     fn sums_keep_their_names() {

@@ -47,7 +47,7 @@ pub struct Lives {
 
 impl Lives {
     pub fn new(plan: &Plan, thread: u32, now: u64) -> Self {
-        let phase = f64::from(thread) / f64::from(plan.threads);
+        let phase = plan.phase(thread);
         let pace = plan.connect_rate.map(|rate| Schedule::new(now, rate / f64::from(plan.threads), phase));
         Self {
             begun: 0,
@@ -67,7 +67,7 @@ impl Lives {
     pub fn begin_play(&mut self, plan: &Plan, thread: u32, start: u64) {
         match plan.life {
             Life::Churn { rate } => {
-                let phase = f64::from(thread) / f64::from(plan.threads);
+                let phase = plan.phase(thread);
                 self.churn = Some(Schedule::new(start, rate / f64::from(plan.threads), phase));
                 self.pace = None;
             }

@@ -136,7 +136,7 @@ impl Fleet {
 
     fn begin_play(&mut self) {
         let start = self.shared.start();
-        self.witness.start = start;
+        (self.witness.start, self.witness.skew) = (start, self.shared.skew());
         if matches!(self.plan.life, Life::Storm { .. } | Life::Churn { .. }) {
             // What counts from here on is how clients come back.
             self.witness.tally.connect.reset();
@@ -345,5 +345,6 @@ impl Fleet {
         // First what is under way, then the round it belongs to: the conductor reads them the other way round.
         gauges.busy.store(self.lives.waiting() + self.opening, SeqCst);
         gauges.round.store(self.lives.round, SeqCst);
+        gauges.stage.store(self.stage as u8, SeqCst);
     }
 }

@@ -65,7 +65,7 @@ impl Fleet {
             Talk::Nobody => {}
             Talk::Closed => self.speech.first = Some(start),
             Talk::Open { each } => {
-                let phase = f64::from(self.thread) / f64::from(self.plan.threads);
+                let phase = self.plan.phase(self.thread);
                 self.speech.schedule = Some(Schedule::new(start, self.speech.rate(each), phase));
             }
         }
@@ -110,7 +110,8 @@ impl Fleet {
             return;
         }
         let channel = self.plan.roles.channel_of(client.number);
-        let stamp = Stamp { run: self.plan.run, speaker: client.number, sequence: client.sequence, due };
+        let said_due = due.wrapping_add_signed(self.witness.skew);
+        let stamp = Stamp { run: self.plan.run, speaker: client.number, sequence: client.sequence, due: said_due };
         let (id, number) = (client.next_id, client.number);
         client.sequence = client.sequence.wrapping_add(1);
         client.next_id = client.next_id.wrapping_add(1).max(1);

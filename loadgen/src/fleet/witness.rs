@@ -29,21 +29,24 @@ pub struct Witness {
     pub tally: Tally,
     /// When the scenario began to play.
     pub start: u64,
+    /// What is added to this host's clock to make it the one of the stamps.
+    pub skew: i64,
 }
 
 impl Witness {
     pub fn new(plan: Arc<Plan>) -> Self {
-        Self { plan, ear: Ear::default(), tally: Tally::default(), start: u64::MAX }
+        Self { plan, ear: Ear::default(), tally: Tally::default(), start: u64::MAX, skew: 0 }
     }
 
     /// Takes note of one message that came at `now`.
     pub fn hear(&mut self, client: &mut Client, message: &[u8], now: u64) -> Asks {
-        let Self { plan, ear, tally, start } = self;
+        let Self { plan, ear, tally, start, skew } = self;
         let mut asks = Asks::default();
         tally.counts.messages_in += 1;
         for heard in ear.hear(&plan.profile, message, &plan.names) {
             match *heard {
                 Heard::Publication(stamp, channel) => {
+                    let stamp = Stamp { due: stamp.due.wrapping_add_signed(skew.wrapping_neg()), ..stamp };
                     if judge(plan, tally, *start, client, stamp, channel, now) {
                         asks.came_back |= stamp.speaker == client.number;
                     }

@@ -2,6 +2,7 @@
 //!
 //! Never measures anything.
 
+pub mod agents;
 pub mod hgrm;
 pub mod html;
 pub mod json;

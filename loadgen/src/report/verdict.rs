@@ -17,6 +17,7 @@ pub fn complaints(plan: &Plan, outcome: &Outcome) -> Vec<String> {
     if outcome.open_at_play < first {
         all.push(format!("{} of {first} clients connected", outcome.open_at_play));
     }
+    all.extend(super::agents::complaints(outcome));
     if outcome.interrupted {
         all.push("interrupted".to_owned());
     }
