@@ -25,7 +25,6 @@ Examples:
     gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --rounds 3
   Where is the knee?
     gannet-loadgen ramp ws://127.0.0.1:8000/echo --start 500 --step 500 --max 5000 --every 5s
-
   More clients than one process may have descriptors, or than one host can play:
     gannet-loadgen controller --local 8 idle ws://127.0.0.1:8000/connection/websocket --clients 140000
 
@@ -52,7 +51,7 @@ pub struct Options {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     #[command(flatten)]
-    Scenario(Scenario),
+    Scenario(Box<Scenario>),
     Controller(ControllerOptions),
     Agent(AgentOptions),
 }
@@ -61,7 +60,7 @@ pub enum Command {
 pub fn scenario_of<T: Into<OsString> + Clone>(words: impl IntoIterator<Item = T>) -> Result<Scenario, clap::Error> {
     let words = words.into_iter().map(Into::into);
     match Options::try_parse_from(iter::once(OsString::from("gannet-loadgen")).chain(words))?.command {
-        Command::Scenario(scenario) => Ok(scenario),
+        Command::Scenario(scenario) => Ok(*scenario),
         _ => {
             let text = "only a scenario can be shared among agents; gannet-loadgen --help lists them";
             Err(Options::command().error(ErrorKind::InvalidSubcommand, text))

@@ -11,8 +11,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tungstenite::Message;
 use tungstenite::handshake::server::{Request, Response};
 
@@ -364,6 +368,80 @@ fn who_may_not_is_told_why() {
     assert!(help.status.success() && text.contains("Examples:") && text.contains("--local"), "{text}");
     let help = control(&["--local", "1", "echo", "--help"], None);
     assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--rate"), "{help:?}");
+}
+
+/// A controller made by hand.
+struct ByHand {
+    stream: BufReader<TcpStream>,
+}
+
+impl ByHand {
+    fn tell(&mut self, order: &Value) {
+        let line = format!("{order}\n");
+        self.stream.get_mut().write_all(line.as_bytes()).expect("it reads");
+    }
+
+    /// The next answer that `is_wanted`, and what is in it.
+    fn wait_for(&mut self, name: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).expect("an answer in time");
+            let answer: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            assert!(answer.get("refused").is_none(), "{answer}");
+            if answer.get(name).is_some_and(&is_wanted) {
+                return answer[name].clone();
+            }
+        }
+    }
+}
+
+#[test]
+fn stamps_are_in_the_time_of_the_controller() {
+    const AHEAD: u64 = 3_600_000_000_000;
+    let (sender, heard) = channel();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("ws://{}/", listener.local_addr().expect("an address"));
+    thread::spawn(move || {
+        let mut socket = tungstenite::accept(listener.accept().expect("a client").0).expect("an upgrade");
+        while let Ok(message) = socket.read() {
+            if let Message::Text(text) = &message {
+                let _ = sender.send(text.to_string());
+                socket.send(message).expect("it reads");
+            }
+        }
+    });
+    let (_process, address) = agent(&[], None);
+    let stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut hand = ByHand { stream: BufReader::new(stream) };
+    hand.wait_for("hello", |_| true);
+    let version = env!("CARGO_PKG_VERSION");
+    hand.tell(&json!({"greet": {"protocol": 1, "version": version, "nonce": "n", "proof": null}}));
+    hand.wait_for("welcome", |_| true);
+    let words = ["echo", &url, "--clients", "1", "--rate", "50", "--duration", "400ms"];
+    hand.tell(&json!({"job": {"words": words, "part": 0, "parts": 1, "run": 7}}));
+    assert_eq!(hand.wait_for("holds", |_| true)["clients"], 1);
+    hand.tell(&json!({"time": {"sent": 5}}));
+    let now = hand.wait_for("time", |time| time["sent"] == 5)["now"].as_u64().expect("a moment");
+    hand.tell(&json!({"begin": {"at": now}}));
+    hand.wait_for("look", |look| look["settled"][0] == 0 && look["reading"]["open"] == 1);
+    hand.tell(&json!({"time": {"sent": 6}}));
+    let now = hand.wait_for("time", |time| time["sent"] == 6)["now"].as_u64().expect("a moment");
+    let at = now + 50_000_000;
+    hand.tell(&json!({"play": {"at": at, "skew": AHEAD}}));
+    hand.wait_for("look", |look| look["silent"] == true);
+    hand.tell(&json!("drain"));
+    hand.wait_for("look", |look| look["stage"] == "drain" && look["reading"]["got"] == 20);
+    hand.tell(&json!("leave"));
+    let result = hand.wait_for("result", |_| true);
+    assert_eq!((&result["tally"]["counts"]["sent"], &result["tally"]["counts"]["measured"]), (&20.into(), &20.into()));
+    let text = heard.recv_timeout(PATIENCE).expect("a message");
+    assert!(text.starts_with("gnt:00000007"), "{text}");
+    assert_eq!(u64::from_str_radix(&text[28..44], 16), Ok(at + AHEAD), "the first is due at the start");
+    // Whoever reads it takes the hour off again.
+    let bytes = STANDARD.decode(result["tally"]["latency"].as_str().expect("base64")).expect("base64");
+    let latency: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..]).expect("a histogram");
+    assert!(latency.len() == 20 && latency.min() > 1 && latency.max() < PATIENCE.as_nanos() as u64, "{latency:?}");
 }
 
 /// Processes whose parent is `parent`, by number.

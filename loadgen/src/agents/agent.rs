@@ -26,6 +26,8 @@ use crate::shared::Stage;
 
 /// Connections at a time, the controller's among them; more are closed at once.
 const GUESTS_MAX: usize = 16;
+/// More processes than anyone has.
+const PARTS_MAX: u32 = 1 << 16;
 /// Between the welcome and the job the controller talks to other agents.
 const JOB_WAIT: Duration = Duration::from_secs(60);
 /// The clients of a job that is over need a moment to leave.
@@ -182,7 +184,9 @@ impl Agent {
     /// Takes a job and plays it.
     fn work(&self, stream: &TcpStream, mut lines: Lines, peer: &str) -> Result<(), String> {
         let plan = match lines.message(ORDER_MAX, Patience::of(JOB_WAIT))? {
-            Some(Order::Job { words, part, parts, run }) if part < parts => self.plan(&words)?.share(part, parts, run),
+            Some(Order::Job { words, part, parts, run }) if part < parts && parts <= PARTS_MAX => {
+                self.plan(&words)?.share(part, parts, run)
+            }
             Some(_) => return Err("a job was expected".to_owned()),
             None => return Err("closed without a job".to_owned()),
         };

@@ -17,10 +17,10 @@ Examples:
   Over a network you do not trust (what is said to agents is signed only at the beginning, and never encrypted):
     ssh -L 7070:127.0.0.1:7070 there gannet-loadgen agent --listen 127.0.0.1:7070 --until-eof
 
-What counts as without agents: rates and clients are those of the whole scenario, and are shared out; --threads and
+What counts as without agents: rates and clients are those of the whole scenario, and are shared out; --threads and \
 --opening are those of each agent. The report's files are written here, and --pid is a process of this host.
 
-If an agent is lost on the way, the others go on. The result says which, when, and what is therefore missing, and the
+If an agent is lost on the way, the others go on. The result says which, when, and what is therefore missing, and the \
 exit status is 1. If one cannot be reached at the start nothing begins, and the exit status is 2.";
 
 const AGENT_EXAMPLES: &str = "\
@@ -31,8 +31,8 @@ Examples:
     head -c 32 /dev/urandom | base64 > secret    # the same file for the controller
     gannet-loadgen agent --listen 10.0.0.5:7070 --secret-file secret --i-own-this-target
 
-Whoever may command an agent may have it make load, with the scenario's own options and nothing else: it reads no
-file, writes none and starts no program. That is why it asks for a secret where others can reach it, and aims at
+Whoever may command an agent may have it make load, with the scenario's own options and nothing else: it reads no \
+file, writes none and starts no program. That is why it asks for a secret where others can reach it, and aims at \
 nothing but its own host unless whoever started it said otherwise.";
 
 /// Shares a scenario among agents, and reports as if one process had played it

@@ -14,6 +14,11 @@ fn lost(outcome: &Outcome) -> impl Iterator<Item = (&Part, &Loss)> {
     outcome.agents.iter().filter_map(|part| Some((part, part.lost.as_ref()?)))
 }
 
+/// How many did.
+pub fn heard(outcome: &Outcome) -> usize {
+    outcome.agents.len() - lost(outcome).count()
+}
+
 /// Deliveries owed that nobody has seen, if an agent was lost that might have.
 pub fn unaccounted(outcome: &Outcome) -> Option<u64> {
     let counts = &outcome.tally.counts;
@@ -28,7 +33,7 @@ pub fn clock_uncertainty(outcome: &Outcome) -> Option<u64> {
 /// Rows of the table, with the name of each.
 pub fn rows(plan: &Plan, outcome: &Outcome) -> Vec<(&'static str, String)> {
     let Some(uncertainty) = clock_uncertainty(outcome) else { return Vec::new() };
-    let here = outcome.agents.len() - lost(outcome).count();
+    let here = heard(outcome);
     let clocks = match uncertainty {
         0 => "one clock".to_owned(),
         _ => format!("clocks known within {}", nanoseconds(uncertainty)),

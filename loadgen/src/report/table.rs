@@ -39,7 +39,7 @@ pub fn table(plan: &Plan, outcome: &Outcome, complaints: &[String]) -> String {
     for (code, number) in &outcome.tally.replies {
         row(&mut out, "error reply", &format!("{} x {code}", count(*number)));
     }
-    let loops = plan.threads * outcome.agents.len().max(1) as u32;
+    let loops = plan.threads * super::agents::heard(outcome).max(1) as u32;
     let share = outcome.own_cpu_seconds / outcome.play_seconds.max(1e-9) / f64::from(loops) * 100.0;
     let own = format!("{:.2} s to play, {share:.0}% of what its loops can have", outcome.own_cpu_seconds);
     row(&mut out, "own cpu", &own);
