@@ -286,6 +286,20 @@ mod tests {
     }
 
     #[test]
+    fn parts_share_the_rates_and_take_turns() {
+        let line = "churn ws://127.0.0.1:1/ --clients 20 --rate 60 --connect-rate 30 --threads 2";
+        let whole = plan_of(line).expect("a plan");
+        let shares: Vec<Plan> = (0..3).map(|part| whole.clone().share(part, 3, 7)).collect();
+        for share in &shares {
+            assert_eq!((share.life, share.connect_rate, share.run), (Life::Churn { rate: 20.0 }, Some(10.0), 7));
+        }
+        let phases: Vec<f64> = shares.iter().flat_map(|share| [share.phase(0), share.phase(1)]).collect();
+        assert_eq!(phases, [0.0, 1.0 / 6.0, 2.0 / 6.0, 3.0 / 6.0, 4.0 / 6.0, 5.0 / 6.0]);
+        let typed = plan_of(&format!("{line} --part 2/3")).expect("a plan");
+        assert_eq!((typed.part, typed.parts, typed.life), (1, 3, Life::Churn { rate: 20.0 }));
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
             "idle ws://127.0.0.1:1/ --clients 0",

@@ -31,7 +31,7 @@ const PARTS_MAX: u32 = 1 << 16;
 /// Between the welcome and the job the controller talks to other agents.
 const JOB_WAIT: Duration = Duration::from_secs(60);
 /// The clients of a job that is over need a moment to leave.
-const SEAT_WAIT: Duration = Duration::from_secs(3);
+const SEAT_WAIT: Duration = Duration::from_secs(4);
 /// How long somebody who was turned away may take to read why.
 const PARTING: Duration = Duration::from_secs(1);
 /// How often a job is looked at.
