@@ -6,6 +6,7 @@ use super::backend::Backend;
 use super::emulation;
 use super::hooks::HookCounts;
 use super::node::{Node, Unavailable};
+use super::watch;
 use crate::config::Config;
 use crate::metrics::{Counters, Page};
 use crate::reactor::Admission;
@@ -29,6 +30,8 @@ struct Operator {
     log_dropped: Arc<dyn Fn() -> usize + Send + Sync>,
     backend: Arc<Backend>,
     told: Arc<HookCounts>,
+    /// Seconds since 1970 at the start of the process.
+    started: f64,
 }
 
 /// What anyone may ask: on the public port, next to the clients.
@@ -72,6 +75,7 @@ pub fn internal(service: &Service) -> (Router, GrpcService) {
         log_dropped,
         backend: service.outgoing.backend.clone(),
         told: service.outgoing.told.clone(),
+        started: watch::started(node.info.started.elapsed()),
     };
     let mut router = Router::new();
     if config.health.enabled {
@@ -137,12 +141,7 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     for (name, help, part) in PER_REACTOR {
         page.labelled(name, help, "gauge", "reactor", stats.iter().map(|s| (s.reactor, part(s))));
     }
-    page.single(
-        "gannet_process_resident_memory_bytes",
-        "Resident memory of this process.",
-        "gauge",
-        super::watch::resident_bytes().unwrap_or(0),
-    );
+    process(&mut page, operator.started);
     let dropped = "Log lines dropped because the log's queue was full: lower log.level or raise log.queue_size.";
     page.single("gannet_log_lines_dropped_total", dropped, "counter", (operator.log_dropped)());
     sum.write(&mut page);
@@ -150,6 +149,21 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     operator.backend.write(&mut page);
     operator.told.write(&mut page);
     page
+}
+
+/// What the process spends, by the names that Prometheus's client libraries have for it. How many descriptors are open
+/// is left out: the kernel tells it only as a list of them all, and there may be a million.
+fn process(page: &mut Page, started: f64) {
+    let resident = watch::resident_bytes().unwrap_or(0);
+    page.single("gannet_process_resident_memory_bytes", "Resident memory of this process.", "gauge", resident);
+    let cpu = "Total user and system CPU time spent in seconds.";
+    page.single("process_cpu_seconds_total", cpu, "counter", watch::cpu_seconds());
+    page.single("process_resident_memory_bytes", "Resident memory size in bytes.", "gauge", resident);
+    if let Some(most) = watch::descriptors_max() {
+        page.single("process_max_fds", "Maximum number of open file descriptors.", "gauge", most);
+    }
+    let since = "Start time of the process since unix epoch in seconds.";
+    page.single("process_start_time_seconds", since, "gauge", started);
 }
 
 type PerReactor = (&'static str, &'static str, fn(&Stats) -> usize);

@@ -1,10 +1,12 @@
-//! F5 · What the service thread looks at by itself: memory, and limits that bite.
+//! F5 · What the service thread looks at by itself: memory, processor time, and limits that bite.
 
 use super::node::Node;
 use crate::metrics::Counters;
 use crate::reactor::Admission;
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Memory is looked at this often while there is a limit.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(500);
@@ -16,6 +18,22 @@ pub fn resident_bytes() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages = text.split_whitespace().nth(1)?.parse::<usize>().ok()?;
     Some(pages * rustix::param::page_size())
+}
+
+/// Processor time this process has used, in seconds.
+pub fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// How many file descriptors this process may have; `None` if there is no limit.
+pub fn descriptors_max() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// Seconds since 1970 when this process was `ago` younger.
+pub fn started(ago: Duration) -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(ago).as_secs_f64()
 }
 
 /// Refuses new clients while memory is over `limit` bytes (0 = no limit).

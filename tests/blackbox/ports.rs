@@ -5,6 +5,7 @@ use crate::peer::{PATH, Peer, upgrade_head};
 use crate::server::{KEY, OPEN, Server};
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// On an address of its own, where nobody else picks ports.
 const INTERNAL: &str = "127.0.0.9";
@@ -62,6 +63,26 @@ fn a_handshake_after_plain_http_is_sent_to_a_connection_of_its_own() {
     peer.send(upgrade_head(PATH, &[]).as_bytes());
     assert_eq!(peer.response().status, 421);
     peer.ended();
+}
+
+#[test]
+fn metrics_tell_what_the_process_spends() {
+    let server = Server::start(OPEN);
+    let page = server.metrics();
+    let value = |name: &str| -> f64 {
+        let found = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("{name}: {page}")).parse().expect("a number")
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    assert!(value("process_cpu_seconds_total") > 0.0);
+    assert!((1e6..1e10).contains(&value("process_resident_memory_bytes")));
+    assert!((now - 600.0..=now).contains(&value("process_start_time_seconds")));
+    assert!(value("process_max_fds") >= 64.0);
+    // What it spends from one look to the next is the next look at least.
+    let before = value("process_cpu_seconds_total");
+    let page = server.metrics();
+    let after = page.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total ")).expect("still there");
+    assert!(after.parse::<f64>().expect("a number") > before);
 }
 
 #[test]
