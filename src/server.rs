@@ -5,7 +5,7 @@
 
 use crate::config::{Config, Warning};
 use crate::mailbox::{Mailbox, Sender, mailbox};
-use crate::reactor::{Admission, Letter, Links, Reactor, WAKER, listen};
+use crate::reactor::{Admission, Letter, Links, Reactor, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, Replies, Service};
 use crate::session::Rules;
 use crate::shard::{Answer, Shard};
@@ -68,7 +68,7 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let count = reactor_count(&config);
     let room = raise_descriptors(&config, count)?;
-    let (listeners, bound) = open_public(&config, count)?;
+    let (listeners, bound, steering) = open_public(&config, count)?;
     let internal = open_internal(&config)?;
     let grpc = open_grpc(&config)?;
 
@@ -78,10 +78,7 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
     let mut rules = Rules::new(&config, &forwarded).map_err(|error| cannot_start(error.to_string()))?;
     rules.node = info.uid.clone();
     let rules = Arc::new(rules);
-    let seed = getrandom::u64().map_err(|error| cannot_start(format!("cannot draw a random seed: {error}")))?;
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret).map_err(|error| cannot_start(format!("cannot draw a random secret: {error}")))?;
-    let secret = Arc::new(secret);
+    let (seed, secret) = draw()?;
     let parts = mailboxes(count, config.reactor.mailbox_size).map_err(cannot("make the reactors' polls"))?;
     let senders: Vec<Sender<Letter>> = parts.iter().map(|part| part.sender.clone()).collect();
     let (answers, replies) = unbounded_channel();
@@ -95,13 +92,16 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
         let shard = Shard::new(me, count as u16, seed, secret.clone(), rules.clone());
         let ends = (hand_off.clone(), backend.clone(), hook.clone());
         let links = links(senders.clone(), ends, answers.clone(), happened.clone());
-        let reactor = Reactor::new(part.poll, listener, part.mailbox, shard, me, links, admission.clone(), &config)
-            .map_err(cannot("start a reactor"))?;
         let failed = happened.clone();
-        spawn(format!("reactor-{me}"), move || {
-            let Err(error) = reactor.run();
-            let _ = failed.send(Happened::Failed(me, error));
-        })?;
+        let start = || {
+            let reactor = Reactor::new(part.poll, listener, part.mailbox, shard, me, links, admission.clone(), &config)
+                .map_err(cannot("start a reactor"))?;
+            spawn(format!("reactor-{me}"), move || {
+                let Err(error) = reactor.run();
+                let _ = failed.send(Happened::Failed(me, error));
+            })
+        };
+        steering.start_on(at, start).map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
     }
     let node = Arc::new(Node::new(info, rules, senders.clone(), seed));
     let at = |listener: &Option<TcpListener>| listener.as_ref().and_then(|listener| listener.local_addr().ok());
@@ -124,7 +124,7 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
         }
     })?;
     spawn_signals(happened)?;
-    announce(&config, bound, others, count, &admission);
+    announce(&config, bound, others, &steering, count, &admission);
     let result = wait(&config, &admission, &senders, &happening, count);
     drop(guard);
     result
@@ -136,6 +136,14 @@ fn cannot(what: &'static str) -> impl Fn(io::Error) -> ServeError {
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
     thread::Builder::new().name(name).spawn(body).map(drop).map_err(cannot("start a thread"))
+}
+
+/// A seed that nobody outside can guess, and a secret.
+fn draw() -> Result<(u64, Arc<[u8; 32]>), ServeError> {
+    let failed = |error| cannot_start(format!("cannot draw random numbers: {error}"));
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(failed)?;
+    Ok((getrandom::u64().map_err(failed)?, Arc::new(secret)))
 }
 
 /// A reactor's poll with the mailbox that wakes it.
@@ -202,13 +210,17 @@ fn has_ipv6() -> bool {
     TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
 }
 
-/// A listener for each reactor, and where they are.
-fn open_public(config: &Config, count: usize) -> Result<(Vec<TcpListener>, SocketAddr), ServeError> {
+/// A listener for each reactor, where they are, and how the kernel chooses among them.
+fn open_public(config: &Config, count: usize) -> Result<(Vec<TcpListener>, SocketAddr, Steering), ServeError> {
     let http = &config.http_server;
+    let steering = Steering::new(http, count).map_err(cannot_start)?;
     let address = address(("http_server.address", &http.address), http.port, config.dev)?;
     let listeners = listen(http, address, count, http.share_port).map_err(|error| cannot_listen(address, &error))?;
+    steering.attach(&listeners, http.share_port).map_err(|error| {
+        cannot_start(format!("cannot steer by CPU: {error}; it takes Linux 4.6, or http_server.steering = hash"))
+    })?;
     let bound = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(address);
-    Ok((listeners, bound))
+    Ok((listeners, bound, steering))
 }
 
 fn open_internal(config: &Config) -> Result<Option<TcpListener>, ServeError> {
@@ -307,6 +319,7 @@ fn announce(
     config: &Config,
     bound: SocketAddr,
     (internal, grpc): (Option<SocketAddr>, Option<SocketAddr>),
+    steering: &Steering,
     reactors: usize,
     admission: &Admission,
 ) {
@@ -328,6 +341,9 @@ fn announce(
         );
     } else {
         tracing::info!(clients = fit, need_mib, "room for so many clients");
+    }
+    if let Some(cpus) = steering.cpus() {
+        tracing::info!(?cpus, "each reactor stays on its CPU and gets the connections that arrive there");
     }
     if config.dev {
         tracing::warn!("DEV MODE: no tokens, no API key, every permission granted; loopback only. Not for production.");

@@ -137,6 +137,11 @@ impl Config {
             let message = format!("expected another port than http_server.port; got {}", server.port);
             problems.push(problem("http_server.internal_port", message));
         }
+        if server.share_port && server.steering == "cpu" {
+            let message = "expected hash with http_server.share_port: the kernel would count the other process's \
+                           listeners among the reactors of this one; got \"cpu\"";
+            problems.push(problem("http_server.steering", message));
+        }
         if self.dev {
             let both = [("address", &server.address), ("internal_address", &server.internal_address)];
             for (key, address) in both.into_iter().filter(|(_, address)| !address.is_empty()) {
@@ -392,6 +397,18 @@ mod tests {
         let text = "health.handler_prefix: expected another path than http_api.handler_prefix; got \"/api\"";
         assert_eq!(path, [text]);
         assert!(said(|c| c.echo.handler_prefix = "/api".into()).is_empty(), "echo is off");
+    }
+
+    #[test]
+    fn connections_go_by_cpu_only_on_a_port_of_its_own() {
+        let wrong = said(|c| (c.http_server.share_port, c.http_server.steering) = (true, "cpu".into()));
+        let text = "http_server.steering: expected hash with http_server.share_port: the kernel would count the other \
+                    process's listeners among the reactors of this one; got \"cpu\"";
+        assert_eq!(wrong, [text]);
+        assert!(said(|c| c.http_server.share_port = true).is_empty());
+        assert!(said(|c| c.http_server.steering = "cpu".into()).is_empty());
+        let word = said(|c| c.http_server.steering = "numa".into());
+        assert_eq!(word, ["http_server.steering: expected one of hash, cpu; got \"numa\""]);
     }
 
     #[test]

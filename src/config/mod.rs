@@ -140,6 +140,9 @@ options! {
         /// Listen on `port` although another gannet of this user does: for an upgrade without a gap, where the
         /// new process starts before the old one leaves. Otherwise a port in use is an error.
         share_port: bool = false;
+        /// Which reactor gets a new connection: by a hash any of them, evenly; or the one on the CPU that the first
+        /// packet arrived at, and then each reactor stays on a CPU of its own.
+        steering: String = "hash".into(), Rule::OneOf(&["hash", "cpu"]);
         /// Connections the kernel completes ahead of accept, per reactor; capped by net.core.somaxconn.
         listen_backlog: u32 = 4096, Rule::Count(1, MIB);
         /// From accept to a whole request head.

@@ -26,11 +26,13 @@ mod listener;
 mod origin;
 mod outbox;
 mod read;
+mod steering;
 mod stream;
 
 pub use admission::{Admission, Entry, Rate, Refused};
 pub use listener::listen;
 pub use origin::{Origins, Source, preflight, shared_with};
+pub use steering::Steering;
 pub use stream::is_binary;
 
 use crate::broker::Event;

@@ -31,6 +31,7 @@ mod proxy_failures;
 mod recovery;
 mod server;
 mod slow;
+mod steering;
 mod stream;
 mod streams;
 mod tokens;

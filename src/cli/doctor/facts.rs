@@ -70,6 +70,8 @@ pub struct Facts {
     pub huge_pages: Option<String>,
     /// TCP sockets open now, in this network namespace.
     pub tcp_sockets: Option<u64>,
+    /// Receive queues of the card that has most; `u64::MAX` = RPS spreads its packets. `None`: no card is seen.
+    pub receive_queues: Option<u64>,
     pub keys: BTreeMap<String, Vec<u64>>,
 }
 
@@ -95,6 +97,7 @@ impl Facts {
             clocksource: trimmed("sys/devices/system/clocksource/clocksource0/current_clocksource"),
             huge_pages: at("sys/kernel/mm/transparent_hugepage/enabled").and_then(|text| bracketed(&text)),
             tcp_sockets: at("proc/net/sockstat").and_then(|text| tcp_sockets(&text)),
+            receive_queues: receive_queues(&source.root.join("sys/class/net")),
             keys: KEYS.iter().filter_map(|key| Some((key.to_string(), read_key(source.root, key)?))).collect(),
         }
     }
@@ -155,6 +158,21 @@ fn bracketed(text: &str) -> Option<String> {
 fn tcp_sockets(sockstat: &str) -> Option<u64> {
     let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP: inuse "))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// Of cards that stand for a device: loopback, bridges and the like have none.
+fn receive_queues(cards: &Path) -> Option<u64> {
+    let names = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let cards = names(cards).filter(|card| card.join("device").exists());
+    let of_card = cards.map(|card| {
+        let queues = names(&card.join("queues")).filter(|queue| queue.to_string_lossy().contains("/rx-"));
+        let spread = |queue: PathBuf| {
+            let mask = fs::read_to_string(queue.join("rps_cpus")).unwrap_or_default();
+            mask.chars().any(|digit| digit.is_ascii_hexdigit() && digit != '0')
+        };
+        queues.fold(0, |count: u64, queue| if spread(queue) { u64::MAX } else { count.saturating_add(1) })
+    });
+    of_card.max().filter(|most| *most > 0)
 }
 
 /// `0-3,8` is five.

@@ -188,6 +188,33 @@ fn a_quiet_host_has_no_warnings_and_a_bad_one_has_them_all() {
 }
 
 #[test]
+fn steering_by_cpu_wants_a_kernel_cpus_and_packets_on_all_of_them() {
+    let host = Host::new("steering");
+    let mut config = Config::default();
+    config.http_server.steering = "cpu".into();
+    let said = |config: &Config| {
+        let warnings = host.judge(None, config).warnings;
+        warnings.into_iter().find(|warning| warning.about == "http_server.steering").map(|warning| warning.message)
+    };
+    assert_eq!(said(&config), None, "no card is seen: a container, or clients on this host");
+    host.with("sys/class/net/lo/queues/rx-0/rps_cpus", "0\n")
+        .with("sys/class/net/eth0/device/vendor", "0x1af4\n")
+        .with("sys/class/net/eth0/queues/tx-0/xps_cpus", "0\n")
+        .with("sys/class/net/eth0/queues/tx-1/xps_cpus", "0\n")
+        .with("sys/class/net/eth0/queues/rx-0/rps_cpus", "0,00000000\n");
+    assert!(said(&config).is_some_and(|text| text.contains("queues for 1 of 2 reactors")));
+    host.with("sys/class/net/eth0/queues/rx-0/rps_cpus", "0,00000003\n");
+    assert_eq!(said(&config), None, "RPS brings them to both");
+    host.with("sys/class/net/eth0/queues/rx-0/rps_cpus", "0\n").with("sys/class/net/eth0/queues/rx-1/rps_cpus", "0\n");
+    assert_eq!(said(&config), None, "a queue for each");
+    config.reactors = 3;
+    assert!(said(&config).is_some_and(|text| text.contains("3 have 2: the server cannot start")));
+    host.with("proc/sys/kernel/osrelease", "4.5.0\n");
+    assert!(said(&config).is_some_and(|text| text.contains("Linux 4.6")));
+    assert_eq!(said(&Config { reactors: 3, ..Config::default() }), None, "by hash");
+}
+
+#[test]
 fn another_process_and_what_cannot_be_read() {
     let host = Host::new("pid");
     host.with("proc/7/limits", "Max open files 5000 50000 files\n");

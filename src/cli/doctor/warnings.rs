@@ -41,6 +41,7 @@ pub fn warnings(facts: &Facts, config: &Config, clients: u64) -> Vec<Warning> {
         send_buffer(facts, config),
         receive_buffer(facts, config),
         reactors(facts, config),
+        steering(facts, config),
         threads(facts, config),
         clock(facts),
         huge_pages(facts),
@@ -124,6 +125,27 @@ fn reactors(facts: &Facts, config: &Config) -> Option<Warning> {
     }
     let message = format!("reactors = {set} on {cpus} CPUs: they take turns, and none is faster");
     if set > cpus { warning("reactors", message, "reactors = 0 in the configuration") } else { None }
+}
+
+fn steering(facts: &Facts, config: &Config) -> Option<Warning> {
+    let reactors = facts.reactors(config.reactors);
+    if config.http_server.steering != "cpu" {
+        return None;
+    }
+    let (about, hash) = ("http_server.steering", "http_server.steering = \"hash\" in the configuration");
+    if facts.kernel_version().is_some_and(|version| version < (4, 6)) {
+        return warning(about, "cpu takes Linux 4.6: the server cannot start".into(), hash);
+    }
+    if let Some(cpus) = facts.cpus.filter(|cpus| *cpus < reactors) {
+        let message = format!("cpu takes a CPU for each reactor, and {reactors} have {cpus}: the server cannot start");
+        return warning(about, message, "reactors = 0 in the configuration");
+    }
+    let queues = facts.receive_queues.filter(|queues| *queues < reactors)?;
+    let message = format!(
+        "cpu, and the network card has queues for {queues} of {reactors} reactors: a CPU that no packet arrives at has \
+         a reactor without clients"
+    );
+    warning(about, message, &format!("ethtool -L CARD combined {reactors}, or RPS (tuning/README.md); or {hash}"))
 }
 
 fn threads(facts: &Facts, config: &Config) -> Option<Warning> {
