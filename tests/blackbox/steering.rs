@@ -51,6 +51,8 @@ fn field(status: &Path, name: &str) -> String {
 
 /// The CPUs of each thread of the server, by its name.
 fn cpus_of_threads(server: &Server) -> BTreeMap<String, String> {
+    // A thread names itself when it begins, and those that answer have begun.
+    server.metrics();
     let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("tasks");
     let tasks = tasks.map(|task| task.expect("a task").path().join("status"));
     tasks.map(|status| (field(&status, "Name"), field(&status, "Cpus_allowed_list"))).collect()
