@@ -180,12 +180,22 @@ pub struct Server {
 impl Server {
     /// Starts `kind` on a free port and waits until it accepts connections. `extra` are more flags for gannet.
     pub fn start(kind: Kind, mode: Mode, place: &Place, extra: &[&str]) -> io::Result<Self> {
+        Self::launch(kind, mode, place, &[place.server_core], extra)
+    }
+
+    /// Starts gannet with as many reactors as there are `cores`, which they may use all.
+    pub fn start_on(cores: &[usize], place: &Place, extra: &[&str]) -> io::Result<Self> {
+        Self::launch(Kind::Gannet, Mode::Echo, place, cores, extra)
+    }
+
+    fn launch(kind: Kind, mode: Mode, place: &Place, cores: &[usize], extra: &[&str]) -> io::Result<Self> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let program = place.program(kind)?;
-        let mut command = bound_to_us(&["taskset", "--cpu-list", &place.server_core.to_string()]);
+        let list = cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        let mut command = bound_to_us(&["taskset", "--cpu-list", &list]);
         command.arg(&program).env("GOMAXPROCS", "1");
         match kind {
-            Kind::Gannet => gannet_flags(&mut command, port).args(extra),
+            Kind::Gannet => gannet_flags(&mut command, port, cores.len()).args(extra),
             Kind::Centrifugo => centrifugo_options(&mut command, port),
             Kind::Ws => peer_flags(command.arg(Path::new(NODE_PEER).join("server.mjs")), port, mode),
             _ => peer_flags(&mut command, port, mode),
@@ -255,9 +265,9 @@ fn centrifugo_options(command: &mut Command, port: u16) -> &mut Command {
     command.env("CENTRIFUGO_CLIENT_INSECURE", "true").env("CENTRIFUGO_LOG_LEVEL", "error")
 }
 
-fn gannet_flags(command: &mut Command, port: u16) -> &mut Command {
+fn gannet_flags(command: &mut Command, port: u16, reactors: usize) -> &mut Command {
     command.args(["--http_server.address", "127.0.0.1", "--http_server.port", &port.to_string()]);
-    command.args(["--reactors", "1", "--log.level", "error"])
+    command.args(["--reactors", &reactors.to_string(), "--log.level", "error"])
 }
 
 #[cfg(test)]
