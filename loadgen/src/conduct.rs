@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::agents::Part;
 use crate::clock::{self, MILLISECOND, SECOND};
-use crate::cost::{Cost, Costs, own_cpu_seconds};
+use crate::cost::process::own_cpu_seconds;
+use crate::cost::{Look, Spent, Watch};
 use crate::loops::Led;
 use crate::plan::{Life, Plan};
 use crate::progress::Progress;
@@ -50,7 +51,8 @@ pub struct Outcome {
     pub play_seconds: f64,
     /// How many were open when it did.
     pub open_at_play: u64,
-    pub costs: Option<Costs>,
+    /// What the server spent.
+    pub spent: Spent,
     /// What this process spent while the scenario played: near one second a second for each loop, it is the limit.
     pub own_cpu_seconds: f64,
     pub interrupted: bool,
@@ -69,48 +71,47 @@ struct Conductor<'a> {
     next_sample: u64,
 }
 
-/// Runs a plan. `pid` is the server to watch.
-pub fn run(plan: &Plan, led: &mut dyn Led, pid: Option<u32>, progress: Progress) -> io::Result<Outcome> {
+/// Runs a plan. `watch` shows what the server spends.
+pub fn run(plan: &Plan, led: &mut dyn Led, watch: &Watch, progress: Progress) -> io::Result<Outcome> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The first signal ends the run early with a report, the second ends the process.
         signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())?;
         signal_hook::flag::register(signal, stop.clone())?;
     }
-    let before = pid.map(Cost::read).transpose()?;
+    let before = watch.look();
+    if let Some(fault) = before.fault() {
+        return Err(io::Error::other(fault.to_owned()));
+    }
     let began = led.begin()?;
     let sample_every = if plan.duration < Duration::from_secs(60) { SECOND / 4 } else { SECOND };
     let samples = Vec::new();
     let mut conductor = Conductor { plan, led, progress, stop, began, samples, sample_every, next_sample: 0 };
-    let outcome = conductor.lead(pid, before)?;
+    let outcome = conductor.lead(watch, before)?;
     Ok(Outcome { samples: conductor.samples, tally: conductor.led.end()?, ..outcome })
 }
 
 impl Conductor<'_> {
-    fn lead(&mut self, pid: Option<u32>, before: Option<Cost>) -> io::Result<Outcome> {
+    fn lead(&mut self, watch: &Watch, before: Look) -> io::Result<Outcome> {
         let connect_by = self.began + self.connect_limit();
         self.wait("connecting", connect_by, |led| led.settled_at().is_some());
         let settled = self.led.settled_at().unwrap_or_else(clock::now);
         let connect_seconds = settled.saturating_sub(self.began) as f64 / 1e9;
         self.wait("settling", clock::now() + self.plan.settle.as_nanos() as u64, |_| false);
-        let connected = pid.map(Cost::read).transpose()?;
+        let connected = watch.look();
         let open_at_play = self.led.read().open;
         let start = self.start(open_at_play);
         let own_before = own_cpu_seconds()?;
         let play_at = start.saturating_sub(self.began) as f64 / 1e9;
         self.led.play(start);
         let rounds = if open_at_play > 0 { self.play(start) } else { Vec::new() };
-        let played = pid.map(Cost::read).transpose()?;
         let own_cpu_seconds = own_cpu_seconds()? - own_before;
         let play_seconds = (self.seconds() - play_at).clamp(0.0, self.plan.duration.as_secs_f64());
+        let played = watch.look();
         self.drain();
         self.look("leaving", true);
         self.led.enter(Stage::Leave);
         self.progress.end();
-        let costs = match (before, connected, played) {
-            (Some(before), Some(connected), Some(played)) => Some(Costs { before, connected, played }),
-            _ => None,
-        };
         Ok(Outcome {
             tally: Tally::default(),
             samples: Vec::new(),
@@ -118,7 +119,7 @@ impl Conductor<'_> {
             connect_seconds,
             play_seconds,
             open_at_play,
-            costs,
+            spent: watch.spent(before, connected, played, open_at_play),
             own_cpu_seconds,
             interrupted: self.stop.load(Relaxed),
             agents: Vec::new(),

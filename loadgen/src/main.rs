@@ -39,6 +39,7 @@ use clap::Parser;
 
 use agents::options::ControllerOptions;
 use conduct::Outcome;
+use cost::Watch;
 use loops::{Loops, raise_descriptors};
 use options::{Command, Common, Options, Scenario, scenario_of};
 use plan::Plan;
@@ -70,7 +71,8 @@ fn main() -> ExitCode {
 fn run(scenario: &Scenario) -> Result<bool, String> {
     let (common, plan) = (scenario.common(), scenario.plan()?);
     raise_descriptors(&plan)?;
-    let outcome = conduct::run(&plan, &mut Loops::new(plan.clone()), common.pid, Progress::new(common.quiet))
+    let watch = Watch::new(&common.pid, &common.metrics, plan.target.is_loopback())?;
+    let outcome = conduct::run(&plan, &mut Loops::new(plan.clone()), &watch, Progress::new(common.quiet))
         .map_err(|error| format!("the run could not go on: {error}"))?;
     judge(common, &plan, &outcome)
 }

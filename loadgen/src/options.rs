@@ -322,9 +322,14 @@ pub struct Common {
     /// Below this share of messages delivered the goal is missed [default: 1 where messages are owed]
     #[arg(long, value_name = "RATIO", help_heading = GOAL)]
     pub min_delivery: Option<f64>,
-    /// The server's process: adds what it spent
-    #[arg(long, value_name = "PID", help_heading = GOAL)]
-    pub pid: Option<u32>,
+    /// The server's process on this host: adds to the report what it spent, and as root what the kernel keeps for each
+    /// client; may be given again, or as a list with commas, for the sum of several
+    #[arg(long, value_name = "PID", value_delimiter = ',', help_heading = GOAL)]
+    pub pid: Vec<u32>,
+    /// The server's metrics page, such as http://10.0.0.1:9000/metrics, for a server on another host: adds processor
+    /// time and resident memory (process_cpu_seconds_total, process_resident_memory_bytes); may be given again
+    #[arg(long, value_name = "URL", help_heading = GOAL)]
+    pub metrics: Vec<String>,
     /// Writes the result as JSON (- = on stdout in place of the table)
     #[arg(long, value_name = "FILE", help_heading = GOAL)]
     pub json: Option<PathBuf>,

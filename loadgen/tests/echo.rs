@@ -129,7 +129,7 @@ fn a_report_in_every_form() {
     let output = loadgen(&[&["echo", &url, "--clients", "3", "--duration", "300ms"], &files[..]].concat());
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let table = String::from_utf8(output.stdout).expect("UTF-8");
-    for word in ["p99.99", "delivery", "server memory", "goal           reached"] {
+    for word in ["p99.99", "delivery", "server memory", "kernel memory", "tcp buffers", "goal           reached"] {
         assert!(table.contains(word), "{word}: {table}");
     }
     let read = |path: &PathBuf| std::fs::read_to_string(path).expect("written");
@@ -168,7 +168,14 @@ fn exit_statuses_tell_what_happened() {
     let output = loadgen(&["idle", &url, "--clients", "3", "--quiet", "--json", "-"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(json(&output)["errors"]["connecting: connection refused"], 3);
-    for wrong in [&["idle", "ws://192.0.2.1/"][..], &["idle"], &["echo", &url, "--size", "1"], &["nothing"]] {
+    for wrong in [
+        &["idle", "ws://192.0.2.1/"][..],
+        &["idle"],
+        &["echo", &url, "--size", "1"],
+        &["nothing"],
+        &["idle", &url, "--pid", "1073741824"],
+        &["idle", &url, "--metrics", "https://127.0.0.1/metrics"],
+    ] {
         let output = loadgen(wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong:?} {output:?}");
         assert!(!output.stderr.is_empty());

@@ -140,3 +140,45 @@ fn a_refused_publication_is_not_owed() {
     assert_eq!(result["errors"]["connecting: error reply 103"], 2, "{result:#}");
     assert_eq!((&result["counts"]["refused"], &result["counts"]["expected"]), (&4.into(), &0.into()), "{result:#}");
 }
+
+#[test]
+fn costs_are_told_by_the_process_and_by_its_metrics() {
+    let server = Server::start(&["--client.insecure", "--prometheus.enabled"]);
+    let (pid, metrics) = (server.child.id().to_string(), format!("http://{}/metrics", server.address));
+    let url = server.url("/connection/websocket");
+    let load = ["--subscribers", "1000", "--rate", "50", "--duration", "1s", "--settle", "1s"];
+    let result = reaches_its_goal(&[&["fanout", &url, "--pid", &pid, "--metrics", &metrics], &load[..]].concat());
+    for (name, from_proc) in [("server", true), ("server_metrics", false)] {
+        let costs = &result[name];
+        let number = |name: &str| costs[name].as_f64().unwrap_or_else(|| panic!("{name}: {result:#}"));
+        assert!(number("rss_bytes") > 1e6 && number("rss_bytes") < 1e9, "{costs:#}");
+        assert!(number("rss_bytes_per_client") > 0.0 && number("rss_bytes_per_client") < 1e5, "{costs:#}");
+        assert!(number("connect_cpu_seconds") > 0.0 && number("play_cpu_seconds") > 0.0, "{costs:#}");
+        assert!(number("cpu_seconds_per_million_messages") > 0.0, "{costs:#}");
+        assert_eq!(costs["private_bytes"].is_u64(), from_proc, "{costs:#}");
+        assert_eq!(costs["voluntary_switches"].is_u64(), from_proc, "{costs:#}");
+    }
+    let kernel = &result["kernel"];
+    assert!(kernel["tcp_buffer_bytes"].is_u64() && kernel["of_both_ends"] == true, "{kernel:#}");
+    match kernel["slabs"].as_array() {
+        // Only root may read them.
+        None => assert!(kernel["slabs_unknown"].as_str().is_some_and(|why| why.contains("slabinfo")), "{kernel:#}"),
+        Some(slabs) => {
+            let each: Vec<f64> = slabs.iter().filter_map(|slab| slab["bytes_per_client"].as_f64()).collect();
+            assert!(!each.is_empty() && each.is_sorted_by(|a, b| a >= b), "{kernel:#}");
+            assert!((each.iter().sum::<f64>() - kernel["slab_bytes_per_client"].as_f64().expect("a sum")).abs() < 1e-3);
+        }
+    }
+}
+
+#[test]
+fn a_page_without_costs_is_refused_before_the_run() {
+    let server = Server::start(&["--client.insecure"]);
+    let metrics = format!("http://{}/metrics", server.address);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gannet-loadgen"));
+    let url = server.url("/connection/websocket");
+    let output = command.args(["idle", &url, "--metrics", &metrics]).output().expect("the program runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("/metrics: http 404"), "{errors}");
+}

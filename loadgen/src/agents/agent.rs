@@ -18,7 +18,7 @@ use super::message::{
 };
 use super::options::AgentOptions;
 use crate::clock::{self, MILLISECOND};
-use crate::cost::own_cpu_seconds;
+use crate::cost::process::own_cpu_seconds;
 use crate::loops::{Led, Loops, raise_descriptors};
 use crate::options::scenario_of;
 use crate::plan::Plan;

@@ -19,6 +19,7 @@ use super::skew::{Skew, Trips};
 use super::{Loss, Part};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::conduct::{self, Outcome};
+use crate::cost::Watch;
 use crate::loops::Led;
 use crate::options::Scenario;
 use crate::plan::Plan;
@@ -47,6 +48,7 @@ pub fn run(options: &ControllerOptions, scenario: &Scenario, plan: &Plan) -> Res
     if options.agents.is_empty() && options.local == 0 {
         return Err("the controller needs agents: --agents HOST:PORT,... or --local N".into());
     }
+    let watch = Watch::new(&common.pid, &common.metrics, plan.target.is_loopback())?;
     let secret = Secret::read(options.secret.secret_file.as_deref())?;
     let (locals, local_secret, addresses) = Locals::start(options.local, common.i_own_this_target)?;
     let local = (1..).zip(&addresses).map(|(number, address)| (format!("local-{number}"), address, &local_secret));
@@ -63,7 +65,7 @@ pub fn run(options: &ControllerOptions, scenario: &Scenario, plan: &Plan) -> Res
         let agent = agent.hire(name.clone(), &job).map_err(|why| format!("agent {name}: {why}"))?;
         agents.all.push(agent);
     }
-    let outcome = conduct::run(plan, &mut agents, common.pid, Progress::new(common.quiet))
+    let outcome = conduct::run(plan, &mut agents, &watch, Progress::new(common.quiet))
         .map_err(|error| format!("the run could not go on: {error}"))?;
     drop(locals);
     Ok(agents.account(outcome))

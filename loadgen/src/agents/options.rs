@@ -18,7 +18,8 @@ Examples:
     ssh -L 7070:127.0.0.1:7070 there gannet-loadgen agent --listen 127.0.0.1:7070 --until-eof
 
 What counts as without agents: rates and clients are those of the whole scenario, and are shared out; --threads and \
---opening are those of each agent. The report's files are written here, and --pid is a process of this host.
+--opening are those of each agent. The report's files are written here, --pid is a process of this host, and --metrics \
+is asked from here.
 
 If an agent is lost on the way, the others go on. The result says which, when, and what is therefore missing, and the \
 exit status is 1. If one cannot be reached at the start nothing begins, and the exit status is 2.";

@@ -3,6 +3,7 @@
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
+use super::cost;
 use super::table::QUANTILES;
 use super::verdict::knee;
 use crate::conduct::Outcome;
@@ -44,7 +45,9 @@ pub fn json(plan: &Plan, outcome: &Outcome, complaints: &[String]) -> Value {
         "rounds": rounds(outcome),
         "steps": steps(plan, outcome),
         "knee_step": knee(plan, &tally.steps),
-        "server": server(outcome),
+        "server": cost::costs_json(outcome, outcome.spent.processes.as_ref()),
+        "server_metrics": cost::costs_json(outcome, outcome.spent.pages.as_ref()),
+        "kernel": cost::kernel_json(&outcome.spent),
         "series": series(outcome),
     })
 }
@@ -83,23 +86,6 @@ fn steps(plan: &Plan, outcome: &Outcome) -> Vec<Value> {
         })
     };
     (0..).zip(&outcome.tally.steps).map(step).collect()
-}
-
-fn server(outcome: &Outcome) -> Value {
-    let Some(costs) = &outcome.costs else { return Value::Null };
-    let (counts, switches) = (&outcome.tally.counts, costs.switches());
-    let each = costs.bytes_per_client(outcome.open_at_play);
-    json!({
-        "connect_cpu_seconds": costs.connect_cpu_seconds(),
-        "play_cpu_seconds": costs.play_cpu_seconds(),
-        "cpu_seconds_per_million_messages": costs.cpu_seconds_per_million(counts.sent + counts.got),
-        "rss_bytes": costs.connected.rss_bytes,
-        "private_bytes": costs.connected.private_bytes,
-        "rss_bytes_per_client": each.map(|each| each.0),
-        "private_bytes_per_client": each.map(|each| each.1),
-        "voluntary_switches": switches.0,
-        "involuntary_switches": switches.1,
-    })
 }
 
 fn series(outcome: &Outcome) -> Vec<Value> {

@@ -3,6 +3,7 @@
 //! Never measures anything.
 
 pub mod agents;
+pub mod cost;
 pub mod hgrm;
 pub mod html;
 pub mod json;

@@ -7,7 +7,6 @@ use hdrhistogram::Histogram;
 use super::text::{bytes, count, nanoseconds, rate};
 use super::verdict::knee;
 use crate::conduct::Outcome;
-use crate::cost::Costs;
 use crate::plan::{Life, Plan, Talk};
 
 /// The percentiles shown.
@@ -43,11 +42,8 @@ pub fn table(plan: &Plan, outcome: &Outcome, complaints: &[String]) -> String {
     let share = outcome.own_cpu_seconds / outcome.play_seconds.max(1e-9) / f64::from(loops) * 100.0;
     let own = format!("{:.2} s to play, {share:.0}% of what its loops can have", outcome.own_cpu_seconds);
     row(&mut out, "own cpu", &own);
-    for (name, text) in super::agents::rows(plan, outcome) {
+    for (name, text) in super::agents::rows(plan, outcome).into_iter().chain(super::cost::rows(outcome)) {
         row(&mut out, name, &text);
-    }
-    if let Some(costs) = &outcome.costs {
-        server(&mut out, outcome, costs);
     }
     if complaints.is_empty() {
         row(&mut out, "goal", "reached");
@@ -175,24 +171,4 @@ fn life(out: &mut String, plan: &Plan, outcome: &Outcome) {
         let text = format!("{} clients held{found}", count(u64::from(plan.clients_at_step(held as u32))));
         row(out, "knee", &text);
     }
-}
-
-fn server(out: &mut String, outcome: &Outcome, costs: &Costs) {
-    let counts = &outcome.tally.counts;
-    let cpu = format!("{:.2} s to connect, {:.2} s to play", costs.connect_cpu_seconds(), costs.play_cpu_seconds());
-    row(out, "server cpu", &cpu);
-    if let Some(seconds) = costs.cpu_seconds_per_million(counts.sent + counts.got) {
-        row(out, "", &format!("{seconds:.3} s for a million messages in and out"));
-    }
-    if let Some((rss, private)) = costs.bytes_per_client(outcome.open_at_play) {
-        let text = format!(
-            "{} RSS, {} private each client; RSS {}",
-            bytes(rss),
-            bytes(private),
-            bytes(costs.connected.rss_bytes as f64)
-        );
-        row(out, "server memory", &text);
-    }
-    let (voluntary, involuntary) = costs.switches();
-    row(out, "switches", &format!("{} voluntary, {} involuntary", count(voluntary), count(involuntary)));
 }
