@@ -14,7 +14,7 @@ use crate::clock::{self, MILLISECOND, SECOND};
 use crate::cost::process::own_cpu_seconds;
 use crate::cost::{Look, Spent, Watch};
 use crate::loops::Led;
-use crate::plan::{Life, Plan};
+use crate::plan::{Life, Plan, Talk};
 use crate::progress::Progress;
 use crate::shared::{Reading, Stage};
 use crate::tally::Tally;
@@ -35,9 +35,14 @@ pub struct Sample {
 /// One round of a storm.
 #[derive(Clone, Copy, Debug)]
 pub struct Round {
+    /// From the moment clients wanted back until the last one was.
     pub seconds: f64,
     /// Everyone came back.
     pub complete: bool,
+    /// Subscriptions that got what they missed, those that did not, and what they got.
+    pub recovered: u64,
+    pub unrecovered: u64,
+    pub from_history: u64,
 }
 
 /// All that is known after a run.
@@ -148,25 +153,43 @@ impl Conductor<'_> {
 
     fn play(&mut self, start: u64) -> Vec<Round> {
         let end = start + self.plan.duration.as_nanos() as u64;
-        let Life::Storm { rounds, pause } = self.plan.life else {
+        let Life::Storm { rounds, pause, away } = self.plan.life else {
             self.wait("playing", end, |_| false);
             // Loops stop by themselves at the end; a busy one has a moment to say what was due before it.
             self.wait("playing", end + SECOND, |led| led.is_silent());
             return Vec::new();
         };
+        // Where there is talk, clients hear some of it before they are cut, and after the last of them is back.
+        let talks = self.plan.talk != Talk::Nobody;
+        let calm = |conductor: &mut Self| {
+            conductor.wait("calm", (clock::now() + pause.as_nanos() as u64).min(end), |_| false);
+        };
+        if talks {
+            calm(self);
+        }
         let mut played = Vec::new();
         for number in 0..rounds {
             if clock::now() >= end || self.must_stop() {
                 break;
             }
-            let at = self.led.next_round();
+            let before = self.led.read();
+            let back = self.led.next_round() + away.as_nanos() as u64;
             let complete = self.wait("storm", end, |led| led.settled_at().is_some());
             let over = self.led.settled_at().filter(|_| complete).unwrap_or_else(clock::now);
-            played.push(Round { seconds: over.saturating_sub(at) as f64 / 1e9, complete });
-            if number + 1 < rounds {
-                self.wait("calm", (clock::now() + pause.as_nanos() as u64).min(end), |_| false);
+            let after = self.led.read();
+            played.push(Round {
+                seconds: over.saturating_sub(back) as f64 / 1e9,
+                complete,
+                recovered: after.recovered.saturating_sub(before.recovered),
+                unrecovered: after.unrecovered.saturating_sub(before.unrecovered),
+                from_history: after.from_history.saturating_sub(before.from_history),
+            });
+            if number + 1 < rounds || talks {
+                calm(self);
             }
         }
+        // Other lives are silent by now; here the last word is said when the rounds are over.
+        self.led.enter(Stage::Drain);
         played
     }
 

@@ -13,6 +13,8 @@ use crate::agents::options::{AgentOptions, ControllerOptions};
 
 const EXAMPLES: &str = "\
 Examples:
+  Something to aim at:
+    gannet --dev --echo.enabled
   What does a quiet client cost the server?
     gannet-loadgen idle ws://127.0.0.1:8000/connection/websocket --clients 10000 --pid $(pidof gannet)
   How fast does one message come back?
@@ -23,10 +25,16 @@ Examples:
     gannet-loadgen chat ws://127.0.0.1:8000/connection/websocket --clients 2000 --room 10 --every 2s
   Everyone comes back at once:
     gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --rounds 3
+  And does everyone have what they missed? (The server must keep a history.)
+    gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --channels 10 --recover --away 5s
   Where is the knee?
     gannet-loadgen ramp ws://127.0.0.1:8000/echo --start 500 --step 500 --max 5000 --every 5s
   More clients than one process may have descriptors, or than one host can play:
     gannet-loadgen controller --local 8 idle ws://127.0.0.1:8000/connection/websocket --clients 140000
+
+How to read a report: latency counts from when a message was due, not from when it got out, so a server that stalls \
+cannot hide it. Where own lateness is large, or own cpu near 100%, the generator is the limit: give it more --threads or \
+another host before you blame the server.
 
   gannet-loadgen SCENARIO --help explains a scenario and every option.
 
@@ -71,6 +79,9 @@ pub fn scenario_of<T: Into<OsString> + Clone>(words: impl IntoIterator<Item = T>
 #[derive(Debug, Subcommand)]
 pub enum Scenario {
     /// N clients connect, stay, and answer pings
+    ///
+    /// The goal is missed if anyone cannot connect, or is cut off. With --pid or --metrics the report says what each
+    /// client costs.
     #[command(after_help = "Example: gannet-loadgen idle ws://127.0.0.1:8000/connection/websocket --clients 10000 \
         --channels 10000 --duration 60s --pid $(pidof gannet)")]
     Idle(Idle),
@@ -81,28 +92,50 @@ pub enum Scenario {
     #[command(after_help = "Example: gannet-loadgen echo ws://127.0.0.1:8000/echo --clients 100 --rate 20000")]
     Echo(Echo),
     /// Publishers, subscribers, channels: everyone must get everything of their channels
+    ///
+    /// Subscribers listen, publishers publish on a schedule whatever comes back. The goal is missed if a subscriber
+    /// lacks a message of its channels (see --min-delivery), or gets one twice.
     #[command(after_help = "Example: gannet-loadgen fanout ws://127.0.0.1:8000/connection/websocket --publishers 10 \
         --subscribers 2000 --channels 10 --rate 100\n\nAny other server, its own words:\n  gannet-loadgen fanout \
         ws://127.0.0.1:9001/ --subscribe-message '{\"join\":\"{channel}\"}' \
         --publish-message '{\"to\":\"{channel}\",\"text\":\"{payload}\"}'")]
     Fanout(Fanout),
     /// Rooms whose members all speak
+    ///
+    /// The goal is missed if a member lacks a message of its room, its own included (but see --not-to-self), or gets one
+    /// twice.
     #[command(after_help = "Example: gannet-loadgen chat ws://127.0.0.1:8000/connection/websocket --clients 1000 \
         --room 10 --every 1s")]
     Chat(Chat),
     /// Everyone is cut off and comes back at once
+    ///
+    /// Connections are reset, as when a host dies. Clients that fail to come back try again, later each time, as the
+    /// official clients do. The goal is missed if not everyone is back in --duration, or, with --recover, not everyone
+    /// with all they missed.
     #[command(after_help = "Example: gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 \
-        --rounds 3")]
+        --rounds 3\n\nWhat was said while clients were away must reach them all when they are back, nothing lost and \
+        nothing twice:\n  gannet --client.insecure --channel.without_namespace.history_size 300 \
+        --channel.without_namespace.history_ttl 10m --channel.without_namespace.force_recovery &\n  \
+        gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --channels 10 --recover --rate 50")]
     Storm(Storm),
     /// Clients come and go at a rate
+    ///
+    /// Clients take turns to leave with a close frame, and come back at once as new connections. The goal is missed if a
+    /// connection fails or is lost, or, with --recover, if a message is.
     #[command(after_help = "Example: gannet-loadgen churn ws://127.0.0.1:8000/connection/websocket --clients 1000 \
         --rate 200 --duration 30s")]
     Churn(Churn),
     /// Some readers stall: do the others still get everything in time?
+    ///
+    /// One publisher, one channel. Stalled readers are owed nothing, and the report says how many the server cut off. The
+    /// goal is missed if another reader lacks a message, or is cut off.
     #[command(after_help = "Example: gannet-loadgen slow ws://127.0.0.1:8000/connection/websocket --clients 200 \
         --stalled 20 --rate 500 --size 2000")]
     Slow(Slow),
     /// More and more clients echo at a rate: find the knee
+    ///
+    /// Clients come in steps. A step is beyond the knee if its p99 is above --knee, if messages are missing, or if
+    /// connections fail. The goal is missed if the first step is beyond it already.
     #[command(after_help = "Example: gannet-loadgen ramp ws://127.0.0.1:8000/echo --start 500 --step 500 --max 5000 \
         --every 5s --each 1 --knee 50ms")]
     Ramp(Ramp),
@@ -112,6 +145,7 @@ pub enum Scenario {
 pub struct Idle {
     #[command(flatten)]
     pub common: Common,
+    /// Clients that connect
     #[arg(long, default_value_t = 1000)]
     pub clients: u32,
     /// Each client subscribes to one of so many channels; 0 = to none
@@ -123,6 +157,7 @@ pub struct Idle {
 pub struct Echo {
     #[command(flatten)]
     pub common: Common,
+    /// Clients that speak, each to itself
     #[arg(long, default_value_t = 100)]
     pub clients: u32,
     /// Messages a second of all clients together, on a schedule; without it each client has one message in flight
@@ -137,8 +172,10 @@ pub struct Fanout {
     /// Clients that publish and do not subscribe; the n-th publishes to channel n modulo the channels
     #[arg(long, default_value_t = 1)]
     pub publishers: u32,
+    /// Clients that listen
     #[arg(long, default_value_t = 1000)]
     pub subscribers: u32,
+    /// Channels in all, with the names load-0, load-1, ... (see --channel-prefix)
     #[arg(long, default_value_t = 1)]
     pub channels: u32,
     /// Channels each subscriber has
@@ -156,6 +193,7 @@ pub struct Fanout {
 pub struct Chat {
     #[command(flatten)]
     pub common: Common,
+    /// Members of all rooms together
     #[arg(long, default_value_t = 1000)]
     pub clients: u32,
     /// Members of a room
@@ -173,16 +211,29 @@ pub struct Chat {
 pub struct Storm {
     #[command(flatten)]
     pub common: Common,
+    /// Clients that connect
     #[arg(long, default_value_t = 1000)]
     pub clients: u32,
     /// Each client subscribes to one of so many channels; 0 = to none
     #[arg(long, default_value_t = 0)]
     pub channels: u32,
+    /// How many times everyone is cut
     #[arg(long, default_value_t = 1)]
     pub rounds: u32,
-    /// Quiet time between two rounds
+    /// Time between two rounds; with --recover also before the first and after the last
     #[arg(long, default_value = "1s", value_parser = time, value_name = "DURATION")]
     pub pause: Duration,
+    /// Clients stay away for so long before they come back [default: 0s; with --recover 1s]
+    #[arg(long, value_parser = time, value_name = "DURATION")]
+    pub away: Option<Duration>,
+    /// Clients that come back ask for what they missed, and everyone must get everything once: each channel (--channels,
+    /// at least 1) has a publisher of its own that stays. The channels need a history on the server: in gannet
+    /// history_size, history_ttl and force_recovery
+    #[arg(long)]
+    pub recover: bool,
+    /// With --recover: publications a second in all channels together
+    #[arg(long, default_value_t = 10.0, value_name = "PER_SECOND", value_parser = positive, requires = "recover")]
+    pub rate: f64,
 }
 
 #[derive(Debug, Args)]
@@ -198,6 +249,12 @@ pub struct Churn {
     /// Clients a second that leave and come back
     #[arg(long, default_value_t = 100.0, value_name = "PER_SECOND", value_parser = positive)]
     pub rate: f64,
+    /// Clients that come back ask for what they missed, as in storm
+    #[arg(long)]
+    pub recover: bool,
+    /// With --recover: publications a second in all channels together
+    #[arg(long, default_value_t = 10.0, value_name = "PER_SECOND", value_parser = positive, requires = "recover")]
+    pub publish_rate: f64,
 }
 
 #[derive(Debug, Args)]

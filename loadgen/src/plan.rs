@@ -25,9 +25,9 @@ pub enum Talk {
 pub enum Life {
     /// They connect and stay.
     Steady,
-    /// All are cut at once and come back at once, so many times.
-    Storm { rounds: u32, pause: Duration },
-    /// So many a second leave, and come back as new connections.
+    /// All that listen are cut at once and come back at once, so many times, after having been `away`.
+    Storm { rounds: u32, pause: Duration, away: Duration },
+    /// So many a second of those that listen leave, and come back as new connections.
     Churn { rate: f64 },
     /// The last clients stop reading for a while (None = until the end).
     Stall { stalled: u32, pause: Option<Duration> },
@@ -49,6 +49,8 @@ pub struct Plan {
     pub roles: Roles,
     pub talk: Talk,
     pub life: Life,
+    /// Listeners that come back ask for what they missed.
+    pub recover: bool,
     /// Bytes of a payload.
     pub size: usize,
     pub threads: u32,

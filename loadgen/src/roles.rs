@@ -54,6 +54,14 @@ impl Roles {
         }
     }
 
+    /// Which of its channels, counted from 0, this one is for a client; None = it does not listen to it.
+    pub fn slot(&self, client: u32, channel: u32) -> Option<usize> {
+        let listener = client.checked_sub(self.publishers)?;
+        let channels = self.channels.max(1);
+        let slot = (channel + channels - listener % channels) % channels;
+        (channel < channels && slot < self.each).then_some(slot as usize)
+    }
+
     /// How many clients get what is said in a channel.
     pub fn audience(&self, channel: u32) -> u64 {
         let (listeners, channels) = (u64::from(self.clients - self.publishers), u64::from(self.channels.max(1)));
@@ -75,13 +83,11 @@ impl Roles {
 
     /// Which of its tracks a client keeps for `speaker`; None = it should not hear it.
     pub fn track(&self, client: u32, speaker: u32) -> Option<usize> {
-        let listener = client.checked_sub(self.publishers)?;
         if speaker >= self.speakers() {
             return None;
         }
-        let channels = self.channels.max(1);
-        let slot = (self.channel_of(speaker) + channels - listener % channels) % channels;
-        (slot < self.each).then(|| (slot * self.speakers_each() + speaker / channels) as usize)
+        let slot = self.slot(client, self.channel_of(speaker))?;
+        Some(slot * self.speakers_each() as usize + (speaker / self.channels.max(1)) as usize)
     }
 }
 
@@ -101,6 +107,11 @@ mod tests {
                 assert_eq!(roles.audience(channel), counted as u64, "{roles:?}");
             }
             for client in 0..clients {
+                let listened = roles.listens_to(client);
+                for channel in 0..=channels {
+                    let place = listened.iter().position(|listened| *listened == channel);
+                    assert_eq!(roles.slot(client, channel), place, "{roles:?}");
+                }
                 let heard: Vec<usize> = (0..publishers).filter_map(|speaker| roles.track(client, speaker)).collect();
                 let mut unique = heard.clone();
                 unique.sort_unstable();

@@ -14,8 +14,10 @@ use crate::target::{Sources, Target};
 
 /// Without `--duration`.
 const DURATION: Duration = Duration::from_secs(10);
-/// A storm has at most this long.
+/// A storm has at most this long, and what it waits by plan.
 const STORM_DURATION: Duration = Duration::from_secs(60);
+/// Without `--away`, clients that recover stay away for so long.
+const AWAY: Duration = Duration::from_secs(1);
 /// What the official servers serve clients at.
 const CENTRIFUGAL_PATH: &str = "/connection/websocket";
 
@@ -36,17 +38,14 @@ impl Scenario {
     /// The plan, or what is wrong with what was typed.
     pub fn plan(&self) -> Result<Plan, String> {
         let plan = match self {
-            Self::Idle(typed) => quiet("idle", &typed.common, typed.clients, typed.channels, Life::Steady),
+            Self::Idle(typed) => {
+                plan("idle", &typed.common, Roles::silent(typed.clients, typed.channels), Talk::Nobody)
+            }
             Self::Echo(typed) => echo(typed),
             Self::Fanout(typed) => fanout(typed),
             Self::Chat(typed) => chat(typed),
-            Self::Storm(typed) => {
-                let life = Life::Storm { rounds: typed.rounds.max(1), pause: typed.pause };
-                quiet("storm", &typed.common, typed.clients, typed.channels, life)
-            }
-            Self::Churn(typed) => {
-                quiet("churn", &typed.common, typed.clients, typed.channels, Life::Churn { rate: typed.rate })
-            }
+            Self::Storm(typed) => storm(typed),
+            Self::Churn(typed) => churn(typed),
             Self::Slow(typed) => slow(typed),
             Self::Ramp(typed) => ramp(typed),
         }?;
@@ -74,13 +73,44 @@ fn part_of(plan: Plan, common: &Common, part: u32, parts: u32) -> Result<Plan, S
     Ok(Plan { min_delivery: common.min_delivery, ..plan.share(part - 1, parts, run) })
 }
 
-fn quiet(scenario: &'static str, common: &Common, clients: u32, channels: u32, life: Life) -> Result<Plan, String> {
-    let mut plan = plan(scenario, common, Roles::silent(clients, channels), Talk::Nobody)?;
-    if matches!(life, Life::Storm { .. }) {
-        plan.opening = None;
-        plan.duration = common.duration.unwrap_or(STORM_DURATION);
+/// Storm and churn: nobody speaks, unless clients recover what a publisher in each channel says meanwhile, at `rate`.
+fn restless(
+    scenario: &'static str,
+    common: &Common,
+    (clients, channels): (u32, u32),
+    recover: Option<f64>,
+) -> Result<Plan, String> {
+    let Some(rate) = recover else {
+        return plan(scenario, common, Roles::silent(clients, channels), Talk::Nobody);
+    };
+    let channels = channels.max(1);
+    let all = clients.checked_add(channels).ok_or("too many clients")?;
+    let roles = Roles { publishers: channels, ..Roles::silent(all, channels) };
+    let plan = plan(scenario, common, roles, Talk::Open { each: rate / f64::from(channels) })?;
+    if clients == 0 {
+        return Err("--recover: at least one client is needed".to_owned());
     }
-    Ok(Plan { life, ..plan })
+    if matches!(plan.profile, Profile::Raw(_)) {
+        return Err("--recover needs --profile centrifugal".to_owned());
+    }
+    Ok(Plan { recover: true, ..plan })
+}
+
+fn storm(typed: &Storm) -> Result<Plan, String> {
+    let recover = typed.recover.then_some(typed.rate);
+    let plan = restless("storm", &typed.common, (typed.clients, typed.channels), recover)?;
+    // Publications are missed only by who is away for a while.
+    let away = typed.away.unwrap_or(if typed.recover { AWAY } else { Duration::ZERO });
+    let rounds = typed.rounds.max(1);
+    let planned = typed.pause.saturating_add(away).saturating_mul(rounds);
+    let duration = typed.common.duration.unwrap_or_else(|| STORM_DURATION.saturating_add(planned));
+    Ok(Plan { life: Life::Storm { rounds, pause: typed.pause, away }, opening: None, duration, ..plan })
+}
+
+fn churn(typed: &Churn) -> Result<Plan, String> {
+    let recover = typed.recover.then_some(typed.publish_rate);
+    let plan = restless("churn", &typed.common, (typed.clients, typed.channels), recover)?;
+    Ok(Plan { life: Life::Churn { rate: typed.rate }, ..plan })
 }
 
 fn echo(typed: &Echo) -> Result<Plan, String> {
@@ -168,6 +198,7 @@ fn plan(scenario: &'static str, common: &Common, roles: Roles, talk: Talk) -> Re
         roles,
         talk,
         life: Life::Steady,
+        recover: false,
         size: common.size,
         threads: common.threads.clamp(1, 1024),
         part: 0,
@@ -300,6 +331,20 @@ mod tests {
     }
 
     #[test]
+    fn who_recovers_has_something_to_miss() {
+        let url = "ws://127.0.0.1:1/connection/websocket";
+        let plan = plan_of(&format!("storm {url} --clients 5 --channels 2 --recover --rate 8")).expect("a plan");
+        assert_eq!((plan.talk, plan.roles.publishers, plan.roles.clients), (Talk::Open { each: 4.0 }, 2, 7));
+        assert_eq!(plan.life, Life::Storm { rounds: 1, pause: Duration::from_secs(1), away: AWAY });
+        assert!(plan.recover && plan.min_delivery == Some(1.0));
+        let plan = plan_of(&format!("churn {url} --clients 5 --recover")).expect("a plan");
+        assert_eq!((plan.talk, plan.roles.audience(0)), (Talk::Open { each: 10.0 }, 5));
+        let plan = plan_of(&format!("storm {url} --clients 5")).expect("a plan");
+        assert_eq!((plan.talk, plan.recover, plan.roles.clients), (Talk::Nobody, false, 5));
+        assert_eq!(plan.life, Life::Storm { rounds: 1, pause: Duration::from_secs(1), away: Duration::ZERO });
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
             "idle ws://127.0.0.1:1/ --clients 0",
@@ -314,6 +359,9 @@ mod tests {
             "idle ws://127.0.0.1:1/connection/websocket --binary",
             "fanout ws://127.0.0.1:1/ --publish-message hi",
             "idle ws://127.0.0.1:1/ --part 0/3",
+            "storm ws://127.0.0.1:1/ --recover",
+            "storm ws://127.0.0.1:1/connection/websocket --rate 5",
+            "storm ws://127.0.0.1:1/connection/websocket --recover --clients 0",
         ] {
             assert!(plan_of(line).is_err(), "{line}");
         }

@@ -53,6 +53,9 @@ pub struct Gauges {
     pub messages_in: AtomicU64,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
+    pub recovered: AtomicU64,
+    pub unrecovered: AtomicU64,
+    pub from_history: AtomicU64,
     pub errors: AtomicU64,
 }
 
@@ -68,6 +71,9 @@ pub struct Reading {
     pub messages_in: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    pub recovered: u64,
+    pub unrecovered: u64,
+    pub from_history: u64,
     pub errors: u64,
 }
 
@@ -84,6 +90,9 @@ impl Reading {
             messages_in: self.messages_in + other.messages_in,
             bytes_in: self.bytes_in + other.bytes_in,
             bytes_out: self.bytes_out + other.bytes_out,
+            recovered: self.recovered + other.recovered,
+            unrecovered: self.unrecovered + other.unrecovered,
+            from_history: self.from_history + other.from_history,
             errors: self.errors + other.errors,
         }
     }
@@ -192,6 +201,9 @@ impl Shared {
             messages_in: gauges.messages_in.load(Relaxed),
             bytes_in: gauges.bytes_in.load(Relaxed),
             bytes_out: gauges.bytes_out.load(Relaxed),
+            recovered: gauges.recovered.load(Relaxed),
+            unrecovered: gauges.unrecovered.load(Relaxed),
+            from_history: gauges.from_history.load(Relaxed),
             errors: gauges.errors.load(Relaxed),
         };
         self.loops.iter().map(read).fold(Reading::default(), Reading::plus)

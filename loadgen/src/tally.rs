@@ -40,6 +40,9 @@ pub struct Tally {
     /// Due to received, of stamped messages.
     #[serde(with = "exact")]
     pub latency: Histogram<u64>,
+    /// Due to received, of stamped messages that a recovery brought.
+    #[serde(with = "exact")]
+    pub missed: Histogram<u64>,
     /// Due to joined, of connections.
     #[serde(with = "exact")]
     pub connect: Histogram<u64>,
@@ -92,12 +95,20 @@ pub struct Counts {
     pub bytes_out: u64,
     /// Stalled readers whose connection the server had ended by the end.
     pub stalled_cut: u64,
+    /// Subscriptions that asked for what they missed: those that got it, and those that did not.
+    pub recovered: u64,
+    pub unrecovered: u64,
+    /// Subscriptions that should recover, and were given no position.
+    pub unrecoverable: u64,
+    /// Publications that came with the answer to a subscribe.
+    pub from_history: u64,
 }
 
 impl Default for Tally {
     fn default() -> Self {
         Self {
             latency: histogram(),
+            missed: histogram(),
             connect: histogram(),
             lateness: histogram(),
             counts: Counts::default(),
@@ -127,6 +138,7 @@ impl Tally {
     pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in [
             (&mut self.latency, &other.latency),
+            (&mut self.missed, &other.missed),
             (&mut self.connect, &other.connect),
             (&mut self.lateness, &other.lateness),
         ] {
@@ -160,8 +172,13 @@ fn add_all<K: Ord + Clone>(mine: &mut BTreeMap<K, u64>, theirs: &BTreeMap<K, u64
 }
 
 impl Counts {
+    /// Numbers that a listener never saw, though it saw later ones.
+    pub fn lost(&self) -> u64 {
+        self.gaps.saturating_sub(self.late)
+    }
+
     /// Every count with its name, in the order of a report.
-    pub fn named(&self) -> [(&'static str, u64); 24] {
+    pub fn named(&self) -> [(&'static str, u64); 28] {
         [
             ("connections_begun", self.begun),
             ("connections_opened", self.opened),
@@ -187,6 +204,10 @@ impl Counts {
             ("bytes_in", self.bytes_in),
             ("bytes_out", self.bytes_out),
             ("stalled_cut", self.stalled_cut),
+            ("recovered", self.recovered),
+            ("unrecovered", self.unrecovered),
+            ("unrecoverable", self.unrecoverable),
+            ("from_history", self.from_history),
         ]
     }
 
@@ -197,7 +218,7 @@ impl Counts {
     }
 
     /// The same order as [`Counts::named`].
-    fn each_mut(&mut self) -> [&mut u64; 24] {
+    fn each_mut(&mut self) -> [&mut u64; 28] {
         [
             &mut self.begun,
             &mut self.opened,
@@ -223,6 +244,10 @@ impl Counts {
             &mut self.bytes_in,
             &mut self.bytes_out,
             &mut self.stalled_cut,
+            &mut self.recovered,
+            &mut self.unrecovered,
+            &mut self.unrecoverable,
+            &mut self.from_history,
         ]
     }
 }
@@ -281,6 +306,7 @@ mod tests {
         for n in 0..5_000 {
             tally.latency.saturating_record(seed + n * n * 17_003);
             tally.connect.saturating_record(seed * 3 + n);
+            tally.missed.saturating_record(seed + n * 999);
         }
         // Beyond what is told apart, and the least there is.
         tally.latency.saturating_record(u64::MAX);
@@ -303,9 +329,12 @@ mod tests {
             let text = serde_json::to_string(part).expect("JSON");
             far.add(&serde_json::from_str(&text).expect("the same tally"));
         }
-        for (near, far) in
-            [(&near.latency, &far.latency), (&near.connect, &far.connect), (&near.lateness, &far.lateness)]
-        {
+        for (near, far) in [
+            (&near.latency, &far.latency),
+            (&near.missed, &far.missed),
+            (&near.connect, &far.connect),
+            (&near.lateness, &far.lateness),
+        ] {
             assert_eq!(near, far, "every bucket");
             assert_eq!((near.len(), near.max(), near.min()), (far.len(), far.max(), far.min()));
             for quantile in [0.0, 0.5, 0.99, 0.9999, 1.0] {
@@ -352,7 +381,7 @@ mod tests {
         for (number, (name, count)) in (1..).zip(twice.named()) {
             assert_eq!(count, number * 2, "{name}");
         }
-        assert_eq!((twice.begun, twice.got, twice.stalled_cut), (2, 18, 48));
+        assert_eq!((twice.begun, twice.got, twice.from_history), (2, 18, 56));
     }
 
     #[test]

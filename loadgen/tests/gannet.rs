@@ -75,6 +75,12 @@ fn loadgen(arguments: &[&str]) -> (Output, Value) {
     (output, result)
 }
 
+/// Options for a server that keeps so many publications of each channel.
+fn history(size: &str) -> [&str; 6] {
+    let (count, time) = ("--channel.without_namespace.history_size", "--channel.without_namespace.history_ttl");
+    [count, size, time, "10m", "--channel.without_namespace.force_recovery", "--client.insecure"]
+}
+
 fn reaches_its_goal(arguments: &[&str]) -> Value {
     let (output, result) = loadgen(arguments);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {result:#}");
@@ -181,4 +187,61 @@ fn a_page_without_costs_is_refused_before_the_run() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{errors}");
     assert!(errors.contains("/metrics: http 404"), "{errors}");
+}
+
+#[test]
+fn after_a_storm_everyone_has_everything_once() {
+    let server = Server::start(&history("2000"));
+    let url = server.url("/connection/websocket");
+    for encoding in [&[][..], &["--protobuf"]] {
+        let storm = ["--clients", "60", "--channels", "3", "--rounds", "2", "--pause", "200ms", "--away", "300ms"];
+        let storm = [&["storm", &url, "--recover", "--rate", "90"], &storm[..], encoding].concat();
+        let result = reaches_its_goal(&storm);
+        let (recovery, counts) = (&result["recovery"], &result["counts"]);
+        assert_eq!((&recovery["recovered"], &recovery["unrecovered"]), (&120.into(), &0.into()), "{result:#}");
+        assert_eq!((&recovery["publications_lost"], &recovery["duplicates"]), (&0.into(), &0.into()), "{result:#}");
+        // 27 publications in 300 ms, each for 20 clients, twice.
+        assert!(recovery["publications_recovered"].as_u64() >= Some(1000), "{result:#}");
+        assert_eq!(recovery["age_ns"]["count"], recovery["publications_recovered"]);
+        assert_eq!(counts["received"], counts["expected"], "{result:#}");
+        assert!(counts["received"].as_u64() > recovery["publications_recovered"].as_u64(), "some came live");
+        let rounds = result["rounds"].as_array().expect("rounds");
+        assert!(rounds.iter().all(|round| round["complete"] == true && round["recovered"] == 60), "{result:#}");
+        // Publishers were not cut.
+        assert_eq!(counts["connections_opened"], 60 * 3 + 3, "{result:#}");
+        let churn = ["churn", &url, "--clients", "30", "--channels", "2", "--rate", "100", "--duration", "1s"];
+        let result = reaches_its_goal(&[&churn[..], &["--recover", "--publish-rate", "300"], encoding].concat());
+        assert!(result["recovery"]["recovered"].as_u64() >= Some(50), "{result:#}");
+        assert_eq!(result["recovery"]["unrecovered"], 0, "{result:#}");
+    }
+}
+
+#[test]
+fn what_a_short_history_does_not_hold_is_missed() {
+    let server = Server::start(&history("3"));
+    let url = server.url("/connection/websocket");
+    for encoding in [&[][..], &["--protobuf"]] {
+        let storm = ["--clients", "20", "--pause", "200ms", "--away", "400ms", "--grace", "300ms"];
+        let storm = [&["storm", &url, "--recover", "--rate", "100"], &storm[..], encoding].concat();
+        let (output, result) = loadgen(&storm);
+        assert_eq!(output.status.code(), Some(1), "{result:#}");
+        let recovery = &result["recovery"];
+        assert_eq!((&recovery["recovered"], &recovery["unrecovered"]), (&0.into(), &20.into()), "{result:#}");
+        assert!(recovery["publications_lost"].as_u64() >= Some(20 * 30), "{result:#}");
+        assert!(result["complaints"].to_string().contains("20 of 20 subscriptions came back without"), "{result:#}");
+    }
+}
+
+#[test]
+fn without_a_history_recovery_is_not_possible_and_the_report_says_why() {
+    let server = Server::start(&["--client.insecure"]);
+    let url = server.url("/connection/websocket");
+    for encoding in [&[][..], &["--protobuf"]] {
+        let storm = ["--clients", "10", "--pause", "100ms", "--away", "200ms", "--grace", "200ms"];
+        let (output, result) = loadgen(&[&["storm", &url, "--recover"], &storm[..], encoding].concat());
+        assert_eq!(output.status.code(), Some(1), "{result:#}");
+        assert_eq!(result["recovery"]["unrecoverable"], 20, "at the first and at the second subscribe: {result:#}");
+        let complaints = result["complaints"].to_string();
+        assert!(complaints.contains("not possible") && complaints.contains("history_size"), "{result:#}");
+    }
 }

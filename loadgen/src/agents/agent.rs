@@ -314,6 +314,8 @@ impl<'a> Job<'a> {
                 self.loops.shared().set_skew(skew);
                 self.loops.play(at);
             }
+            // A storm's talk ended before.
+            Order::Drain if self.loops.shared().stage() >= Stage::Drain => {}
             Order::Drain => {
                 self.own_cpu.1 = own_cpu_seconds()? - self.own_cpu.0;
                 self.loops.enter(Stage::Drain);

@@ -336,6 +336,9 @@ fn reading_of(tally: &Tally) -> Reading {
         messages_in: counts.messages_in,
         bytes_in: counts.bytes_in,
         bytes_out: counts.bytes_out,
+        recovered: counts.recovered,
+        unrecovered: counts.unrecovered,
+        from_history: counts.from_history,
         errors: counts.failed + counts.lost + counts.refused,
     }
 }
@@ -351,6 +354,9 @@ fn add_reading(tally: &mut Tally, reading: &Reading) {
     counts.messages_in += reading.messages_in;
     counts.bytes_in += reading.bytes_in;
     counts.bytes_out += reading.bytes_out;
+    counts.recovered += reading.recovered;
+    counts.unrecovered += reading.unrecovered;
+    counts.from_history += reading.from_history;
 }
 
 impl Led for Agents {

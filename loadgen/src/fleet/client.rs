@@ -11,6 +11,7 @@ use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tungstenite::protocol::frame::coding::OpCode;
 
+use super::position::Positions;
 use crate::handshake::Upgrade;
 use crate::sequence::Track;
 use crate::wire::{Fault, Inbox, put_frame};
@@ -94,6 +95,7 @@ pub struct Client {
     /// Connections that failed in a row.
     pub failures: u32,
     pub tracks: Vec<Track>,
+    pub positions: Positions,
     pub inbox: Inbox,
     outbox: Vec<u8>,
     socket: Option<TcpStream>,
@@ -113,6 +115,7 @@ impl Client {
             sequence: 0,
             failures: 0,
             tracks: Vec::new(),
+            positions: Positions::default(),
             inbox: Inbox::default(),
             outbox: Vec::new(),
             socket: None,

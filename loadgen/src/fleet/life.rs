@@ -144,7 +144,7 @@ impl Fleet {
         }
     }
 
-    /// A new round: everyone is cut and wants back at once.
+    /// A new round: everyone but those who only speak is cut, and wants back at once.
     fn storm(&mut self) {
         let (round, start) = self.shared.round();
         if round == self.lives.round {
@@ -152,22 +152,34 @@ impl Fleet {
         }
         self.lives.round = round;
         self.lives.forget_all();
+        let Life::Storm { away, .. } = self.plan.life else { return };
+        let back = start + away.as_nanos() as u64;
         for place in 0..self.clients.len() {
             let client = &mut self.clients[place];
+            if client.number < self.plan.roles.publishers {
+                // Its turn to try again was just forgotten.
+                if matches!(client.phase, Phase::Absent) {
+                    self.lives.queue.push_back((place, Some(start)));
+                }
+                continue;
+            }
             self.open -= u64::from(client.is_open());
             self.opening -= u64::from(client.is_opening());
             client.drop_connection(true);
             client.failures = 0;
-            client.due = start;
-            self.lives.queue.push_back((place, Some(start)));
+            client.due = back;
+            if away.is_zero() {
+                self.lives.queue.push_back((place, Some(back)));
+            } else {
+                self.lives.retries.push(Reverse((back, place)));
+            }
         }
     }
 
     /// Clients that leave, and come back as new connections.
     fn churn(&mut self, now: u64) {
         while let Some(due) = self.lives.churn.as_mut().and_then(|churn| churn.take(now)) {
-            let place = self.lives.leaver;
-            self.lives.leaver = (place + 1) % self.clients.len().max(1);
+            let place = self.next_leaver();
             match self.clients.get(place) {
                 Some(client) if client.is_open() => {
                     self.leave(place);
@@ -183,6 +195,24 @@ impl Fleet {
                 _ => self.witness.tally.counts.skipped += 1,
             }
         }
+    }
+
+    /// Everyone's turn to leave comes round, but that of those who only speak.
+    fn next_leaver(&mut self) -> usize {
+        let mut place = self.lives.leaver;
+        for _ in 0..self.clients.len() {
+            match self.clients.get(place) {
+                Some(client) if client.number < self.plan.roles.publishers => {
+                    place = (place + 1) % self.clients.len();
+                }
+                _ => {
+                    self.lives.leaver = (place + 1) % self.clients.len();
+                    return place;
+                }
+            }
+        }
+        // Nobody here may leave.
+        self.clients.len()
     }
 
     /// Says goodbye.

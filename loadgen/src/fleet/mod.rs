@@ -7,6 +7,7 @@
 
 mod client;
 mod life;
+mod position;
 mod talk;
 mod witness;
 
@@ -22,6 +23,7 @@ use tungstenite::protocol::frame::coding::Control;
 use crate::clock::{self, Alarm, MILLISECOND, SECOND};
 use crate::handshake::{Answer, Upgrade};
 use crate::plan::{Life, Plan, Talk};
+use crate::profile::Wanted;
 use crate::profile::raw::fill;
 use crate::shared::{Shared, Stage};
 use crate::tally::Tally;
@@ -240,8 +242,18 @@ impl Fleet {
     fn join(&mut self, place: usize) -> Result<(), End> {
         let client = &mut self.clients[place];
         let channels = self.plan.roles.listens_to(client.number);
+        // The connect has id 1.
+        if self.plan.recover {
+            (2..).zip(0..channels.len()).for_each(|(id, slot)| client.positions.ask(slot, channels.len(), id));
+        }
+        let wanted = |(id, (slot, channel)): (u32, (usize, &u32))| Wanted {
+            id,
+            channel: *channel,
+            past: client.positions.past(slot),
+        };
+        let wanted: Vec<_> = (2..).zip(channels.iter().enumerate()).map(wanted).collect();
         let (messages, replies) =
-            self.plan.profile.join(client.number, &channels, &self.plan.names).map_err(End::Refused)?;
+            self.plan.profile.join(client.number, &wanted, &self.plan.names).map_err(End::Refused)?;
         client.next_id = replies + 1;
         client.phase = Phase::Joining(replies);
         for outgoing in messages {
@@ -291,7 +303,10 @@ impl Fleet {
         if let Some(code) = asks.join_error {
             return Err(End::Refused(format!("error reply {code}")));
         }
-        if let Phase::Joining(left) = &mut client.phase {
+        if asks.ended {
+            self.resubscribe(place);
+        }
+        if let Phase::Joining(left) = &mut self.clients[place].phase {
             *left = left.saturating_sub(asks.replies);
             if *left == 0 {
                 self.opened(place);
@@ -306,6 +321,24 @@ impl Fleet {
             self.speak(place, now, now);
         }
         Ok(())
+    }
+
+    /// Asks again for subscriptions that the server has ended, and for what was missed.
+    fn resubscribe(&mut self, place: usize) {
+        loop {
+            let client = &mut self.clients[place];
+            let Some(slot) = client.positions.next_ended() else { return };
+            let channels = self.plan.roles.listens_to(client.number);
+            let id = client.next_id;
+            client.next_id = client.next_id.wrapping_add(1).max(1);
+            client.positions.ask(slot, channels.len(), id);
+            let wanted = Wanted { id, channel: channels[slot], past: client.positions.past(slot) };
+            let Some(outgoing) = self.plan.profile.subscribe(&wanted, &self.plan.names) else { return };
+            if let Phase::Joining(left) = &mut client.phase {
+                *left += 1;
+            }
+            self.put_frame(place, message(outgoing.text), &outgoing.bytes);
+        }
     }
 
     /// Queues a frame; it is written before the loop waits.
@@ -341,6 +374,9 @@ impl Fleet {
         gauges.messages_in.store(counts.messages_in, Relaxed);
         gauges.bytes_in.store(counts.bytes_in, Relaxed);
         gauges.bytes_out.store(counts.bytes_out, Relaxed);
+        gauges.recovered.store(counts.recovered, Relaxed);
+        gauges.unrecovered.store(counts.unrecovered, Relaxed);
+        gauges.from_history.store(counts.from_history, Relaxed);
         gauges.errors.store(counts.failed + counts.lost + counts.refused, Relaxed);
         // First what is under way, then the round it belongs to: the conductor reads them the other way round.
         gauges.busy.store(self.lives.waiting() + self.opening, SeqCst);

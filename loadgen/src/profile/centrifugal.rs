@@ -8,7 +8,7 @@ use std::fmt;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
 
-use super::{Heard, Names, Outgoing, json, protobuf};
+use super::{Heard, Names, Outgoing, Wanted, json, protobuf};
 
 /// Tokens live longer than any run.
 const TOKEN_SECONDS: u64 = 86_400;
@@ -64,21 +64,31 @@ impl Centrifugal {
         encode(&Header::default(), &claims, key).map(Some).map_err(|error| format!("token: {error}"))
     }
 
-    /// `connect` with id 1 and a `subscribe` for each channel with the ids after it, in one message.
-    pub fn join(&self, client: u32, channels: &[u32], names: &Names) -> Result<Outgoing, String> {
+    /// `connect` with id 1 and a `subscribe` for each channel wanted, in one message.
+    pub fn join(&self, client: u32, wanted: &[Wanted<'_>], names: &Names) -> Result<Outgoing, String> {
         let token = self.token(client)?;
         let mut bytes = Vec::new();
         match self.encoding {
             Encoding::Json => json::connect(token.as_deref(), &mut bytes),
             Encoding::Protobuf => protobuf::connect(token.as_deref(), &mut bytes),
         }
-        for (id, channel) in (2..).zip(channels) {
-            match self.encoding {
-                Encoding::Json => json::subscribe(id, &names.of(*channel), &mut bytes),
-                Encoding::Protobuf => protobuf::subscribe(id, &names.of(*channel), &mut bytes),
-            }
-        }
+        wanted.iter().for_each(|wanted| self.put_subscribe(wanted, names, &mut bytes));
         Ok(Outgoing { text: self.encoding == Encoding::Json, bytes })
+    }
+
+    /// One `subscribe` alone.
+    pub fn subscribe(&self, wanted: &Wanted<'_>, names: &Names) -> Outgoing {
+        let mut bytes = Vec::new();
+        self.put_subscribe(wanted, names, &mut bytes);
+        Outgoing { text: self.encoding == Encoding::Json, bytes }
+    }
+
+    fn put_subscribe(&self, wanted: &Wanted<'_>, names: &Names, out: &mut Vec<u8>) {
+        let channel = names.of(wanted.channel);
+        match self.encoding {
+            Encoding::Json => json::subscribe(wanted.id, &channel, wanted.past, out),
+            Encoding::Protobuf => protobuf::subscribe(wanted.id, &channel, wanted.past, out),
+        }
     }
 
     /// `publish`; true = it is text.

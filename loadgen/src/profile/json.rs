@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Heard, Names};
+use super::{Heard, Names, Past, Spot, Subscribed};
 use crate::stamp::Stamp;
 
 /// What the load generator calls itself.
@@ -19,9 +19,17 @@ pub fn connect(token: Option<&str>, out: &mut Vec<u8>) {
     line(&text, out);
 }
 
-pub fn subscribe(id: u32, channel: &str, out: &mut Vec<u8>) {
+pub fn subscribe(id: u32, channel: &str, past: Past<'_>, out: &mut Vec<u8>) {
     let channel = serde_json::Value::from(channel);
-    line(&format!(r#"{{"subscribe":{{"channel":{channel}}},"id":{id}}}"#), out);
+    let past = match past {
+        Past::Ignored => String::new(),
+        Past::Followed => r#","recoverable":true"#.to_owned(),
+        Past::Since(offset, epoch) => {
+            let epoch = serde_json::Value::from(epoch);
+            format!(r#","recoverable":true,"recover":true,"offset":{offset},"epoch":{epoch}"#)
+        }
+    };
+    line(&format!(r#"{{"subscribe":{{"channel":{channel}{past}}},"id":{id}}}"#), out);
 }
 
 /// The payload goes out as a JSON string: it must have nothing to escape.
@@ -46,6 +54,8 @@ struct Reply<'a> {
     id: u32,
     error: Option<Coded>,
     #[serde(borrow)]
+    subscribe: Option<Subscribe<'a>>,
+    #[serde(borrow)]
     push: Option<Push<'a>>,
 }
 
@@ -53,6 +63,20 @@ struct Reply<'a> {
 struct Coded {
     #[serde(default)]
     code: u32,
+}
+
+#[derive(Deserialize)]
+struct Subscribe<'a> {
+    #[serde(default)]
+    recoverable: bool,
+    #[serde(default)]
+    recovered: bool,
+    #[serde(default)]
+    offset: u64,
+    #[serde(default)]
+    epoch: String,
+    #[serde(borrow, default)]
+    publications: Vec<Publication<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +92,14 @@ struct Push<'a> {
 struct Publication<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    #[serde(default)]
+    offset: u64,
+}
+
+impl Publication<'_> {
+    fn stamp(&self) -> Option<Stamp> {
+        self.data.and_then(|data| Stamp::find(data.get().as_bytes()))
+    }
 }
 
 /// Shows everything a message says.
@@ -84,16 +116,27 @@ fn judge(reply: Reply<'_>, names: &Names) -> Heard {
     let push = match (reply.id, reply.push) {
         (0, Some(push)) => push,
         (0, None) => return Heard::Nonsense,
-        (id, None) => return Heard::Reply { id, error: reply.error.map_or(0, |error| error.code.max(1)) },
+        (id, None) => {
+            return match reply.subscribe.filter(|subscribe| subscribe.recoverable && reply.error.is_none()) {
+                Some(subscribe) => Heard::Subscribed(Box::new(subscribed(id, subscribe))),
+                None => Heard::Reply { id, error: reply.error.map_or(0, |error| error.code.max(1)) },
+            };
+        }
         (_, Some(_)) => return Heard::Nonsense,
     };
+    let channel = push.channel.and_then(|name| names.number(&name));
     if let Some(unsubscribe) = push.unsubscribe {
-        return Heard::Unsubscribed(unsubscribe.code);
+        return Heard::Unsubscribed(unsubscribe.code, channel);
     }
     let Some(publication) = push.publication else { return Heard::Other };
-    let stamp = publication.data.and_then(|data| Stamp::find(data.get().as_bytes()));
-    let channel = push.channel.and_then(|name| names.number(&name));
-    stamp.map_or(Heard::Unstamped, |stamp| Heard::Publication(stamp, channel))
+    let spot = Spot { channel, offset: publication.offset };
+    publication.stamp().map_or(Heard::Unstamped(spot), |stamp| Heard::Publication(stamp, spot))
+}
+
+fn subscribed(id: u32, subscribe: Subscribe<'_>) -> Subscribed {
+    let missed = subscribe.publications.iter().map(|publication| (publication.stamp(), publication.offset));
+    let publications = missed.collect();
+    Subscribed { id, recovered: subscribe.recovered, offset: subscribe.offset, epoch: subscribe.epoch, publications }
 }
 
 #[cfg(test)]
@@ -111,13 +154,20 @@ mod tests {
     fn commands_are_lines_of_json() {
         let mut out = Vec::new();
         connect(Some("T"), &mut out);
-        subscribe(2, "a\"b", &mut out);
+        subscribe(2, "a\"b", Past::Ignored, &mut out);
         publish(3, "c", b"payload", &mut out);
+        subscribe(4, "c", Past::Followed, &mut out);
+        subscribe(5, "c", Past::Since(7, "e"), &mut out);
         let text = String::from_utf8(out).expect("UTF-8");
         let commands: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert_eq!(commands[0]["connect"]["token"], "T");
         assert_eq!((&commands[1]["subscribe"]["channel"], &commands[1]["id"]), (&"a\"b".into(), &2.into()));
         assert_eq!((&commands[2]["publish"]["data"], &commands[2]["id"]), (&"payload".into(), &3.into()));
+        assert_eq!(commands[3]["subscribe"], serde_json::json!({"channel": "c", "recoverable": true}));
+        let since = serde_json::json!({
+            "channel": "c", "recoverable": true, "recover": true, "offset": 7, "epoch": "e"
+        });
+        assert_eq!(commands[4]["subscribe"], since);
     }
 
     #[test]
@@ -137,14 +187,34 @@ mod tests {
             [
                 Heard::Reply { id: 1, error: 0 },
                 Heard::Reply { id: 7, error: 103 },
-                Heard::Publication(stamp, Some(9)),
+                Heard::Publication(stamp, Spot { channel: Some(9), offset: 7 }),
                 Heard::Ping,
-                Heard::Unsubscribed(2500),
+                Heard::Unsubscribed(2500, Some(1)),
             ]
         );
-        assert_eq!(all(r#"{"push":{"channel":"c","pub":{"data":{"n":1}}}}"#), [Heard::Unstamped]);
+        assert_eq!(all(r#"{"push":{"channel":"c","pub":{"data":{"n":1}}}}"#), [Heard::Unstamped(Spot::default())]);
         assert_eq!(all(r#"{"push":{"channel":"c","join":{"info":{"user":"","client":"c"}}}}"#), [Heard::Other]);
         assert_eq!(all("{"), [Heard::Nonsense]);
         assert_eq!(all(r#"{"push":{}}x"#), [Heard::Nonsense]);
+    }
+
+    #[test]
+    fn subscribe_replies_tell_positions_and_what_was_missed() {
+        let stamp = Stamp { run: 1, speaker: 2, sequence: 3, due: 4 };
+        let mut data = Vec::new();
+        stamp.write(0, &mut data);
+        let data = String::from_utf8(data).expect("ASCII");
+        let missed = format!(r#"[{{"data":"{data}","offset":3}},{{"data":{{"n":4}},"offset":4}}]"#);
+        let reply = |rest: &str| all(&format!(r#"{{"id":2,"subscribe":{{{rest}}}}}"#));
+        let recovered = format!(
+            r#""recoverable":true,"epoch":"abcd","publications":{missed},"recovered":true,"offset":2,"was_recovering":true"#
+        );
+        let publications = vec![(Some(stamp), 3), (None, 4)];
+        let expected = Subscribed { id: 2, recovered: true, offset: 2, epoch: "abcd".to_owned(), publications };
+        assert_eq!(reply(&recovered), [Heard::Subscribed(Box::new(expected))]);
+        let expected = Subscribed { id: 2, offset: 9, epoch: "abcd".to_owned(), ..Subscribed::default() };
+        let lost = r#""recoverable":true,"epoch":"abcd","offset":9,"positioned":true,"was_recovering":true"#;
+        assert_eq!(reply(lost), [Heard::Subscribed(Box::new(expected))]);
+        assert_eq!(reply(""), [Heard::Reply { id: 2, error: 0 }]);
     }
 }

@@ -13,19 +13,40 @@ use crate::stamp::Stamp;
 pub use centrifugal::Centrifugal;
 pub use raw::Raw;
 
+/// Where a publication stands: its channel if it said so, and its offset in the channel's stream; 0 = it has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spot {
+    pub channel: Option<u32>,
+    pub offset: u64,
+}
+
+/// The answer to a subscribe whose channel has a stream that can be recovered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subscribed {
+    pub id: u32,
+    /// What was missed came with it.
+    pub recovered: bool,
+    pub offset: u64,
+    pub epoch: String,
+    /// What was missed, in order: stamps, None = a publication without one, and offsets.
+    pub publications: Vec<(Option<Stamp>, u64)>,
+}
+
 /// One thing a server said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// A stamped message, and the channel it came in if it said so.
-    Publication(Stamp, Option<u32>),
+    /// A stamped message.
+    Publication(Stamp, Spot),
     /// A message without a stamp.
-    Unstamped,
+    Unstamped(Spot),
     /// The answer to a command; 0 = no error.
     Reply { id: u32, error: u32 },
+    /// The answer to a subscribe, with a position.
+    Subscribed(Box<Subscribed>),
     /// A ping that wants a pong.
     Ping,
-    /// The server ended a subscription, with this code.
-    Unsubscribed(u32),
+    /// The server ended a subscription, with this code, in this channel.
+    Unsubscribed(u32, Option<u32>),
     /// Anything else that is sound.
     Other,
     /// What the protocol does not allow.
@@ -47,6 +68,26 @@ impl Names {
     pub fn number(&self, name: &str) -> Option<u32> {
         name.strip_prefix(self.prefix.as_str())?.parse().ok()
     }
+}
+
+/// What a subscription asks of its channel's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past<'a> {
+    /// Nothing.
+    Ignored,
+    /// A position to recover from later.
+    Followed,
+    /// All that came after this offset of this epoch.
+    Since(u64, &'a str),
+}
+
+/// A subscription to ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The id of the command.
+    pub id: u32,
+    pub channel: u32,
+    pub past: Past<'a>,
 }
 
 /// A message to send.
@@ -79,12 +120,20 @@ impl Profile {
     }
 
     /// What a client sends once its connection is open, and how many replies it then awaits.
-    pub fn join(&self, client: u32, channels: &[u32], names: &Names) -> Result<(Vec<Outgoing>, u32), String> {
+    pub fn join(&self, client: u32, wanted: &[Wanted<'_>], names: &Names) -> Result<(Vec<Outgoing>, u32), String> {
         match self {
-            Self::Raw(raw) => Ok((raw.join(client, channels, names), 0)),
+            Self::Raw(raw) => Ok((raw.join(client, wanted, names), 0)),
             Self::Centrifugal(centrifugal) => {
-                Ok((vec![centrifugal.join(client, channels, names)?], 1 + channels.len() as u32))
+                Ok((vec![centrifugal.join(client, wanted, names)?], 1 + wanted.len() as u32))
             }
+        }
+    }
+
+    /// What asks for one more subscription; None = nothing can.
+    pub fn subscribe(&self, wanted: &Wanted<'_>, names: &Names) -> Option<Outgoing> {
+        match self {
+            Self::Raw(_) => None,
+            Self::Centrifugal(centrifugal) => Some(centrifugal.subscribe(wanted, names)),
         }
     }
 

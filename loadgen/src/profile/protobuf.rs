@@ -1,6 +1,6 @@
 //! The Protobuf encoding, by hand: each message behind its length, fields as tags and values.
 
-use super::{Heard, Names};
+use super::{Heard, Names, Past, Spot, Subscribed};
 use crate::stamp::Stamp;
 
 const NAME: &[u8] = b"gannet-loadgen";
@@ -13,16 +13,27 @@ const COMMAND_PUBLISH: u32 = 7;
 const CONNECT_TOKEN: u32 = 1;
 const CONNECT_NAME: u32 = 4;
 const SUBSCRIBE_CHANNEL: u32 = 1;
+const SUBSCRIBE_RECOVER: u32 = 3;
+const SUBSCRIBE_EPOCH: u32 = 6;
+const SUBSCRIBE_OFFSET: u32 = 7;
+const SUBSCRIBE_RECOVERABLE: u32 = 10;
 const PUBLISH_CHANNEL: u32 = 1;
 const PUBLISH_DATA: u32 = 2;
 const REPLY_ID: u32 = 1;
 const REPLY_ERROR: u32 = 2;
 const REPLY_PUSH: u32 = 4;
+const REPLY_SUBSCRIBE: u32 = 6;
 const ERROR_CODE: u32 = 1;
 const PUSH_CHANNEL: u32 = 2;
 const PUSH_PUBLICATION: u32 = 4;
 const PUSH_UNSUBSCRIBE: u32 = 7;
 const PUBLICATION_DATA: u32 = 4;
+const PUBLICATION_OFFSET: u32 = 6;
+const SUBSCRIBED_RECOVERABLE: u32 = 3;
+const SUBSCRIBED_EPOCH: u32 = 6;
+const SUBSCRIBED_PUBLICATIONS: u32 = 7;
+const SUBSCRIBED_RECOVERED: u32 = 8;
+const SUBSCRIBED_OFFSET: u32 = 9;
 const UNSUBSCRIBE_CODE: u32 = 2;
 
 pub fn connect(token: Option<&str>, out: &mut Vec<u8>) {
@@ -34,8 +45,18 @@ pub fn connect(token: Option<&str>, out: &mut Vec<u8>) {
     });
 }
 
-pub fn subscribe(id: u32, channel: &str, out: &mut Vec<u8>) {
-    command(id, COMMAND_SUBSCRIBE, out, |request| put_bytes(SUBSCRIBE_CHANNEL, channel.as_bytes(), request));
+pub fn subscribe(id: u32, channel: &str, past: Past<'_>, out: &mut Vec<u8>) {
+    command(id, COMMAND_SUBSCRIBE, out, |request| {
+        put_bytes(SUBSCRIBE_CHANNEL, channel.as_bytes(), request);
+        if let Past::Since(offset, epoch) = past {
+            put_number(SUBSCRIBE_RECOVER, 1, request);
+            put_bytes(SUBSCRIBE_EPOCH, epoch.as_bytes(), request);
+            put_number(SUBSCRIBE_OFFSET, offset, request);
+        }
+        if past != Past::Ignored {
+            put_number(SUBSCRIBE_RECOVERABLE, 1, request);
+        }
+    });
 }
 
 /// The payload goes out as a JSON string in quotes, so that subscribers of both encodings can have it.
@@ -54,8 +75,7 @@ pub fn publish(id: u32, channel: &str, payload: &[u8], out: &mut Vec<u8>) {
 fn command(id: u32, field: u32, out: &mut Vec<u8>, request: impl FnOnce(&mut Vec<u8>)) {
     let (mut inner, mut whole) = (Vec::new(), Vec::new());
     request(&mut inner);
-    put_tag(COMMAND_ID, 0, &mut whole);
-    put_varint(u64::from(id), &mut whole);
+    put_number(COMMAND_ID, u64::from(id), &mut whole);
     put_bytes(field, &inner, &mut whole);
     put_varint(whole.len() as u64, out);
     out.extend_from_slice(&whole);
@@ -71,6 +91,11 @@ fn put_varint(mut value: u64, out: &mut Vec<u8>) {
 
 fn put_tag(field: u32, wire_type: u32, out: &mut Vec<u8>) {
     put_varint(u64::from(field << 3 | wire_type), out);
+}
+
+fn put_number(field: u32, number: u64, out: &mut Vec<u8>) {
+    put_tag(field, 0, out);
+    put_varint(number, out);
 }
 
 fn put_bytes(field: u32, bytes: &[u8], out: &mut Vec<u8>) {
@@ -137,17 +162,24 @@ pub fn hear(mut message: &[u8], names: &Names, mut heard: impl FnMut(Heard)) {
 }
 
 fn judge(reply: &[u8], names: &Names) -> Option<Heard> {
-    let (mut id, mut error, mut push) = (0, None, None);
+    let (mut id, mut error, mut push, mut subscribe) = (0, None, None, None);
     fields(reply, |field, value| match (field, value) {
         (REPLY_ID, Value::Number(number)) => id = number as u32,
         (REPLY_ERROR, Value::Bytes(bytes)) => error = Some(bytes),
         (REPLY_PUSH, Value::Bytes(bytes)) => push = Some(bytes),
+        (REPLY_SUBSCRIBE, Value::Bytes(bytes)) => subscribe = Some(bytes),
         _ => {}
     })?;
     match (id, push) {
         (0, Some(push)) => judge_push(push, names),
         (0, None) | (_, Some(_)) => None,
         (id, None) => {
+            if let Some(subscribe) = subscribe
+                && error.is_none()
+                && let Some(subscribed) = subscribed(id, subscribe)?
+            {
+                return Some(Heard::Subscribed(Box::new(subscribed)));
+            }
             let error = error.map_or(Some(0), |error| Some(number_in(error, ERROR_CODE)?.max(1)))?;
             Some(Heard::Reply { id, error })
         }
@@ -162,18 +194,42 @@ fn judge_push(push: &[u8], names: &Names) -> Option<Heard> {
         (PUSH_UNSUBSCRIBE, Value::Bytes(bytes)) => unsubscribe = Some(bytes),
         _ => {}
     })?;
+    let channel = channel.and_then(|name| names.number(name));
     if let Some(unsubscribe) = unsubscribe {
-        return Some(Heard::Unsubscribed(number_in(unsubscribe, UNSUBSCRIBE_CODE)?));
+        return Some(Heard::Unsubscribed(number_in(unsubscribe, UNSUBSCRIBE_CODE)?, channel));
     }
     let Some(publication) = publication else { return Some(Heard::Other) };
-    let mut stamp = None;
-    fields(publication, |field, value| {
-        if let (PUBLICATION_DATA, Value::Bytes(data)) = (field, value) {
-            stamp = Stamp::find(data);
-        }
+    let (stamp, offset) = judge_publication(publication)?;
+    let spot = Spot { channel, offset };
+    Some(stamp.map_or(Heard::Unstamped(spot), |stamp| Heard::Publication(stamp, spot)))
+}
+
+/// The stamp in a publication, if there is one, and its offset.
+fn judge_publication(publication: &[u8]) -> Option<(Option<Stamp>, u64)> {
+    let (mut stamp, mut offset) = (None, 0);
+    fields(publication, |field, value| match (field, value) {
+        (PUBLICATION_DATA, Value::Bytes(data)) => stamp = Stamp::find(data),
+        (PUBLICATION_OFFSET, Value::Number(number)) => offset = number,
+        _ => {}
     })?;
-    let channel = channel.and_then(|name| names.number(name));
-    Some(stamp.map_or(Heard::Unstamped, |stamp| Heard::Publication(stamp, channel)))
+    Some((stamp, offset))
+}
+
+/// The answer to a subscribe: no bytes of a message, or nothing that can be recovered, or a position.
+fn subscribed(id: u32, result: &[u8]) -> Option<Option<Subscribed>> {
+    let (mut recoverable, mut is_sound, mut found) = (false, true, Subscribed { id, ..Subscribed::default() });
+    fields(result, |field, value| match (field, value) {
+        (SUBSCRIBED_RECOVERABLE, Value::Number(number)) => recoverable = number != 0,
+        (SUBSCRIBED_EPOCH, Value::Bytes(bytes)) => found.epoch = String::from_utf8_lossy(bytes).into_owned(),
+        (SUBSCRIBED_PUBLICATIONS, Value::Bytes(bytes)) => match judge_publication(bytes) {
+            Some(publication) => found.publications.push(publication),
+            None => is_sound = false,
+        },
+        (SUBSCRIBED_RECOVERED, Value::Number(number)) => found.recovered = number != 0,
+        (SUBSCRIBED_OFFSET, Value::Number(number)) => found.offset = number,
+        _ => {}
+    })?;
+    is_sound.then_some(recoverable.then_some(found))
 }
 
 fn number_in(message: &[u8], wanted: u32) -> Option<u32> {
@@ -215,8 +271,9 @@ mod tests {
     #[test]
     fn the_worked_publication() {
         let bytes = [0x0b, 0x22, 0x09, 0x12, 0x01, 0x63, 0x22, 0x04, 0x22, 0x02, 0x7b, 0x7d];
-        assert_eq!(all(&bytes), [Heard::Unstamped]);
-        assert_eq!(all(&[&[0][..], &bytes, &[0]].concat()), [Heard::Ping, Heard::Unstamped, Heard::Ping]);
+        assert_eq!(all(&bytes), [Heard::Unstamped(Spot::default())]);
+        let expected = [Heard::Ping, Heard::Unstamped(Spot::default()), Heard::Ping];
+        assert_eq!(all(&[&[0][..], &bytes, &[0]].concat()), expected);
         for end in 1..bytes.len() {
             assert_eq!(all(&bytes[..end]), [Heard::Nonsense], "cut at {end}");
         }
@@ -228,13 +285,14 @@ mod tests {
         let (mut data, mut publication, mut push, mut reply) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         stamp.write(300, &mut data);
         put_bytes(PUBLICATION_DATA, &data, &mut publication);
+        put_number(PUBLICATION_OFFSET, 300, &mut publication);
         put_bytes(PUSH_CHANNEL, b"load-12", &mut push);
         put_bytes(PUSH_PUBLICATION, &publication, &mut push);
         put_bytes(REPLY_PUSH, &push, &mut reply);
         let mut message = Vec::new();
         put_varint(reply.len() as u64, &mut message);
         message.extend_from_slice(&reply);
-        assert_eq!(all(&message), [Heard::Publication(stamp, Some(12))]);
+        assert_eq!(all(&message), [Heard::Publication(stamp, Spot { channel: Some(12), offset: 300 })]);
     }
 
     #[test]
@@ -242,7 +300,7 @@ mod tests {
         assert_eq!(all(&[0x04, 0x08, 0x02, 0x32, 0x00]), [Heard::Reply { id: 2, error: 0 }]);
         assert_eq!(all(&[0x06, 0x08, 0x07, 0x12, 0x02, 0x08, 0x67]), [Heard::Reply { id: 7, error: 103 }]);
         assert_eq!(all(&[0x05, 0x22, 0x03, 0x3a, 0x01, 0x10]), [Heard::Nonsense]);
-        assert_eq!(all(&[0x07, 0x22, 0x05, 0x3a, 0x03, 0x10, 0xc4, 0x13]), [Heard::Unsubscribed(2500)]);
+        assert_eq!(all(&[0x07, 0x22, 0x05, 0x3a, 0x03, 0x10, 0xc4, 0x13]), [Heard::Unsubscribed(2500, None)]);
         assert_eq!(all(b""), [Heard::Nonsense]);
     }
 
@@ -251,5 +309,46 @@ mod tests {
         let mut out = Vec::new();
         publish(300, "c", b"xy", &mut out);
         assert_eq!(out, [&[14, 0x08, 0xac, 0x02, 0x3a, 9, 0x0a, 1][..], b"c", &[0x12, 4], b"\"xy\""].concat());
+    }
+
+    #[test]
+    fn subscribe_asks_for_the_past() {
+        let asked = |past| {
+            let mut out = Vec::new();
+            subscribe(2, "c", past, &mut out);
+            out
+        };
+        assert_eq!(asked(Past::Ignored), [7, 8, 2, 0x2a, 3, 0x0a, 1, b'c']);
+        assert_eq!(asked(Past::Followed), [9, 8, 2, 0x2a, 5, 0x0a, 1, b'c', 0x50, 1]);
+        let since = [16, 8, 2, 0x2a, 12, 0x0a, 1, b'c', 0x18, 1, 0x32, 1, b'e', 0x38, 7, 0x50, 1];
+        assert_eq!(asked(Past::Since(7, "e")), since);
+    }
+
+    #[test]
+    fn subscribe_replies_tell_positions_and_what_was_missed() {
+        let stamp = Stamp { run: 9, speaker: 1, sequence: 2, due: 3 };
+        let (mut data, mut first, mut second, mut result) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        stamp.write(0, &mut data);
+        put_bytes(PUBLICATION_DATA, &data, &mut first);
+        put_number(PUBLICATION_OFFSET, 3, &mut first);
+        put_bytes(PUBLICATION_DATA, b"{}", &mut second);
+        put_number(PUBLICATION_OFFSET, 4, &mut second);
+        put_number(SUBSCRIBED_RECOVERABLE, 1, &mut result);
+        put_bytes(SUBSCRIBED_EPOCH, b"abcd", &mut result);
+        put_bytes(SUBSCRIBED_PUBLICATIONS, &first, &mut result);
+        put_bytes(SUBSCRIBED_PUBLICATIONS, &second, &mut result);
+        put_number(SUBSCRIBED_RECOVERED, 1, &mut result);
+        put_number(SUBSCRIBED_OFFSET, 2, &mut result);
+        let reply = |result: &[u8]| {
+            let mut out = Vec::new();
+            command(2, REPLY_SUBSCRIBE, &mut out, |inner| inner.extend_from_slice(result));
+            all(&out)
+        };
+        let publications = vec![(Some(stamp), 3), (None, 4)];
+        let expected = Subscribed { id: 2, recovered: true, offset: 2, epoch: "abcd".to_owned(), publications };
+        assert_eq!(reply(&result), [Heard::Subscribed(Box::new(expected))]);
+        assert_eq!(reply(&[]), [Heard::Reply { id: 2, error: 0 }]);
+        assert_eq!(reply(&[0x3a, 2, 0x22, 9]), [Heard::Nonsense], "a publication cut short");
+        assert_eq!(reply(&[0x18]), [Heard::Nonsense]);
     }
 }

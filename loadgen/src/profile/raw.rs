@@ -1,6 +1,6 @@
 //! Any WebSocket server: messages as the user configures them, stamps found wherever the server puts them.
 
-use super::{Heard, Names, Outgoing};
+use super::{Heard, Names, Outgoing, Spot, Wanted};
 use crate::stamp::Stamp;
 
 /// Texts with `{client}`, `{channel}` and `{payload}` to fill in.
@@ -15,10 +15,10 @@ pub struct Raw {
 }
 
 impl Raw {
-    pub fn join(&self, client: u32, channels: &[u32], names: &Names) -> Vec<Outgoing> {
+    pub fn join(&self, client: u32, wanted: &[Wanted<'_>], names: &Names) -> Vec<Outgoing> {
         let Some(template) = &self.subscribe else { return Vec::new() };
-        let fill = |channel: &u32| fill(template, client, &names.of(*channel)).into_bytes();
-        channels.iter().map(|channel| Outgoing { text: !self.binary, bytes: fill(channel) }).collect()
+        let fill = |wanted: &Wanted<'_>| fill(template, client, &names.of(wanted.channel)).into_bytes();
+        wanted.iter().map(|wanted| Outgoing { text: !self.binary, bytes: fill(wanted) }).collect()
     }
 
     /// The payload inside the template; true = it is text.
@@ -47,18 +47,19 @@ pub fn hear(message: &[u8], mut heard: impl FnMut(Heard)) {
     let mut found = 0;
     for at in memchr::memmem::find_iter(message, b"gnt:") {
         if let Some(stamp) = message.get(at..at + crate::stamp::LEN).and_then(Stamp::find) {
-            heard(Heard::Publication(stamp, None));
+            heard(Heard::Publication(stamp, Spot::default()));
             found += 1;
         }
     }
     if found == 0 {
-        heard(Heard::Unstamped);
+        heard(Heard::Unstamped(Spot::default()));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Past;
 
     #[test]
     fn templates_are_filled() {
@@ -68,7 +69,8 @@ mod tests {
             publish: Some(r#"{"to":"{channel}","text":"{payload}"}"#.to_owned()),
             binary: false,
         };
-        let join = raw.join(7, &[1, 2], &names);
+        let wanted = [1, 2].map(|channel| Wanted { id: 0, channel, past: Past::Ignored });
+        let join = raw.join(7, &wanted, &names);
         assert_eq!(join[1].bytes, b"sub c-2 as 7");
         let mut out = Vec::new();
         assert!(raw.speak(7, "c-1", b"hi", &mut out));
@@ -83,9 +85,9 @@ mod tests {
         stamp(1).write(0, &mut message);
         let mut all = Vec::new();
         hear(&message, |heard| all.push(heard));
-        assert_eq!(all, [0, 1].map(|sequence| Heard::Publication(stamp(sequence), None)));
+        assert_eq!(all, [0, 1].map(|sequence| Heard::Publication(stamp(sequence), Spot::default())));
         all.clear();
         hear(b"hello", |heard| all.push(heard));
-        assert_eq!(all, [Heard::Unstamped]);
+        assert_eq!(all, [Heard::Unstamped(Spot::default())]);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::cost;
 use super::table::QUANTILES;
 use super::verdict::knee;
-use crate::conduct::Outcome;
+use crate::conduct::{Outcome, Round};
 use crate::plan::Plan;
 
 pub fn json(plan: &Plan, outcome: &Outcome, complaints: &[String]) -> Value {
@@ -42,6 +42,7 @@ pub fn json(plan: &Plan, outcome: &Outcome, complaints: &[String]) -> Value {
         "errors": tally.errors,
         "close_codes": named(&tally.closes),
         "error_replies": named(&tally.replies),
+        "recovery": recovery(plan, outcome),
         "rounds": rounds(outcome),
         "steps": steps(plan, outcome),
         "knee_step": knee(plan, &tally.steps),
@@ -70,8 +71,34 @@ fn quantiles(histogram: &Histogram<u64>) -> Value {
     all.into()
 }
 
+/// null = it was not asked for.
+fn recovery(plan: &Plan, outcome: &Outcome) -> Value {
+    let (tally, counts) = (&outcome.tally, &outcome.tally.counts);
+    if !plan.recover {
+        return Value::Null;
+    }
+    json!({
+        "recovered": counts.recovered,
+        "unrecovered": counts.unrecovered,
+        "unrecoverable": counts.unrecoverable,
+        "publications_recovered": counts.from_history,
+        "publications_lost": counts.lost(),
+        "duplicates": counts.duplicates,
+        "age_ns": quantiles(&tally.missed),
+    })
+}
+
 fn rounds(outcome: &Outcome) -> Vec<Value> {
-    outcome.rounds.iter().map(|round| json!({"seconds": round.seconds, "complete": round.complete})).collect()
+    let round = |round: &Round| {
+        json!({
+            "seconds": round.seconds,
+            "complete": round.complete,
+            "recovered": round.recovered,
+            "unrecovered": round.unrecovered,
+            "publications_recovered": round.from_history,
+        })
+    };
+    outcome.rounds.iter().map(round).collect()
 }
 
 fn steps(plan: &Plan, outcome: &Outcome) -> Vec<Value> {

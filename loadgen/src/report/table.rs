@@ -123,6 +123,9 @@ fn latencies(out: &mut String, plan: &Plan, outcome: &Outcome) {
         Life::Storm { .. } | Life::Churn { .. } => "back after",
         _ => "connect",
     };
+    if shown(&tally.missed) {
+        row(out, "missed, aged", &quantiles(&tally.missed));
+    }
     if shown(&tally.connect) {
         row(out, connect, &quantiles(&tally.connect));
     }
@@ -136,10 +139,38 @@ fn quantiles(histogram: &Histogram<u64>) -> String {
     QUANTILES.map(|(_, quantile)| format!("{:>10}", nanoseconds(value(quantile)))).join(" ")
 }
 
+fn recovery(out: &mut String, outcome: &Outcome) {
+    let counts = &outcome.tally.counts;
+    let mut text = format!(
+        "{} of {} subscriptions got what they missed: {} publications; {} lost, {} twice",
+        count(counts.recovered),
+        count(counts.recovered + counts.unrecovered + counts.unrecoverable),
+        count(counts.from_history),
+        count(counts.lost()),
+        count(counts.duplicates),
+    );
+    if counts.unrecoverable > 0 {
+        text += &format!("; {} were given no position to recover from", count(counts.unrecoverable));
+    }
+    row(out, "recovery", &text);
+}
+
 fn life(out: &mut String, plan: &Plan, outcome: &Outcome) {
     for (number, round) in (1..).zip(&outcome.rounds) {
-        let how = if round.complete { "everyone back" } else { "not everyone back" };
-        row(out, "storm", &format!("round {number}: {how} after {:.3} s", round.seconds));
+        let how = match (round.complete, plan.recover) {
+            (false, _) => "not everyone back",
+            (true, true) if round.unrecovered == 0 && round.recovered > 0 => "everyone back and caught up",
+            (true, _) => "everyone back",
+        };
+        let missed = match (round.recovered, round.unrecovered) {
+            (0, 0) => String::new(),
+            (_, 0) => format!(", with {} publications that they missed", count(round.from_history)),
+            (_, short) => format!(", {} of them without what they missed", count(short)),
+        };
+        row(out, "storm", &format!("round {number}: {how} after {:.3} s{missed}", round.seconds));
+    }
+    if plan.recover {
+        recovery(out, outcome);
     }
     if let Life::Stall { stalled, .. } = plan.life {
         let cut = outcome.tally.counts.stalled_cut;

@@ -39,6 +39,9 @@ pub fn complaints(plan: &Plan, outcome: &Outcome) -> Vec<String> {
             all.push(format!("{} messages came twice", counts.duplicates));
         }
     }
+    if plan.recover {
+        recovery(plan, outcome, &mut all);
+    }
     match plan.life {
         Life::Storm { rounds, .. } => {
             let complete = outcome.rounds.iter().filter(|round| round.complete).count();
@@ -58,6 +61,29 @@ pub fn complaints(plan: &Plan, outcome: &Outcome) -> Vec<String> {
         _ => {}
     }
     all
+}
+
+/// What recovery is to blame for.
+fn recovery(plan: &Plan, outcome: &Outcome, all: &mut Vec<String>) {
+    let counts = &outcome.tally.counts;
+    if counts.unrecoverable > 0 {
+        all.push(format!(
+            "recovery was not possible: {} subscriptions were given no position; the server must keep a history of \
+             the channels {}... (gannet: history_size, history_ttl and force_recovery)",
+            counts.unrecoverable, plan.names.prefix
+        ));
+    }
+    if counts.unrecovered > 0 {
+        all.push(format!(
+            "{} of {} subscriptions came back without what they missed; the server must keep more, for longer, and \
+             give more at once (gannet: history_size, history_ttl, client.recovery_max_publication_limit)",
+            counts.unrecovered,
+            counts.unrecovered + counts.recovered
+        ));
+    }
+    if counts.recovered + counts.unrecovered + counts.unrecoverable == 0 && plan.parts == 1 {
+        all.push("nobody came back, so nothing was recovered".to_owned());
+    }
 }
 
 /// The first step of a ramp that the server did not keep up with.
