@@ -1,4 +1,6 @@
-//! A controller and its agents as processes, against a small server with rooms and an echo.
+//! A controller and its agents as processes, against a small server with rooms and an echo, and against Gannet.
+
+mod under_load;
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,6 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tungstenite::Message;
 use tungstenite::handshake::server::{Request, Response};
+use under_load::{Server, history};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_gannet-loadgen");
 const SECRET: &str = "known to both, and long enough";
@@ -504,4 +507,76 @@ fn both_kinds_of_agents_share_one_run() {
     assert_eq!(names, [address.as_str(), "local-1", "local-2"]);
     assert_eq!(sum(&result, "sent"), sum(&result, "received"));
     wait_until("--once does not end", || once.0.try_wait().expect("a child").is_some());
+}
+
+/// Runs a scenario against Gannet with two local agents: the exit status, and what was found.
+fn with_two(scenario: &str, server: &Server, more: &[&str]) -> (Option<i32>, Value) {
+    let url = server.url("/connection/websocket");
+    let output = control(&[&["--local", "2", scenario, &url, "--quiet", "--json", "-"], more].concat(), None);
+    let result = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    (output.status.code(), result)
+}
+
+#[test]
+fn what_one_agent_says_the_others_clients_recover() {
+    let server = Server::start(&[&history("2000")[..], &["--prometheus.enabled"]].concat());
+    let (pid, metrics) = (server.child.id().to_string(), format!("http://{}/metrics", server.address));
+    let costs = ["--pid", &pid, "--metrics", &metrics];
+    let storm = ["--clients", "60", "--channels", "3", "--rounds", "2", "--pause", "300ms", "--away", "1s"];
+    let storm = [&["--recover", "--rate", "90"], &storm[..], &costs].concat();
+    let (status, result) = with_two("storm", &server, &storm);
+    assert_eq!(status, Some(0), "{result:#}");
+    let (recovery, counts, agents) = (&result["recovery"], &result["counts"], &result["agents"]);
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value}: {result:#}"));
+    assert_eq!((&recovery["recovered"], &recovery["unrecovered"]), (&120.into(), &0.into()), "{result:#}");
+    assert_eq!((&recovery["publications_lost"], &recovery["duplicates"]), (&0.into(), &0.into()), "{result:#}");
+    assert_eq!(recovery["age_ns"]["count"], recovery["publications_recovered"], "{result:#}");
+    let rounds = result["rounds"].as_array().expect("rounds");
+    assert!(rounds.iter().all(|round| round["complete"] == true && round["recovered"] == 60), "{result:#}");
+    let in_rounds = rounds.iter().map(|round| number(&round["publications_recovered"])).sum::<f64>();
+    assert_eq!(in_rounds, number(&recovery["publications_recovered"]), "{result:#}");
+    // A third of the clients listens to each channel, whichever agent has its publisher; publishers were not cut.
+    assert_eq!(
+        (&counts["received"], number(&counts["sent"]) * 20.0),
+        (&counts["expected"], number(&counts["expected"]))
+    );
+    assert_eq!(counts["connections_opened"], 60 * 3 + 3, "{result:#}");
+    for (name, whole) in [("sent", counts), ("received", counts), ("recovered", recovery), ("unrecovered", recovery)] {
+        assert_eq!(sum(&result, name), whole[name].as_u64().expect("a count"), "{name}: {result:#}");
+        assert!(name == "unrecovered" || number(&agents[1][name]) > 0.0, "{name}: {result:#}");
+    }
+    // Two of three publishers are the first agent's, and half of their listeners the other's.
+    assert!(number(&agents[0]["expected"]) > number(&agents[0]["received"]), "{result:#}");
+    assert!(number(&agents[1]["expected"]) < number(&agents[1]["received"]), "{result:#}");
+    for costs in [&result["server"], &result["server_metrics"]] {
+        let grown = number(&costs["rss_bytes"]) - number(&costs["rss_bytes_before"]);
+        let each = number(&costs["rss_bytes_per_client"]);
+        assert!((each - grown / 63.0).abs() < 1e-3, "of all agents' clients: {result:#}");
+    }
+    assert_eq!((&result["connected"], &result["kernel"]["of_both_ends"]), (&63.into(), &true.into()), "{result:#}");
+    let churn = ["--clients", "30", "--channels", "3", "--rate", "100", "--duration", "1s", "--publish-rate", "300"];
+    let (status, result) = with_two("churn", &server, &[&["--recover"], &churn[..]].concat());
+    assert_eq!((status, &result["counts"]["sent"]), (Some(0), &300.into()), "the rate is that of all: {result:#}");
+    assert_eq!((&result["counts"]["received"], &result["recovery"]["unrecovered"]), (&3000.into(), &0.into()));
+    assert!(result["agents"].as_array().expect("agents").iter().all(|agent| agent["recovered"].as_u64() > Some(0)));
+}
+
+#[test]
+fn what_clients_of_all_agents_lost_is_judged_together() {
+    let server = Server::start(&history("3"));
+    let storm = ["--clients", "20", "--pause", "500ms", "--away", "1s", "--rate", "100", "--grace", "300ms"];
+    let (status, result) = with_two("storm", &server, &[&["--recover"], &storm[..]].concat());
+    assert_eq!(status, Some(1), "{result:#}");
+    let recovery = &result["recovery"];
+    assert_eq!((&recovery["recovered"], &recovery["unrecovered"]), (&0.into(), &20.into()), "{result:#}");
+    assert_eq!((sum(&result, "unrecovered"), &result["rounds"][0]["unrecovered"]), (20, &20.into()), "{result:#}");
+    // The only publisher is the first agent's; half of what is lost is the other's.
+    assert_eq!((&result["agents"][1]["sent"], &result["agents"][1]["unrecovered"]), (&0.into(), &10.into()));
+    let number = |name: &str| result["counts"][name].as_u64().expect("a count");
+    let missing = number("expected") - number("received");
+    assert!(missing > 0 && recovery["publications_lost"] == missing, "{result:#}");
+    let complaints = result["complaints"].to_string();
+    for words in ["20 of 20 subscriptions came back without", "delivery ratio"] {
+        assert!(complaints.contains(words), "{words}: {complaints}");
+    }
 }

@@ -48,7 +48,6 @@ pub fn run(options: &ControllerOptions, scenario: &Scenario, plan: &Plan) -> Res
     if options.agents.is_empty() && options.local == 0 {
         return Err("the controller needs agents: --agents HOST:PORT,... or --local N".into());
     }
-    let watch = Watch::new(&common.pid, &common.metrics, plan.target.is_loopback())?;
     let secret = Secret::read(options.secret.secret_file.as_deref())?;
     let (locals, local_secret, addresses) = Locals::start(options.local, common.i_own_this_target)?;
     let local = (1..).zip(&addresses).map(|(number, address)| (format!("local-{number}"), address, &local_secret));
@@ -58,6 +57,9 @@ pub fn run(options: &ControllerOptions, scenario: &Scenario, plan: &Plan) -> Res
         let agent = Candidate::meet(address, secret.as_ref()).map_err(|why| format!("agent {name}: {why}"))?;
         welcomed.push((name, agent));
     }
+    // An agent elsewhere has a loopback of its own.
+    let is_here = plan.target.is_loopback() && welcomed.iter().all(|(_, agent)| agent.is_same_host);
+    let watch = Watch::new(&common.pid, &common.metrics, is_here)?;
     let (words, parts) = (words(options, scenario), welcomed.len() as u32);
     let mut agents = Agents::default();
     for (part, (name, agent)) in (0..).zip(welcomed) {
@@ -138,7 +140,7 @@ impl Candidate {
         let link = Arc::new(Link { stream: self.stream, writing: Mutex::new(()), state: Mutex::new(state) });
         let listener = link.clone();
         thread::Builder::new().spawn(move || listener.listen(self.lines)).map_err(failed)?;
-        Ok(Agent { name, clients, connected: 0, skew: Skew::default(), link })
+        Ok(Agent { name, clients, is_same_host: self.is_same_host, connected: 0, skew: Skew::default(), link })
     }
 }
 
@@ -246,6 +248,7 @@ impl Link {
 struct Agent {
     name: String,
     clients: u32,
+    is_same_host: bool,
     /// Clients there when the scenario began to play, and what its clock was taken for then.
     connected: u64,
     skew: Skew,
@@ -311,6 +314,7 @@ impl Agents {
             outcome.agents.push(Part {
                 name: agent.name.clone(),
                 clients: agent.clients,
+                is_same_host: agent.is_same_host,
                 connected: agent.connected,
                 reading: result.map_or(state.look.reading, |(tally, _)| reading_of(tally)),
                 own_cpu_seconds: result.map(|(_, seconds)| *seconds),

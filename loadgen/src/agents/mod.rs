@@ -21,6 +21,8 @@ pub struct Part {
     pub clients: u32,
     /// Of them, how many were there when the scenario began to play.
     pub connected: u64,
+    /// Its kernel is the one this process runs on.
+    pub is_same_host: bool,
     /// Its last.
     pub reading: Reading,
     /// To play; None = it did not live to tell.

@@ -30,6 +30,16 @@ pub fn clock_uncertainty(outcome: &Outcome) -> Option<u64> {
     outcome.agents.iter().map(|part| part.clock_uncertainty).max()
 }
 
+/// Both ends of each client's connection are in this host's kernel; None = of some clients both are.
+pub fn has_both_ends(agents: &[Part]) -> Option<bool> {
+    let here = agents.iter().filter(|part| part.is_same_host).count();
+    match here {
+        all if all == agents.len() => Some(true),
+        0 => Some(false),
+        _ => None,
+    }
+}
+
 /// Rows of the table, with the name of each.
 pub fn rows(plan: &Plan, outcome: &Outcome) -> Vec<(&'static str, String)> {
     let Some(uncertainty) = clock_uncertainty(outcome) else { return Vec::new() };
@@ -89,6 +99,9 @@ pub fn json(outcome: &Outcome) -> Vec<Value> {
             "sent": part.reading.sent,
             "expected": part.reading.expected,
             "received": part.reading.got,
+            "recovered": part.reading.recovered,
+            "unrecovered": part.reading.unrecovered,
+            "publications_recovered": part.reading.from_history,
             "own_cpu_seconds": part.own_cpu_seconds,
             "own_lateness_p99_ns": part.lateness_p99,
             "clock_uncertainty_ns": part.clock_uncertainty,
@@ -112,4 +125,29 @@ pub fn complaints(outcome: &Outcome) -> Vec<String> {
         )
     };
     lost(outcome).map(complaint).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::Reading;
+
+    #[test]
+    fn a_kernel_has_both_ends_of_those_who_are_here() {
+        let part = |is_same_host| Part {
+            name: String::new(),
+            clients: 1,
+            connected: 1,
+            is_same_host,
+            reading: Reading::default(),
+            own_cpu_seconds: None,
+            lateness_p99: None,
+            clock_uncertainty: 0,
+            lost: None,
+        };
+        assert_eq!(has_both_ends(&[]), Some(true), "the clients are this process's");
+        assert_eq!(has_both_ends(&[part(true), part(true)]), Some(true));
+        assert_eq!(has_both_ends(&[part(false)]), Some(false));
+        assert_eq!(has_both_ends(&[part(false), part(true)]), None);
+    }
 }

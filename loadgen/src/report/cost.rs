@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::agents::has_both_ends;
 use super::text::{bytes, count};
 use crate::conduct::Outcome;
+use crate::cost::Costs;
 use crate::cost::kernel::Growth;
-use crate::cost::{Costs, Spent};
 
 /// A row of the table: its name, and what it says.
 type Row = (&'static str, String);
@@ -24,7 +25,7 @@ pub fn rows(outcome: &Outcome) -> Vec<Row> {
         }
     }
     if let Some(growth) = &spent.kernel {
-        kernel_rows(growth, &mut all);
+        kernel_rows(growth, has_both_ends(&outcome.agents), &mut all);
     }
     all
 }
@@ -48,10 +49,15 @@ fn process_rows(costs: &Costs, messages: u64, cpu: &'static str, memory: &'stati
     }
 }
 
-fn kernel_rows(growth: &Growth, all: &mut Vec<Row>) {
+fn kernel_rows(growth: &Growth, both_ends: Option<bool>, all: &mut Vec<Row>) {
+    let ends = match both_ends {
+        Some(true) => "both its ends together",
+        Some(false) => "the server's end",
+        None => "the server's end, and of the client's if its agent is here",
+    };
     match (&growth.slabs, growth.slabs_each()) {
         (Ok(slabs), Some(sum)) => {
-            all.push(("kernel memory", format!("{} each client in slabs, of both its ends together:", bytes(sum))));
+            all.push(("kernel memory", format!("{} each client in slabs, of {ends}:", bytes(sum))));
             let slab = |(name, each): &(String, f64)| ("", format!("{:>10}  {name}", bytes(*each)));
             all.extend(slabs.iter().map(slab));
         }
@@ -85,15 +91,16 @@ pub fn costs_json(outcome: &Outcome, costs: Option<&Result<Costs, String>>) -> V
     })
 }
 
-/// What the kernel keeps as JSON: of both ends of each connection together.
-pub fn kernel_json(spent: &Spent) -> Value {
-    let Some(growth) = &spent.kernel else { return Value::Null };
+/// What the kernel keeps as JSON.
+pub fn kernel_json(outcome: &Outcome) -> Value {
+    let Some(growth) = &outcome.spent.kernel else { return Value::Null };
     let slab = |(name, each): &(String, f64)| json!({"name": name, "bytes_per_client": each});
+    let is_known = growth.tcp_bytes.is_some() || growth.slabs.is_ok();
     json!({
         "slab_bytes_per_client": growth.slabs_each(),
         "slabs": growth.slabs.as_ref().ok().map(|slabs| slabs.iter().map(slab).collect::<Vec<_>>()),
         "slabs_unknown": growth.slabs.as_ref().err(),
-        "of_both_ends": growth.tcp_bytes.is_some() || growth.slabs.is_ok(),
+        "of_both_ends": if is_known { has_both_ends(&outcome.agents) } else { Some(false) },
         "tcp_buffer_bytes": growth.tcp_bytes,
         "tcp_buffer_bytes_per_client": growth.tcp_each,
     })

@@ -48,7 +48,7 @@ pub fn json(plan: &Plan, outcome: &Outcome, complaints: &[String]) -> Value {
         "knee_step": knee(plan, &tally.steps),
         "server": cost::costs_json(outcome, outcome.spent.processes.as_ref()),
         "server_metrics": cost::costs_json(outcome, outcome.spent.pages.as_ref()),
-        "kernel": cost::kernel_json(&outcome.spent),
+        "kernel": cost::kernel_json(outcome),
         "series": series(outcome),
     })
 }
