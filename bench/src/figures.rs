@@ -78,6 +78,42 @@ pub fn print_table(head: &[&str], rows: &[Vec<String>]) {
     }
 }
 
+/// A whole number with commas between thousands.
+pub fn with_commas(figure: f64) -> String {
+    let digits = format!("{:.0}", figure.abs());
+    let mut text = String::from(if figure <= -0.5 { "-" } else { "" });
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Rounded to three digits that count: more would promise what no measurement keeps.
+pub fn three_digits(figure: f64) -> f64 {
+    if figure == 0.0 || !figure.is_finite() {
+        return figure;
+    }
+    let step = 10f64.powi(figure.abs().log10().floor() as i32 - 2);
+    (figure / step).round() * step
+}
+
+/// Seconds of a duration as the server's options have it, in one unit: `25s`, `500ms`, `1m`.
+pub fn seconds_of(text: &str) -> Option<f64> {
+    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (number, unit) = text.split_at(at);
+    let unit = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    Some(number.parse::<f64>().ok()? * unit)
+}
+
 /// Seconds since 1970.
 pub fn now_unix() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -96,6 +132,18 @@ pub fn write_result(folder: &Path, name: &str, result: &Value) -> io::Result<Pat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_in_words() {
+        let texts = [0.0, 999.4, 1000.0, 1_234_567.0, -1234.0].map(with_commas);
+        assert_eq!(texts, ["0", "999", "1,000", "1,234,567", "-1,234"]);
+        assert_eq!([186_012.3, 0.0, 99.96].map(|figure| with_commas(three_digits(figure))), ["186,000", "0", "100"]);
+        assert_eq!(format!("{:.4}", three_digits(0.012_345)), "0.0123");
+        assert_eq!(
+            ["25s", "500ms", "1m", "25", "x", "1d"].map(seconds_of),
+            [Some(25.0), Some(0.5), Some(60.0), None, None, None]
+        );
+    }
 
     #[test]
     fn spread_of_odd_even_and_none() {

@@ -4,11 +4,12 @@
 //! - `nodes` the server processes; `crowd` the client processes as the conductor sees them;
 //! - `clients` the inside of a client process; `frames` what it reads without keeping a buffer for each client;
 //! - `status` what a client process says of itself; `kernel` what the kernel keeps for sockets;
-//! - `report` the table and the JSON.
+//! - `report` the table and the JSON; `growth` the same at several sizes.
 
 pub mod clients;
 pub mod crowd;
 pub mod frames;
+pub mod growth;
 pub mod kernel;
 pub mod nodes;
 pub mod plan;

@@ -241,10 +241,14 @@ impl Drop for Server {
     }
 }
 
-/// A command that the kernel kills when the harness ends, however it ends.
+/// Goes on only if its parent is still the one it was told: one that ended before the kernel was asked to kill is not
+/// noticed by the kernel.
+const IF_OURS: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
+
+/// A command that the kernel kills when the harness ends, however and whenever it ends.
 pub fn bound_to_us(words: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).args(words);
+    command.args(["--pdeathsig", "KILL", "sh", "-c", IF_OURS, &std::process::id().to_string()]).args(words);
     command
 }
 
@@ -273,6 +277,17 @@ fn gannet_flags(command: &mut Command, port: u16, reactors: usize) -> &mut Comma
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_whose_harness_is_gone_does_not_start() -> io::Result<()> {
+        let ours = bound_to_us(&["echo", "started"]).output()?;
+        assert_eq!(ours.stdout, b"started\n");
+        let bound = bound_to_us(&["echo", "started"]);
+        let mut orphan = Command::new("sh");
+        orphan.args(["-c", r#""$@"; exit 0"#, "sh"]).arg(bound.get_program()).args(bound.get_args());
+        assert_eq!(orphan.output()?.stdout, b"", "its parent is the shell");
+        Ok(())
+    }
 
     #[test]
     fn a_url_is_a_port_and_a_path_here() {

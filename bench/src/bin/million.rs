@@ -7,18 +7,31 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use gannet_bench::figures::seconds_of;
 use gannet_bench::machine;
 use gannet_bench::million::clients::{self, Share};
 use gannet_bench::million::crowd::Crowd;
+use gannet_bench::million::growth::Growth;
 use gannet_bench::million::kernel::{Kernel, tcp};
 use gannet_bench::million::nodes::{Nodes, Settings, memory_of};
 use gannet_bench::million::now_ns;
 use gannet_bench::million::plan::Plan;
 use gannet_bench::million::report::{Connecting, Delivering, Draining, Held, Idle, Report};
+use serde_json::Value;
+
+const EXAMPLES: &str = "\
+Examples:
+  bench/million                            a million; writes bench/results/million.json
+  bench/million --grow 10000,100000,1000000 --ping-interval 60s --pong-timeout 25s
+                                           each size, smallest first, with processes of its own;
+                                           writes bench/results/growth.json
+
+Ctrl-C ends it and all its processes at any time. Ends with 1 if a client was lost, with 2 if the
+run itself failed.";
 
 /// Hold a million clients, publish once to all, drain
 #[derive(Debug, Parser)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 struct Flags {
     #[command(subcommand)]
     part: Option<Part>,
@@ -28,10 +41,16 @@ struct Flags {
     /// 40,000 clients, and no file written
     #[arg(long)]
     quick: bool,
+    /// Measure at these sizes, one after the other, how everything grows
+    #[arg(long, value_delimiter = ',', value_name = "SIZES", conflicts_with_all = ["clients", "quick"])]
+    grow: Vec<usize>,
+    /// Seconds to wait at most before each size, until the sockets of the one before are gone
+    #[arg(long, default_value_t = 120)]
+    settle: u64,
     /// The gannet program [default: beside this program]
     #[arg(long)]
     gannet: Option<PathBuf>,
-    /// Server processes [default: what the descriptors allowed to a process ask for]
+    /// Server processes, at each size [default: what the descriptors allowed to a process ask for]
     #[arg(long)]
     servers: Option<usize>,
     #[command(flatten)]
@@ -39,13 +58,13 @@ struct Flags {
     /// Bytes of the publication's data
     #[arg(long, default_value_t = 128)]
     payload: usize,
-    /// Seconds to watch the servers do nothing but ping
-    #[arg(long, default_value_t = 30)]
-    idle: u64,
+    /// Seconds to watch the servers do nothing but ping [default: 30; with --grow one ping interval]
+    #[arg(long)]
+    idle: Option<u64>,
     /// Seconds in which all must have connected, and in which each later part must be over
     #[arg(long, default_value_t = 600)]
     limit: u64,
-    /// Folder for million.json
+    /// Folder for million.json and growth.json
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
     results: PathBuf,
 }
@@ -173,6 +192,30 @@ impl Run {
     }
 }
 
+impl Flags {
+    /// How long idle servers are watched. At a small size all clients are pinged in the same second, so only a whole
+    /// ping interval has each client's ping once.
+    fn idle(&self) -> io::Result<Duration> {
+        match (self.idle, self.grow.is_empty()) {
+            (Some(seconds), _) => Ok(Duration::from_secs(seconds.max(1))),
+            (None, true) => Ok(Duration::from_secs(30)),
+            (None, false) => {
+                let interval =
+                    seconds_of(&self.settings.ping_interval).and_then(|s| Duration::try_from_secs_f64(s).ok());
+                interval.ok_or_else(|| io::Error::other(format!("{} is no duration", self.settings.ping_interval)))
+            }
+        }
+    }
+
+    fn write(&self, name: &str, result: &Value) -> io::Result<()> {
+        fs::create_dir_all(&self.results)?;
+        let path = self.results.join(name);
+        fs::write(&path, format!("{result:#}\n"))?;
+        println!("written to {}", path.display());
+        Ok(())
+    }
+}
+
 fn measure(flags: &Flags, plan: Plan) -> io::Result<Report> {
     let mut run = Run::start(flags, plan)?;
     run.crowd.listen(Duration::from_secs(2))?;
@@ -189,7 +232,7 @@ fn measure(flags: &Flags, plan: Plan) -> io::Result<Report> {
         scanned: after.scanned(&before, run.plan.clients as u64),
         available: before.available as i64 - after.available as i64,
     };
-    let idle = run.idle(Duration::from_secs(flags.idle.max(1)))?;
+    let idle = run.idle(flags.idle()?)?;
     let delivering = run.deliver(flags.payload)?;
     let draining = run.drain()?;
     Ok(Report {
@@ -204,27 +247,70 @@ fn measure(flags: &Flags, plan: Plan) -> io::Result<Report> {
     })
 }
 
-fn run(flags: &Flags) -> io::Result<bool> {
-    let descriptors = machine::raise_descriptors()?;
-    let clients = if flags.quick { 40_000 } else { flags.clients };
-    let plan = Plan::new(clients, descriptors, flags.servers);
+/// Says what limits the clients here; an error if they do not fit.
+fn announce(plan: &Plan) -> io::Result<()> {
     eprintln!("{}", plan.describe());
     for (name, fit) in plan.limits() {
         eprintln!("        {name}: room for {fit}");
     }
-    plan.check()?;
+    plan.check().map(|_| ())
+}
+
+fn hold(flags: &Flags, descriptors: u64) -> io::Result<bool> {
+    let clients = if flags.quick { 40_000 } else { flags.clients };
+    let plan = Plan::new(clients, descriptors, flags.servers);
+    announce(&plan)?;
     let report = measure(flags, plan)?;
     report.print();
     if !flags.quick {
-        fs::create_dir_all(&flags.results)?;
-        let path = flags.results.join("million.json");
-        fs::write(&path, format!("{:#}\n", report.json()))?;
-        println!("written to {}", path.display());
+        flags.write("million.json", &report.json())?;
     }
     if !report.is_whole() {
         println!("NOT WHOLE: {} lost; {}", report.draining.status.lost, report.draining.status.why);
     }
     Ok(report.is_whole())
+}
+
+/// Every size has as many server processes as it needs, so that they are about equally full, and one reactor in each:
+/// what a process takes beyond its clients then weighs the same at every size.
+fn grow(flags: &Flags, descriptors: u64) -> io::Result<bool> {
+    let mut sizes = flags.grow.clone();
+    sizes.sort_unstable();
+    sizes.dedup();
+    if sizes.first() == Some(&0) {
+        return Err(io::Error::other("a size of 0 clients measures nothing"));
+    }
+    let plan = |size: &usize| Plan { reactors: 1, ..Plan::new(*size, descriptors, flags.servers) };
+    let plans: Vec<Plan> = sizes.iter().map(plan).collect();
+    plans.iter().try_for_each(announce)?;
+    let mut growth = Growth::new(&sizes);
+    for plan in plans {
+        let size = plan.clients;
+        let calm = growth.settle(Duration::from_secs(flags.settle));
+        eprintln!("{}", plan.describe());
+        match measure(flags, plan) {
+            Ok(report) => {
+                report.print();
+                growth.add(&report, &calm);
+            }
+            Err(error) => {
+                growth.fail(size, &error);
+                if !growth.is_empty() {
+                    flags.write("growth.json", &growth.json())?;
+                }
+                return Err(error);
+            }
+        }
+    }
+    growth.print();
+    flags.write("growth.json", &growth.json())?;
+    Ok(growth.is_whole())
+}
+
+fn run(flags: &Flags) -> io::Result<bool> {
+    let descriptors = machine::raise_descriptors()?;
+    flags.idle()?;
+    if flags.grow.is_empty() { hold(flags, descriptors) } else { grow(flags, descriptors) }
 }
 
 fn main() -> ExitCode {

@@ -48,6 +48,12 @@ impl Kernel {
         grown
     }
 
+    /// Bytes of all slabs of sockets.
+    pub fn of_sockets(&self) -> u64 {
+        let ours = |(name, _): &(&String, &u64)| OF_SOCKETS.iter().any(|start| name.starts_with(start));
+        self.slabs.iter().filter(ours).map(|(_, bytes)| bytes).sum()
+    }
+
     /// Bytes for each of `count` by which the inodes of /proc grew: a program that lists the descriptors of others
     /// makes one for each socket, and a dentry.
     pub fn scanned(&self, before: &Self, count: u64) -> f64 {
@@ -70,7 +76,8 @@ pub fn meminfo(key: &str) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// A number of the TCP line of /proc/net/sockstat: `tw` (sockets in TIME_WAIT) or `mem` (pages of data that waits).
+/// A number of the TCP line of /proc/net/sockstat: `tw` (sockets in TIME_WAIT), `orphan` (closed by their process, not
+/// by the peer yet) or `mem` (pages of data that waits).
 pub fn tcp(key: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/net/sockstat").ok()?;
     let mut words = text.lines().find_map(|line| line.strip_prefix("TCP:"))?.split_whitespace();

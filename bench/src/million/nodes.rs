@@ -32,6 +32,9 @@ pub struct Settings {
     /// The servers' shutdown.spread
     #[arg(long, default_value = "10s")]
     pub spread: String,
+    /// The servers' client.token_cache_size: a bound for each process, so no part of a client
+    #[arg(long, default_value_t = 0)]
+    pub token_cache: u32,
 }
 
 pub struct Nodes {
@@ -61,6 +64,7 @@ impl Nodes {
             command.args(["--client.token.hmac_secret_key", SECRET, "--client.ping_interval", &settings.ping_interval]);
             command.args(["--channel.without_namespace.allow_subscribe_for_client", "--log.level", "error"]);
             command.args(["--client.pong_timeout", &settings.pong_timeout]);
+            command.args(["--client.token_cache_size", &settings.token_cache.to_string()]);
             command.args(["--client.allowed_origins", "http://127.0.0.1"]);
             command.args(["--shutdown.delay", "0s", "--shutdown.spread", &settings.spread]);
             command.args(["--shutdown.deadline", "180s", "--reactors", &plan.reactors.to_string()]);
