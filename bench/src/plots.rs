@@ -139,7 +139,7 @@ fn growth(file: &File) -> io::Result<Sheet> {
         })?,
     ];
     Ok(Sheet {
-        title: "What a client costs as they become more".to_owned(),
+        title: "What a client costs, by number of clients: bytes, CPU, connects a second".to_owned(),
         unit: "Several server processes on one port, a reactor each; clients on the same machine.".to_owned(),
         source: source(file)?,
         panels,
