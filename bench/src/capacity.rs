@@ -122,13 +122,13 @@ type Grown = (&'static str, &'static str, fn(&Row<'_>) -> io::Result<String>);
 
 const GROWN: [Grown; 13] = [
     ("server processes, a reactor each", "", |row| commas(row.number("/processes/servers")?)),
-    ("process memory of a client, bytes", "RSS, full less empty, by clients", |row| commas(user(row)?)),
+    ("process memory of a client, bytes", "growth of RSS / clients", |row| commas(user(row)?)),
     ("kernel memory of a connection, the server's end, bytes", "slabs of both ends / 2", |row| commas(kernel(row)?)),
     ("clients per GiB, process memory only", "2^30 / process memory", |row| rounded(GIB / user(row)?)),
     ("clients per GiB, with the kernel's", "2^30 / (process + kernel memory)", |row| {
         rounded(GIB / (user(row)? + kernel(row)?))
     }),
-    ("CPU of an idle client, us a second, pings every 25 s", "CPU of all servers by clients and seconds", |row| {
+    ("CPU of an idle client, us a second, pings every 25 s", "CPU of all servers / clients / seconds", |row| {
         Ok(format!("{:.3}", idle(row)?))
     }),
     ("idle clients per core", "10^6 / CPU of an idle client", |row| rounded(CORE / idle(row)?)),

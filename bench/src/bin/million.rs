@@ -91,6 +91,7 @@ impl Run {
             None => std::env::current_exe()?.with_file_name("gannet"),
         };
         let nodes = Nodes::start(&plan, &gannet, &flags.settings)?;
+        nodes.warm_up()?;
         let crowd = Crowd::start(&plan, nodes.port)?;
         Ok(Self { plan, nodes, crowd, limit: Duration::from_secs(flags.limit) })
     }

@@ -13,12 +13,18 @@ use serde_json::{Value, json};
 use super::plan::Plan;
 use super::{CHANNEL, SECRET, now_ns};
 use crate::account::{Memory, cpu_ns, memory};
+use crate::centrifugal;
+use crate::fleet::{Fleet, Opening};
 use crate::server::bound_to_us;
+use crate::wire::Dialect;
 
 const KEY: &str = "million";
 
 /// How long a node may take to answer a request.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// Clients of each node that come and go before those that count.
+const FIRST: usize = 64;
 
 /// Flags all nodes get.
 #[derive(Clone, Debug, clap::Args)]
@@ -81,6 +87,24 @@ impl Nodes {
             }
         }
         Ok(nodes)
+    }
+
+    /// Lets a few clients connect, subscribe and leave: what a process takes for its first client alone is no client's.
+    pub fn warm_up(&self) -> io::Result<()> {
+        let mut fleet = Fleet::new(self.port, Dialect::Lines)?;
+        fleet.open(FIRST * self.children.len(), ANSWER, |index| {
+            let token = centrifugal::token(SECRET, &format!("first-{index}"))?;
+            Ok(Opening::centrifugal(centrifugal::connect_and_subscribe(Some(&token), CHANNEL), 2))
+        })?;
+        drop(fleet);
+        let end = Instant::now() + ANSWER;
+        while self.clients()?.iter().any(|clients| *clients > 0) {
+            if Instant::now() > end {
+                return Err(io::Error::other("the first clients left, but their servers still have them"));
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// An error if one of them ended.
