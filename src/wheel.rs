@@ -64,6 +64,12 @@ impl Wheel {
         self.armed == 0
     }
 
+    /// When something may be due next: nothing is before. `None` = nothing is armed.
+    pub fn next_due(&self) -> Option<Tick> {
+        let is_due = |tick: &Tick| self.heads[(tick % SLOTS) as usize] != NONE;
+        if self.armed == 0 { None } else { (self.cursor..self.cursor + SLOTS).find(is_due) }
+    }
+
     /// Makes sure `node` is popped at `due` or before. `NEVER` leaves it as it is.
     pub fn arm(&mut self, nodes: &mut impl Nodes, node: u32, due: Tick) {
         if due == NEVER {
@@ -153,6 +159,21 @@ mod tests {
         assert_eq!(drain(&mut wheel, &mut nodes, 12), [0, 1]);
         assert_eq!(drain(&mut wheel, &mut nodes, 100), [2]);
         assert!(wheel.is_empty());
+    }
+
+    #[test]
+    fn the_next_due_is_the_first_of_all() {
+        let (mut wheel, mut nodes) = (Wheel::new(10), vec![Links::default(); 3]);
+        assert_eq!(wheel.next_due(), None);
+        wheel.arm(&mut nodes, 0, 10 + 5 * SLOTS);
+        assert_eq!(wheel.next_due(), Some(10 + SLOTS - 1), "beyond the horizon it is asked again");
+        wheel.arm(&mut nodes, 1, 300);
+        wheel.arm(&mut nodes, 2, 12);
+        assert_eq!(wheel.next_due(), Some(12));
+        assert_eq!(drain(&mut wheel, &mut nodes, 200), [2]);
+        assert_eq!(wheel.next_due(), Some(300));
+        assert_eq!(wheel.pop(&mut nodes, 300), Some(1));
+        assert_eq!(wheel.next_due(), Some(10 + SLOTS - 1));
     }
 
     #[test]

@@ -212,7 +212,8 @@ options! {
         token_cache_size: usize = 4096, Rule::Count(0, 10_000_000);
         /// Takes what a token says without looking at its signature. For development.
         insecure_skip_token_signature_verify: bool = false;
-        /// Application ping; the first is jittered in [interval/2, interval].
+        /// Application ping; the first is jittered in [interval/2, interval]. To leave together, pings come early, but
+        /// less than a second and less than a 25th of the interval.
         ping_interval: Duration = secs(25), Rule::Time(secs(1), DAY);
         /// No pong by then: close 3012. 0 = pongs are not asked for. Must be below ping_interval.
         pong_timeout: Duration = secs(8), Rule::Time(Duration::ZERO, DAY);

@@ -169,6 +169,18 @@ impl Conns {
         self.slab.len()
     }
 
+    /// Looks at connections about to be served, their sessions and outboxes with them. While others were served they
+    /// fell out of the cache: fetched one at a time, each is waited for; together, all take as long as one.
+    pub fn approach_whole(&self, conns: impl Iterator<Item = u32>) {
+        let look = |it: &Conn| {
+            let session = it.session.as_ref().map_or(0, |session| session.next_deadline());
+            let outbox = it.outbox.as_ref().map_or(0, |outbox| outbox.bytes() as u32);
+            it.phase as u32 ^ session ^ outbox
+        };
+        let seen = conns.filter_map(|conn| self.slab.get(conn as usize)).fold(0, |seen, it| seen ^ look(it));
+        std::hint::black_box(seen);
+    }
+
     pub fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
@@ -208,8 +220,9 @@ impl Conns {
         self.slab.capacity() as u32
     }
 
-    pub fn has_timers(&self) -> bool {
-        !self.wheel.is_empty()
+    /// When a timer may be due next.
+    pub fn next_due(&self) -> Option<Tick> {
+        self.wheel.next_due()
     }
 
     /// Sees to it that the connection's nearest deadline is met.
@@ -217,6 +230,13 @@ impl Conns {
         let Some(it) = self.slab.get(conn as usize) else { return };
         let due = it.io_due.min(it.session.as_ref().map_or(NEVER, |session| session.next_deadline()));
         self.wheel.arm(&mut Linked(&mut self.slab), conn, due);
+    }
+
+    /// The same after a deadline moved to a later time. Just now it is in the cache, and so are those that were pinged
+    /// with it: to move it is cheaper than to find, later, that nothing is due.
+    pub fn rearm(&mut self, conn: u32) {
+        self.wheel.disarm(&mut Linked(&mut self.slab), conn);
+        self.arm(conn);
     }
 
     /// The next connection whose deadline may have come; arm it again.
@@ -458,8 +478,7 @@ impl Table for Conns {
         self.slab.get_mut(conn as usize)?.session.take()
     }
 
-    /// Between two writes the kernel pushes connections out of the cache. Fetched one at a time, each is waited for;
-    /// fetched together, all take as long as one.
+    /// Without their sessions, which a delivery does not need.
     fn approach(&self, conns: impl Iterator<Item = u32>) {
         let look = |it: &Conn| u32::from(it.outbox.is_none()) + u32::from(it.stream.is_none()) + it.phase as u32;
         let seen = conns.filter_map(|conn| self.slab.get(conn as usize)).fold(0, |seen, it| seen ^ look(it));

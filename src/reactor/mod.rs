@@ -94,8 +94,10 @@ const READ_SIZE: usize = 64 * 1024;
 const FRAME_TAIL_MAX: usize = 14 + ws::CONTROL_PAYLOAD_MAX;
 /// Readiness events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
-/// Timers looked at in one turn.
-const TIMERS_MAX: usize = 1024;
+/// Timers looked at in one turn: so few that who was pinged is still in the cache when the pongs come.
+const TIMERS_MAX: usize = 64;
+/// Connections looked at together before they are served.
+const APPROACHED: usize = 32;
 /// What a compressed message may inflate to, in message size limits.
 const INFLATED_FACTOR: usize = 10;
 /// How long an HTTP answer of the reactor's may take to leave.
@@ -136,6 +138,8 @@ pub struct Reactor {
     accept_paused: Tick,
     /// More timers are due than one turn takes.
     timers_more: bool,
+    /// Connections whose timers a turn looks at.
+    due: Vec<u32>,
     /// A descriptor kept to be given up when there is no other, so that a peer can be closed rather than left waiting.
     reserve: Option<std::fs::File>,
     conns: Conns,
@@ -217,6 +221,7 @@ impl Reactor {
             accept_more: false,
             accept_paused: 0,
             timers_more: false,
+            due: Vec::new(),
             reserve: std::fs::File::open("/dev/null").ok(),
             conns,
             shard,
@@ -271,7 +276,7 @@ impl Reactor {
         }
     }
 
-    /// How long the poll may sleep: not at all while work waits, to the next tick while timers run.
+    /// How long the poll may sleep: not at all while work waits, else until a timer may be due.
     fn sleep(&self) -> Option<std::time::Duration> {
         let mail = !self.mailbox.is_empty();
         if !self.again.is_empty() || self.accept_more || self.timers_more || self.shard.has_work() || mail {
@@ -280,12 +285,13 @@ impl Reactor {
         let wake = self.wake_at.map(|at| std::time::Duration::from_millis(at.saturating_sub(self.now.unix_ms)));
         let flush = self.flush_at.map(|at| std::time::Duration::from_nanos(at.saturating_sub(machine_ns())));
         let wake = wake.into_iter().chain(flush).min();
-        if !self.conns.has_timers() && self.drain.is_none() && self.accept_paused == 0 {
-            return wake;
-        }
-        let into_tick = self.started.elapsed().as_micros() as u64 % (TICK_MS * 1000);
-        let tick = std::time::Duration::from_micros(TICK_MS * 1000 - into_tick);
-        Some(wake.map_or(tick, |wake| wake.min(tick)))
+        // A drain goes on, and accepts are tried again, in the next tick.
+        let soon = (self.drain.is_some() || self.accept_paused > 0).then(|| self.now.tick + 1);
+        let timer = soon.into_iter().chain(self.conns.next_due()).min().map(|tick| {
+            let at = std::time::Duration::from_millis(u64::from(tick) * TICK_MS);
+            at.saturating_sub(self.started.elapsed())
+        });
+        wake.into_iter().chain(timer).min()
     }
 
     fn read_clock(&mut self, now: Instant) {
@@ -381,13 +387,15 @@ impl Reactor {
     }
 
     fn run_timers(&mut self) {
-        self.timers_more = false;
-        for _ in 0..TIMERS_MAX {
-            let Some(conn) = self.conns.pop_due(self.now.tick) else { return };
+        let mut due = std::mem::take(&mut self.due);
+        due.extend(std::iter::from_fn(|| self.conns.pop_due(self.now.tick)).take(TIMERS_MAX));
+        self.timers_more = due.len() == TIMERS_MAX;
+        self.conns.approach_whole(due.iter().copied());
+        for conn in due.drain(..) {
             self.timeout(conn);
             self.conns.arm(conn);
         }
-        self.timers_more = true;
+        self.due = due;
     }
 
     fn timeout(&mut self, conn: u32) {
@@ -421,8 +429,11 @@ impl Reactor {
             self.conns.release_held();
         }
         let dirty = self.conns.take_dirty();
-        for &conn in &dirty {
-            self.flush_one(conn);
+        for group in dirty.chunks(APPROACHED) {
+            self.conns.approach_whole(group.iter().copied());
+            for &conn in group {
+                self.flush_one(conn);
+            }
         }
         self.conns.restore_dirty(dirty);
         // A burst to a peer that reads is none of its fault: only what the socket did not take counts.

@@ -2,7 +2,7 @@
 
 use super::conn::Phase;
 use super::outbox::read;
-use super::{LISTENER, READ_SIZE, Reactor, WAKER};
+use super::{APPROACHED, LISTENER, READ_SIZE, Reactor, WAKER};
 use crate::wire::Wire;
 use crate::ws::{self, Fault, Item, Kind, Step};
 use bytes::Bytes;
@@ -15,7 +15,11 @@ impl Reactor {
         for (conn, ended) in std::mem::take(&mut self.again) {
             self.read(conn, ended);
         }
-        for event in events {
+        let mut ahead = events.iter();
+        for (at, event) in events.iter().enumerate() {
+            if at % APPROACHED == 0 {
+                self.conns.approach_whole(ahead.by_ref().take(APPROACHED).map(|event| event.token().0 as u32));
+            }
             if matches!(event.token(), LISTENER | WAKER) {
                 continue;
             }
@@ -119,6 +123,7 @@ impl Reactor {
     pub(super) fn take_frames(&mut self, conn: u32, bytes: &mut [u8]) -> usize {
         let Some(it) = self.conns.get(conn) else { return bytes.len() };
         let echo = it.phase == Phase::Echo;
+        let deadline = it.session.as_ref().map(|session| session.next_deadline());
         let limit = match it.session.as_ref().map(|session| session.wire()) {
             _ if echo => self.limits.echo_bytes,
             Some(Wire::UniWebSocket) => self.limits.uni_message_bytes,
@@ -147,6 +152,8 @@ impl Reactor {
         }
         if echo {
             self.write_echo(conn);
+        } else if it.session.as_ref().map(|session| session.next_deadline()) > deadline {
+            self.conns.rearm(conn);
         } else {
             self.conns.arm(conn);
         }

@@ -339,7 +339,8 @@ impl Session {
         let interval = turn.rules.ping_interval;
         let chance = u32::from(u16::from_le_bytes([self.client[0], self.client[1]]));
         let half = interval / 2;
-        self.next_ping = turn.now.tick + interval - half + (u64::from(half) * u64::from(chance) / 65_536) as Tick;
+        let wait = interval - half + (u64::from(half) * u64::from(chance) / 65_536) as Tick;
+        self.next_ping = turn.rules.ping_after(turn.now.tick, wait);
     }
 
     pub(super) fn refresh(&mut self, id: u32, request: RefreshRequest, turn: &mut Turn<'_>) -> Outcome {

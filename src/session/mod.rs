@@ -281,15 +281,15 @@ impl Session {
 
     fn ping(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now.tick;
-        self.next_ping = now + turn.rules.ping_interval;
+        self.next_ping = turn.rules.ping_after(now, turn.rules.ping_interval);
         self.forget_spent(turn);
+        // The next ping may come before a pong is overdue: it does not give an unanswered one more time.
         if self.frame_pings {
-            // It may outlast the interval: the next ping does not give an unanswered one more time.
             self.pong_due = self.pong_due.min(now + rules::FRAME_PONG_TIMEOUT);
             turn.fx.push(Effect::PingFrame);
         } else {
             let answers = turn.rules.pong_timeout.filter(|_| !self.wire.is_uni());
-            self.pong_due = answers.map_or(NEVER, |timeout| now + timeout);
+            self.pong_due = answers.map_or(NEVER, |timeout| self.pong_due.min(now + timeout));
             turn.fx.push(Effect::Ping);
         }
     }

@@ -30,9 +30,11 @@ pub struct Rules {
     pub user_connection_limit: usize,
     pub history_limit: usize,
     pub recovery_limit: usize,
-    /// Ticks between pings.
+    /// Ticks between pings, at most.
     pub ping_interval: Tick,
-    /// The same in seconds, as the client is told: at least 1, for 0 would end its own watch.
+    /// Pings are due at multiples of so many ticks, so that a reactor wakes up for many of them at once.
+    pub ping_grid: Tick,
+    /// `ping_interval` in seconds, as the client is told: at least 1, for 0 would end its own watch.
     pub ping_seconds: u32,
     /// Ticks a pong may take; `None` = not asked for.
     pub pong_timeout: Option<Tick>,
@@ -77,8 +79,17 @@ pub struct Namespace {
 
 /// Pings as WebSocket frames (`cf_ws_frame_ping_pong`): their pong may take 10 s.
 pub const FRAME_PONG_TIMEOUT: Tick = (10_000 / TICK_MS) as Tick;
+/// Pings come early by less than this part of their interval, and by less than a second.
+const PING_GRID_PART: Tick = 25;
+const PING_GRID_MAX: Tick = (1000 / TICK_MS) as Tick;
 
 impl Rules {
+    /// When a ping is due that must leave `wait` ticks after `now`, or a little sooner.
+    pub fn ping_after(&self, now: Tick, wait: Tick) -> Tick {
+        let latest = now + wait;
+        (latest - latest % self.ping_grid).max(now + 1)
+    }
+
     /// `forwarded`: lower-case names of headers that the backend is told of a client's request.
     ///
     /// # Errors
@@ -104,6 +115,7 @@ impl Rules {
             history_limit: client.history_max_publication_limit,
             recovery_limit: client.recovery_max_publication_limit,
             ping_interval: ticks(client.ping_interval),
+            ping_grid: (ticks(client.ping_interval) / PING_GRID_PART).clamp(1, PING_GRID_MAX),
             ping_seconds: client.ping_interval.as_secs().max(1) as u32,
             pong_timeout: (!client.pong_timeout.is_zero()).then(|| ticks(client.pong_timeout)),
             stale_delay: ticks(client.stale_close_delay),
@@ -305,4 +317,28 @@ pub struct Terms {
     /// It is told who comes and goes.
     pub hears: bool,
     pub delta: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn pings_gather_and_none_is_late() {
+        for (seconds, grid) in [(1, 1), (5, 2), (25, 10), (3600, 10)] {
+            let mut config = Config::default();
+            config.client.ping_interval = Duration::from_secs(seconds);
+            let rules = Rules::new(&config, &[]).expect("rules");
+            let interval = ticks(config.client.ping_interval);
+            for now in 0..3 * interval.min(500) {
+                let due = rules.ping_after(now, interval);
+                assert!(
+                    due.is_multiple_of(grid) && due <= now + interval && due + grid > now + interval,
+                    "{now}: {due}"
+                );
+                assert!(rules.ping_after(now, 1) > now);
+            }
+        }
+    }
 }

@@ -489,7 +489,7 @@ impl Reactor {
         }
     }
 
-    /// Pings keep their interval to the tick.
+    /// Pings keep their interval and their grid to the tick.
     fn watch_ping(&mut self, world: &World, conn: u32, frame: &Bytes) {
         let tick = self.now.tick;
         let Some(it) = self.conns.get(conn).filter(|_| world.strict) else { return };
@@ -502,12 +502,16 @@ impl Reactor {
         if frame != ping {
             return;
         }
-        let interval = world.options.rules.ping_interval;
+        let (interval, grid) = (world.options.rules.ping_interval, world.options.rules.ping_grid);
+        assert!(tick.is_multiple_of(grid), "conn {conn}: a ping at {tick}, beside the grid of {grid}");
         let connected = watch.connected.expect("pings begin with the connect reply");
         match watch.last_ping {
-            Some(last) => assert_eq!(tick, last + interval, "conn {conn}: a ping at the wrong tick"),
+            Some(last) => {
+                let window = last + interval - (grid - 1)..=last + interval;
+                assert!(window.contains(&tick), "conn {conn}: a ping at {tick}, not in {window:?}");
+            }
             None => {
-                let window = connected + interval - interval / 2..=connected + interval;
+                let window = connected + interval - interval / 2 - (grid - 1)..=connected + interval;
                 assert!(window.contains(&tick), "conn {conn}: first ping at {tick}, not in {window:?}");
             }
         }
