@@ -8,8 +8,8 @@
 //! - `server` a server under measurement as a child process; `account` its CPU and memory by the kernel's books;
 //! - `strace` system calls of a running server; `machine` limits and cores; `figures` medians, spreads, tables;
 //! - `million` a million clients over many processes on one port, and what grows on the way there;
-//! - `results` the result files read back; `capacity` the table made of them; `svg` a plot, `plots` those that are made;
-//! - `page` the table and the plots where they are committed, and whether they are what the results give;
+//! - `results` the result files read back; `standings` and `capacity` the tables made of them; `svg` a plot, `plots` those
+//!   that are made; `page` tables and plots where they are committed, and whether they are what the results give;
 //! - `peer` the command line every peer server shares.
 //!
 //! It shares no code with the server, so that a mistake there cannot hide here.
@@ -31,6 +31,7 @@ pub mod peer;
 pub mod plots;
 pub mod results;
 pub mod server;
+pub mod standings;
 pub mod strace;
 pub mod svg;
 pub mod wire;

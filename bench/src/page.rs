@@ -1,16 +1,13 @@
-//! The table and the plots where they are committed: made anew, or compared with what the results give.
+//! The tables and the plots where they are committed: made anew, or compared with what the results give.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::results::Results;
-use crate::{capacity, plots};
+use crate::{capacity, plots, standings};
 
-const BEGIN: &str = "<!-- capacity: begin -->\n";
-const END: &str = "<!-- capacity: end -->";
-
-/// The page with the table, and the folder of the plots, within the folder of documents.
+/// The page with the tables, and the folder of the plots, within the folder of documents.
 const PAGE: &str = "benchmarks.md";
 const PLOTS: &str = "plots";
 
@@ -18,7 +15,9 @@ const PLOTS: &str = "plots";
 pub fn made(results: &Results, documents: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     let page = documents.join(PAGE);
     let text = fs::read_to_string(&page).map_err(|error| named(&page, &error))?;
-    let text = with_table(&text, &capacity::table(results)?).map_err(|error| named(&page, &error))?;
+    let text = with_table(&text, "standings", &standings::table(&results.compare)?)
+        .and_then(|text| with_table(&text, "capacity", &capacity::table(results)?))
+        .map_err(|error| named(&page, &error))?;
     let folder = documents.join(PLOTS);
     let plots = plots::files(results)?.into_iter().map(|(name, text)| (folder.join(name), text));
     Ok(plots.chain([(page, text)]).collect())
@@ -59,12 +58,13 @@ pub fn differences(results: &Results, documents: &Path) -> io::Result<Vec<String
     Ok(lines)
 }
 
-/// The page with another table between the markers.
-fn with_table(page: &str, table: &str) -> io::Result<String> {
-    let lacks = || io::Error::other(format!("it lacks the lines {} and {END}, in this order", BEGIN.trim_end()));
-    let (before, rest) = page.split_once(BEGIN).ok_or_else(lacks)?;
-    let (_, after) = rest.split_once(END).ok_or_else(lacks)?;
-    Ok(format!("{before}{BEGIN}{table}{END}{after}"))
+/// The page with another table between the markers of that name.
+fn with_table(page: &str, name: &str, table: &str) -> io::Result<String> {
+    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
+    let lacks = || io::Error::other(format!("it lacks the lines {} and {end}, in this order", begin.trim_end()));
+    let (before, rest) = page.split_once(&begin).ok_or_else(lacks)?;
+    let (_, after) = rest.split_once(&end).ok_or_else(lacks)?;
+    Ok(format!("{before}{begin}{table}{end}{after}"))
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {
@@ -77,11 +77,11 @@ mod tests {
 
     #[test]
     fn only_what_is_between_the_markers_changes() -> io::Result<()> {
-        let page = format!("a\n{BEGIN}old\n{END}\nb\n");
-        let new = with_table(&page, "| new |\n")?;
-        assert_eq!(new, format!("a\n{BEGIN}| new |\n{END}\nb\n"));
-        assert_eq!(with_table(&new, "| new |\n")?, new);
-        assert!(with_table("a\n", "t").is_err());
+        let page = |table: &str| format!("a\n<!-- t: begin -->\n{table}<!-- t: end -->\nb\n");
+        let new = with_table(&page("old\n"), "t", "| new |\n")?;
+        assert_eq!(new, page("| new |\n"));
+        assert_eq!(with_table(&new, "t", "| new |\n")?, new);
+        assert!(with_table(&new, "other", "| new |\n").is_err());
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Draws the plots and the capacity table of the documents from the results, or says which of them are old.
+//! Draws the plots and the tables of the documents from the results, or says which of them are old.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,15 +6,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gannet_bench::results::Results;
-use gannet_bench::{capacity, page};
+use gannet_bench::{capacity, page, standings};
 
-/// Draw the plots of docs/plots and the capacity table of docs/benchmarks.md from bench/results
+/// Draw the plots of docs/plots and the tables of docs/benchmarks.md from bench/results
 #[derive(Debug, Parser)]
 struct Flags {
-    /// Change nothing; end with 1 if a plot or the table is not what the results give
+    /// Change nothing; end with 1 if a plot or a table is not what the results give
     #[arg(long, conflicts_with = "table")]
     check: bool,
-    /// Only print the capacity table
+    /// Only print the tables
     #[arg(long)]
     table: bool,
     /// Folder of the results
@@ -28,7 +28,7 @@ struct Flags {
 fn run(flags: &Flags) -> io::Result<bool> {
     let results = Results::read(&flags.results)?;
     if flags.table {
-        print!("{}", capacity::table(&results)?);
+        print!("{}\n{}", standings::table(&results.compare)?, capacity::table(&results)?);
         return Ok(true);
     }
     if flags.check {
