@@ -1,47 +1,21 @@
 //! Profile raw with templates, against a small publish/subscribe server with words of its own.
 
+mod small_server;
+
 use std::collections::HashMap;
-use std::net::TcpListener;
 use std::process::Command;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
 
 use serde_json::{Value, json};
-use tungstenite::Message;
+use small_server::serve;
 
 type Rooms = Arc<Mutex<HashMap<String, Vec<Sender<String>>>>>;
 
 /// Understands `{"join": room}` and `{"to": room, "text": ...}`: its port.
 fn server() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("an address").port();
     let rooms = Rooms::default();
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let rooms = rooms.clone();
-            thread::spawn(move || {
-                let short = stream.set_read_timeout(Some(Duration::from_millis(5)));
-                let Ok(mut socket) = tungstenite::accept(stream) else { return };
-                short.expect("a timeout");
-                let (sender, inbox) = channel();
-                loop {
-                    match socket.read() {
-                        Ok(Message::Text(text)) => obey(&text, &rooms, &sender),
-                        Err(tungstenite::Error::Io(_)) | Ok(_) => {}
-                        Err(_) => return,
-                    }
-                    for text in inbox.try_iter() {
-                        if socket.send(Message::text(text)).is_err() {
-                            return;
-                        }
-                    }
-                }
-            });
-        }
-    });
-    port
+    serve(move |text, sender| obey(text, &rooms, sender))
 }
 
 fn obey(text: &str, rooms: &Rooms, sender: &Sender<String>) {

@@ -1,16 +1,15 @@
 //! Recovery against a small server that may lie: what it leaves out or sends twice is seen, and subscriptions that it
 //! ends are asked for again.
 
+mod small_server;
+
 use std::collections::HashMap;
-use std::net::TcpListener;
 use std::process::Command;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
 
 use serde_json::{Value, json};
-use tungstenite::Message;
+use small_server::serve;
 
 /// How it keeps its word.
 #[derive(Clone, Copy, PartialEq)]
@@ -35,34 +34,8 @@ type Rooms = Arc<Mutex<HashMap<String, Room>>>;
 
 /// A server of the Centrifugal client protocol in JSON, as far as recovery needs it: its port.
 fn server(manners: Manners) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("an address").port();
     let rooms = Rooms::default();
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let rooms = rooms.clone();
-            thread::spawn(move || {
-                let short = stream.set_read_timeout(Some(Duration::from_millis(5)));
-                let Ok(mut socket) = tungstenite::accept(stream) else { return };
-                short.expect("a timeout");
-                let (sender, inbox) = channel();
-                loop {
-                    match socket.read() {
-                        Ok(Message::Text(text)) => text.lines().for_each(|line| obey(line, manners, &rooms, &sender)),
-                        Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                        Ok(_) => {}
-                        Err(_) => return,
-                    }
-                    for text in inbox.try_iter() {
-                        if socket.send(Message::text(text)).is_err() {
-                            return;
-                        }
-                    }
-                }
-            });
-        }
-    });
-    port
+    serve(move |text, sender| text.lines().for_each(|line| obey(line, manners, &rooms, sender)))
 }
 
 fn push(channel: &str, offset: usize, data: &Value) -> String {
