@@ -49,6 +49,12 @@ impl Spread {
         let median = if sorted.len() % 2 == 1 { sorted[half] } else { (sorted[half - 1] + sorted[half]) / 2.0 };
         Some(Self { median, min, max })
     }
+
+    /// Of one figure a repetition.
+    pub fn of_repetitions(figures: impl IntoIterator<Item = f64>) -> io::Result<Self> {
+        let figures: Vec<f64> = figures.into_iter().collect();
+        Self::of(&figures).ok_or_else(|| io::Error::other("no repetition was run"))
+    }
 }
 
 impl fmt::Display for Spread {

@@ -190,14 +190,12 @@ struct Row<'a> {
 
 impl Row<'_> {
     fn spread(&self, figure: impl Fn(&Sample) -> f64) -> io::Result<Spread> {
-        let figures: Vec<f64> = self.samples.iter().map(figure).collect();
-        Spread::of(&figures).ok_or_else(|| io::Error::other("no repetition was run"))
+        Spread::of_repetitions(self.samples.iter().map(figure))
     }
 
     fn ratio(&self) -> io::Result<Spread> {
-        let ratios: Vec<f64> =
-            self.samples.iter().zip(self.floor).map(|(own, floor)| own.cpu_us / floor.cpu_us).collect();
-        Spread::of(&ratios).ok_or_else(|| io::Error::other("no repetition was run"))
+        let pairs = self.samples.iter().zip(self.floor);
+        Spread::of_repetitions(pairs.map(|(own, floor)| own.cpu_us / floor.cpu_us))
     }
 
     /// What Gannet promised here and did not keep.

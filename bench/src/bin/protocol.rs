@@ -167,8 +167,7 @@ struct Row {
 
 impl Row {
     fn spread(&self, figure: impl Fn(&Sample) -> f64) -> io::Result<Spread> {
-        let figures: Vec<f64> = self.samples.iter().map(figure).collect();
-        Spread::of(&figures).ok_or_else(|| io::Error::other("no repetition was run"))
+        Spread::of_repetitions(self.samples.iter().map(figure))
     }
 
     fn ratio(&self) -> io::Result<Spread> {

@@ -176,7 +176,7 @@ fn run(flags: &Flags) -> io::Result<bool> {
         samples.push(sample);
     }
     let all = |figure: fn(&Sample) -> f64| samples.iter().map(figure).collect::<Vec<f64>>();
-    let spread = |figure| Spread::of(&all(figure)).ok_or_else(|| io::Error::other("no repetition was run"));
+    let spread = |figure| Spread::of_repetitions(all(figure));
     let ratio = spread(|sample| sample.p99 / sample.whole)?;
     let more = (PROMISED as f64 / flags.subscribers as f64).max(1.0);
     let promised = ratio.median / more;

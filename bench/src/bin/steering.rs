@@ -244,15 +244,13 @@ struct Row<'a> {
 
 impl Row<'_> {
     fn spread(&self, figure: impl Fn(&Sample) -> f64) -> io::Result<Spread> {
-        let figures: Vec<f64> = self.samples.iter().map(figure).collect();
-        Spread::of(&figures).ok_or_else(|| io::Error::other("no repetition was run"))
+        Spread::of_repetitions(self.samples.iter().map(figure))
     }
 
     /// To the hash of the same repetition.
     fn ratio(&self, figure: impl Fn(&Sample) -> f64) -> io::Result<Spread> {
         let pairs = self.samples.iter().zip(self.hash);
-        let ratios: Vec<f64> = pairs.map(|(own, hash)| figure(own) / figure(hash)).collect();
-        Spread::of(&ratios).ok_or_else(|| io::Error::other("no repetition was run"))
+        Spread::of_repetitions(pairs.map(|(own, hash)| figure(own) / figure(hash)))
     }
 
     fn cells(&self) -> io::Result<Vec<String>> {
