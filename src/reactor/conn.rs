@@ -169,14 +169,18 @@ impl Conns {
         self.slab.len()
     }
 
-    /// Looks at connections about to be served, their sessions and outboxes with them. While others were served they
-    /// fell out of the cache: fetched one at a time, each is waited for; together, all take as long as one.
+    /// Looks at connections about to be served, their sessions and outboxes with them.
     pub fn approach_whole(&self, conns: impl Iterator<Item = u32>) {
-        let look = |it: &Conn| {
+        self.look_at(conns, |it| {
             let session = it.session.as_ref().map_or(0, |session| session.next_deadline());
             let outbox = it.outbox.as_ref().map_or(0, |outbox| outbox.bytes() as u32);
             it.phase as u32 ^ session ^ outbox
-        };
+        });
+    }
+
+    /// While others were served these fell out of the cache: fetched one at a time, each is waited for; together, all
+    /// take as long as one.
+    fn look_at(&self, conns: impl Iterator<Item = u32>, look: impl Fn(&Conn) -> u32) {
         let seen = conns.filter_map(|conn| self.slab.get(conn as usize)).fold(0, |seen, it| seen ^ look(it));
         std::hint::black_box(seen);
     }
@@ -221,7 +225,7 @@ impl Conns {
     }
 
     /// When a timer may be due next.
-    pub fn next_due(&self) -> Option<Tick> {
+    pub fn next_due(&mut self) -> Option<Tick> {
         self.wheel.next_due()
     }
 
@@ -480,9 +484,7 @@ impl Table for Conns {
 
     /// Without their sessions, which a delivery does not need.
     fn approach(&self, conns: impl Iterator<Item = u32>) {
-        let look = |it: &Conn| u32::from(it.outbox.is_none()) + u32::from(it.stream.is_none()) + it.phase as u32;
-        let seen = conns.filter_map(|conn| self.slab.get(conn as usize)).fold(0, |seen, it| seen ^ look(it));
-        std::hint::black_box(seen);
+        self.look_at(conns, |it| u32::from(it.outbox.is_none()) + u32::from(it.stream.is_none()) + it.phase as u32);
     }
 
     /// A connection that has nothing else to say in this turn is written to at once: its outbox would be filled only

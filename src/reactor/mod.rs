@@ -42,7 +42,7 @@ use crate::mailbox::{Mailbox, Sender};
 use crate::protocol::code::Disconnect;
 use crate::session::Now;
 use crate::session::backend::{Call, Hook};
-use crate::shard::{Answer, Mail, Out, Shard};
+use crate::shard::{APPROACHED, Answer, Mail, Out, Shard};
 use crate::wheel::{TICK_MS, Tick, ticks};
 use crate::ws;
 use bytes::Bytes;
@@ -96,8 +96,6 @@ const FRAME_TAIL_MAX: usize = 14 + ws::CONTROL_PAYLOAD_MAX;
 const EVENTS_MAX: usize = 1024;
 /// Timers looked at in one turn: so few that who was pinged is still in the cache when the pongs come.
 const TIMERS_MAX: usize = 64;
-/// Connections looked at together before they are served.
-const APPROACHED: usize = 32;
 /// What a compressed message may inflate to, in message size limits.
 const INFLATED_FACTOR: usize = 10;
 /// How long an HTTP answer of the reactor's may take to leave.
@@ -253,7 +251,8 @@ impl Reactor {
     pub fn run(mut self) -> io::Result<Infallible> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
-            match self.poll.poll(&mut events, self.sleep()) {
+            let sleep = self.sleep();
+            match self.poll.poll(&mut events, sleep) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             }
@@ -277,7 +276,7 @@ impl Reactor {
     }
 
     /// How long the poll may sleep: not at all while work waits, else until a timer may be due.
-    fn sleep(&self) -> Option<std::time::Duration> {
+    fn sleep(&mut self) -> Option<std::time::Duration> {
         let mail = !self.mailbox.is_empty();
         if !self.again.is_empty() || self.accept_more || self.timers_more || self.shard.has_work() || mail {
             return Some(std::time::Duration::ZERO);

@@ -2,7 +2,8 @@
 
 use super::conn::Phase;
 use super::outbox::read;
-use super::{APPROACHED, LISTENER, READ_SIZE, Reactor, WAKER};
+use super::{LISTENER, READ_SIZE, Reactor, WAKER};
+use crate::shard::APPROACHED;
 use crate::wire::Wire;
 use crate::ws::{self, Fault, Item, Kind, Step};
 use bytes::Bytes;

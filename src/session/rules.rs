@@ -96,6 +96,7 @@ impl Rules {
     /// A key of tokens that cannot be read. A configuration that passed its check has none.
     pub fn new(config: &Config, forwarded: &[String]) -> Result<Rules, KeyError> {
         let (client, channel) = (&config.client, &config.channel);
+        let ping_interval = ticks(client.ping_interval);
         let skip = client.insecure_skip_token_signature_verify;
         let own = &client.subscription_token;
         let subscription = own.enabled.then(|| Verifier::new(&own.token, skip)).transpose()?;
@@ -114,8 +115,8 @@ impl Rules {
             user_connection_limit: client.user_connection_limit,
             history_limit: client.history_max_publication_limit,
             recovery_limit: client.recovery_max_publication_limit,
-            ping_interval: ticks(client.ping_interval),
-            ping_grid: (ticks(client.ping_interval) / PING_GRID_PART).clamp(1, PING_GRID_MAX),
+            ping_interval,
+            ping_grid: (ping_interval / PING_GRID_PART).clamp(1, PING_GRID_MAX),
             ping_seconds: client.ping_interval.as_secs().max(1) as u32,
             pong_timeout: (!client.pong_timeout.is_zero()).then(|| ticks(client.pong_timeout)),
             stale_delay: ticks(client.stale_close_delay),

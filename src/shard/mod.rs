@@ -536,8 +536,8 @@ struct After {
     filtered: usize,
 }
 
-/// Connections looked at together before they are delivered to.
-const APPROACHED: usize = 32;
+/// Connections looked at together before they are served.
+pub const APPROACHED: usize = 32;
 
 /// A slice of a fan-out.
 fn deliver(delivery: &Delivery<'_>, me: u16, table: &mut impl Table) -> After {
