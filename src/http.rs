@@ -132,6 +132,12 @@ pub fn answer(status: u16, phrase: &str, extra: &str, text: &str) -> Bytes {
     ))
 }
 
+/// Is that the media type of Protobuf?
+pub fn is_binary(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or("");
+    kind.trim().eq_ignore_ascii_case("application/octet-stream")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,8 +4,9 @@
 //! driven by an application's backend through a server API. This is the map; each file opens with what it owns and what
 //! it never knows. A file imports only from lower floors, and a test holds that.
 //!
-//! **F0, containers.** `config` is every option as a value. `wheel` keeps deadlines inside their owners. `mailbox`
-//! brings values to a thread. `metrics` counts and prints. `meter` says how often something may happen.
+//! **F0, options and containers.** `config` is every option as a value. `base` has what knows no use: `wheel` keeps
+//! deadlines inside their owners, `mailbox` brings values to a thread, `meter` says how often something may happen,
+//! `metrics` counts and prints.
 //!
 //! **F1, byte protocols.** `http` reads a request head. `ws` is RFC 6455: upgrade, frames, UTF-8, close codes.
 //!
@@ -14,22 +15,20 @@
 //!
 //! **F3, channel state.** `broker` orders each channel's publications and knows which reactors listen.
 //!
-//! **F4, client logic.** `session` is one client. `hub` is one reactor's channels and their fan-out. `wire` is what a
-//! transport puts around a message. `shard` lets them work together, and is all of a reactor but its I/O: the simulator
-//! runs it as it is.
+//! **F4 to F7, client logic.** `wire` is what a transport puts around a message. `hub` is one reactor's channels and
+//! their fan-out. `session` is one client. `shard` lets them work together.
 //!
-//! **F5, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP: the
-//! server API, health, metrics, and what is asked of the application's backend.
+//! **F9, who may come in.** `admission` is the limits of the whole node, `origin` the pages whose scripts may connect.
 //!
-//! **F6, assembly.** `server` starts and drains the node. `cli` is the command line; `main` prints and exits.
+//! **F10, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP:
+//! the server API, health, metrics, and what is asked of the application's backend.
+//!
+//! **F11, assembly.** `server` starts and drains the node. `cli` is the command line; `main` prints and exits.
 
 #![forbid(unsafe_code)]
 
+pub mod base;
 pub mod config;
-pub mod mailbox;
-pub mod meter;
-pub mod metrics;
-pub mod wheel;
 
 pub mod http;
 pub mod ws;
@@ -43,6 +42,9 @@ pub mod hub;
 pub mod session;
 pub mod shard;
 pub mod wire;
+
+pub mod admission;
+pub mod origin;
 
 pub mod reactor;
 pub mod service;

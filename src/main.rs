@@ -1,4 +1,4 @@
-//! F6 · The `gannet` program: arguments to configuration to server. The only place that prints errors or exits.
+//! F11 · The `gannet` program: arguments to configuration to server. The only place that prints errors or exits.
 
 use gannet::cli::{self, Command};
 use std::process::ExitCode;

@@ -1,14 +1,15 @@
-//! F6 · The node put together: threads, mailboxes, signals, and the order of leaving.
+//! F11 · The node put together: threads, mailboxes, signals, and the order of leaving.
 //!
 //! Owns start-up and shutdown and nothing in between: once the threads run, they talk among themselves. A start that
 //! cannot succeed ends in one line that says what to change.
 
+use crate::admission::Admission;
+use crate::base::mailbox::{Mailbox, Sender, mailbox};
 use crate::config::{Config, Warning};
-use crate::mailbox::{Mailbox, Sender, mailbox};
-use crate::reactor::{Admission, Letter, Links, Reactor, Steering, WAKER, listen};
+use crate::reactor::{Links, Reactor, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, Replies, Service};
 use crate::session::Rules;
-use crate::shard::{Answer, Shard};
+use crate::shard::{Answer, Mail, Shard};
 use mio::{Poll, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fmt;
@@ -74,13 +75,12 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
 
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
     let info = node_info(&config, bound)?;
-    let forwarded = service::forwarded(&config);
-    let mut rules = Rules::new(&config, &forwarded).map_err(|error| cannot_start(error.to_string()))?;
+    let mut rules = Rules::new(&config).map_err(|error| cannot_start(error.to_string()))?;
     rules.node = info.uid.clone();
     let rules = Arc::new(rules);
     let (seed, secret) = draw()?;
     let parts = mailboxes(count, config.reactor.mailbox_size).map_err(cannot("make the reactors' polls"))?;
-    let senders: Vec<Sender<Letter>> = parts.iter().map(|part| part.sender.clone()).collect();
+    let senders: Vec<Sender<Mail>> = parts.iter().map(|part| part.sender.clone()).collect();
     let (answers, replies) = unbounded_channel();
     let (hand_off, handed_off, room) = service::hand_off(room.http);
     let (outgoing, backend, hook) =
@@ -149,8 +149,8 @@ fn draw() -> Result<(u64, Arc<[u8; 32]>), ServeError> {
 /// A reactor's poll with the mailbox that wakes it.
 struct Part {
     poll: Poll,
-    sender: Sender<Letter>,
-    mailbox: Mailbox<Letter>,
+    sender: Sender<Mail>,
+    mailbox: Mailbox<Mail>,
 }
 
 fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
@@ -168,7 +168,7 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
 // A question that finds no room comes back by value.
 #[expect(clippy::result_large_err)]
 fn links(
-    reactors: Vec<Sender<Letter>>,
+    reactors: Vec<Sender<Mail>>,
     (hand_off, backend, hook): (HandOff, BackendLink, HookLink),
     answers: UnboundedSender<Vec<(u64, Answer)>>,
     happened: std::sync::mpsc::Sender<Happened>,
@@ -387,7 +387,7 @@ fn failed(reactor: u16, error: &io::Error) -> ServeError {
 fn wait(
     config: &Config,
     admission: &Admission,
-    reactors: &[Sender<Letter>],
+    reactors: &[Sender<Mail>],
     happening: &Receiver<Happened>,
     count: usize,
 ) -> Result<(), ServeError> {
@@ -420,7 +420,7 @@ fn wait(
             Err(RecvTimeoutError::Timeout) if !told => {
                 told = true;
                 admission.set_draining();
-                reactors.iter().for_each(|reactor| reactor.send(Letter::Drain));
+                reactors.iter().for_each(|reactor| reactor.send(Mail::Drain));
             }
             Err(RecvTimeoutError::Timeout) => {
                 tracing::warn!(clients = admission.clients(), "shutdown.deadline reached: exit with clients left");

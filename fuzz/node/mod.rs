@@ -15,7 +15,7 @@ use gannet::protocol::code::{ClientError, Disconnect};
 use gannet::session::backend::{Call, Said};
 use gannet::session::{Now, Session, Sessions};
 use gannet::shard::{Answer, Control, Mail, Out, Shard, Table};
-use gannet::wheel::TICK_MS;
+use gannet::base::wheel::TICK_MS;
 use gannet::wire::Wire;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -254,7 +254,7 @@ impl Node {
                     Out::Ask(call) => self.asks.push(call),
                     Out::Answer { ticket, answer } => self.answers.push((ticket, answer)),
                     // Deadlines are looked at whenever time goes on.
-                    Out::Hook(_) | Out::Sooner { .. } => {}
+                    Out::Hook(_) | Out::Sooner { .. } | Out::Drain => {}
                 }
             }
             for conn in conns.list.iter_mut().flatten() {

@@ -1,4 +1,4 @@
-//! F6 · `gannet doctor`: how many clients this host can hold, what binds first, and the command that lifts it.
+//! F11 · `gannet doctor`: how many clients this host can hold, what binds first, and the command that lifts it.
 //!
 //! Owns the report: `facts` reads the host, `limits` and `warnings` judge it, `print` shows it. Reads only; it changes
 //! nothing, for that is `tuning/apply`'s work.

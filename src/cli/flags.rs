@@ -1,4 +1,4 @@
-//! F6 · The command line as clap sees it: subcommands, their flags, and one flag for each option.
+//! F11 · The command line as clap sees it: subcommands, their flags, and one flag for each option.
 //!
 //! Owns names, help texts and examples, and the way back from clap's matches to pairs of option and text.
 //! The options' own texts come from `config`. Never judges a value, and never carries a command out.

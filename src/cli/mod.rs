@@ -1,4 +1,4 @@
-//! F6 · The command line: from arguments and environment to a command to carry out.
+//! F11 · The command line: from arguments and environment to a command to carry out.
 //!
 //! Owns the subcommands that need no server (`check`, `config`, `token`, `doctor`, `version`, help) and carries them
 //! out, writing to what it is given. `serve` it only prepares. The one place that reads the configuration

@@ -1,4 +1,4 @@
-//! F6 · `gannet token`: tokens made with the configured key, and checked as the server would check them.
+//! F11 · `gannet token`: tokens made with the configured key, and checked as the server would check them.
 //!
 //! Owns the claims of a token that is made. The signature is another library's, and the server's own check has the
 //! last word on what was made. Never reads a clock or prints: the time is an argument, the text the result.

@@ -73,6 +73,29 @@ options! {
     }
 }
 
+impl Config {
+    /// The proxies that have an endpoint.
+    pub fn every_proxy(&self) -> impl Iterator<Item = &Proxy> {
+        let (client, channel) = (&self.client.proxy, &self.channel.proxy);
+        let own = [
+            &client.connect.proxy,
+            &client.refresh.proxy,
+            &channel.subscribe,
+            &channel.publish,
+            &channel.sub_refresh,
+            &self.rpc.proxy,
+        ];
+        let named = self.proxies.iter().map(|named| &named.proxy);
+        own.into_iter().chain(named).filter(|proxy| !proxy.endpoint.is_empty())
+    }
+
+    /// Lower-case names of headers that any proxy wants of a client's request, each once.
+    pub fn forwarded_headers(&self) -> Vec<String> {
+        let names = self.every_proxy().flat_map(|proxy| &proxy.http_headers).map(|name| name.to_ascii_lowercase());
+        names.collect::<BTreeSet<String>>().into_iter().collect()
+    }
+}
+
 impl Entry for Transform {
     const WHAT: &'static str = "a transform";
     const EXAMPLE: &'static str = "[{\"status_code\": 404, \"to_error\": {\"code\": 404, \"message\": \"not found\"}}]";

@@ -1,4 +1,4 @@
-//! F4 · What a channel's subscribers are sent together, and the bytes of it.
+//! F5 · What a channel's subscribers are sent together, and the bytes of it.
 //!
 //! Owns the items that wait, and their encoding: once for each variant that a subscriber needs, a variant being a wire
 //! and a way with deltas. Knows nothing of who is sent what.

@@ -1,4 +1,4 @@
-//! F4 · This reactor's channels: who listens, and the fan-out of publications to them.
+//! F5 · This reactor's channels: who listens, and the fan-out of publications to them.
 //!
 //! Owns the channel table, each channel's list of subscribers, what waits for delivery, and how far the channel's
 //! stream has come here: one position for all its subscribers, so that a gap is seen by an offset that does not follow.

@@ -1,10 +1,10 @@
-//! F5 · From the listener to a spoken protocol: accept, the request head, and the limits asked on the way.
+//! F10 · From the listener to a spoken protocol: accept, the request head, and the limits asked on the way.
 
 use super::conn::Phase;
 use super::handshake::{self, Decision};
 use super::{ACCEPT_PAUSE, ANSWER_TICKS, Entry, LISTENER, Reactor, Refused};
+use crate::base::wheel::NEVER;
 use crate::http::{Head, HeadError, answer};
-use crate::wheel::NEVER;
 use crate::ws;
 use bytes::Bytes;
 use mio::unix::SourceFd;

@@ -1,4 +1,4 @@
-//! F5 · The connections of one reactor: a slab of sockets, each with as little as can be.
+//! F10 · The connections of one reactor: a slab of sockets, each with as little as can be.
 //!
 //! Owns what a connection is between two loop turns, its outbox and its place in the wheel. Knows nothing of the loop,
 //! of HTTP paths or of what sessions say. A slot is freed only in [`Conns::reap`], so that an index is not reused
@@ -6,10 +6,10 @@
 
 use super::outbox::{Outbox, Wrote, write};
 use super::stream::Request;
+use crate::base::wheel::{Links, NEVER, Nodes, Tick, Wheel};
 use crate::broker::ConnKey;
 use crate::session::{Session, Sessions};
 use crate::shard::Table;
-use crate::wheel::{Links, NEVER, Nodes, Tick, Wheel};
 use crate::ws::Decoder;
 use bytes::Bytes;
 use slab::Slab;

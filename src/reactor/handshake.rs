@@ -1,11 +1,11 @@
-//! F5 · What a request head is for: an upgrade, a stream, an answer of the reactor's own, or the service thread.
+//! F10 · What a request head is for: an upgrade, a stream, an answer of the reactor's own, or the service thread.
 //!
 //! Owns the routing of heads and the choice of encoding. Pure: a head in, a decision out.
 
-use super::origin::{Origins, Source};
 use super::stream::{Endpoint, Request};
 use crate::config::Config;
 use crate::http::{self, Head, HeadError};
+use crate::origin::{Origins, Source};
 use crate::protocol::Encoding;
 use crate::wire::Wire;
 use crate::ws::Upgrade;

@@ -1,4 +1,4 @@
-//! F5 · The end of connections: close frames, the drain, and the freeing of slots.
+//! F10 · The end of connections: close frames, the drain, and the freeing of slots.
 
 use super::conn::Phase;
 use super::{Drain, Reactor};

@@ -1,4 +1,4 @@
-//! F5 · The listening sockets: one a reactor on one port, so that the kernel spreads connections over the cores.
+//! F10 · The listening sockets: one a reactor on one port, so that the kernel spreads connections over the cores.
 //!
 //! Options that an accepted socket inherits are set here once, and so cost nothing for each client.
 

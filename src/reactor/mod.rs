@@ -1,4 +1,4 @@
-//! F5 · One thread: poll, slab, shard, wheel, mailbox. The only floor with sockets and clocks.
+//! F10 · One thread: poll, slab, shard, wheel, mailbox. The only floor with sockets and clocks.
 //!
 //! A turn, in this order:
 //! poll -> read the clock once -> accept (budget) -> ready sockets (one read each) -> mailbox -> wheel -> fan-out slice
@@ -17,33 +17,29 @@
 //! The loop is here; a connection's way is in `arrive`, `stream`, `read` and `leave`, what it is in `conn` and
 //! `outbox`.
 
-mod admission;
 mod arrive;
 mod conn;
 mod handshake;
 mod leave;
 mod listener;
-mod origin;
 mod outbox;
 mod read;
 mod steering;
 mod stream;
 
-pub use admission::{Admission, Entry, Rate, Refused};
 pub use listener::listen;
-pub use origin::{Origins, Source, preflight, shared_with};
 pub use steering::Steering;
-pub use stream::is_binary;
 
+use crate::admission::{Admission, Entry, Refused};
+use crate::base::mailbox::{Mailbox, Sender};
+use crate::base::wheel::{TICK_MS, Tick, ticks};
 use crate::broker::Event;
 use crate::config::Config;
 use crate::http::BODY_TAIL_MAX;
-use crate::mailbox::{Mailbox, Sender};
 use crate::protocol::code::Disconnect;
 use crate::session::Now;
 use crate::session::backend::{Call, Hook};
 use crate::shard::{APPROACHED, Answer, Mail, Out, Shard};
-use crate::wheel::{TICK_MS, Tick, ticks};
 use crate::ws;
 use bytes::Bytes;
 use conn::{Conns, Phase};
@@ -56,22 +52,13 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// What a reactor's mailbox takes.
-#[derive(Debug)]
-pub enum Letter {
-    Mail(Mail),
-    /// Take no more connections and let the clients go, spread over `shutdown.spread`. Channels are owned to the end:
-    /// other reactors may still have clients in them.
-    Drain,
-}
-
 /// An answer and the ticket of its question.
 pub type Answered = (u64, Answer);
 
 /// Where a reactor's work for others goes.
 pub struct Links {
     /// Mailboxes of all reactors, this one's with them.
-    pub reactors: Vec<Sender<Letter>>,
+    pub reactors: Vec<Sender<Mail>>,
     /// Sockets whose request is not a reactor's, with the bytes read so far. Gives a pair back that it cannot take.
     pub hand_off: Box<dyn Fn(TcpStream, Bytes, Entry) -> Result<(), TcpStream> + Send>,
     /// Questions to the application's backend. Gives one back when too many are under way.
@@ -142,10 +129,10 @@ pub struct Reactor {
     reserve: Option<std::fs::File>,
     conns: Conns,
     shard: Shard,
-    mailbox: Mailbox<Letter>,
-    letters: Vec<Letter>,
+    mailbox: Mailbox<Mail>,
+    letters: Vec<Mail>,
     links: Links,
-    outgoing: Vec<Vec<Letter>>,
+    outgoing: Vec<Vec<Mail>>,
     admission: Arc<Admission>,
     routes: Routes,
     /// Lower-case names of headers that the backend is told of.
@@ -179,7 +166,7 @@ impl Reactor {
     pub fn new(
         poll: Poll,
         listener: std::net::TcpListener,
-        mailbox: Mailbox<Letter>,
+        mailbox: Mailbox<Mail>,
         mut shard: Shard,
         me: u16,
         links: Links,
@@ -229,7 +216,7 @@ impl Reactor {
             links,
             admission,
             routes: Routes::new(config).map_err(io::Error::other)?,
-            forwarded: crate::service::forwarded(config),
+            forwarded: config.forwarded_headers(),
             user_header: config.client.user_id_http_header.clone(),
             read_buffer: vec![0; READ_SIZE + limits.head_bytes.max(FRAME_TAIL_MAX).max(BODY_TAIL_MAX)],
             limits,
@@ -304,7 +291,7 @@ impl Reactor {
     /// Does what the shard gave out.
     fn act(&mut self) {
         let mut out = std::mem::take(&mut self.shard.out);
-        let mut refused = Vec::new();
+        let (mut refused, mut drains) = (Vec::new(), false);
         for act in out.drain(..) {
             match act {
                 Out::Send { conn, frame } => self.conns.send(conn, frame),
@@ -317,7 +304,7 @@ impl Reactor {
                     self.conns.close_with(conn, frame, self.now.tick + self.limits.close, hurry);
                 }
                 Out::Sooner { conn } => self.conns.arm(conn),
-                Out::Mail { reactor, mail } => self.outgoing[usize::from(reactor)].push(Letter::Mail(mail)),
+                Out::Mail { reactor, mail } => self.outgoing[usize::from(reactor)].push(mail),
                 Out::Answer { ticket, answer } => self.answers.push((ticket, answer)),
                 Out::Ask(call) => {
                     if let Err(call) = (self.links.backend)(*call) {
@@ -325,9 +312,13 @@ impl Reactor {
                     }
                 }
                 Out::Hook(hook) => (self.links.hook)(hook),
+                Out::Drain => drains = true,
             }
         }
         self.shard.out = out;
+        if drains {
+            self.begin_drain();
+        }
         for call in refused {
             self.shard.refuse_call(self.now, &mut self.conns, call);
             self.act();
@@ -357,13 +348,8 @@ impl Reactor {
         }
         let mut letters = std::mem::take(&mut self.letters);
         for letter in letters.drain(..) {
-            match letter {
-                Letter::Mail(mail) => {
-                    self.shard.mail(self.now, &mut self.conns, mail);
-                    self.act();
-                }
-                Letter::Drain => self.begin_drain(),
-            }
+            self.shard.mail(self.now, &mut self.conns, letter);
+            self.act();
         }
         self.letters = letters;
         self.shard.mailbox = self.mailbox.len();
@@ -482,11 +468,11 @@ fn machine_ns() -> u64 {
 
 /// Takes the publications out of `letters`; how many there were. Of those that have a place in a stream, the gap that
 /// they leave is told instead.
-fn drop_publications(letters: &mut Vec<Letter>) -> u64 {
+fn drop_publications(letters: &mut Vec<Mail>) -> u64 {
     let mut gaps: Vec<Arc<str>> = Vec::new();
     let before = letters.len();
     letters.retain(|letter| match letter {
-        Letter::Mail(Mail::Event(Event::Publication { channel, publication, .. })) => {
+        Mail::Event(Event::Publication { channel, publication, .. }) => {
             if publication.offset > 0 && !gaps.contains(channel) {
                 gaps.push(channel.clone());
             }
@@ -495,15 +481,15 @@ fn drop_publications(letters: &mut Vec<Letter>) -> u64 {
         _ => true,
     });
     let dropped = (before - letters.len()) as u64;
-    letters.extend(gaps.into_iter().map(|channel| Letter::Mail(Mail::Event(Event::Gap { channel }))));
+    letters.extend(gaps.into_iter().map(|channel| Mail::Event(Event::Gap { channel })));
     dropped
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::wheel::NEVER;
     use crate::session::Rules;
-    use crate::wheel::NEVER;
 
     /// A ping to an idle client, and its pong: one write, and nothing from the allocator.
     #[test]
@@ -512,7 +498,7 @@ mod tests {
         config.client.insecure = true;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let _peer = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-        let mut shard = Shard::new(0, 1, 7, Arc::new([0; 32]), Arc::new(Rules::new(&config, &[]).expect("rules")));
+        let mut shard = Shard::new(0, 1, 7, Arc::new([0; 32]), Arc::new(Rules::new(&config).expect("rules")));
         let mut conns = Conns::new(0, 0, config.client.queue_max_size);
         let conn = conns.insert(listener.accept().expect("accept").0, 0, NEVER);
         let mut now = Now { tick: 1, unix_ms: 1_700_000_000_000 };

@@ -1,4 +1,4 @@
-//! F5 · Bytes that wait for one peer, in order, shared with everyone else who gets the same.
+//! F10 · Bytes that wait for one peer, in order, shared with everyone else who gets the same.
 //!
 //! Owns frames and holes: a hole keeps the place of a reply that another reactor still owes, so that replies leave in
 //! the order of their commands. A connection has an outbox only while something waits; the rest lie in a pool.

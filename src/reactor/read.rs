@@ -1,4 +1,4 @@
-//! F5 · From a ready socket to items: one read, whatever is whole in it, and the rest kept for the next.
+//! F10 · From a ready socket to items: one read, whatever is whole in it, and the rest kept for the next.
 
 use super::conn::Phase;
 use super::outbox::read;

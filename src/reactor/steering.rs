@@ -1,4 +1,4 @@
-//! F5 · Which reactor gets a new connection: any, by the kernel's hash, or the one on the CPU of its first packet.
+//! F10 · Which reactor gets a new connection: any, by the kernel's hash, or the one on the CPU of its first packet.
 //!
 //! Owns the program that the kernel asks about each new connection, and the CPU of each reactor. Never knows what an
 //! address is listened on for.

@@ -1,4 +1,4 @@
-//! F5 · Responses that do not end: server-sent events and HTTP streams, with a session behind each.
+//! F10 · Responses that do not end: server-sent events and HTTP streams, with a session behind each.
 //!
 //! Owns what is before such a response: what its request must be, reading the body, and the response's head. From then
 //! on it is a connection like the others, on which the client is not listened to. The response ends with its connection
@@ -7,10 +7,10 @@
 use super::Reactor;
 use super::conn::Phase;
 use super::handshake::Decision;
-use super::origin::{Source, preflight, shared_with};
+use crate::base::wheel::NEVER;
 use crate::config::HttpStream;
-use crate::http::{self, Body, BodyError, Head};
-use crate::wheel::NEVER;
+use crate::http::{self, Body, BodyError, Head, is_binary};
+use crate::origin::{Source, preflight, shared_with};
 use crate::wire::Wire;
 use bytes::Bytes;
 use compact_str::CompactString;
@@ -102,12 +102,6 @@ impl Endpoint {
             trusted_user: CompactString::default(),
         })
     }
-}
-
-/// Is that the media type of Protobuf?
-pub fn is_binary(content_type: &str) -> bool {
-    let kind = content_type.split(';').next().unwrap_or("");
-    kind.trim().eq_ignore_ascii_case("application/octet-stream")
 }
 
 fn refuse_body<'a>(error: BodyError) -> Decision<'a> {

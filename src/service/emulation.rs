@@ -1,4 +1,4 @@
-//! F5 · `POST /emulation`: the commands of clients whose own connection goes one way.
+//! F10 · `POST /emulation`: the commands of clients whose own connection goes one way.
 //!
 //! Owns reading the request and saying whether it was passed on. The reply to a command comes by the client's stream,
 //! so the answer here has no body. Every answer closes its connection: one that was kept could bring the request for a
@@ -6,8 +6,9 @@
 
 use super::node::{Node, Unavailable};
 use crate::config::Config;
+use crate::http::is_binary;
+use crate::origin::{Origins, Source, preflight, shared_with};
 use crate::protocol::EmulationRequest;
-use crate::reactor::{Origins, Source, is_binary, preflight, shared_with};
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};

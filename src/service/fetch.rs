@@ -1,4 +1,4 @@
-//! F5 · HTTP to others: one request, one whole answer, both bounded.
+//! F10 · HTTP to others: one request, one whole answer, both bounded.
 //!
 //! Owns the connections, which are kept and used again, and TLS. Knows nothing of what is asked. Redirects are not
 //! followed: an endpoint is where its option says.

@@ -1,12 +1,12 @@
-//! F5 · What the backend is told without asking: clients that come and go, channels that fill and empty.
+//! F10 · What the backend is told without asking: clients that come and go, channels that fill and empty.
 //!
 //! Owns the queue between the reactors and one sender of batches. Told at most once, in order: a full queue drops what
 //! comes, and a batch that fails is dropped whole. Both are counted.
 
 use super::backend::fixed_headers;
 use super::fetch::{self, Failure, Http};
+use crate::base::metrics::Page;
 use crate::config;
-use crate::metrics::Page;
 use crate::session::backend::Hook;
 use axum::http::{HeaderMap, Uri};
 use bytes::Bytes;

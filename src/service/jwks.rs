@@ -1,14 +1,13 @@
-//! F5 · Sets of public keys, fetched where tokens come from.
+//! F10 · Sets of public keys, fetched where tokens come from.
 //!
 //! Owns the sets by their URL: one fetch at a time for each, a pause between fetches, a bound on how many there are.
 //! Whatever changes goes to all reactors. What a key is for is the token's verifier's to know.
 
 use super::fetch::{self, Failure, Http};
 use crate::auth::{Jwks, KeySet};
+use crate::base::mailbox::Sender;
+use crate::base::metrics::Page;
 use crate::config;
-use crate::mailbox::Sender;
-use crate::metrics::Page;
-use crate::reactor::Letter;
 use crate::shard::Mail;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,7 +43,7 @@ struct State {
 pub struct Keys {
     http: Arc<Http>,
     options: config::Jwks,
-    reactors: Vec<Sender<Letter>>,
+    reactors: Vec<Sender<Mail>>,
     state: Mutex<State>,
 }
 
@@ -60,7 +59,7 @@ enum Found {
 }
 
 impl Keys {
-    pub fn new(http: Arc<Http>, options: config::Jwks, reactors: Vec<Sender<Letter>>) -> Keys {
+    pub fn new(http: Arc<Http>, options: config::Jwks, reactors: Vec<Sender<Mail>>) -> Keys {
         let all = Arc::new(Jwks::fetched_after(options.refetch_interval.as_secs()));
         Keys { http, options, reactors, state: Mutex::new(State { all, ..State::default() }) }
     }
@@ -164,7 +163,7 @@ impl Keys {
     fn spread(&self, state: &mut State, all: Jwks) {
         state.all = Arc::new(all);
         for reactor in &self.reactors {
-            reactor.send(Letter::Mail(Mail::Keys(state.all.clone())));
+            reactor.send(Mail::Keys(state.all.clone()));
         }
     }
 
@@ -233,21 +232,21 @@ fn complains(state: &mut State, now: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mailbox::{Mailbox, mailbox};
+    use crate::base::mailbox::{Mailbox, mailbox};
     use crate::service::testing::{App, in_time};
 
     const SET: &str = r#"{"keys":[{"kid":"a"}]}"#;
 
-    fn keys(options: config::Jwks) -> (Arc<Keys>, Mailbox<Letter>) {
+    fn keys(options: config::Jwks) -> (Arc<Keys>, Mailbox<Mail>) {
         let (sender, mailbox) = mailbox(8, || {});
         let options = config::Jwks { timeout: Duration::from_secs(20), ..options };
         (Arc::new(Keys::new(Arc::new(Http::default()), options, vec![sender])), mailbox)
     }
 
-    fn told(mailbox: &Mailbox<Letter>) -> usize {
+    fn told(mailbox: &Mailbox<Mail>) -> usize {
         let mut letters = Vec::new();
         mailbox.drain(&mut letters);
-        letters.iter().filter(|letter| matches!(letter, Letter::Mail(Mail::Keys(_)))).count()
+        letters.iter().filter(|letter| matches!(letter, Mail::Keys(_))).count()
     }
 
     #[tokio::test]

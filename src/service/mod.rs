@@ -1,4 +1,4 @@
-//! F5 · The service thread: tokio, for everything that is not a long connection.
+//! F10 · The service thread: tokio, for everything that is not a long connection.
 //!
 //! Owns the HTTP side: sockets that reactors hand off (their request was no client's), the second port if there is
 //! one, the server API, health, metrics, the chat page, and the commands of clients whose connection goes one way; what
@@ -17,15 +17,16 @@ mod pages;
 mod testing;
 mod watch;
 
-pub use backend::{BackendLink, descriptors, forwarded};
+pub use backend::{BackendLink, descriptors};
 pub use hooks::HookLink;
 pub use node::{Node, NodeInfo, Replies};
 
+use crate::admission::{Admission, Entry};
+use crate::base::mailbox::Sender;
 use crate::config::Config;
-use crate::mailbox::Sender;
-use crate::reactor::{Admission, Entry, Letter};
 use crate::session::Rules;
 use crate::session::backend::Call;
+use crate::shard::Mail;
 use axum::Router;
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -78,7 +79,7 @@ pub struct Outgoing {
 pub fn outgoing(
     config: Arc<Config>,
     rules: Arc<Rules>,
-    reactors: Vec<Sender<Letter>>,
+    reactors: Vec<Sender<Mail>>,
 ) -> Result<(Outgoing, BackendLink, HookLink), String> {
     let http = Arc::new(fetch::Http::default());
     let (hook, hooks, told) = hooks::hooks(&config.hooks, http.clone())?;

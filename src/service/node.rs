@@ -1,11 +1,10 @@
-//! F5 · The node as the service thread sees it: reactors behind mailboxes, questions and their answers.
+//! F10 · The node as the service thread sees it: reactors behind mailboxes, questions and their answers.
 //!
 //! Owns the tickets of what was asked and not answered. Every question has a deadline, so that a reactor that is stuck
 //! costs its caller an error and not a wait without end.
 
+use crate::base::mailbox::Sender;
 use crate::broker::{self, Asker, Request};
-use crate::mailbox::Sender;
-use crate::reactor::Letter;
 use crate::session::Rules;
 use crate::shard::{self, Answer, Control, Mail, Stats};
 use futures_util::future::join_all;
@@ -29,12 +28,12 @@ pub struct NodeInfo {
 pub struct Node {
     pub info: NodeInfo,
     pub rules: Arc<Rules>,
-    reactors: Vec<Sender<Letter>>,
+    reactors: Vec<Sender<Mail>>,
     seed: u64,
     next: AtomicU64,
     open: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     /// Letters for each reactor, about to be sent.
-    ready: Mutex<Vec<Vec<Letter>>>,
+    ready: Mutex<Vec<Vec<Mail>>>,
     is_ready: Notify,
 }
 
@@ -66,7 +65,7 @@ impl Replies {
 }
 
 impl Node {
-    pub fn new(info: NodeInfo, rules: Arc<Rules>, reactors: Vec<Sender<Letter>>, seed: u64) -> Node {
+    pub fn new(info: NodeInfo, rules: Arc<Rules>, reactors: Vec<Sender<Mail>>, seed: u64) -> Node {
         let ready = Mutex::new(reactors.iter().map(|_| Vec::new()).collect());
         let (next, open, is_ready) = (AtomicU64::new(1), Mutex::default(), Notify::new());
         Node { info, rules, reactors, seed, next, open, ready, is_ready }
@@ -81,7 +80,7 @@ impl Node {
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         let (asker, answer) = oneshot::channel();
         self.lock().insert(ticket, asker);
-        let result = match self.offer(reactor, Letter::Mail(letter(ticket))) {
+        let result = match self.offer(reactor, letter(ticket)) {
             Err(why) => Err(why),
             Ok(()) => match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
                 Ok(Ok(answer)) => return Ok(answer),
@@ -94,7 +93,7 @@ impl Node {
 
     /// Puts a letter with those that [`Node::send_letters`] sends once the requests that are ready have had their turn:
     /// a reactor is woken once for all of them, and not for each.
-    fn offer(&self, reactor: usize, letter: Letter) -> Result<(), Unavailable> {
+    fn offer(&self, reactor: usize, letter: Mail) -> Result<(), Unavailable> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let (Some(sender), Some(letters)) = (self.reactors.get(reactor), ready.get_mut(reactor)) else {
             return Err(Unavailable::Busy);
@@ -154,7 +153,7 @@ impl Node {
         let Some(conn) = shard::place_of(session) else { return Ok(false) };
         let Some(reactor) = self.reactors.get(usize::from(conn.reactor)) else { return Ok(false) };
         let mail = Mail::Commands { conn, session: session.into(), message };
-        reactor.offer(Letter::Mail(mail)).map(|()| true).map_err(|_| Unavailable::Busy)
+        reactor.offer(mail).map(|()| true).map_err(|_| Unavailable::Busy)
     }
 
     /// Channels with subscribers, and how many each has.

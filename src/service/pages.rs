@@ -1,4 +1,4 @@
-//! F5 · Health, metrics and the chat page, and which port answers what.
+//! F10 · Health, metrics and the chat page, and which port answers what.
 
 use super::Service;
 use super::api::{self, Calls, GrpcService};
@@ -7,9 +7,9 @@ use super::emulation;
 use super::hooks::HookCounts;
 use super::node::{Node, Unavailable};
 use super::watch;
+use crate::admission::Admission;
+use crate::base::metrics::{Counters, Page};
 use crate::config::Config;
-use crate::metrics::{Counters, Page};
-use crate::reactor::Admission;
 use crate::shard::Stats;
 use axum::Router;
 use axum::extract::State;

@@ -1,4 +1,4 @@
-//! F5 · For tests: an application on a loopback port that answers as it is told and keeps what it was asked.
+//! F10 · For tests: an application on a loopback port that answers as it is told and keeps what it was asked.
 
 use axum::Router;
 use axum::body::Bytes;

@@ -1,8 +1,8 @@
-//! F5 · What the service thread looks at by itself: memory, processor time, and limits that bite.
+//! F10 · What the service thread looks at by itself: memory, processor time, and limits that bite.
 
 use super::node::Node;
-use crate::metrics::Counters;
-use crate::reactor::Admission;
+use crate::admission::Admission;
+use crate::base::metrics::Counters;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;

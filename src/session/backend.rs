@@ -1,4 +1,4 @@
-//! F4 · What is asked of the application's backend, and what it says.
+//! F6 · What is asked of the application's backend, and what it says.
 //!
 //! Owns the questions a session puts by way of the service thread ([`Call`]) and the answers ([`Said`]). The question
 //! comes back with its answer, so that a session keeps nothing of it while it waits. Also what the backend is told

@@ -1,4 +1,4 @@
-//! F4 · The commands of a client: which there are, and those that concern no subscription. Checks in the order of the
+//! F6 · The commands of a client: which there are, and those that concern no subscription. Checks in the order of the
 //! protocol, then effects.
 
 use super::backend::{Ask, PublishGrant, Said};

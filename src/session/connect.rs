@@ -1,4 +1,4 @@
-//! F4 · Connecting: credentials, server-side subscriptions, the connect reply, and staying beyond an expiry.
+//! F6 · Connecting: credentials, server-side subscriptions, the connect reply, and staying beyond an expiry.
 
 use super::backend::{Ask, ConnectGrant, RefreshGrant, Said, SubscribeGrant, Who};
 use super::commands::{Failure, Outcome};
@@ -6,12 +6,12 @@ use super::limits::charge_connect;
 use super::more::{Connecting, To, Wishes};
 use super::{Effect, Phase, Renewal, Session, Turn, deadline};
 use crate::auth::{Claims, SubClaims, TokenError};
+use crate::base::wheel::{NEVER, Tick};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{
     Command, ConnectRequest, ConnectResult, Push, RefreshPush, RefreshRequest, RefreshResult, Reply, ServerSub,
     SubscribeRequest, SubscribeResult,
 };
-use crate::wheel::{NEVER, Tick};
 use compact_str::CompactString;
 use std::hash::BuildHasher;
 

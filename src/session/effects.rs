@@ -1,11 +1,11 @@
-//! F4 · What a session wants done: a list its caller carries out, in order, after the call returns.
+//! F6 · What a session wants done: a list its caller carries out, in order, after the call returns.
 //!
 //! One list, reused for every call; replies are encoded into its buffer, so that several leave in one frame.
 
 use super::backend::{Ask, Who};
+use crate::base::metrics::Limited;
 use crate::broker::{Gone, Query, Treatment, Want};
 use crate::hub::{ChannelId, Flags};
-use crate::metrics::Limited;
 use crate::protocol::code::Disconnect;
 use crate::protocol::{Publication, Reply};
 use crate::wire::Wire;

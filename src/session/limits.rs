@@ -1,12 +1,12 @@
-//! F4 · How often a client may ask for something: the configured limits made flat, and who is charged for a command.
+//! F6 · How often a client may ask for something: the configured limits made flat, and who is charged for a command.
 //!
 //! A connection's own buckets are in its session, and only those that are not full; a user's are in a table of the
 //! node's, for its connections are on all reactors. The arithmetic is `meter`'s.
 
 use super::commands::{Failure, Outcome};
 use super::{Effect, Now, Phase, Session, Turn};
+use crate::base::meter::{Bucket, Table};
 use crate::config::{BucketOptions, Commands, RateLimit};
-use crate::meter::{Bucket, Table};
 use crate::protocol::Command;
 use crate::protocol::code::{ClientError, Disconnect};
 use foldhash::quality::RandomState;

@@ -1,4 +1,4 @@
-//! F4 · One client: what it said, what it may, what it waits for.
+//! F6 · One client: what it said, what it may, what it waits for.
 //!
 //! A state machine without I/O: the `handle_*` calls take the time and give [`Effects`]; [`Session::next_deadline`]
 //! says when it wants to be asked again. Everything here is plain data. Knows nothing of sockets, frames or other
@@ -23,11 +23,11 @@ pub use rules::{Namespace, Rules, Terms};
 pub use users::{Sessions, Users};
 
 use crate::auth::{Cache, ChannelClaims, Claims, Jwks, TokenError};
+use crate::base::wheel::{NEVER, TICK_MS, Tick};
 use crate::broker::{Gone, Member};
 use crate::hub::{ChannelId, Flags, Hub};
 use crate::protocol::code::Disconnect;
 use crate::protocol::{ClientInfo, Encoding, Error, Publication, Push, Reply, Unsubscribe};
-use crate::wheel::{NEVER, TICK_MS, Tick};
 use crate::wire::Wire;
 use bytes::Bytes;
 use compact_str::CompactString;

@@ -1,10 +1,10 @@
-//! F4 · What few sessions have, or few moments of a session: behind one pointer, which is mostly null.
+//! F6 · What few sessions have, or few moments of a session: behind one pointer, which is mostly null.
 
 use super::backend::ConnectGrant;
 use super::limits::Spent;
+use crate::base::wheel::{NEVER, Tick};
 use crate::hub::{ChannelId, Flags};
 use crate::protocol::{ConnectResult, Filter, SubscribeRequest};
-use crate::wheel::{NEVER, Tick};
 use bytes::Bytes;
 use compact_str::CompactString;
 use smallvec::SmallVec;

@@ -1,14 +1,14 @@
-//! F4 · What the configuration means to a session: permissions, limits and deadlines, flattened once at start.
+//! F6 · What the configuration means to a session: permissions, limits and deadlines, flattened once at start.
 
 use super::limits::Limits;
 use crate::auth::{KeyError, Overrides, Verifier};
+use crate::base::wheel::{TICK_MS, Tick, ticks};
 use crate::broker::Keep;
 use crate::config::channel_regex;
 use crate::config::{Channel, ChannelOptions, Config, ConnectCodes, PersonalChannel, Rpc};
 use crate::hub::Pace;
 use crate::protocol::code::Disconnect;
 use crate::protocol::{Error, SubscribeRequest};
-use crate::wheel::{TICK_MS, Tick, ticks};
 use regex::Regex;
 use std::collections::HashMap;
 
@@ -90,11 +90,9 @@ impl Rules {
         (latest - latest % self.ping_grid).max(now + 1)
     }
 
-    /// `forwarded`: lower-case names of headers that the backend is told of a client's request.
-    ///
     /// # Errors
     /// A key of tokens that cannot be read. A configuration that passed its check has none.
-    pub fn new(config: &Config, forwarded: &[String]) -> Result<Rules, KeyError> {
+    pub fn new(config: &Config) -> Result<Rules, KeyError> {
         let (client, channel) = (&config.client, &config.channel);
         let ping_interval = ticks(client.ping_interval);
         let skip = client.insecure_skip_token_signature_verify;
@@ -132,7 +130,7 @@ impl Rules {
             refresh_proxy: client.proxy.refresh.enabled,
             rpc_proxy: answers_rpc(&config.rpc),
             hooks: !config.hooks.endpoint.is_empty(),
-            forwarded: forwarded.to_vec(),
+            forwarded: config.forwarded_headers(),
             uni_disconnects: uni_disconnects(&client.connect_code_to_unidirectional_disconnect),
             personal: client.subscribe_to_user_personal_channel.clone(),
             limits: Limits::new(&client.rate_limit),
@@ -330,7 +328,7 @@ mod tests {
         for (seconds, grid) in [(1, 1), (5, 2), (25, 10), (3600, 10)] {
             let mut config = Config::default();
             config.client.ping_interval = Duration::from_secs(seconds);
-            let rules = Rules::new(&config, &[]).expect("rules");
+            let rules = Rules::new(&config).expect("rules");
             let interval = ticks(config.client.ping_interval);
             for now in 0..3 * interval.min(500) {
                 let due = rules.ping_after(now, interval);

@@ -1,4 +1,4 @@
-//! F4 · Subscriptions: who may, on which terms, how they begin, recover, are refreshed and end.
+//! F6 · Subscriptions: who may, on which terms, how they begin, recover, are refreshed and end.
 
 use super::backend::{Ask, RefreshGrant, Said, SubscribeGrant};
 use super::commands::{Failure, Outcome};
@@ -6,6 +6,7 @@ use super::more::{Details, Pending, To};
 use super::rules::{Decides, Terms};
 use super::{ASKED, Effect, PENDING, Session, Sub, Turn, deadline};
 use crate::auth::{ChannelClaims, TokenError};
+use crate::base::wheel::NEVER;
 use crate::broker::{Found, Member, Recover, Want};
 use crate::hub::{ChannelId, Flags, as_delta};
 use crate::protocol::code::{
@@ -15,7 +16,6 @@ use crate::protocol::{
     Command, Empty, Filter, Publication, Push, Reply, SubRefreshRequest, SubRefreshResult, SubscribePush,
     SubscribeRequest, SubscribeResult, UnsubscribeRequest, delta,
 };
-use crate::wheel::NEVER;
 use bytes::Bytes;
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! F4 · Which clients of this reactor are whose.
+//! F6 · Which clients of this reactor are whose.
 //!
 //! Owns the table of users; the clients of one user form a list whose links live in the sessions themselves, so that
 //! a user with a hundred thousand clients costs as little as a hundred thousand users. Every client is listed, the
@@ -131,7 +131,7 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_a_list(steps in prop::collection::vec((0u32..20, 0u8..4), 1..100)) {
-            let rules = Rules::new(&Default::default(), &[]).expect("rules");
+            let rules = Rules::new(&Default::default()).expect("rules");
             let mut users = Users::new(1);
             let mut table: Vec<Option<Session>> = (0..20).map(|_| None).collect();
             for (conn, user) in steps {

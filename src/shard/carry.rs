@@ -1,4 +1,4 @@
-//! F4 · Carrying out what a session wants done, in order.
+//! F7 · Carrying out what a session wants done, in order.
 
 use super::{FRAME_PING, Mail, Out, Shard, Table};
 use crate::broker::{Asker, ConnKey, Request, Treatment};

@@ -1,8 +1,8 @@
-//! F4 · What the backend asks of a reactor's clients, and the reactor's numbers.
+//! F7 · What the backend asks of a reactor's clients, and the reactor's numbers.
 
 use super::{Shard, Table};
+use crate::base::metrics::Counters;
 use crate::broker;
-use crate::metrics::Counters;
 use crate::protocol::SubscribeRequest;
 use crate::protocol::code::Disconnect;
 use crate::session::Now;

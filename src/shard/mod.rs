@@ -1,4 +1,4 @@
-//! F4 · One reactor's part of the node, without its I/O: sessions at work on the hub and the broker's shard.
+//! F7 · One reactor's part of the node, without its I/O: sessions at work on the hub and the broker's shard.
 //!
 //! Owns the hub, this shard of the memory broker and the list of users; carries out what sessions want ([`Effect`]) and
 //! what other shards send ([`Mail`]). What is left for the reactor comes out as [`Out`], in order. Knows nothing of
@@ -14,13 +14,13 @@ pub use control::{Answer, Chosen, Control, Stats};
 pub use name::{Secret, name_of, place_of};
 
 use crate::auth::{Cache, Jwks};
+use crate::base::metrics::Counters;
+use crate::base::wheel::TICK_MS;
 use crate::broker::{self, Asker, ConnKey, Event, Memory, Request, Target};
 use crate::hub::{Delivery, Flags, Item, Work};
-use crate::metrics::Counters;
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::session::backend::{Ask, Call, Hook, Said};
 use crate::session::{Channels, Effects, Joining, Now, Rules, Session, Sessions, Tokens, Turn, Users};
-use crate::wheel::TICK_MS;
 use crate::wire::Wire;
 use crate::ws::Deflater;
 use bytes::Bytes;
@@ -56,6 +56,9 @@ pub enum Mail {
     BeOnlyOne { user: CompactString, conn: ConnKey },
     /// This user may have one connection only, and it is `keep`, unless one that came later is about to be told here.
     CloseOthers { user: CompactString, keep: ConnKey },
+    /// Take no more connections and let the clients go, spread over `shutdown.spread`. Channels are owned to the end:
+    /// other reactors may still have clients in them.
+    Drain,
 }
 
 /// What the reactor is to do.
@@ -97,6 +100,8 @@ pub enum Out {
     /// A question for the service thread; if it takes no more, [`Shard::refuse_call`].
     Ask(Box<Call>),
     Hook(Hook),
+    /// Begin to leave.
+    Drain,
 }
 
 /// The reactor's connections, as far as a shard needs them.
@@ -268,6 +273,7 @@ impl Shard {
             }
             Mail::Seat { conn, ticket, user, granted } => self.seat(now, table, conn, ticket, user, granted),
             Mail::LeaveSeat { user } => self.leave_seat(user),
+            Mail::Drain => self.out.push(Out::Drain),
             Mail::BeOnlyOne { user, conn } => {
                 for reactor in 0..self.reactors {
                     let mail = Mail::CloseOthers { user: user.clone(), keep: conn };

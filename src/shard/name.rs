@@ -1,4 +1,4 @@
-//! F4 · The names by which clients are found whose commands come by other requests.
+//! F7 · The names by which clients are found whose commands come by other requests.
 //!
 //! Owns making and reading them: where the client is, and a mark that only this node can make, so that a name can be
 //! neither guessed nor made from the client's id, which others know.

@@ -1,4 +1,4 @@
-//! F4 · What happens seldom between a session, its shard and the backend, step by step.
+//! F7 · What happens seldom between a session, its shard and the backend, step by step.
 
 use super::*;
 use crate::config::{ChannelOptions, Config};
@@ -52,7 +52,7 @@ impl Node {
         *open = ChannelOptions { allow_subscribe_for_client: true, ..ChannelOptions::default() };
         open.allow_subscribe_for_anonymous = true;
         change(&mut config);
-        let mut made = Rules::new(&config, &[]).expect("rules");
+        let mut made = Rules::new(&config).expect("rules");
         rules(&mut made);
         let shard = Shard::new(0, reactors, SEED, Arc::new([0; 32]), Arc::new(made));
         Node { shard, clients: Clients(Vec::new()), asked: Vec::new() }

@@ -6,11 +6,11 @@
 use crate::net::{LinkId, Net};
 use crate::rng::Rng;
 use bytes::{Buf, Bytes};
+use gannet::base::wheel::{Links, NEVER, Nodes, Tick, Wheel};
 use gannet::broker::ConnKey;
 use gannet::protocol::Encoding;
 use gannet::session::{Session, Sessions};
 use gannet::shard::Table;
-use gannet::wheel::{Links, NEVER, Nodes, Tick, Wheel};
 use gannet::ws::Decoder;
 use slab::Slab;
 use std::collections::VecDeque;

@@ -9,13 +9,13 @@ use crate::post::Post;
 use crate::rng::Rng;
 use crate::wire;
 use bytes::Bytes;
+use gannet::base::wheel::{TICK_MS, Tick};
 use gannet::broker::{self, ConnKey, Event, Request};
 use gannet::protocol::code::Disconnect;
 use gannet::protocol::{Command, Encoding, Reply};
 use gannet::session::Now;
 use gannet::session::backend::{Call, Hook};
 use gannet::shard::{Answer, Chosen, Control, Mail, Out, Shard, Table};
-use gannet::wheel::{TICK_MS, Tick};
 use gannet::wire::Wire;
 use gannet::ws::{self, Item, Step};
 use std::collections::{BTreeMap, BTreeSet};
@@ -344,6 +344,7 @@ impl Reactor {
                     world.asks.push((step, *call));
                 }
                 Out::Hook(hook) => world.hooks.tell(hook),
+                Out::Drain => unreachable!("the simulated node is not told to leave"),
             }
         }
         for call in refused {

@@ -42,7 +42,7 @@ pub struct Options {
 impl Options {
     pub fn new(rng: &mut Rng) -> Options {
         let config = config(rng);
-        let rules = Arc::new(Rules::new(&config, &[]).expect("rules"));
+        let rules = Arc::new(Rules::new(&config).expect("rules"));
         let heavy = rng.chance(25);
         Options {
             reactors: rng.within(1, 4) as u16,
@@ -61,7 +61,7 @@ impl Options {
             backend_busy: *rng.pick(&[10, 40, 90]),
             faults: *rng.pick(&[0, 3, 12]),
             pad: if heavy { 1200 } else { 20 },
-            close_ticks: gannet::wheel::ticks(config.websocket.close_timeout),
+            close_ticks: gannet::base::wheel::ticks(config.websocket.close_timeout),
             config,
             rules,
         }

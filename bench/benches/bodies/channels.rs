@@ -1,10 +1,10 @@
 //! The timer wheel, and the hub: joins, leaves, and publications cut into slices.
 
 use super::{Body, Operation, json_string};
+use gannet::base::wheel::{Links, Nodes, Tick, Wheel};
 use gannet::broker::{Epoch, Position};
 use gannet::hub::{Flags, Hub, Slot, Work};
 use gannet::protocol::Publication;
-use gannet::wheel::{Links, Nodes, Tick, Wheel};
 use gannet::wire::Wire;
 use gannet::ws::Deflater;
 use std::hint::black_box;

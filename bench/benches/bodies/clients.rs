@@ -83,7 +83,7 @@ impl Table for Seat {
 /// From the open session over its commands, connect and subscribe in one message, to its end.
 fn live(encoding: Encoding, token: Option<&str>) -> Operation {
     let commands = message(encoding, &centrifugal::connect_and_subscribe(token, "football"));
-    let mut shard = Shard::new(0, 1, 7, Arc::new([0; 32]), Arc::new(Rules::new(&config(), &[]).expect("rules")));
+    let mut shard = Shard::new(0, 1, 7, Arc::new([0; 32]), Arc::new(Rules::new(&config()).expect("rules")));
     let mut seat = Seat::default();
     Box::new(move || {
         seat.generation += 1;

@@ -1,4 +1,4 @@
-//! F6 · What a host says of itself: kernel keys, limits, memory, control groups, clock.
+//! F11 · What a host says of itself: kernel keys, limits, memory, control groups, clock.
 //!
 //! Owns where each of these is found below a root directory, so that a test (or a container with the host's /proc
 //! mounted) gives another one. Only reads; what cannot be read is `None`. Never judges a value.

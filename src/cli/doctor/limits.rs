@@ -1,4 +1,4 @@
-//! F6 · How many clients each limit of a host allows, and the command that lifts it.
+//! F11 · How many clients each limit of a host allows, and the command that lifts it.
 //!
 //! Owns the arithmetic: what one client takes of descriptors, memory, table entries. Pure: facts and configuration
 //! in, limits out. Never reads a file and never prints.

@@ -1,4 +1,4 @@
-//! F6 · The doctor's report as text for people; as JSON it is the same report, serialised.
+//! F11 · The doctor's report as text for people; as JSON it is the same report, serialised.
 //!
 //! Owns layout and the writing of numbers. Never decides what fits.
 

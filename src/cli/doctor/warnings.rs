@@ -1,4 +1,4 @@
-//! F6 · What does not bound the clients but costs them: short queues, slow clocks, memory that grows by itself.
+//! F11 · What does not bound the clients but costs them: short queues, slow clocks, memory that grows by itself.
 //!
 //! Owns these judgements, each in a function. Pure: facts and configuration in, warnings out.
 

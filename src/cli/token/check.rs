@@ -1,4 +1,4 @@
-//! F6 · `gannet token check`: whether the server would take a token, and what is in it.
+//! F11 · `gannet token check`: whether the server would take a token, and what is in it.
 //!
 //! Owns the words for it. Fetches nothing: a key set comes from a file. Never reads a clock.
 

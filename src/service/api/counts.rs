@@ -1,6 +1,6 @@
-//! F5 · The API in numbers: how long its methods took, and the errors they ended with.
+//! F10 · The API in numbers: how long its methods took, and the errors they ended with.
 
-use crate::metrics::{Latency, Page};
+use crate::base::metrics::{Latency, Page};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

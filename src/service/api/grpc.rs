@@ -1,4 +1,4 @@
-//! F5 · The server API by gRPC: Centrifugo's `centrifugal.centrifugo.api.CentrifugoApi`, on a port of its own.
+//! F10 · The server API by gRPC: Centrifugo's `centrifugal.centrifugo.api.CentrifugoApi`, on a port of its own.
 //!
 //! Owns the connections with their limits, the key in the metadata and the form of errors. HTTP/2 without TLS. The
 //! service is written out here and not generated: a path, a decoder, the method, an encoder.

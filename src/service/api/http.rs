@@ -1,4 +1,4 @@
-//! F5 · The server API by HTTP: `POST /api/<method>` with JSON, as Centrifugo's backend libraries call it.
+//! F10 · The server API by HTTP: `POST /api/<method>` with JSON, as Centrifugo's backend libraries call it.
 //!
 //! Owns the key, the body and its limits, and the form of answers. 200 carries `{"result":…}` or `{"error":…}`, unless
 //! the caller wants the error as an HTTP status; what cannot be read is a 400 with a sentence, a wrong key a 401.

@@ -1,4 +1,4 @@
-//! F5 · Requests and results of the server API: one set of types for JSON and Protobuf.
+//! F10 · Requests and results of the server API: one set of types for JSON and Protobuf.
 //!
 //! Owns names and field numbers, which are those of Centrifugo's `centrifugal.centrifugo.api`. In JSON, null stands for
 //! a field that is not there, unknown fields are skipped, and zero values are left out except where a backend reads

@@ -1,4 +1,4 @@
-//! F5 · What each method of the server API does: a request in, a result out, whichever way it came.
+//! F10 · What each method of the server API does: a request in, a result out, whichever way it came.
 //!
 //! Owns the checks and the translation to what reactors are asked. Knows nothing of HTTP or gRPC.
 

@@ -1,4 +1,4 @@
-//! F5 · The server API: what the application's backend asks of the node, by HTTP or gRPC.
+//! F10 · The server API: what the application's backend asks of the node, by HTTP or gRPC.
 //!
 //! Owns the list of methods, each once: its name, its messages, its place in a batch. Each is a plain function from a
 //! request to a result in `methods`; `http` and `grpc` carry the same messages there and back, and `counts` keeps the

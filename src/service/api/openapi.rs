@@ -1,4 +1,4 @@
-//! F5 · The HTTP API as programs read it: an OpenAPI 3.1 document.
+//! F10 · The HTTP API as programs read it: an OpenAPI 3.1 document.
 //!
 //! Owns the document. Its schemas are written down in `openapi.json`, which the tests here hold against the types; what
 //! follows from the list of methods is made from it. `tests/run openapi` holds the whole against real answers.

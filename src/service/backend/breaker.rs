@@ -1,4 +1,4 @@
-//! F5 · When to leave a backend alone that does not answer.
+//! F10 · When to leave a backend alone that does not answer.
 //!
 //! Owns the count of recent calls and the three states. Time is an argument; knows nothing of HTTP.
 

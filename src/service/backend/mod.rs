@@ -1,4 +1,4 @@
-//! F5 · The application's backend, asked on behalf of clients.
+//! F10 · The application's backend, asked on behalf of clients.
 //!
 //! Owns which proxy a question belongs to, how many are under way, and the way back of the answers. A question that
 //! cannot be put is answered with an error; a slow backend delays only who waits for it.
@@ -14,18 +14,17 @@ pub use wire::failed;
 
 use super::fetch::Http;
 use super::jwks::Keys;
+use crate::base::mailbox::Sender;
+use crate::base::metrics::Page;
 use crate::config::{self, Config};
-use crate::mailbox::Sender;
-use crate::metrics::Page;
 use crate::protocol::code::ClientError;
-use crate::reactor::Letter;
 use crate::session::Rules;
 use crate::session::backend::{Ask, Call, Said};
 use crate::shard::Mail;
 use breaker::State;
 use bytes::Bytes;
 use proxy::Proxy;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -72,7 +71,7 @@ pub struct Backend {
     own: HashMap<Own, Arc<Proxy>>,
     named: HashMap<String, Arc<Proxy>>,
     keys: Arc<Keys>,
-    reactors: Vec<Sender<Letter>>,
+    reactors: Vec<Sender<Mail>>,
     room: Arc<Semaphore>,
     refused: Arc<AtomicU64>,
 }
@@ -90,26 +89,14 @@ fn sections(config: &Config) -> [(Own, &'static str, &config::Proxy); 6] {
     ]
 }
 
-fn every_proxy(config: &Config) -> impl Iterator<Item = &config::Proxy> {
-    let own = sections(config).into_iter().map(|(_, _, proxy)| proxy);
-    own.chain(config.proxies.iter().map(|named| &named.proxy)).filter(|proxy| !proxy.endpoint.is_empty())
-}
-
 /// All that is asked or told something by its own option.
 pub fn endpoints(config: &Config) -> impl Iterator<Item = &str> {
-    every_proxy(config).map(|proxy| proxy.endpoint.as_str()).chain([config.hooks.endpoint.as_str()])
-}
-
-/// Lower-case names of headers that any proxy wants of a client's request.
-pub fn forwarded(config: &Config) -> Vec<String> {
-    let names: BTreeSet<String> =
-        every_proxy(config).flat_map(|proxy| &proxy.http_headers).map(|name| name.to_ascii_lowercase()).collect();
-    names.into_iter().collect()
+    config.every_proxy().map(|proxy| proxy.endpoint.as_str()).chain([config.hooks.endpoint.as_str()])
 }
 
 /// File descriptors that questions may take.
 pub fn descriptors(config: &Config) -> usize {
-    every_proxy(config).map(|proxy| proxy.inflight_limit).sum::<usize>().min(config.backend.inflight_limit)
+    config.every_proxy().map(|proxy| proxy.inflight_limit).sum::<usize>().min(config.backend.inflight_limit)
 }
 
 impl Backend {
@@ -118,7 +105,7 @@ impl Backend {
         config: Arc<Config>,
         rules: Arc<Rules>,
         http: Arc<Http>,
-        reactors: Vec<Sender<Letter>>,
+        reactors: Vec<Sender<Mail>>,
     ) -> Result<(Arc<Backend>, BackendLink, mpsc::UnboundedReceiver<Placed>), String> {
         let proxy = |label: &str, options| Proxy::new(label.to_owned(), options, &config.backend).map(Arc::new);
         let mut own = HashMap::new();
@@ -156,7 +143,7 @@ impl Backend {
     fn answer(&self, call: Call, said: Said) {
         let Call { conn, ticket, ask, .. } = call;
         if let Some(reactor) = self.reactors.get(usize::from(conn.reactor)) {
-            reactor.send(Letter::Mail(Mail::Backend { conn, ticket, ask, said }));
+            reactor.send(Mail::Backend { conn, ticket, ask, said });
         }
     }
 

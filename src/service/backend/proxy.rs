@@ -1,12 +1,12 @@
-//! F5 · One proxy: an endpoint of the application that questions go to.
+//! F10 · One proxy: an endpoint of the application that questions go to.
 //!
 //! Owns its headers, its limit of questions under way, its breaker and its numbers. Every failure comes out as an
 //! answer: clients are told to try again, and what was to be refreshed lives a minute longer.
 
 use super::breaker::{Breaker, Change, State};
 use super::wire;
+use crate::base::metrics::Latency;
 use crate::config;
-use crate::metrics::Latency;
 use crate::protocol::code::ClientError;
 use crate::service::fetch::{self, Failure, Http};
 use crate::session::backend::{Ask, Said, Who};

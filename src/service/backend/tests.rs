@@ -1,13 +1,14 @@
 //! Questions put to an application that is really there.
 
 use super::*;
+use crate::base::mailbox::{Mailbox, mailbox};
 use crate::broker::ConnKey;
-use crate::mailbox::{Mailbox, mailbox};
 use crate::protocol::code::Disconnect;
 use crate::protocol::{ConnectRequest, Encoding, PublishRequest, RpcRequest, SubscribeRequest};
 use crate::service::testing::{App, in_time};
 use crate::session::backend::{PublishGrant, RefreshGrant, SubscribeGrant, Who};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -15,7 +16,7 @@ use tokio::sync::Notify;
 struct Subject {
     link: BackendLink,
     backend: Arc<Backend>,
-    mailbox: Mailbox<Letter>,
+    mailbox: Mailbox<Mail>,
     mail: Arc<Notify>,
     headers: &'static str,
 }
@@ -28,7 +29,7 @@ impl Subject {
         let wake = mail.clone();
         let (sender, mailbox) = mailbox(1, move || wake.notify_one());
         let config = Arc::new(config);
-        let rules = Arc::new(Rules::new(&config, &[]).expect("rules"));
+        let rules = Arc::new(Rules::new(&config).expect("rules"));
         let (backend, link, calls) = Backend::new(config, rules, Arc::default(), vec![sender]).expect("a backend");
         tokio::spawn(backend.clone().run(calls));
         Subject { link, backend, mailbox, mail, headers: "" }
@@ -56,7 +57,7 @@ impl Subject {
         let mut letters = Vec::new();
         self.mailbox.drain(&mut letters);
         let back = |letter| match letter {
-            Letter::Mail(Mail::Backend { conn, ticket, ask, said }) => {
+            Mail::Backend { conn, ticket, ask, said } => {
                 assert_eq!((conn.index, conn.generation), (3, 9));
                 (ticket, ask, said)
             }
@@ -158,7 +159,7 @@ async fn headers_of_the_client_and_of_the_operator() {
     connect.http.static_headers = [("X-Key".to_owned(), "k".to_owned())].into();
     config.rpc.proxy.http_headers = vec!["user-agent".into(), "x-key".into(), "cookie".into()];
     config.rpc.proxy.http.static_headers = [("x-key".to_owned(), "mine".to_owned())].into();
-    assert_eq!(forwarded(&config), ["cookie", "user-agent", "x-key", "x-one"]);
+    assert_eq!(config.forwarded_headers(), ["cookie", "user-agent", "x-key", "x-one"]);
     let mut it = Subject::new(config);
     it.headers = "cookie: a=1\ncookie: b=2\nx-one: edge\nx-key: theirs\nuser-agent: me\n";
     let emulated = [("X-One", "forged"), ("X-Two", "2"), ("X-Key", "forged"), ("Cookie", "forged")];

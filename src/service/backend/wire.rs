@@ -1,4 +1,4 @@
-//! F5 · Questions and answers of a proxy as JSON, the way Centrifugo puts and reads them.
+//! F10 · Questions and answers of a proxy as JSON, the way Centrifugo puts and reads them.
 //!
 //! Owns names and forms, and nothing of HTTP. What an answer leaves out, or has as null, is absent; a key that is not
 //! known is skipped, except where skipping it would grant more than the backend meant.

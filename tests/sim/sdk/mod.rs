@@ -421,7 +421,7 @@ impl Sim {
             assert_eq!(reactor.shard.seats(), 0, "places taken");
         }
         // Streams end by themselves, and their bytes are counted back.
-        self.world.tick += (2 * options::LONG.as_millis() as u64 / gannet::wheel::TICK_MS) as u32;
+        self.world.tick += (2 * options::LONG.as_millis() as u64 / gannet::base::wheel::TICK_MS) as u32;
         let now = self.world.now();
         for reactor in &mut self.reactors {
             while reactor.shard.tick(now).is_some_and(|at| at <= now.unix_ms) {}

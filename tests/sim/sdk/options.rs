@@ -15,7 +15,7 @@ pub const LONG: Duration = Duration::from_secs(3600);
 
 pub fn draw(rng: &mut Rng) -> Options {
     let config = config(rng);
-    let mut rules = Rules::new(&config, &[]).expect("rules");
+    let mut rules = Rules::new(&config).expect("rules");
     rules.connect_proxy = rng.chance(30);
     rules.refresh_proxy = rng.chance(20);
     rules.rpc_proxy = rng.chance(50);
@@ -38,7 +38,7 @@ pub fn draw(rng: &mut Rng) -> Options {
         // In a hundred deeds of a client: those that end its connection.
         faults: *rng.pick(&[2, 5, 15]),
         pad: *rng.pick(&[20, 20, 200]),
-        close_ticks: gannet::wheel::ticks(config.websocket.close_timeout),
+        close_ticks: gannet::base::wheel::ticks(config.websocket.close_timeout),
         config,
         rules: Arc::new(rules),
     }

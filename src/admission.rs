@@ -1,40 +1,37 @@
-//! F5 · Who may come in: limits of the whole node, asked by every reactor.
+//! F9 · Who may come in: limits of the whole node, asked by every reactor.
 //!
 //! Owns the shared counts: atomics, and for the limit per address a table behind a lock that is taken only if that
 //! limit is set, once when a connection comes and once when it goes. All limits are named options; each refusal has a
 //! counter.
 
+use crate::base::meter::Bucket;
 use crate::config::Config;
 use hashbrown::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-/// So many a second, with a burst of one second's worth: a token bucket, kept as the time at which it would be full
-/// again (the generic cell rate algorithm). Shared without a lock.
+/// So many a second, with a burst of one second's worth, shared without a lock.
 #[derive(Debug)]
-pub struct Rate {
-    /// Nanoseconds one takes; 0 = no limit.
-    each_ns: u64,
+struct Rate {
+    /// `None` = no limit.
+    bucket: Option<Bucket>,
     full_at_ns: AtomicU64,
 }
 
 impl Rate {
     /// `per_second` = 0 is no limit.
-    pub fn new(per_second: usize) -> Rate {
-        Rate { each_ns: 1_000_000_000u64.checked_div(per_second as u64).unwrap_or(0), full_at_ns: AtomicU64::new(0) }
+    fn new(per_second: usize) -> Rate {
+        let rate = u32::try_from(per_second).unwrap_or(u32::MAX);
+        Rate { bucket: (rate > 0).then(|| Bucket::new(rate, Duration::from_secs(1))), full_at_ns: AtomicU64::new(0) }
     }
 
     /// Takes one at `now_ns`, of any monotonic clock; false if there is none left.
-    pub fn take(&self, now_ns: u64) -> bool {
-        if self.each_ns == 0 {
-            return true;
-        }
-        let step = |full_at: u64| {
-            let next = full_at.max(now_ns) + self.each_ns;
-            (next <= now_ns + 1_000_000_000).then_some(next)
-        };
+    fn take(&self, now_ns: u64) -> bool {
+        let Some(bucket) = self.bucket else { return true };
+        let step = |full_at| bucket.take(full_at, now_ns);
         self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).is_ok()
     }
 }
@@ -207,12 +204,12 @@ impl Admission {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// The ports close: handshakes still under way are refused.
     /// Are the ports closed?
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// The ports close: handshakes still under way are refused.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }

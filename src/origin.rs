@@ -1,4 +1,4 @@
-//! F5 · Which pages may use the endpoints of clients, and the lines that tell a browser so.
+//! F9 · Which pages may use the endpoints of clients, and the lines that tell a browser so.
 //!
 //! Owns the reading of `client.allowed_origins`. Pure; reactors and the service thread ask it alike.
 
