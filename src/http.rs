@@ -5,7 +5,7 @@
 
 mod body;
 
-pub use body::{Body, BodyError, TAIL_MAX as BODY_TAIL_MAX};
+pub use body::{Body, BodyError, Framing, TAIL_MAX as BODY_TAIL_MAX};
 
 use bytes::Bytes;
 
@@ -21,6 +21,8 @@ pub struct Head<'a> {
     pub query: &'a str,
     /// HTTP/1.`minor`.
     pub minor: u8,
+    /// Of a target that is a whole URL.
+    authority: Option<&'a str>,
     headers: Vec<(&'a str, &'a [u8])>,
     /// Bytes of the head, the blank line with it.
     pub size: usize,
@@ -46,7 +48,7 @@ impl<'a> Head<'a> {
             Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
             Err(_) => return Err(HeadError::Malformed),
         };
-        let target = origin_form(request.path.unwrap_or("/"));
+        let (authority, target) = origin_form(request.path.unwrap_or("/"));
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let headers = request.headers.iter().map(|line| (line.name, line.value)).collect();
         Ok(Some(Head {
@@ -54,19 +56,29 @@ impl<'a> Head<'a> {
             path,
             query,
             minor: request.version.unwrap_or(0),
+            authority,
             headers,
             size,
         }))
     }
 
-    /// The value of the first header of that name, if it is visible ASCII.
-    pub fn header(&self, name: &str) -> Option<&'a str> {
-        self.values(name).next()
+    /// The value of the only header line of that name, if it is UTF-8. Of two lines neither counts: whoever reads the
+    /// first and whoever reads the last would not agree.
+    pub fn only(&self, name: &str) -> Option<&'a str> {
+        let mut lines = self.lines(name);
+        let value = lines.next().filter(|_| lines.next().is_none())?;
+        std::str::from_utf8(value).ok()
+    }
+
+    /// The host that the request is for, with its port if it is named: that of the target if it is a whole URL (RFC
+    /// 9112 section 3.2.2), else that of the only `Host`.
+    pub fn host(&self) -> Option<&'a str> {
+        self.authority.or_else(|| self.only("host"))
     }
 
     /// How many headers of that name there are.
     pub fn count(&self, name: &str) -> usize {
-        self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).count()
+        self.lines(name).count()
     }
 
     /// Is `token` in the comma-separated list(s) of that name, in any case? (RFC 9110 section 5.6.1.)
@@ -90,21 +102,26 @@ impl<'a> Head<'a> {
         pairs.find(|(name, _)| *name == key).map(|(_, value)| decoded(value))
     }
 
-    /// The values of all headers of that name, those that are UTF-8.
+    /// The values of all header lines of that name, in their order, those that are UTF-8.
     pub fn values(&self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.headers
-            .iter()
-            .filter(move |(key, _)| key.eq_ignore_ascii_case(name))
-            .filter_map(|(_, value)| std::str::from_utf8(value).ok())
+        self.lines(name).filter_map(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// The same, whatever bytes they are.
+    pub fn lines(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 }
 
-/// The path and query of a request target; proxies may send the whole URL (RFC 9112 section 3.2.2).
-fn origin_form(target: &str) -> &str {
-    let Some((_, rest)) = target.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https")) else {
-        return target;
+/// The host, the path and the query of a request target; proxies may send the whole URL (RFC 9112 section 3.2.2).
+fn origin_form(target: &str) -> (Option<&str>, &str) {
+    let is_ours = |scheme: &str| ["http", "https", "ws", "wss"].iter().any(|ours| scheme.eq_ignore_ascii_case(ours));
+    let Some((_, rest)) = target.split_once("://").filter(|(scheme, _)| is_ours(scheme)) else {
+        return (None, target);
     };
-    rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/")
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, behind) = rest.split_at(end);
+    (Some(authority), if behind.is_empty() { "/" } else { behind })
 }
 
 /// `+` is a blank and `%41` an A; a `%` without two hex digits is itself (WHATWG URL section 1.3).
@@ -151,19 +168,28 @@ mod tests {
         assert_eq!((head.method, head.path, head.minor, &REQUEST[head.size..]), ("GET", "/a/b", 1, &b"rest"[..]));
         assert!(head.lists("connection", "upgrade") && !head.lists("connection", "up"));
         assert!(head.asks("format", "protobuf") && !head.asks("format", "proto"));
-        assert_eq!((head.header("HOST"), head.header("x"), head.count("x")), (Some("h"), None, 1));
+        assert_eq!((head.only("HOST"), head.only("x"), head.count("x")), (Some("h"), None, 1));
+        assert_eq!(head.lines("X").collect::<Vec<_>>(), [b"\xff"]);
+    }
+
+    #[test]
+    fn of_two_lines_none_is_the_only_one() {
+        let head = Head::parse(b"GET / HTTP/1.1\r\nA: 1\r\nB: 2\r\na: 3\r\n\r\n").expect("sound").expect("whole");
+        assert_eq!((head.only("a"), head.only("b"), head.only("c")), (None, Some("2"), None));
+        assert_eq!(head.values("A").collect::<Vec<_>>(), ["1", "3"]);
     }
 
     #[test]
     fn a_target_may_be_a_whole_url() {
         let path = |target: &str| {
-            let request = format!("GET {target} HTTP/1.1\r\n\r\n");
+            let request = format!("GET {target} HTTP/1.1\r\nHost: of the line\r\n\r\n");
             let head = Head::parse(request.as_bytes()).expect("sound").expect("whole");
-            format!("{} {}", head.path, head.query)
+            format!("{} {} {}", head.path, head.query, head.host().unwrap_or("-"))
         };
-        assert_eq!(path("http://h:1/a?x=http://y/"), "/a x=http://y/");
-        assert_eq!(path("https://h"), "/ ");
-        assert_eq!(path("/a://b/c"), "/a://b/c ");
+        assert_eq!(path("http://h:1/a?x=http://y/"), "/a x=http://y/ h:1");
+        assert_eq!(path("WSS://h"), "/  h");
+        assert_eq!(path("ws://h?x=/y"), " x=/y h");
+        assert_eq!(path("/a://b/c"), "/a://b/c  of the line");
     }
 
     #[test]

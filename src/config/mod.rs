@@ -195,7 +195,7 @@ options! {
 options! {
     pub struct Client {
         /// Origins that may connect, as globs ("https://*.example.com"); "*" = all. Empty = only requests
-        /// without an Origin header or whose Origin has the request's own host.
+        /// without an Origin header or whose Origin has the request's own host and port.
         allowed_origins: Vec<String> = Vec::new();
         /// No token needed, every channel permission granted. For development.
         insecure: bool = false;

@@ -36,24 +36,49 @@ enum Next {
     Trailer,
 }
 
+/// How a request says where it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// With its head.
+    None,
+    /// So many bytes behind its head.
+    Length(u64),
+    Chunked,
+}
+
+impl Framing {
+    /// # Errors
+    /// [`BodyError::Malformed`]: a proxy in front might find another end than this server.
+    pub fn of(head: &Head<'_>) -> Result<Framing, BodyError> {
+        match (head.count("transfer-encoding"), head.count("content-length")) {
+            (0, 0) => Ok(Framing::None),
+            (0, 1) => {
+                let digits = head.only("content-length").unwrap_or("").trim();
+                let sound = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+                // More digits than fit are too many bytes.
+                let length = sound.then(|| digits.parse().unwrap_or(u64::MAX));
+                length.map(Framing::Length).ok_or(BodyError::Malformed)
+            }
+            (1, 0) if head.minor >= 1 && head.only("transfer-encoding").is_some_and(is_chunked) => Ok(Framing::Chunked),
+            // Both, or more than one.
+            _ => Err(BodyError::Malformed),
+        }
+    }
+
+    /// Does anything come behind the head?
+    pub fn has_body(self) -> bool {
+        !matches!(self, Framing::None | Framing::Length(0))
+    }
+}
+
 impl Body {
     /// The body that `head` announces, of at most `limit` bytes if it says how many.
     pub fn of(head: &Head<'_>, limit: usize) -> Result<Body, BodyError> {
-        let (codings, lengths) = (head.count("transfer-encoding"), head.count("content-length"));
-        match (codings, lengths) {
-            (0, 0) => Err(BodyError::NoLength),
-            (0, 1) => {
-                let digits = head.header("content-length").unwrap_or("").trim();
-                let sound = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-                // More digits than fit are too many bytes.
-                let length = if sound { digits.parse().unwrap_or(u64::MAX) } else { return Err(BodyError::Malformed) };
-                if length > limit as u64 { Err(BodyError::TooLarge) } else { Ok(Body(Next::Rest(length))) }
-            }
-            // Both, or more than one: a proxy in front might have read it otherwise.
-            (1, 0) if head.minor >= 1 && head.header("transfer-encoding").is_some_and(is_chunked) => {
-                Ok(Body(Next::Size))
-            }
-            _ => Err(BodyError::Malformed),
+        match Framing::of(head)? {
+            Framing::None => Err(BodyError::NoLength),
+            Framing::Length(length) if length > limit as u64 => Err(BodyError::TooLarge),
+            Framing::Length(length) => Ok(Body(Next::Rest(length))),
+            Framing::Chunked => Ok(Body(Next::Size)),
         }
     }
 
@@ -190,6 +215,8 @@ mod tests {
             ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", Malformed),
             ("Transfer-Encoding: gzip\r\n", Malformed),
             ("Transfer-Encoding: gzip, chunked\r\n", Malformed),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Malformed),
+            ("Transfer-Encoding: \r\n", Malformed),
         ] {
             assert_eq!(body(lines, 20), Err(expected), "{lines:?}");
         }

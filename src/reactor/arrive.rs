@@ -241,17 +241,22 @@ impl Reactor {
     }
 }
 
-/// Lines `name: value` of the headers that the backend is told of.
+/// Lines `name: value` of the headers that the backend is told of: all lines of a name, in their order. Each byte of a
+/// value is a character, for not every value is UTF-8.
 fn forwarded(head: &Head<'_>, names: &[String]) -> Box<str> {
-    let given = names.iter().filter_map(|name| Some((name, head.header(name)?)));
-    given.map(|(name, value)| format!("{name}: {value}\n")).collect::<String>().into()
+    let mut text = String::new();
+    for (name, value) in names.iter().flat_map(|name| head.lines(name).map(move |value| (name, value))) {
+        text.extend([name, ": "]);
+        text.extend(value.iter().copied().map(char::from));
+        text.push('\n');
+    }
+    text.into()
 }
 
 /// Who the client is by the header that a proxy sets (client.user_id_http_header); "" = nobody says. With two of that
 /// name, one may be the client's own.
 fn trusted_user<'h>(head: &Head<'h>, name: &str) -> &'h str {
-    let only = !name.is_empty() && head.count(name) == 1;
-    head.header(name).filter(|_| only).unwrap_or("")
+    head.only(name).unwrap_or("")
 }
 
 /// `EMFILE`, `ENFILE`: no descriptor left for this process or this machine; `ENOBUFS`, `ENOMEM`: no memory for it.

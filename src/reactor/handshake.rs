@@ -2,10 +2,10 @@
 //!
 //! Owns the routing of heads and the choice of encoding. Pure: a head in, a decision out.
 
-use super::stream::{Endpoint, Request};
+use super::stream::{Endpoint, Request, refuse_body};
 use crate::config::Config;
-use crate::http::{self, Head, HeadError};
-use crate::origin::{Origins, Source};
+use crate::http::{self, Framing, Head, HeadError};
+use crate::origin::{Origins, Source, UNREADABLE};
 use crate::protocol::Encoding;
 use crate::wire::Wire;
 use crate::ws::Upgrade;
@@ -67,6 +67,10 @@ impl Routes {
 
     /// Decides about a head.
     pub fn decide<'a>(&self, head: &Head<'a>) -> Decision<'a> {
+        // Whoever answers it: a second request could hide behind an end that others do not see.
+        if let Err(error) = Framing::of(head) {
+            return refuse_body(error);
+        }
         let path = trim(head.path);
         if let Some(endpoint) = self.streams.iter().find(|endpoint| endpoint.path == path) {
             return self.stream(endpoint, head);
@@ -115,8 +119,8 @@ impl Routes {
 
 /// Where the request says that it comes from.
 fn source<'a>(head: &Head<'a>) -> Source<'a> {
-    let unreadable = (head.count("origin") > 0).then_some("");
-    Source { origin: head.header("origin").or(unreadable), host: head.header("host") }
+    let origin = head.only("origin").or((head.count("origin") > 0).then_some(UNREADABLE));
+    Source { origin, host: head.host() }
 }
 
 fn refuse_origin<'a>() -> Decision<'a> {

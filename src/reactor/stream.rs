@@ -9,7 +9,7 @@ use super::conn::Phase;
 use super::handshake::Decision;
 use crate::base::wheel::NEVER;
 use crate::config::HttpStream;
-use crate::http::{self, Body, BodyError, Head, is_binary};
+use crate::http::{self, Body, BodyError, Framing, Head, is_binary};
 use crate::origin::{Source, preflight, shared_with};
 use crate::wire::Wire;
 use bytes::Bytes;
@@ -66,10 +66,13 @@ impl Endpoint {
     pub fn decide<'a>(&self, head: &Head<'a>, source: Source<'_>) -> Decision<'a> {
         let methods = if self.has_events() { "GET, POST" } else { "POST" };
         if head.method == "OPTIONS" {
-            let lines = preflight(source.origin, methods, head.header("access-control-request-headers"));
+            let asked: Vec<&str> = head.values("access-control-request-headers").collect();
+            let lines = preflight(source.origin, methods, &asked);
             return Decision::Answer(204, empty_answer(&lines));
         }
         let said = match head.method {
+            // It would be taken for the next request by whoever reads it so.
+            "GET" if Framing::of(head).map_or(true, Framing::has_body) => return refuse_body(BodyError::Malformed),
             "GET" if self.has_events() => match head.param(CONNECT) {
                 Some(said) => Said::Query(said),
                 None if self.wire.is_uni() => Said::Query(Vec::new()),
@@ -88,7 +91,7 @@ impl Endpoint {
             }
         };
         let wire = match self.wire {
-            Wire::StreamJson if head.header("content-type").is_some_and(is_binary) => Wire::StreamProtobuf,
+            Wire::StreamJson if head.only("content-type").is_some_and(is_binary) => Wire::StreamProtobuf,
             wire => wire,
         };
         let expects = head.lists("expect", "100-continue");
@@ -104,9 +107,11 @@ impl Endpoint {
     }
 }
 
-fn refuse_body<'a>(error: BodyError) -> Decision<'a> {
+pub fn refuse_body<'a>(error: BodyError) -> Decision<'a> {
     let (status, phrase, text) = match error {
-        BodyError::Malformed => (400, "Bad Request", "the body's length is not to be made out"),
+        BodyError::Malformed => {
+            (400, "Bad Request", "there is a body where none belongs, or its length is not to be made out")
+        }
         BodyError::NoLength => (411, "Length Required", "a body is needed, and its length"),
         BodyError::TooLarge => (413, "Content Too Large", "the body is larger than max_request_body_size"),
     };
@@ -234,6 +239,9 @@ mod tests {
             (SseJson, "GET /s?cf_connect=%7b%7d&x=y HTTP/1.1", "SseJson {}"),
             (SseJson, "GET /s HTTP/1.1", "400"),
             (UniSse, "GET /s HTTP/1.1", "UniSse "),
+            (SseJson, "GET /s?cf_connect={} HTTP/1.1\r\nContent-Length: 0", "SseJson {}"),
+            (SseJson, "GET /s?cf_connect={} HTTP/1.1\r\nContent-Length: 1", "400"),
+            (UniSse, "GET /s HTTP/1.1\r\nTransfer-Encoding: chunked", "400"),
             (UniSse, "POST /s HTTP/1.1\r\nContent-Length: 9", "UniSse body false"),
             (StreamJson, "GET /s?cf_connect={} HTTP/1.1", "405"),
             (StreamJson, "POST /s HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-Continue", "StreamJson body true"),

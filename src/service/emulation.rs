@@ -5,6 +5,7 @@
 //! stream next, which only a fresh one may.
 
 use super::node::{Node, Unavailable};
+use super::source::{only, origin_and_host};
 use crate::config::Config;
 use crate::http::is_binary;
 use crate::origin::{Origins, Source, preflight, shared_with};
@@ -12,7 +13,7 @@ use crate::protocol::EmulationRequest;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
@@ -45,8 +46,7 @@ pub fn router(node: Arc<Node>, config: &Config) -> Router {
 }
 
 async fn take(State(emulation): State<Arc<Emulation>>, request: Request) -> Response {
-    let origin = text(request.headers(), header::ORIGIN);
-    let host = text(request.headers(), header::HOST);
+    let (origin, host) = origin_and_host(&request);
     let source = Source { origin: origin.as_deref(), host: host.as_deref() };
     if !emulation.origins.allow(source) {
         return (
@@ -59,8 +59,9 @@ async fn take(State(emulation): State<Arc<Emulation>>, request: Request) -> Resp
     let mut lines = shared_with(source.origin);
     let mut response = match *request.method() {
         Method::OPTIONS => {
-            let asked = text(request.headers(), header::ACCESS_CONTROL_REQUEST_HEADERS);
-            lines = preflight(source.origin, "POST", asked.as_deref());
+            let asked = request.headers().get_all(header::ACCESS_CONTROL_REQUEST_HEADERS);
+            let asked: Vec<&str> = asked.iter().filter_map(|value| value.to_str().ok()).collect();
+            lines = preflight(source.origin, "POST", &asked);
             StatusCode::NO_CONTENT.into_response()
         }
         Method::POST => match pass_on(&emulation, request).await {
@@ -78,11 +79,6 @@ async fn take(State(emulation): State<Arc<Emulation>>, request: Request) -> Resp
     response
 }
 
-/// A header that is there and no text is an empty one.
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    headers.get(name).map(|value| value.to_str().unwrap_or("").to_owned())
-}
-
 /// What is answered in place of 204.
 type Refusal = (StatusCode, &'static str);
 
@@ -92,7 +88,7 @@ async fn pass_on(emulation: &Emulation, request: Request) -> Result<(), Refusal>
     if request.body().size_hint().lower() > emulation.body_max as u64 {
         return Err(too_large);
     }
-    let binary = text(request.headers(), header::CONTENT_TYPE).is_some_and(|kind| is_binary(&kind));
+    let binary = only(request.headers(), header::CONTENT_TYPE).is_some_and(is_binary);
     let body = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
         Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
         Ok(Err(why)) if why.status() == StatusCode::PAYLOAD_TOO_LARGE => return Err(too_large),

@@ -13,6 +13,7 @@ mod hooks;
 mod jwks;
 mod node;
 mod pages;
+mod source;
 #[cfg(test)]
 mod testing;
 mod watch;

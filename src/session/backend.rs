@@ -31,7 +31,8 @@ pub struct Who {
     /// "websocket", "sse" and the like.
     pub transport: &'static str,
     pub encoding: Encoding,
-    /// Lines `name: value` of the client's own request that proxies forward, lower-case names; mostly empty.
+    /// Lines `name: value` of the client's own request that proxies forward, lower-case names; mostly empty. A
+    /// character of a value is a byte.
     pub headers: Box<str>,
 }
 

@@ -1,7 +1,7 @@
 //! F1 · The opening handshake, RFC 6455 section 4.2: what a request must have, and the answer that accepts it.
 
 use super::extension::{Agreed, negotiate};
-use crate::http::{self, Head};
+use crate::http::{self, Framing, Head};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -55,20 +55,22 @@ impl<'a> Upgrade<'a> {
         if head.count("host") != 1 {
             return Err(bad_request("a request needs one Host header"));
         }
+        // What came behind the head would be read as frames.
+        if Framing::of(head).map_or(true, Framing::has_body) {
+            return Err(bad_request("a WebSocket handshake has no body"));
+        }
         if !head.lists("upgrade", "websocket") {
             return Err(bad_request("this is a WebSocket endpoint: the Upgrade header must say websocket"));
         }
         if !head.lists("connection", "upgrade") {
             return Err(bad_request("the Connection header must list Upgrade"));
         }
-        if head.header("sec-websocket-version") != Some("13") {
+        if head.only("sec-websocket-version") != Some("13") {
             return Err(Refusal { status: 426, phrase: "Upgrade Required", text: "Sec-WebSocket-Version must be 13" });
         }
-        let key = head.header("sec-websocket-key").map(str::trim).filter(|key| is_key(key));
-        match key {
-            Some(key) if head.count("sec-websocket-key") == 1 => Ok(Upgrade { key, deflate: None }),
-            _ => Err(bad_request("Sec-WebSocket-Key must be 16 bytes in base64")),
-        }
+        let key = head.only("sec-websocket-key").map(str::trim).filter(|key| is_key(key));
+        let key = key.ok_or(bad_request("Sec-WebSocket-Key must be 16 bytes in base64"))?;
+        Ok(Upgrade { key, deflate: None })
     }
 
     /// Takes the client's offer of compression, if there is one that can be.
@@ -155,6 +157,12 @@ mod tests {
             ("dGhlIHNhbXBsZSBub25jZQ==", "dGhl", 400),
             ("dGhlIHNhbXBsZSBub25jZQ==", "!!!!IHNhbXBsZSBub25jZQ==", 400),
             ("Sec-WebSocket-Key", "Sec-WebSocket-Kez", 400),
+            ("Upgrade: W", "Content-Length: 0\r\nUpgrade: W", 101),
+            ("Upgrade: W", "Content-Length: 1\r\nUpgrade: W", 400),
+            ("Upgrade: W", "Content-Length: 0\r\nContent-Length: 0\r\nUpgrade: W", 400),
+            ("Upgrade: W", "Transfer-Encoding: chunked\r\nUpgrade: W", 400),
+            ("Upgrade: W", "Transfer-Encoding: identity\r\nUpgrade: W", 400),
+            ("Upgrade: W", "Sec-WebSocket-Version: 8\r\nUpgrade: W", 426),
         ] {
             assert_eq!(status(&GOOD.replace(from, to)), expected, "{from} -> {to}");
         }

@@ -106,20 +106,24 @@ fn serve(stream: TcpStream, asked: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -
 }
 
 fn read(reader: &mut BufReader<TcpStream>) -> Option<Asked> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|len| *len > 0)?;
-    let path = line.split(' ').nth(1)?.to_owned();
+    let path = read_line(reader)?.split(' ').nth(1)?.to_owned();
     let mut headers = Vec::new();
     loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        let line = read_line(reader)?;
+        let Some((name, value)) = line.trim_end_matches(['\r', '\n']).split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim_matches(' ').to_owned()));
     }
     let len = headers.iter().find(|(name, _)| name == "content-length").map_or("0", |(_, value)| value);
     let mut body = vec![0; len.parse().ok()?];
     reader.read_exact(&mut body).ok()?;
     Some(Asked { path, headers, body: serde_json::from_slice(&body).unwrap_or_default() })
+}
+
+/// A line of a head, each byte of it a character; `None` at the end of the stream.
+fn read_line(reader: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut line = Vec::new();
+    reader.read_until(b'\n', &mut line).ok().filter(|len| *len > 0)?;
+    Some(line.into_iter().map(char::from).collect())
 }
 
 /// Holds answers back until it is opened.

@@ -101,17 +101,114 @@ fn a_page_of_another_host_gets_403() {
     };
     let server = Server::start(OPEN);
     assert_eq!(status(&server, "https://gannet.example"), 101, "the server's own host");
+    for own in ["https://gannet.example:443", "http://GANNET.example"] {
+        assert_eq!(status(&server, own), 101, "{own}");
+    }
     for foreign in ["https://evil.example", "https://gannet.example.evil.example", "null", ""] {
         assert_eq!(status(&server, foreign), 403, "{foreign}");
     }
-    assert_eq!(server.metric("gannet_client_origins_refused_total"), 4);
+    for foreign in ["https://gannet.example:8443", "https://gannet.example.", "ftp://gannet.example"] {
+        assert_eq!(status(&server, foreign), 403, "{foreign}");
+    }
+    // Of two lines neither counts.
+    assert_eq!(status(&server, "https://gannet.example\r\nOrigin: https://evil.example"), 403);
+    assert_eq!(status(&server, "https://gannet.example\r\nOrigin: https://gannet.example"), 403);
+    assert_eq!(server.metric("gannet_client_origins_refused_total"), 9);
+    for (host, origin, expected) in [
+        ("gannet.example:443", "https://gannet.example", 101),
+        ("gannet.example:443", "http://gannet.example", 403),
+        ("gannet.example:80", "https://gannet.example", 403),
+        ("[::1]:8000", "http://[0:0::1]:8000", 101),
+    ] {
+        let head = upgrade_head(PATH, &[&format!("Origin: {origin}")])
+            .replace("Host: gannet.example", &format!("Host: {host}"));
+        let mut peer = Peer::open(server.address);
+        peer.send(head.as_bytes());
+        assert_eq!(peer.response().status, expected, "{origin} at {host}");
+    }
 
     let server = Server::with(OPEN, &["--client.allowed_origins", "https://*.example.com"]);
     assert_eq!(status(&server, "https://app.example.com"), 101);
-    for foreign in ["https://gannet.example", "https://app.example.com.evil.example", "http://app.example.com"] {
+    assert_eq!(status(&server, "https://app.example.com:443"), 101);
+    let alike = "https://evil.example/.example.com";
+    for foreign in ["https://gannet.example", "https://app.example.com.evil.example", "http://app.example.com", alike] {
         assert_eq!(status(&server, foreign), 403, "{foreign}");
     }
     assert_eq!(status(&Server::with(OPEN, &["--client.allowed_origins", "*"]), "https://any.example"), 101);
+}
+
+/// A handshake whose body is a frame: a client's first command.
+#[test]
+fn a_handshake_with_a_body_gets_400_and_its_body_is_for_nobody() {
+    let server = Server::with(OPEN, &["--echo.enabled", "--uni_websocket.enabled", "--uni_sse.enabled"]);
+    let mut witness = Witness::join(&server);
+    let body = frame(TEXT, br#"{"id":1,"connect":{}}"#);
+    let length = format!("Content-Length: {}", body.len());
+    let chunks = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+    let before = server.metric("gannet_transport_messages_received_total");
+    for path in [PATH, "/echo", "/connection/uni_websocket"] {
+        for (lines, body) in [
+            (&[length.as_str()][..], &body),
+            (&["Transfer-Encoding: chunked"], &chunks),
+            (&["Transfer-Encoding: identity"], &body),
+            (&["Content-Length: 0", "Content-Length: 0"], &body),
+            (&[&length, "Transfer-Encoding: chunked"], &chunks),
+        ] {
+            let response = answer(&server, &[upgrade_head(path, lines).as_bytes(), body].concat());
+            assert_eq!(response.status, 400, "{path} {lines:?}");
+        }
+        let mut peer = Peer::open(server.address);
+        peer.send(upgrade_head(path, &["Content-Length: 0"]).as_bytes());
+        assert_eq!(peer.response().status, 101, "{path}");
+    }
+    let stream = format!("GET /connection/uni_sse HTTP/1.1\r\nHost: gannet.example\r\n{length}\r\n\r\n");
+    assert_eq!(answer(&server, &[stream.as_bytes(), &body].concat()).status, 400);
+    assert_eq!(server.metric(&refusals(400)), 16);
+    assert_eq!(server.metric("gannet_transport_messages_received_total"), before, "nothing was run");
+    witness.hears(&server);
+}
+
+/// What a proxy in front and this server may find to end at different places, whoever is to answer it.
+#[test]
+fn a_request_whose_end_is_in_doubt_gets_400() {
+    let server = Server::with(OPEN, &["--sse.enabled", "--http_stream.enabled", "--openapi.enabled"]);
+    let mut witness = Witness::join(&server);
+    let paths =
+        ["/health", "/api/publish", "/emulation", "/no such page", PATH, "/connection/sse", "/connection/http_stream"];
+    let doubts: [&[&str]; 6] = [
+        &["Content-Length: 5", "Content-Length: 5"],
+        &["Content-Length: 5", "Content-Length: 6"],
+        &["Content-Length: 5, 5"],
+        &["Content-Length: +5"],
+        &["Content-Length: 5", "Transfer-Encoding: chunked"],
+        &["Transfer-Encoding: gzip"],
+    ];
+    let mut done = 0;
+    for path in paths.map(|path| path.replace(' ', "-")) {
+        for lines in doubts {
+            let head = format!("POST {path} HTTP/1.1\r\nHost: gannet.example\r\n{}\r\n\r\n", lines.join("\r\n"));
+            let hidden = "0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: gannet.example\r\n\r\n";
+            assert_eq!(answer(&server, (head + hidden).as_bytes()).status, 400, "{path} {lines:?}");
+            done += 1;
+        }
+    }
+    assert_eq!(server.metric(&refusals(400)), done);
+    witness.hears(&server);
+}
+
+/// The service thread reads what comes later on a connection that it keeps: what has two ends is the last request.
+#[test]
+fn nothing_hides_behind_a_doubtful_end_on_a_kept_connection() {
+    let server = Server::start(OPEN);
+    for lines in ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
+    {
+        let mut peer = Peer::open(server.address);
+        assert_eq!(peer.request("GET", "/health", &[], "").expect("an answer").status, 200);
+        let head = format!("POST /no-such-page HTTP/1.1\r\nHost: gannet.example\r\n{lines}\r\n\r\n0\r\n\r\n");
+        peer.send((head + "GET /health HTTP/1.1\r\nHost: gannet.example\r\n\r\n").as_bytes());
+        assert_eq!(peer.response().status, 404);
+        assert_eq!(peer.rest(), b"", "the second request has no answer");
+    }
 }
 
 #[test]

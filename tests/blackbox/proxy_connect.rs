@@ -244,6 +244,43 @@ fn headers_are_forwarded_the_real_ones_always_and_the_emulated_ones_to_connect()
 }
 
 #[test]
+fn all_lines_of_a_header_are_forwarded_as_they_came() {
+    let backend = always(json!({ "result": { "user": "42" } }));
+    let names = format!("--{CONNECT}.http_headers=X-Forwarded-For,Cookie,X-Name");
+    let server = backend.serves(&[CONNECT], &[&names, "--uni_sse.enabled"]);
+    // A client's own claim, and behind it what the proxy in front adds; Latin-1, UTF-8 with a byte that is a blank in
+    // Latin-1 at its end, and an empty value.
+    let lines: &[&[u8]] = &[
+        b"X-Forwarded-For: 6.6.6.6",
+        b"Cookie: a=1",
+        b"X-Name: Andr\xe9",
+        b"x-forwarded-for: 203.0.113.9, 10.0.0.1",
+        b"COOKIE: b=2",
+        b"X-Name: \xc3\xa0",
+        b"X-Name:",
+    ];
+    let lines: Vec<u8> = lines.join(&b"\r\n"[..]);
+    let requests = [
+        (upgrade_head(PATH, &[]), 101),
+        ("GET /connection/uni_sse HTTP/1.1\r\nHost: gannet.example\r\n\r\n".to_owned(), 200),
+    ];
+    for (done, (head, status)) in requests.into_iter().enumerate() {
+        let mut peer = Peer::open(server.address);
+        let head = head.strip_suffix("\r\n").expect("the end of a head").as_bytes();
+        peer.send(&[head, &lines, b"\r\n\r\n"].concat());
+        if status == 101 {
+            assert_eq!(peer.response().status, 101);
+            peer.send_frame(TEXT, br#"{"id":1,"connect":{}}"#);
+        }
+        let asked = &backend.hears("/connect", done + 1)[done];
+        assert_eq!(asked.header("x-forwarded-for"), ["6.6.6.6", "203.0.113.9, 10.0.0.1"], "{status}");
+        assert_eq!(asked.header("cookie"), ["a=1", "b=2"], "{status}");
+        // The test's backend shows each byte as a character.
+        assert_eq!(asked.header("x-name"), ["Andr\u{e9}", "\u{c3}\u{a0}", ""], "{status}");
+    }
+}
+
+#[test]
 fn the_backend_is_asked_at_expiry_and_prolongs_or_ends() {
     // Nothing else is due in a session meanwhile.
     let backend = Backend::start(|asked| match (asked.path.as_str(), asked.text("user")) {

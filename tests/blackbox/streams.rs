@@ -232,6 +232,8 @@ fn pages_of_allowed_origins_may_read_and_others_are_refused() {
         assert_eq!(answered.header("vary").as_deref(), Some("Origin"));
         let refused = answer(&server, &request(bad));
         assert_eq!((refused.status, refused.header("access-control-allow-origin")), (403, None));
+        let twice = answer(&server, &request(&format!("{good}\r\n{good}")));
+        assert_eq!((twice.status, twice.header("access-control-allow-origin")), (403, None));
         let program = answer(&server, &request("X: y"));
         assert_eq!((program.status, program.header("access-control-allow-origin")), (status, None));
     }
@@ -242,8 +244,11 @@ fn pages_of_allowed_origins_may_read_and_others_are_refused() {
         assert_eq!(answered.header("access-control-allow-headers").as_deref(), Some("content-type"));
         assert!(answered.header("access-control-allow-methods").expect("methods").contains("POST"));
         assert_eq!(answer(&server, &asks(path, bad)).status, 403);
+        let more = format!("{good}\r\nAccess-Control-Request-Headers: x-b3");
+        let answered = answer(&server, &asks(path, &more));
+        assert_eq!(answered.header("access-control-allow-headers").as_deref(), Some("x-b3, content-type"));
     }
-    assert_eq!(server.metric("gannet_client_origins_refused_total"), 4, "those of reactors");
+    assert_eq!(server.metric("gannet_client_origins_refused_total"), 6, "those of reactors");
 }
 
 #[test]

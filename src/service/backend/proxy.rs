@@ -186,7 +186,7 @@ impl Proxy {
         for name in &self.forwarded {
             let lines = who.headers.lines().filter_map(|line| line.split_once(':'));
             let values = lines.filter(|(given, _)| given.eq_ignore_ascii_case(name.as_str()));
-            let mut values = values.filter_map(|(_, value)| HeaderValue::from_str(value.trim()).ok());
+            let mut values = values.filter_map(|(_, value)| sent_as(value.trim_matches([' ', '\t'])));
             if let Some(first) = values.next() {
                 headers.insert(name, first);
                 for value in values {
@@ -247,6 +247,12 @@ impl Proxy {
         };
         tracing::warn!(proxy = self.label, endpoint = self.place, count, error = %failure, "{advice}");
     }
+}
+
+/// A value of the client's request as it came: each character of it stands for a byte.
+fn sent_as(value: &str) -> Option<HeaderValue> {
+    let bytes: Option<Vec<u8>> = value.chars().map(|c| u8::try_from(c).ok()).collect();
+    HeaderValue::from_bytes(&bytes?).ok()
 }
 
 fn instead(ask: &Ask, error: ClientError) -> Said {
