@@ -1,6 +1,6 @@
 //! F11 · The `gannet` program: arguments to configuration to server. The only place that prints errors or exits.
 
-use gannet::cli::{self, Command};
+use gannet::cli::{self, Action};
 use std::process::ExitCode;
 
 /// The configuration is wrong, or the server could not start.
@@ -8,9 +8,9 @@ const EXIT_UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
     match cli::run(std::env::args_os(), std::env::vars_os(), &mut std::io::stdout()) {
-        Ok(Command::Done) => ExitCode::SUCCESS,
-        Ok(Command::No) => ExitCode::FAILURE,
-        Ok(Command::Serve(config, warnings)) => match gannet::server::run(*config, &warnings) {
+        Ok(Action::Done) => ExitCode::SUCCESS,
+        Ok(Action::No) => ExitCode::FAILURE,
+        Ok(Action::Serve(config, warnings)) => match gannet::server::run(*config, &warnings) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error}");

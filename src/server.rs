@@ -9,7 +9,7 @@ use crate::config::{Config, Warning};
 use crate::reactor::{Links, Reactor, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, Replies, Service};
 use crate::session::Rules;
-use crate::shard::{Answer, Mail, Shard};
+use crate::shard::{ControlAnswer, Mail, Shard};
 use mio::{Poll, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fmt;
@@ -170,7 +170,7 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
 fn links(
     reactors: Vec<Sender<Mail>>,
     (hand_off, backend, hook): (HandOff, BackendLink, HookLink),
-    answers: UnboundedSender<Vec<(u64, Answer)>>,
+    answers: UnboundedSender<Vec<(u64, ControlAnswer)>>,
     happened: std::sync::mpsc::Sender<Happened>,
 ) -> Links {
     Links {

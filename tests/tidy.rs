@@ -3,6 +3,8 @@
 //! Reads the source as text with a small lexer. Every violation is listed with its file and line; a rule that is in the
 //! way is changed here, in the open.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +47,8 @@ const BANNED: [&str; 6] = ["manager", "handler", "helper", "util", "utils", "mis
 /// Names that others chose: an option of Centrifugo's configuration, and two crates.
 const ALLOWED: [&str; 4] = ["handler_prefix", "hyper_util", "futures_util", "http_body_util"];
 const UNFINISHED: [&str; 4] = ["todo!", "unimplemented!", "dbg!", "#[ignore"];
+/// What is defined once by name, if it is public: nobody should ask which of two is meant.
+const TYPES: [&str; 5] = ["struct", "enum", "trait", "type", "union"];
 /// Modules that read a peer's bytes: they may not panic.
 const PANIC_FREE: [&str; 4] = ["ws", "http", "protocol", "auth"];
 
@@ -423,6 +427,38 @@ fn unreachable(sources: &[Source]) -> Found {
     found
 }
 
+/// The names of public types that a file defines, with their places. Those that a macro makes are not seen.
+fn public_types(source: &Source) -> Vec<(usize, &str)> {
+    let name_of = |at: usize| {
+        let mut rest = source.live_bare[at + "pub".len()..].trim_start();
+        if let Some(restricted) = rest.strip_prefix('(') {
+            rest = restricted.split_once(')')?.1.trim_start();
+        }
+        let (kind, rest) = rest.split_once(char::is_whitespace)?;
+        let name = rest.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+        (TYPES.contains(&kind) && !name.is_empty()).then_some((at, name))
+    };
+    whole(&source.live_bare, "pub").filter_map(name_of).collect()
+}
+
+/// Public types whose name another one has: a reader could not tell which is meant.
+fn namesakes(sources: &[Source]) -> Found {
+    let mut first: HashMap<&str, &str> = HashMap::new();
+    let mut found = Found::new();
+    for source in sources {
+        for (at, name) in public_types(source) {
+            match first.entry(name) {
+                Entry::Vacant(entry) => drop(entry.insert(&source.path)),
+                Entry::Occupied(entry) => {
+                    let what = format!("{name} is the name of a public type in {} already", entry.get());
+                    found.push(source.violation(at, what));
+                }
+            }
+        }
+    }
+    found
+}
+
 // --- the tests ---
 
 fn read(folder: &str) -> Vec<Source> {
@@ -458,6 +494,7 @@ fn the_source_is_tidy() {
     assert!(sources.len() > 20, "the source was not found");
     let mut found: Found = sources.iter().flat_map(check).collect();
     found.extend(unreachable(&sources));
+    found.extend(namesakes(&sources));
     found.extend(read("tests").iter().flat_map(check));
     assert!(found.is_empty(), "{} violations:\n{}", found.len(), report(&found));
 }
@@ -504,6 +541,16 @@ fn finds_every_kind_of_violation() {
     let lost =
         [Source::new("src/lib.rs", "pub mod ws;"), Source::new("src/ws/mod.rs", ""), Source::new("src/ws/a.rs", "")];
     assert_eq!(report(&unreachable(&lost)), "src/ws/a.rs:1: no \"mod a;\" leads to this file\n");
+    let twice = [
+        Source::new("src/hub.rs", "pub struct Line;\nstruct Own;\n"),
+        Source::new(
+            "src/wire.rs",
+            "pub(super) enum Line<'a> {}\nstruct Own;\n#[cfg(test)]\nmod t { pub struct Line; }\n",
+        ),
+        Source::new("src/ws.rs", "// pub type Line = u8;\npub fn line() {}\npub trait Lines {}\n"),
+    ];
+    let expected = "src/wire.rs:1: Line is the name of a public type in src/hub.rs already\n";
+    assert_eq!(report(&namesakes(&twice)), expected);
 }
 
 #[test]

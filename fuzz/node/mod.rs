@@ -14,7 +14,7 @@ use gannet::hub::Flags;
 use gannet::protocol::code::{ClientError, Disconnect};
 use gannet::session::backend::{Call, Said};
 use gannet::session::{Now, Session, Sessions};
-use gannet::shard::{Answer, Control, Mail, Out, Shard, Table};
+use gannet::shard::{ControlAnswer, Control, Mail, Out, Shard, Table};
 use gannet::base::wheel::TICK_MS;
 use gannet::wire::Wire;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -82,7 +82,7 @@ pub struct Node {
     pub mail: Vec<Vec<VecDeque<Mail>>>,
     /// Questions that the backend has not answered.
     pub asks: Vec<Box<Call>>,
-    answers: Vec<(u64, Answer)>,
+    answers: Vec<(u64, ControlAnswer)>,
     pub known: Known,
     generation: u32,
     user_limit: u32,
@@ -354,7 +354,7 @@ impl Node {
         self.settle();
         let mut owned: BTreeMap<String, u64> = BTreeMap::new();
         for (_, answer) in std::mem::take(&mut self.answers) {
-            if let Answer::Channels(channels) = answer {
+            if let ControlAnswer::Channels(channels) = answer {
                 owned.extend(channels.into_iter().map(|(name, count)| (name.to_string(), count)));
             }
         }
@@ -377,7 +377,7 @@ impl Node {
         self.settle();
         let answers = std::mem::take(&mut self.answers).into_iter();
         let mut found = answers.filter_map(|(ticket, answer)| match answer {
-            Answer::Owner(answer) if ticket == CHECK => Some(answer),
+            ControlAnswer::Owner(answer) if ticket == CHECK => Some(answer),
             _ => None,
         });
         found.next().expect("an answer")

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use gannet::config::{ChannelOptions, Config, Namespace};
+use gannet::config::{ChannelOptions, Config, NamespaceOptions};
 use gannet::session::Rules;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -54,7 +54,7 @@ fn make(setup: u8) -> Rules {
     config.reactor.fanout_queue_size = 2000;
     config.channel.without_namespace = open();
     config.channel.namespaces =
-        namespaces().into_iter().map(|(name, options)| Namespace { name: name.into(), options }).collect();
+        namespaces().into_iter().map(|(name, options)| NamespaceOptions { name: name.into(), options }).collect();
     Rules::new(&config, &["x-forwarded".to_owned()]).expect("rules")
 }
 

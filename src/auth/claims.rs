@@ -73,7 +73,7 @@ type Raw<'a> = Option<&'a RawValue>;
 /// The claims as they stand in the token. Times are NumericDates (RFC 7519 section 2): seconds, a fraction allowed.
 /// What only one kind of token gives a meaning is read when that kind is: elsewhere it may be anything.
 #[derive(Deserialize)]
-pub(super) struct Body<'a> {
+pub(super) struct RawClaims<'a> {
     pub exp: Option<f64>,
     pub nbf: Option<f64>,
     expire_at: Option<f64>,
@@ -132,8 +132,8 @@ struct Switch {
     value: bool,
 }
 
-impl<'a> Body<'a> {
-    pub(super) fn parse(json: &'a [u8]) -> Result<Body<'a>, WrongType> {
+impl<'a> RawClaims<'a> {
+    pub(super) fn parse(json: &'a [u8]) -> Result<RawClaims<'a>, WrongType> {
         serde_json::from_slice(json).map_err(|_| WrongType)
     }
 

@@ -17,11 +17,11 @@ pub use jwks::{Jwks, KEY_SET_LEN_MAX, KeySet, KeySetError};
 use crate::config::{self, KeySource, Pattern};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use claims::{Body, WrongType, user_of_claim};
+use claims::{RawClaims, WrongType, user_of_claim};
 use compact_str::CompactString;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use signature::{Algorithm, PublicKey, Secret};
+use signature::{Algorithm, HmacSecret, PublicKey};
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -118,9 +118,9 @@ enum Keys {
 }
 
 struct Configured {
-    secret: Option<Secret>,
+    secret: Option<HmacSecret>,
     /// With the last second in which it counts.
-    previous: Option<(Secret, u64)>,
+    previous: Option<(HmacSecret, u64)>,
     rsa: Option<PublicKey>,
     ecdsa: Option<PublicKey>,
 }
@@ -160,7 +160,7 @@ impl Verifier {
             _ if skip_signature => Keys::Skipped,
             Some(source) => Keys::Fetched(source),
             None => {
-                let secret = |text: &str| (!text.is_empty()).then(|| Secret::new(text)).flatten();
+                let secret = |text: &str| (!text.is_empty()).then(|| HmacSecret::new(text)).flatten();
                 let until = match options.hmac_previous_secret_key_valid_until {
                     0 => u64::MAX,
                     until => until,
@@ -217,7 +217,7 @@ impl Verifier {
         token: &str,
         now: u64,
         jwks: &Jwks,
-        read: impl FnOnce(&Body<'_>, CompactString) -> Result<T, TokenError>,
+        read: impl FnOnce(&RawClaims<'_>, CompactString) -> Result<T, TokenError>,
     ) -> Result<Good<T>, TokenError> {
         let parts = Parts::split(token)?;
         let header: Header<'_> = serde_json::from_slice(&parts.header).map_err(|_| Why::Malformed)?;
@@ -226,7 +226,7 @@ impl Verifier {
             // An extension that changes what the signature means, and must not be passed over.
             return Err(Why::Malformed.into());
         }
-        let body = Body::parse(&parts.body)?;
+        let body = RawClaims::parse(&parts.body)?;
         let groups = self.issuer_and_audience(&body)?;
         let key_until = match &self.keys {
             Keys::Skipped => u64::MAX,
@@ -251,7 +251,7 @@ impl Verifier {
         Ok(Good { claims, from, until: until.min(key_until) })
     }
 
-    fn issuer_and_audience(&self, body: &Body<'_>) -> Result<Groups, TokenError> {
+    fn issuer_and_audience(&self, body: &RawClaims<'_>) -> Result<Groups, TokenError> {
         let mut groups = Groups::default();
         if !matches!(self.issuer, Pattern::Any) {
             let issuer = body.issuer()?.unwrap_or_default();

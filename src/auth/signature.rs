@@ -48,17 +48,17 @@ impl Algorithm {
 }
 
 /// A secret, with the part of the work done that is the same for every message.
-pub(super) struct Secret {
+pub(super) struct HmacSecret {
     sha256: Hmac<Sha256>,
     sha384: Hmac<Sha384>,
     sha512: Hmac<Sha512>,
 }
 
-impl Secret {
+impl HmacSecret {
     /// HMAC takes a key of any length, so there is always one.
-    pub(super) fn new(secret: &str) -> Option<Secret> {
+    pub(super) fn new(secret: &str) -> Option<HmacSecret> {
         let secret = secret.as_bytes();
-        Some(Secret {
+        Some(HmacSecret {
             sha256: Hmac::new_from_slice(secret).ok()?,
             sha384: Hmac::new_from_slice(secret).ok()?,
             sha512: Hmac::new_from_slice(secret).ok()?,

@@ -46,14 +46,14 @@ impl Bucket {
 /// The states of very many buckets in a fixed room. A key has its place by its hash, so two keys may share one, and
 /// then they share its tokens, but only while both are in use: a bucket that is full again is as good as new.
 #[derive(Debug)]
-pub struct Table {
+pub struct BucketTable {
     places: Box<[AtomicU64]>,
 }
 
-impl Table {
+impl BucketTable {
     /// `size` places of 8 bytes, at least one.
-    pub fn new(size: usize) -> Table {
-        Table { places: (0..size.max(1)).map(|_| AtomicU64::new(0)).collect() }
+    pub fn new(size: usize) -> BucketTable {
+        BucketTable { places: (0..size.max(1)).map(|_| AtomicU64::new(0)).collect() }
     }
 
     /// Where the bucket number `at` of `key` is, which is a good hash already.
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_table_is_exact_among_threads() {
-        let (table, bucket, taken) = (Table::new(1), bucket(1000, 60_000), AtomicUsize::new(0));
+        let (table, bucket, taken) = (BucketTable::new(1), bucket(1000, 60_000), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn keys_and_buckets_have_places_of_their_own() {
-        let (table, one) = (Table::new(1 << 20), bucket(1, 60_000));
+        let (table, one) = (BucketTable::new(1 << 20), bucket(1, 60_000));
         let mut number = numbers(0xfeed);
         let keys: Vec<u64> = (0..1000).map(|_| number()).collect();
         let mut shared = 0;

@@ -25,21 +25,21 @@ pub fn ticks(duration: std::time::Duration) -> Tick {
 
 /// The part of a node that the wheel owns. 12 bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Links {
+pub struct WheelLinks {
     next: u32,
     prev: u32,
     due: Tick,
 }
 
-impl Default for Links {
-    fn default() -> Links {
-        Links { next: NONE, prev: NONE, due: NEVER }
+impl Default for WheelLinks {
+    fn default() -> WheelLinks {
+        WheelLinks { next: NONE, prev: NONE, due: NEVER }
     }
 }
 
 /// Where the nodes live: a slab, addressed by index.
 pub trait Nodes {
-    fn links(&mut self, node: u32) -> &mut Links;
+    fn links(&mut self, node: u32) -> &mut WheelLinks;
 }
 
 /// Slot heads and the last tick that was expired in full.
@@ -92,7 +92,7 @@ impl Wheel {
         }
         let head = &mut self.heads[(due % SLOTS) as usize];
         let next = std::mem::replace(head, node);
-        *nodes.links(node) = Links { next, prev: NONE, due };
+        *nodes.links(node) = WheelLinks { next, prev: NONE, due };
         if next != NONE {
             nodes.links(next).prev = node;
         }
@@ -102,7 +102,7 @@ impl Wheel {
 
     /// Takes `node` out, armed or not. Must be called before a node's slot in the slab is freed.
     pub fn disarm(&mut self, nodes: &mut impl Nodes, node: u32) {
-        let Links { next, prev, due } = std::mem::take(nodes.links(node));
+        let WheelLinks { next, prev, due } = std::mem::take(nodes.links(node));
         if due == NEVER {
             return;
         }
@@ -145,13 +145,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    impl Nodes for Vec<Links> {
-        fn links(&mut self, node: u32) -> &mut Links {
+    impl Nodes for Vec<WheelLinks> {
+        fn links(&mut self, node: u32) -> &mut WheelLinks {
             &mut self[node as usize]
         }
     }
 
-    fn drain(wheel: &mut Wheel, nodes: &mut Vec<Links>, now: Tick) -> Vec<u32> {
+    fn drain(wheel: &mut Wheel, nodes: &mut Vec<WheelLinks>, now: Tick) -> Vec<u32> {
         let mut out: Vec<u32> = std::iter::from_fn(|| wheel.pop(nodes, now)).collect();
         out.sort_unstable();
         out
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn pops_at_the_tick_and_not_before() {
-        let (mut wheel, mut nodes) = (Wheel::new(10), vec![Links::default(); 4]);
+        let (mut wheel, mut nodes) = (Wheel::new(10), vec![WheelLinks::default(); 4]);
         for (node, due) in [(0, 12), (1, 12), (2, 13), (3, NEVER)] {
             wheel.arm(&mut nodes, node, due);
         }
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_next_due_is_the_first_of_all() {
-        let (mut wheel, mut nodes) = (Wheel::new(10), vec![Links::default(); 3]);
+        let (mut wheel, mut nodes) = (Wheel::new(10), vec![WheelLinks::default(); 3]);
         assert_eq!(wheel.next_due(), None);
         wheel.arm(&mut nodes, 0, 10 + 5 * SLOTS);
         assert_eq!(wheel.next_due(), Some(10 + SLOTS - 1), "beyond the horizon it is asked again");
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_later_deadline_leaves_the_node_and_an_earlier_one_moves_it() {
-        let (mut wheel, mut nodes) = (Wheel::new(0), vec![Links::default(); 1]);
+        let (mut wheel, mut nodes) = (Wheel::new(0), vec![WheelLinks::default(); 1]);
         wheel.arm(&mut nodes, 0, 50);
         wheel.arm(&mut nodes, 0, 80);
         assert_eq!(wheel.len(), 1);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_past_or_far_deadline_is_asked_at_the_next_tick_or_the_horizon() {
-        let (mut wheel, mut nodes) = (Wheel::new(100), vec![Links::default(); 2]);
+        let (mut wheel, mut nodes) = (Wheel::new(100), vec![WheelLinks::default(); 2]);
         wheel.arm(&mut nodes, 0, 3);
         wheel.arm(&mut nodes, 1, 100_000);
         assert_eq!(drain(&mut wheel, &mut nodes, 101), [0]);
@@ -213,7 +213,7 @@ mod tests {
         /// Against a plain map: every node comes out once, never early, never later than asked for.
         #[test]
         fn agrees_with_a_map(steps in prop::collection::vec((0u32..16, 0u32..4, 0u32..600, any::<bool>()), 1..200)) {
-            let (mut wheel, mut nodes) = (Wheel::new(0), vec![Links::default(); 16]);
+            let (mut wheel, mut nodes) = (Wheel::new(0), vec![WheelLinks::default(); 16]);
             let mut model = std::collections::BTreeMap::new();
             let mut now = 0;
             for (node, what, amount, ask) in steps {

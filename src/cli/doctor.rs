@@ -14,9 +14,9 @@ use clap::ArgMatches;
 use serde::Serialize;
 
 use crate::config::Config;
-use facts::{Facts, Source};
-use limits::{Ask, Limit};
-use warnings::Warning;
+use facts::{FactSource, Facts};
+use limits::{HostLimit, Scenario};
+use warnings::Advice;
 
 /// What was asked on the command line.
 #[derive(Debug, Default)]
@@ -54,8 +54,8 @@ struct Report {
     fits: bool,
     /// The name of that limit.
     binds: String,
-    limits: Vec<Limit>,
-    warnings: Vec<Warning>,
+    limits: Vec<HostLimit>,
+    warnings: Vec<Advice>,
     /// Kernel keys that could not be read.
     unread: Vec<String>,
 }
@@ -64,7 +64,7 @@ struct Report {
 pub fn examine(question: &Question, config: &Config) -> Result<(String, bool), String> {
     let root = Path::new(&question.root);
     let page_bytes = rustix::param::page_size() as u64;
-    let facts = Facts::read(&Source { root, pid: question.pid, page_bytes });
+    let facts = Facts::read(&FactSource { root, pid: question.pid, page_bytes });
     if facts.nofile_hard.is_none() {
         let process = question.pid.map_or("self".into(), |pid| pid.to_string());
         let path = root.join("proc").join(process).join("limits");
@@ -81,8 +81,8 @@ pub fn examine(question: &Question, config: &Config) -> Result<(String, bool), S
 fn judge(facts: &Facts, config: &Config, question: &Question) -> Report {
     let configured = Some(config.client.connection_limit as u64).filter(|limit| *limit > 0);
     let wanted = question.clients.or(configured);
-    let ask = Ask { facts, config, sources: question.sources, target: wanted.unwrap_or(0) };
-    let lowest = |limits: &[Limit]| {
+    let ask = Scenario { facts, config, sources: question.sources, target: wanted.unwrap_or(0) };
+    let lowest = |limits: &[HostLimit]| {
         let always = limits.iter().find(|limit| limit.only_if.is_empty());
         always.map_or((0, String::new()), |limit| (limit.clients, limit.name.clone()))
     };
@@ -90,7 +90,7 @@ fn judge(facts: &Facts, config: &Config, question: &Question) -> Report {
     let (clients, binds) = lowest(&all);
     if wanted.is_none() {
         // Without a number, the commands shall make room for twice as many.
-        all = limits::limits(Ask { target: clients.saturating_mul(2), ..ask });
+        all = limits::limits(Scenario { target: clients.saturating_mul(2), ..ask });
     }
     Report {
         kernel: facts.kernel.clone(),

@@ -20,7 +20,7 @@ use crate::config::{self, Config, ConfigError, File, Format, Warning};
 
 /// What is left to do.
 #[derive(Debug)]
-pub enum Command {
+pub enum Action {
     /// Serve with this configuration. The warnings are still to be told.
     Serve(Box<Config>, Vec<Warning>),
     /// Everything has been done: exit with 0.
@@ -59,7 +59,7 @@ pub fn run(
     args: impl Iterator<Item = OsString>,
     env: impl Iterator<Item = (OsString, OsString)>,
     out: &mut dyn Write,
-) -> Result<Command, CliError> {
+) -> Result<Action, CliError> {
     let env = own_variables(env)?;
     let (args, unknown) = flags::take_unknown(flags::join_values(args).into_iter());
     let root = match flags::command().try_get_matches_from(args) {
@@ -84,14 +84,14 @@ pub fn run(
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(fail)?.as_secs();
             let (text, is_good) = token::carry_out(matches, &config.client, now).map_err(fail)?;
             let done = print(out, &text)?;
-            Ok(if is_good { done } else { Command::No })
+            Ok(if is_good { done } else { Action::No })
         }
         "doctor" => {
             let (text, fits) = doctor::examine(&doctor::Question::of(matches), &config).map_err(fail)?;
             let done = print(out, &text)?;
-            Ok(if fits { done } else { Command::No })
+            Ok(if fits { done } else { Action::No })
         }
-        _ => Ok(Command::Serve(Box::new(config), warnings)),
+        _ => Ok(Action::Serve(Box::new(config), warnings)),
     }
 }
 
@@ -116,7 +116,7 @@ fn own_variables(env: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<
 }
 
 /// Clap took no command from the arguments: help was asked for, or they are wrong.
-fn stopped(error: &clap::Error, unknown: &[(String, String)], out: &mut dyn Write) -> Result<Command, CliError> {
+fn stopped(error: &clap::Error, unknown: &[(String, String)], out: &mut dyn Write) -> Result<Action, CliError> {
     let text = error.render().to_string();
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return print(out, &text);
@@ -152,11 +152,11 @@ fn load(
 }
 
 /// Whoever reads may stop early (`gannet config | head`); that is no failure.
-fn print(out: &mut dyn Write, text: &str) -> Result<Command, CliError> {
+fn print(out: &mut dyn Write, text: &str) -> Result<Action, CliError> {
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fail(format!("output: {error}"))),
-        _ => Ok(Command::Done),
+        _ => Ok(Action::Done),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::*;
 
 /// Words are split at spaces; `'` keeps nothing together, so values here have none.
-fn try_run(line: &str, env: &[(&str, &str)]) -> (Result<Command, String>, String) {
+fn try_run(line: &str, env: &[(&str, &str)]) -> (Result<Action, String>, String) {
     let args = line.split(' ').map(OsString::from);
     let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let mut out = Vec::new();
@@ -17,7 +17,7 @@ fn try_run(line: &str, env: &[(&str, &str)]) -> (Result<Command, String>, String
 
 fn output(line: &str, env: &[(&str, &str)]) -> String {
     let (result, out) = try_run(line, env);
-    assert!(matches!(result, Ok(Command::Done)), "{line}: {result:?}");
+    assert!(matches!(result, Ok(Action::Done)), "{line}: {result:?}");
     out
 }
 
@@ -31,7 +31,7 @@ fn error(line: &str, env: &[(&str, &str)]) -> String {
 
 fn served(line: &str, env: &[(&str, &str)]) -> Config {
     match try_run(line, env).0 {
-        Ok(Command::Serve(config, _)) => *config,
+        Ok(Action::Serve(config, _)) => *config,
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -177,8 +177,8 @@ const ED25519_TOKEN: &str = "eyJhbGciOiJFZERTQSIsImtpZCI6Im9uZSJ9.eyJzdWIiOiI0Mi
 fn checked(token: &str, more: &str, env: &[(&str, &str)]) -> (bool, String) {
     let (result, out) = try_run(&format!("gannet token check {}{more}", token.trim_end()), env);
     match result {
-        Ok(Command::Done) => (true, out),
-        Ok(Command::No) => (false, out),
+        Ok(Action::Done) => (true, out),
+        Ok(Action::No) => (false, out),
         other => panic!("{token}: {other:?}"),
     }
 }

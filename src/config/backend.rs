@@ -4,15 +4,15 @@
 //! put: that a proxy is asked over HTTP shows only in its options.
 
 use super::check::Problem;
-use super::list::{Entry, Headers, header_fault};
-use super::registry::{Item, Meta, Visitor, beside};
+use super::list::{Headers, ListEntry, header_fault};
+use super::registry::{Meta, Visit, Visitor, beside};
 use super::value::{Given, Rule};
-use super::{ChannelOptions, Config, DAY, GIB, MIB, Namespace, TICK, foreign, secs, unknown};
+use super::{ChannelOptions, Config, DAY, GIB, MIB, NamespaceOptions, TICK, foreign, secs, unknown};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 options! {
-    pub struct Proxy {
+    pub struct ProxyOptions {
         /// Where the question goes: an http or https URL. Empty = there is no such proxy.
         endpoint: String = String::new(), Rule::Url;
         /// How long the backend may take, its whole answer included; beyond: error 100.
@@ -75,7 +75,7 @@ options! {
 
 impl Config {
     /// The proxies that have an endpoint.
-    pub fn every_proxy(&self) -> impl Iterator<Item = &Proxy> {
+    pub fn every_proxy(&self) -> impl Iterator<Item = &ProxyOptions> {
         let (client, channel) = (&self.client.proxy, &self.channel.proxy);
         let own = [
             &client.connect.proxy,
@@ -96,7 +96,7 @@ impl Config {
     }
 }
 
-impl Entry for Transform {
+impl ListEntry for Transform {
     const WHAT: &'static str = "a transform";
     const EXAMPLE: &'static str = "[{\"status_code\": 404, \"to_error\": {\"code\": 404, \"message\": \"not found\"}}]";
     const NEEDED: &'static [&'static str] = &["status_code"];
@@ -106,10 +106,10 @@ impl Entry for Transform {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SwitchedProxy {
     pub enabled: bool,
-    pub proxy: Proxy,
+    pub proxy: ProxyOptions,
 }
 
-impl Item for SwitchedProxy {
+impl Visit for SwitchedProxy {
     fn visit(&mut self, meta: Meta<'_>, visitor: &mut dyn Visitor) {
         beside(("enabled", "Whether the backend is asked.", &mut self.enabled), &mut self.proxy, meta, visitor);
     }
@@ -118,16 +118,16 @@ impl Item for SwitchedProxy {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct NamedProxy {
     pub name: String,
-    pub proxy: Proxy,
+    pub proxy: ProxyOptions,
 }
 
-impl Item for NamedProxy {
+impl Visit for NamedProxy {
     fn visit(&mut self, meta: Meta<'_>, visitor: &mut dyn Visitor) {
         beside(("name", "What namespaces call it.", &mut self.name), &mut self.proxy, meta, visitor);
     }
 }
 
-impl Entry for NamedProxy {
+impl ListEntry for NamedProxy {
     const WHAT: &'static str = "a proxy";
     const EXAMPLE: &'static str = "[{\"name\": \"orders\", \"endpoint\": \"http://127.0.0.1:3000/orders\"}]";
     const NEEDED: &'static [&'static str] = &["name", "endpoint"];
@@ -136,19 +136,19 @@ impl Entry for NamedProxy {
     }
 }
 
-impl Item for Namespace {
+impl Visit for NamespaceOptions {
     fn visit(&mut self, meta: Meta<'_>, visitor: &mut dyn Visitor) {
         beside(("name", "What stands before the boundary.", &mut self.name), &mut self.options, meta, visitor);
     }
 }
 
-impl Entry for Namespace {
+impl ListEntry for NamespaceOptions {
     const WHAT: &'static str = "a namespace";
     const EXAMPLE: &'static str = "[{\"name\": \"chat\", \"allow_subscribe_for_client\": true}]";
     const NEEDED: &'static [&'static str] = &["name"];
     fn foreign(key: &str, value: &serde_json::Value) -> Option<String> {
         match foreign::channel_option(key, Given::Tree(value)) {
-            Some(foreign::Outcome::Refused(message)) => Some(message),
+            Some(foreign::Disposition::Refused(message)) => Some(message),
             Some(_) => None,
             None => Some(unknown::channel_option(key)),
         }
@@ -167,11 +167,11 @@ options! {
 options! {
     pub struct ChannelProxy {
         /// Asked where subscribe_proxy_enabled is set
-        subscribe: Proxy = Proxy::default();
+        subscribe: ProxyOptions = ProxyOptions::default();
         /// Asked where publish_proxy_enabled is set
-        publish: Proxy = Proxy::default();
+        publish: ProxyOptions = ProxyOptions::default();
         /// Asked where sub_refresh_proxy_enabled is set
-        sub_refresh: Proxy = Proxy::default();
+        sub_refresh: ProxyOptions = ProxyOptions::default();
     }
 }
 
@@ -182,7 +182,7 @@ options! {
         /// `[{name, proxy_enabled, proxy_name}]`; the options are those of rpc.without_namespace.
         namespaces: Vec<RpcNamespace> = Vec::new();
         /// Asked where proxy_enabled is set
-        proxy: Proxy = Proxy::default();
+        proxy: ProxyOptions = ProxyOptions::default();
         /// Options of methods without a namespace prefix
         without_namespace: RpcOptions = RpcOptions::default();
         /// A method that the node answers itself
@@ -214,20 +214,20 @@ pub struct RpcNamespace {
     pub options: RpcOptions,
 }
 
-impl Item for RpcNamespace {
+impl Visit for RpcNamespace {
     fn visit(&mut self, meta: Meta<'_>, visitor: &mut dyn Visitor) {
         beside(("name", "What stands before the boundary.", &mut self.name), &mut self.options, meta, visitor);
     }
 }
 
-impl Entry for RpcNamespace {
+impl ListEntry for RpcNamespace {
     const WHAT: &'static str = "a namespace of methods";
     const EXAMPLE: &'static str = "[{\"name\": \"orders\", \"proxy_enabled\": true}]";
     const NEEDED: &'static [&'static str] = &["name"];
 }
 
 options! {
-    pub struct Backend {
+    pub struct BackendOptions {
         /// Questions under way to all proxies and for key sets; beyond: error 111. File descriptors are kept for so
         /// many, or for the sum of the proxies' own limits if that is less.
         inflight_limit: usize = 4096, Rule::Count(1, MIB);
@@ -244,7 +244,7 @@ options! {
 }
 
 options! {
-    pub struct Jwks {
+    pub struct JwksOptions {
         /// How long a key set's server may take.
         timeout: Duration = secs(1), Rule::Time(Duration::from_millis(1), DAY);
         /// A key set in use is fetched again after this long; if that fails, it is believed for as long again.
@@ -259,7 +259,7 @@ options! {
 }
 
 options! {
-    pub struct Hooks {
+    pub struct HooksOptions {
         /// Where events go: an http or https URL. Empty = nobody is told.
         endpoint: String = String::new(), Rule::Url;
         /// Kinds of events: connect, disconnect, occupied, vacated.
@@ -293,7 +293,7 @@ fn problem(option: &str, at: String, message: impl Into<String>) -> Problem {
 
 impl Config {
     /// The proxy of that name, or the section's own when it has none ("" or "default").
-    pub fn proxy<'a>(&'a self, name: &str, own: &'a Proxy) -> Option<&'a Proxy> {
+    pub fn proxy<'a>(&'a self, name: &str, own: &'a ProxyOptions) -> Option<&'a ProxyOptions> {
         match name {
             "" | "default" => Some(own),
             _ => self.proxies.iter().find(|named| named.name == name).map(|named| &named.proxy),
@@ -381,7 +381,13 @@ impl Config {
         }
     }
 
-    fn named_wrongly(&self, enabled: bool, name: &str, own: &Proxy, section: &str) -> Option<(&'static str, String)> {
+    fn named_wrongly(
+        &self,
+        enabled: bool,
+        name: &str,
+        own: &ProxyOptions,
+        section: &str,
+    ) -> Option<(&'static str, String)> {
         match self.proxy(name, own) {
             None => {
                 let names: Vec<_> = self.proxies.iter().map(|proxy| proxy.name.as_str()).collect();
@@ -425,7 +431,7 @@ impl Config {
 }
 
 /// What no rule of a single option can tell.
-fn check_proxy(proxy: &Proxy, mut say: impl FnMut(&str, String)) {
+fn check_proxy(proxy: &ProxyOptions, mut say: impl FnMut(&str, String)) {
     if proxy.include_connection_meta {
         say("include_connection_meta", "expected false: connections have no meta here".into());
     }

@@ -9,7 +9,7 @@ use std::fmt;
 
 use super::channel;
 use super::list::header_fault;
-use super::registry::{self, Item, Meta, Visitor};
+use super::registry::{self, Meta, Visit, Visitor};
 use super::value::{Value, show_duration};
 use super::{ChannelOptions, Config, ConfigError};
 
@@ -103,7 +103,7 @@ impl Config {
             }
         }
         let mut judge = Judge(Vec::new());
-        let whole: &mut dyn Item = &mut self.clone();
+        let whole: &mut dyn Visit = &mut self.clone();
         registry::walk(whole, "", &mut judge);
         judge.0.extend(self.check_origins());
         judge.0.extend(self.check_namespaces());
@@ -324,7 +324,7 @@ fn is_loopback(address: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ChannelOptions, Namespace};
+    use super::super::{ChannelOptions, NamespaceOptions};
     use super::*;
     use std::time::Duration;
 
@@ -342,8 +342,8 @@ mod tests {
         config.check().unwrap().into_iter().map(|warning| warning.option).collect()
     }
 
-    fn namespace(name: &str) -> Namespace {
-        Namespace { name: name.into(), options: ChannelOptions::default() }
+    fn namespace(name: &str) -> NamespaceOptions {
+        NamespaceOptions { name: name.into(), options: ChannelOptions::default() }
     }
 
     #[test]

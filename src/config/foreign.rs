@@ -29,7 +29,7 @@ use Verdict::{Idle, Missing, Only, Renamed, Store, Switch};
 
 /// What is to be done with a name and its value.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub enum Disposition {
     /// Nothing: it holds here anyway.
     Holds,
     /// It is taken, and its operator told this.
@@ -181,7 +181,7 @@ const CHANNEL: &[(&str, Verdict)] = &[
 
 /// What becomes of the option `name`: dotted, or all underscores where the source cannot tell the two apart.
 /// `None` = Centrifugo has no such option either, or it is one here.
-pub fn option(name: &str, given: Given<'_>) -> Option<Outcome> {
+pub fn option(name: &str, given: Given<'_>) -> Option<Disposition> {
     let channel = name.strip_prefix("channel.without_namespace.");
     match channel.or(name.strip_prefix("channel_without_namespace_")) {
         Some(key) => judge(CHANNEL, key, given),
@@ -190,7 +190,7 @@ pub fn option(name: &str, given: Given<'_>) -> Option<Outcome> {
 }
 
 /// The same for a key of a namespace.
-pub fn channel_option(key: &str, given: Given<'_>) -> Option<Outcome> {
+pub fn channel_option(key: &str, given: Given<'_>) -> Option<Disposition> {
     judge(CHANNEL, key, given)
 }
 
@@ -205,7 +205,7 @@ pub fn namespace_notes(given: Given<'_>) -> Vec<(String, String)> {
     let namespaces = tree.as_array().into_iter().flatten().enumerate();
     let fields = namespaces.flat_map(|(i, item)| item.as_object().into_iter().flatten().map(move |field| (i, field)));
     let note = |(index, (key, value)): (usize, (&String, &Json))| match judge(CHANNEL, key, Given::Tree(value)) {
-        Some(Outcome::Note(note)) => Some((format!("[{index}].{key}"), note)),
+        Some(Disposition::Note(note)) => Some((format!("[{index}].{key}"), note)),
         _ => None,
     };
     fields.filter_map(note).collect()
@@ -216,7 +216,7 @@ pub fn is_group(name: &str) -> bool {
     TOP.iter().any(|(known, _)| known.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
-fn judge(list: &[(&str, Verdict)], name: &str, given: Given<'_>) -> Option<Outcome> {
+fn judge(list: &[(&str, Verdict)], name: &str, given: Given<'_>) -> Option<Disposition> {
     let found = list.iter().filter_map(|(known, verdict)| Some((known.len(), below(name, known)?, *verdict)));
     let (_, rest, verdict) = found.max_by_key(|(length, ..)| *length)?;
     let text;
@@ -227,32 +227,33 @@ fn judge(list: &[(&str, Verdict)], name: &str, given: Given<'_>) -> Option<Outco
             &text
         }
     };
-    let refused =
-        |hint: &str| Outcome::Refused(format!("a Centrifugo option that this version does not support yet: {hint}"));
+    let refused = |hint: &str| {
+        Disposition::Refused(format!("a Centrifugo option that this version does not support yet: {hint}"))
+    };
     Some(match verdict {
-        Renamed(here) => Outcome::Is(here),
-        Only(one, _) if value == one => Outcome::Holds,
+        Renamed(here) => Disposition::Is(here),
+        Only(one, _) if value == one => Disposition::Holds,
         Only(one, hint) => {
-            Outcome::Refused(format!("expected {one:?}, which is the only one yet; got {value}; {hint}"))
+            Disposition::Refused(format!("expected {one:?}, which is the only one yet; got {value}; {hint}"))
         }
-        _ if is_zero(value) => Outcome::Holds,
+        _ if is_zero(value) => Disposition::Holds,
         Idle(why) => idle(why),
         Missing(hint) => refused(hint),
         Switch(hint) => match is_on(rest, value) {
             Some(true) => refused(hint),
-            Some(false) => Outcome::Holds,
+            Some(false) => Disposition::Holds,
             None => idle("without enabled it is off"),
         },
         Store => match is_memory(rest, value) {
             Some(true) => idle("memory is the one kind there is yet"),
             Some(false) => refused(STORE),
-            None => Outcome::Holds,
+            None => Disposition::Holds,
         },
     })
 }
 
-fn idle(why: &str) -> Outcome {
-    Outcome::Note(format!("has no effect here: {why}"))
+fn idle(why: &str) -> Disposition {
+    Disposition::Note(format!("has no effect here: {why}"))
 }
 
 /// What follows `known` in `name`, if it is that option or one below it.
@@ -463,7 +464,7 @@ mod tests {
     #[test]
     fn variables_and_flags_are_judged_alike() {
         let text = |name: &str, value: &str| option(name, Given::Text(value));
-        let refused = |outcome: Option<Outcome>| matches!(outcome, Some(Outcome::Refused(_)));
+        let refused = |outcome: Option<Disposition>| matches!(outcome, Some(Disposition::Refused(_)));
         for (name, value) in [
             ("engine_type", "redis"),
             ("engine.type", "redis"),
@@ -480,12 +481,12 @@ mod tests {
         }
         for (name, value) in [("uni_grpc.enabled", "false"), ("channel.user_boundary", "#"), ("broker_enabled", "true")]
         {
-            assert_eq!(text(name, value), Some(Outcome::Holds), "{name}");
+            assert_eq!(text(name, value), Some(Disposition::Holds), "{name}");
         }
         for (name, value) in [("engine_type", "memory"), ("uni_grpc_port", "1"), ("usage_stats.disabled", "true")] {
-            assert!(matches!(text(name, value), Some(Outcome::Note(_))), "{name}");
+            assert!(matches!(text(name, value), Some(Disposition::Note(_))), "{name}");
         }
-        assert_eq!(text("shutdown_timeout", "1s"), Some(Outcome::Is("shutdown.deadline")));
+        assert_eq!(text("shutdown_timeout", "1s"), Some(Disposition::Is("shutdown.deadline")));
         for unknown in ["colour", "engines", "client.ping", "channel.without_namespace.colour", "websocket"] {
             assert_eq!(text(unknown, "x"), None, "{unknown}");
         }

@@ -4,7 +4,7 @@
 //! a limit is kept: buckets are `meter`'s, and who is charged is the session's.
 
 use super::check::Problem;
-use super::list::Entry;
+use super::list::ListEntry;
 use super::value::Rule;
 use super::{Config, DAY, secs};
 use std::time::Duration;
@@ -135,20 +135,20 @@ options! {
     }
 }
 
-impl Entry for BucketOptions {
+impl ListEntry for BucketOptions {
     const WHAT: &'static str = "a bucket";
     const EXAMPLE: &'static str = "[{\"interval\": \"1s\", \"rate\": 10}]";
     const NEEDED: &'static [&'static str] = &["interval", "rate"];
 }
 
-impl Entry for NamespaceLimit {
+impl ListEntry for NamespaceLimit {
     const WHAT: &'static str = "an override";
     const EXAMPLE: &'static str =
         "[{\"namespace_name\": \"chat\", \"enabled\": true, \"buckets\": [{\"interval\": \"1s\", \"rate\": 10}]}]";
     const NEEDED: &'static [&'static str] = &["namespace_name"];
 }
 
-impl Entry for MethodLimit {
+impl ListEntry for MethodLimit {
     const WHAT: &'static str = "an override";
     const EXAMPLE: &'static str =
         "[{\"method\": \"save\", \"enabled\": true, \"buckets\": [{\"interval\": \"1s\", \"rate\": 10}]}]";

@@ -6,12 +6,12 @@
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 
-use super::registry::{self, Item, Meta, Visitor, join};
+use super::registry::{self, Meta, Visit, Visitor, join};
 use super::tree::{self, Format};
-use super::value::{Fault, Given, HIDDEN, Rule, Value};
+use super::value::{Given, HIDDEN, Rule, Value, ValueFault};
 
 /// An object in a list.
-pub trait Entry: Item + Default + Clone {
+pub trait ListEntry: Visit + Default + Clone {
     /// "a namespace"
     const WHAT: &'static str;
     /// A list of one, as JSON.
@@ -25,7 +25,7 @@ pub trait Entry: Item + Default + Clone {
 }
 
 /// The options of an object, dotted.
-pub fn names(item: &mut dyn Item) -> Vec<String> {
+pub fn names(item: &mut dyn Visit) -> Vec<String> {
     struct Names(Vec<String>);
     impl Visitor for Names {
         fn option(&mut self, meta: Meta<'_>, _: &mut dyn Value) {
@@ -37,14 +37,14 @@ pub fn names(item: &mut dyn Item) -> Vec<String> {
     names.0
 }
 
-impl<T: Entry> Value for Vec<T> {
+impl<T: ListEntry> Value for Vec<T> {
     fn kind(&self, _: Rule) -> &'static str {
         "JSON"
     }
     fn accepts(&self, _: Rule) -> String {
         format!("a list of objects ({})", T::EXAMPLE)
     }
-    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
         let tree = tree_of(given, &self.accepts(rule))?;
         let Json::Array(items) = &tree else {
             return Err(one(format!("expected {}; got {}", self.accepts(rule), given.shown())));
@@ -54,7 +54,9 @@ impl<T: Entry> Value for Vec<T> {
         for (index, item) in items.iter().enumerate() {
             match read_entry(item) {
                 Ok(entry) => self.push(entry),
-                Err(found) => faults.extend(found.into_iter().map(|f| Fault { at: format!("[{index}]{}", f.at), ..f })),
+                Err(found) => {
+                    faults.extend(found.into_iter().map(|f| ValueFault { at: format!("[{index}]{}", f.at), ..f }))
+                }
             }
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
@@ -64,12 +66,12 @@ impl<T: Entry> Value for Vec<T> {
     }
 }
 
-fn one(message: String) -> Vec<Fault> {
-    vec![Fault { at: String::new(), message }]
+fn one(message: String) -> Vec<ValueFault> {
+    vec![ValueFault { at: String::new(), message }]
 }
 
 /// A text is read as JSON.
-fn tree_of(given: Given<'_>, accepts: &str) -> Result<Json, Vec<Fault>> {
+fn tree_of(given: Given<'_>, accepts: &str) -> Result<Json, Vec<ValueFault>> {
     match (given.text(), given) {
         (Some(text), _) => {
             tree::parse(text, Format::Json).map_err(|error| one(format!("expected {accepts} as JSON; {error}")))
@@ -79,7 +81,7 @@ fn tree_of(given: Given<'_>, accepts: &str) -> Result<Json, Vec<Fault>> {
     }
 }
 
-fn read_entry<T: Entry>(item: &Json) -> Result<T, Vec<Fault>> {
+fn read_entry<T: ListEntry>(item: &Json) -> Result<T, Vec<ValueFault>> {
     let Json::Object(fields) = item else {
         let with = T::NEEDED.first().map(|name| format!(" with a {name}")).unwrap_or_default();
         return Err(one(format!("expected an object{with}; got {}", Given::Tree(item).shown())));
@@ -97,7 +99,7 @@ fn read_entry<T: Entry>(item: &Json) -> Result<T, Vec<Fault>> {
 }
 
 /// Sets what `fields`, the section at `path` of `entry`, has.
-fn descend<T: Entry>(entry: &mut T, path: &str, fields: &Map<String, Json>) -> Vec<Fault> {
+fn descend<T: ListEntry>(entry: &mut T, path: &str, fields: &Map<String, Json>) -> Vec<ValueFault> {
     let mut faults = Vec::new();
     for (key, value) in fields {
         let name = join(path, key);
@@ -111,18 +113,18 @@ fn descend<T: Entry>(entry: &mut T, path: &str, fields: &Map<String, Json>) -> V
             _ => registry::set(entry, &name, Given::Tree(value))
                 .unwrap_or_else(|| T::foreign(&name, value).map(one).unwrap_or_default()),
         };
-        faults.extend(found.into_iter().map(|f| Fault { at: format!(".{name}{}", f.at), ..f }));
+        faults.extend(found.into_iter().map(|f| ValueFault { at: format!(".{name}{}", f.at), ..f }));
     }
     faults
 }
 
 /// Each option of an object against its own rule.
-fn judge(item: &mut dyn Item) -> Vec<Fault> {
-    struct Judge(Vec<Fault>);
+fn judge(item: &mut dyn Visit) -> Vec<ValueFault> {
+    struct Judge(Vec<ValueFault>);
     impl Visitor for Judge {
         fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
             let at = format!(".{}", meta.name);
-            self.0.extend(value.judge(meta.rule).map(|message| Fault { at, message }));
+            self.0.extend(value.judge(meta.rule).map(|message| ValueFault { at, message }));
         }
     }
     let mut judge = Judge(Vec::new());
@@ -130,7 +132,7 @@ fn judge(item: &mut dyn Item) -> Vec<Fault> {
     judge.0
 }
 
-fn show_entry(item: &mut dyn Item) -> Json {
+fn show_entry(item: &mut dyn Visit) -> Json {
     struct Show(Map<String, Json>);
     impl Visitor for Show {
         fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
@@ -172,7 +174,7 @@ impl Value for Headers {
     fn accepts(&self, _: Rule) -> String {
         "an object of texts ({\"X-Api-Key\": \"...\"})".into()
     }
-    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
         let wrong = || one(format!("expected {}", self.accepts(rule)));
         // What was given is not quoted: it may be a secret.
         let tree = tree_of(given, &self.accepts(rule)).map_err(|_| wrong())?;

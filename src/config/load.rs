@@ -10,10 +10,10 @@ use std::fmt;
 use serde_json::Value as Json;
 
 use super::check::{Problem, Warning};
-use super::foreign::{self, Outcome};
+use super::foreign::{self, Disposition};
 use super::registry::{self, env_name, join};
 use super::tree::{self, Format};
-use super::value::{Fault, Given};
+use super::value::{Given, ValueFault};
 use super::{Config, unknown};
 
 /// The configuration file: its name tells the format.
@@ -196,7 +196,7 @@ impl Loader {
             }
         }
         self.unread |= !faults.is_empty();
-        for Fault { at, message } in faults {
+        for ValueFault { at, message } in faults {
             let option = name.to_owned();
             self.errors.push(about(place.clone(), Problem { option, at, message }));
         }
@@ -207,13 +207,13 @@ impl Loader {
     fn set_foreign(&mut self, place: Place, name: &str, spelled: &str, given: Given<'_>) {
         let spelled = if place == Place::CommandLine { format!("--{spelled}") } else { spelled.to_owned() };
         let message = match foreign::option(name, given) {
-            Some(Outcome::Holds) => return,
-            Some(Outcome::Note(note)) => return self.note(&spelled, note),
-            Some(Outcome::Is(here)) => {
+            Some(Disposition::Holds) => return,
+            Some(Disposition::Note(note)) => return self.note(&spelled, note),
+            Some(Disposition::Is(here)) => {
                 self.note(&spelled, format!("is read as {}", place.spell(here)));
                 return self.set(place, here, here, given);
             }
-            Some(Outcome::Refused(message)) => format!("{spelled}: {message}"),
+            Some(Disposition::Refused(message)) => format!("{spelled}: {message}"),
             None => unknown::option(name, &spelled, |option| place.spell(option)),
         };
         self.errors.push(ConfigError { place, message });

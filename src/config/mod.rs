@@ -25,8 +25,8 @@ mod value;
 use std::time::Duration;
 
 pub use backend::{
-    Backend, ChannelProxy, ClientProxy, HOOK_EVENTS, Hooks, Jwks, NamedProxy, Proxy, Rpc, RpcNamespace, RpcOptions,
-    SwitchedProxy, Transform,
+    BackendOptions, ChannelProxy, ClientProxy, HOOK_EVENTS, HooksOptions, JwksOptions, NamedProxy, ProxyOptions, Rpc,
+    RpcNamespace, RpcOptions, SwitchedProxy, Transform,
 };
 pub use channel::regex as channel_regex;
 pub use check::Warning;
@@ -66,7 +66,7 @@ options! {
         /// Reactor threads. 0 = one for each core the process may use.
         reactors: usize = 0, Rule::Count(0, 1024);
         /// This server process
-        node: Node = Node::default();
+        node: NodeOptions = NodeOptions::default();
         /// Ports, and what an HTTP request may cost
         http_server: HttpServer = HttpServer::default();
         /// The endpoint of the clients
@@ -94,23 +94,23 @@ options! {
         /// `[{name, endpoint, ...options}]`: proxies that namespaces name. The options are those of rpc.proxy.
         proxies: Vec<NamedProxy> = Vec::new();
         /// How the backend is asked, whichever proxy it is
-        backend: Backend = Backend::default();
+        backend: BackendOptions = BackendOptions::default();
         /// Sets of public keys that tokens are verified with
-        jwks: Jwks = Jwks::default();
+        jwks: JwksOptions = JwksOptions::default();
         /// What the backend is told of its own, at most once
-        hooks: Hooks = Hooks::default();
+        hooks: HooksOptions = HooksOptions::default();
         /// The API for backends
         http_api: HttpApi = HttpApi::default();
         /// The same API by gRPC, on a port of its own
         grpc_api: GrpcApi = GrpcApi::default();
         /// The description of the HTTP API for programs (OpenAPI); it reveals nothing
-        openapi: Endpoint = Endpoint { enabled: true, handler_prefix: "/openapi.json".into() };
+        openapi: EndpointOptions = EndpointOptions { enabled: true, handler_prefix: "/openapi.json".into() };
         /// The endpoint a load balancer asks; it reveals nothing
-        health: Endpoint = Endpoint { enabled: true, handler_prefix: "/health".into() };
+        health: EndpointOptions = EndpointOptions { enabled: true, handler_prefix: "/health".into() };
         /// The endpoint for metrics
-        prometheus: Endpoint = Endpoint { enabled: false, handler_prefix: "/metrics".into() };
+        prometheus: EndpointOptions = EndpointOptions { enabled: false, handler_prefix: "/metrics".into() };
         /// Sizes within a reactor thread; rarely worth a change
-        reactor: Reactor = Reactor::default();
+        reactor: ReactorOptions = ReactorOptions::default();
         /// When to refuse so as to go on serving
         overload: Overload = Overload::default();
         /// Leaving without a stampede
@@ -121,7 +121,7 @@ options! {
 }
 
 options! {
-    pub struct Node {
+    pub struct NodeOptions {
         /// Name shown by `info`. Empty = host name and port.
         name: String = String::new();
     }
@@ -314,7 +314,7 @@ options! {
         idempotency_cache_size: usize = 65536, Rule::Count(0, 1 << 24);
         /// `[{name, ...options}]`; names match ^[-a-zA-Z0-9_.]{2,}$ and are unique. The options are those
         /// of channel.without_namespace.
-        namespaces: Vec<Namespace> = Vec::new();
+        namespaces: Vec<NamespaceOptions> = Vec::new();
         /// The backend decides
         proxy: ChannelProxy = ChannelProxy::default();
         /// Options of channels without a namespace prefix
@@ -323,7 +323,7 @@ options! {
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Namespace {
+pub struct NamespaceOptions {
     pub name: String,
     pub options: ChannelOptions,
 }
@@ -451,7 +451,7 @@ options! {
 }
 
 options! {
-    pub struct Endpoint {
+    pub struct EndpointOptions {
         /// Whether it answers.
         enabled: bool = false;
         /// URL path of the endpoint.
@@ -460,7 +460,7 @@ options! {
 }
 
 options! {
-    pub struct Reactor {
+    pub struct ReactorOptions {
         /// Values that wait for one reactor; beyond: publications are dropped and counted, requests get
         /// 111 / 503.
         mailbox_size: usize = 65536, Rule::Count(1, 1 << 24);

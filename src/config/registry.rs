@@ -7,7 +7,7 @@
 use serde_json::Value as Json;
 
 use super::Config;
-use super::value::{Fault, Given, Rule, Value};
+use super::value::{Given, Rule, Value, ValueFault};
 
 /// What the walk tells about one field. For a section only `name` and `about` mean something.
 #[derive(Clone, Copy)]
@@ -20,7 +20,7 @@ pub struct Meta<'a> {
 }
 
 /// A section, whose fields are visited in order, or an option, which is visited itself.
-pub trait Item {
+pub trait Visit {
     fn visit(&mut self, meta: Meta<'_>, visitor: &mut dyn Visitor);
 }
 
@@ -29,7 +29,7 @@ pub trait Visitor {
     fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value);
 }
 
-impl<T: Value> Item for T {
+impl<T: Value> Visit for T {
     fn visit(&mut self, meta: Meta<'_>, visitor: &mut dyn Visitor) {
         visitor.option(meta, self);
     }
@@ -59,7 +59,7 @@ macro_rules! options {
             }
         }
 
-        impl $crate::config::registry::Item for $name {
+        impl $crate::config::registry::Visit for $name {
             fn visit(
                 &mut self,
                 meta: $crate::config::registry::Meta<'_>,
@@ -93,7 +93,7 @@ pub fn join(path: &str, key: &str) -> String {
 }
 
 /// Walks `item` as the section called `path`.
-pub fn walk(item: &mut dyn Item, path: &str, visitor: &mut dyn Visitor) {
+pub fn walk(item: &mut dyn Visit, path: &str, visitor: &mut dyn Visitor) {
     let about = "The whole node";
     let rule = Rule::Any;
     item.visit(Meta { name: path, about, rule }, visitor);
@@ -102,7 +102,7 @@ pub fn walk(item: &mut dyn Item, path: &str, visitor: &mut dyn Visitor) {
 /// A section whose options stand in another one beside a first of its own.
 pub fn beside(
     first: (&str, &'static str, &mut dyn Value),
-    rest: &mut dyn Item,
+    rest: &mut dyn Visit,
     meta: Meta<'_>,
     visitor: &mut dyn Visitor,
 ) {
@@ -220,11 +220,11 @@ pub fn env_name(name: &str) -> String {
 
 /// Sets the option called `name` within `item`. `None` = there is no such option; else what is wrong
 /// with the value, nothing if it was set. Only the type is judged here: see `Config::check` for ranges.
-pub fn set(item: &mut dyn Item, name: &str, given: Given<'_>) -> Option<Vec<Fault>> {
+pub fn set(item: &mut dyn Visit, name: &str, given: Given<'_>) -> Option<Vec<ValueFault>> {
     struct Set<'a> {
         name: &'a str,
         given: Given<'a>,
-        outcome: Option<Vec<Fault>>,
+        outcome: Option<Vec<ValueFault>>,
     }
     impl Visitor for Set<'_> {
         fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {

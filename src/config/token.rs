@@ -12,7 +12,7 @@ use rsa::pkcs1::DecodeRsaPublicKey;
 use rsa::pkcs8::DecodePublicKey;
 use rsa::traits::PublicKeyParts;
 
-use super::registry::{Item, Meta, Visitor, beside, join};
+use super::registry::{Meta, Visit, Visitor, beside, join};
 use super::{Client, Token};
 
 /// Key sets that one endpoint may stand for.
@@ -27,7 +27,7 @@ pub struct SubscriptionToken {
     pub token: Token,
 }
 
-impl Item for SubscriptionToken {
+impl Visit for SubscriptionToken {
     fn visit(&mut self, meta: Meta<'_>, visitor: &mut dyn Visitor) {
         let about = "Whether subscription tokens are checked by this section. Otherwise by client.token.";
         beside(("enabled", about, &mut self.enabled), &mut self.token, meta, visitor);

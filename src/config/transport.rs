@@ -5,7 +5,7 @@
 
 use super::backend::ToDisconnect;
 use super::check::Problem;
-use super::list::Entry;
+use super::list::ListEntry;
 use super::value::Rule;
 use super::{Config, GIB};
 
@@ -59,7 +59,7 @@ options! {
     }
 }
 
-impl Entry for ConnectCode {
+impl ListEntry for ConnectCode {
     const WHAT: &'static str = "a transform";
     const EXAMPLE: &'static str = "[{\"code\": 404, \"to\": {\"code\": 4904, \"reason\": \"not found\"}}]";
     const NEEDED: &'static [&'static str] = &["code", "to"];

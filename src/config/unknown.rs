@@ -4,7 +4,7 @@
 //! so: `foreign` has been asked before.
 
 use super::ChannelOptions;
-use super::registry::{self, Item, Meta, Visitor};
+use super::registry::{self, Meta, Visit, Visitor};
 use super::value::Value;
 
 /// How alike two names must be, of 1, for the one to be offered in place of the other.

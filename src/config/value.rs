@@ -95,14 +95,14 @@ impl<'a> Given<'a> {
 
 /// What is wrong with a value. `at` says where within it (`[0].name`); mostly it is empty.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Fault {
+pub struct ValueFault {
     pub at: String,
     pub message: String,
 }
 
-fn fault(message: String) -> Vec<Fault> {
+fn fault(message: String) -> Vec<ValueFault> {
     let at = String::new();
-    vec![Fault { at, message }]
+    vec![ValueFault { at, message }]
 }
 
 /// The type of an option.
@@ -112,7 +112,7 @@ pub trait Value {
     /// What may be given, with unit and range.
     fn accepts(&self, rule: Rule) -> String;
     /// Sets it; the type is judged, the range not.
-    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>>;
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>>;
     /// Whether it keeps its rule.
     fn judge(&self, _rule: Rule) -> Option<String> {
         None
@@ -120,7 +120,7 @@ pub trait Value {
     fn show(&self) -> Json;
 }
 
-fn expected(what: &dyn Value, given: Given<'_>, rule: Rule) -> Vec<Fault> {
+fn expected(what: &dyn Value, given: Given<'_>, rule: Rule) -> Vec<ValueFault> {
     fault(format!("expected {}; got {}", what.accepts(rule), given.shown()))
 }
 
@@ -131,7 +131,7 @@ impl Value for bool {
     fn accepts(&self, _: Rule) -> String {
         "true or false".into()
     }
-    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
         *self = match (given, given.text()) {
             (Given::Tree(Json::Bool(b)), _) => *b,
             (_, Some("true")) => true,
@@ -218,7 +218,7 @@ macro_rules! integer {
             fn accepts(&self, rule: Rule) -> String {
                 integer_accepts(rule)
             }
-            fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+            fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
                 let number = read_integer(given, rule).and_then(|n| <$type>::try_from(n).ok());
                 *self = number.ok_or_else(|| expected(self, given, rule))?;
                 Ok(())
@@ -284,7 +284,7 @@ impl Value for Duration {
     fn accepts(&self, rule: Rule) -> String {
         with_range("a duration with its unit (25s, 100ms, 1m30s)", rule)
     }
-    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
         // A number has no unit to say whether it counts seconds or milliseconds: only 0 is the same in all.
         let zero = matches!(given, Given::Tree(tree) if tree.as_u64() == Some(0));
         let read = match given.text() {
@@ -321,7 +321,7 @@ impl Value for String {
             _ => "text".into(),
         }
     }
-    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
         *self = match given {
             Given::Text(text) => text.to_owned(),
             Given::Tree(Json::String(text)) => text.clone(),
@@ -384,7 +384,7 @@ impl Value for Vec<String> {
     fn accepts(&self, _: Rule) -> String {
         "a list of texts (a,b or [\"a\", \"b\"])".into()
     }
-    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<Fault>> {
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
         let wrong = || expected(&Vec::<String>::new(), given, rule);
         *self = match given.text() {
             // A glob may begin with a bracket ("[ab].example.com"), but then it does not begin with `["`.

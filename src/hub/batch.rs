@@ -6,7 +6,7 @@
 use super::Variant;
 use crate::broker::Extras;
 use crate::protocol::delta::json_string;
-use crate::protocol::{ClientInfo, Encoding, Presence, Publication, Push, Reply};
+use crate::protocol::{ClientInfo, Encoding, PresencePush, Publication, Push, Reply};
 use crate::wire::Wire;
 use crate::ws::Deflater;
 use bytes::Bytes;
@@ -21,33 +21,33 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// What subscribers are told.
 #[derive(Debug, Clone)]
-pub enum Item {
+pub enum ChannelEvent {
     Publication { publication: Arc<Publication>, extras: Option<Box<Extras>> },
     Presence { info: Arc<ClientInfo>, joined: bool },
 }
 
-impl Item {
+impl ChannelEvent {
     /// Bytes that wait because of it.
     pub fn size(&self) -> usize {
         match self {
-            Item::Publication { publication, .. } => publication.data.len(),
-            Item::Presence { info, .. } => info.user.len() + info.conn_info.len() + info.chan_info.len(),
+            ChannelEvent::Publication { publication, .. } => publication.data.len(),
+            ChannelEvent::Presence { info, .. } => info.user.len() + info.conn_info.len() + info.chan_info.len(),
         }
     }
 
     fn is_presence(&self) -> bool {
-        matches!(self, Item::Presence { .. })
+        matches!(self, ChannelEvent::Presence { .. })
     }
 
     /// Is it in the channel's stream? Deltas are between those that are.
     fn is_kept(&self) -> bool {
-        matches!(self, Item::Publication { publication, .. } if publication.offset > 0)
+        matches!(self, ChannelEvent::Publication { publication, .. } if publication.offset > 0)
     }
 
     fn is_for_all(&self) -> bool {
         match self {
-            Item::Publication { extras, .. } => extras.as_ref().is_none_or(|extras| extras.except.is_none()),
-            Item::Presence { .. } => true,
+            ChannelEvent::Publication { extras, .. } => extras.as_ref().is_none_or(|extras| extras.except.is_none()),
+            ChannelEvent::Presence { .. } => true,
         }
     }
 }
@@ -55,7 +55,7 @@ impl Item {
 /// What waits in a channel, in its order.
 #[derive(Debug)]
 pub enum Op<J> {
-    Item(Item),
+    Event(ChannelEvent),
     Join(J),
     /// Something is missing here.
     Gap,
@@ -64,7 +64,7 @@ pub enum Op<J> {
 /// Deliveries under way: slots before `cursor` are served, those from `end` on joined later.
 #[derive(Debug)]
 pub struct Batch {
-    pub items: SmallVec<[Item; 4]>,
+    pub items: SmallVec<[ChannelEvent; 4]>,
     pub frames: Frames,
     pub bytes: usize,
     pub cursor: usize,
@@ -91,18 +91,18 @@ impl Batch {
     /// publication by itself, as subscribers choose among them.
     pub fn take<J>(queue: &mut VecDeque<Op<J>>, end: usize, apart: bool) -> Batch {
         let mut batch = Batch { items: SmallVec::new(), frames: Frames::default(), bytes: 0, cursor: 0, end };
-        while let Some(Op::Item(next)) = queue.front()
+        while let Some(Op::Event(next)) = queue.front()
             && batch.takes(next, apart)
         {
             batch.bytes += next.size();
-            if let Some(Op::Item(next)) = queue.pop_front() {
+            if let Some(Op::Event(next)) = queue.pop_front() {
                 batch.items.push(next);
             }
         }
         batch
     }
 
-    fn takes(&self, next: &Item, apart: bool) -> bool {
+    fn takes(&self, next: &ChannelEvent, apart: bool) -> bool {
         let Some(last) = self.items.last() else { return true };
         let alike = last.is_presence() == next.is_presence() && last.is_for_all() && next.is_for_all();
         alike && (!apart || next.is_presence()) && self.bytes + next.size() <= BATCH_BYTES_MAX
@@ -110,17 +110,17 @@ impl Batch {
 
     /// Does it end with what the next delta is to?
     pub fn begins_deltas(&self) -> bool {
-        self.items.last().is_some_and(Item::is_kept)
+        self.items.last().is_some_and(ChannelEvent::is_kept)
     }
 
     pub fn is_presence(&self) -> bool {
-        self.items.first().is_some_and(Item::is_presence)
+        self.items.first().is_some_and(ChannelEvent::is_presence)
     }
 
     /// The publication, if it is the only one.
     pub fn single(&self) -> Option<(&Publication, Option<&Extras>)> {
         match &self.items[..] {
-            [Item::Publication { publication, extras }] => Some((publication, extras.as_deref())),
+            [ChannelEvent::Publication { publication, extras }] => Some((publication, extras.as_deref())),
             _ => None,
         }
     }
@@ -139,7 +139,7 @@ impl Batch {
 }
 
 /// One buffer with all of `items`, in as few messages as their sizes allow; `None` if one cannot be encoded.
-fn encode(variant: Variant, name: &str, items: &[Item], deflater: &mut Deflater) -> Option<Bytes> {
+fn encode(variant: Variant, name: &str, items: &[ChannelEvent], deflater: &mut Deflater) -> Option<Bytes> {
     let wire = variant.wire();
     let (mut packed, mut message) = (Vec::new(), Vec::new());
     for (at, item) in items.iter().enumerate() {
@@ -150,10 +150,10 @@ fn encode(variant: Variant, name: &str, items: &[Item], deflater: &mut Deflater)
         }
         let chained = if at == 0 { variant.is_chain() } else { items[at - 1].is_kept() };
         match item {
-            Item::Publication { publication, .. } if !variant.takes_deltas() && !wire.is_uni() => {
+            ChannelEvent::Publication { publication, .. } if !variant.takes_deltas() && !wire.is_uni() => {
                 wire.encoding().encode_publication(name, publication, &mut message).ok()?;
             }
-            Item::Publication { publication, extras } => {
+            ChannelEvent::Publication { publication, extras } => {
                 let delta = extras.as_ref().and_then(|extras| extras.delta.as_ref()).filter(|_| chained);
                 let publication = match variant.takes_deltas() {
                     true => as_delta(wire.encoding(), publication, delta)?,
@@ -161,8 +161,8 @@ fn encode(variant: Variant, name: &str, items: &[Item], deflater: &mut Deflater)
                 };
                 say(wire, name, Push { publication: Some(publication), ..Push::default() }, &mut message)?;
             }
-            Item::Presence { info, joined } => {
-                let presence = Some(Presence { info: Some(ClientInfo::clone(info)) });
+            ChannelEvent::Presence { info, joined } => {
+                let presence = Some(PresencePush { info: Some(ClientInfo::clone(info)) });
                 let push = match joined {
                     true => Push { join: presence, ..Push::default() },
                     false => Push { leave: presence, ..Push::default() },

@@ -10,7 +10,7 @@
 
 mod batch;
 
-pub use batch::{Frames, Item, as_delta};
+pub use batch::{ChannelEvent, Frames, as_delta};
 
 use crate::broker::{Epoch, Extras, Position};
 use crate::protocol::Publication;
@@ -380,16 +380,16 @@ impl<J> Hub<J> {
         if channel.slots.is_empty() && channel.waiting.is_none() {
             return false;
         }
-        self.wait(id, Op::Item(Item::Publication { publication, extras }), pace);
+        self.wait(id, Op::Event(ChannelEvent::Publication { publication, extras }), pace);
         true
     }
 
     /// Queues the news that somebody came or went.
-    pub fn announce(&mut self, name: &str, item: Item) {
+    pub fn announce(&mut self, name: &str, item: ChannelEvent) {
         if let Some(id) = self.find(name)
             && !(self.channels[id as usize].slots.is_empty() && self.channels[id as usize].waiting.is_none())
         {
-            self.wait(id, Op::Item(item), None);
+            self.wait(id, Op::Event(item), None);
         }
     }
 
@@ -430,7 +430,7 @@ impl<J> Hub<J> {
     }
 
     fn wait(&mut self, id: ChannelId, op: Op<J>, pace: Option<(Pace, u64)>) {
-        if let Op::Item(item) = &op {
+        if let Op::Event(item) = &op {
             self.waiting_bytes += item.size();
         }
         let channel = &mut self.channels[id as usize];
@@ -500,7 +500,7 @@ impl<J> Hub<J> {
                     self.active.pop_front();
                     self.forget_if_unused(id);
                 }
-                Some(Op::Item(_)) => {
+                Some(Op::Event(_)) => {
                     let apart = channel.filtered > 0;
                     waiting.batch = Some(Batch::take(&mut waiting.queue, channel.slots.len(), apart));
                 }
@@ -573,19 +573,19 @@ enum Follows {
 
 /// Drops all publications but the last; bytes dropped.
 fn keep_latest<J>(queue: &mut VecDeque<Op<J>>) -> usize {
-    let is_publication = |op: &Op<J>| matches!(op, Op::Item(Item::Publication { .. }));
+    let is_publication = |op: &Op<J>| matches!(op, Op::Event(ChannelEvent::Publication { .. }));
     let last = queue.iter().rposition(is_publication).unwrap_or(0);
     let (mut at, mut dropped) = (0, 0);
     queue.retain(|op| {
         let goes = is_publication(op) && at < last;
         at += 1;
-        if let (true, Op::Item(item)) = (goes, op) {
+        if let (true, Op::Event(item)) = (goes, op) {
             dropped += item.size();
         }
         !goes
     });
     if dropped > 0
-        && let Some(Op::Item(Item::Publication { extras: Some(extras), .. })) =
+        && let Some(Op::Event(ChannelEvent::Publication { extras: Some(extras), .. })) =
             queue.iter_mut().rev().find(|op| is_publication(op))
     {
         // Its delta is to one that nobody got.

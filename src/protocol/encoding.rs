@@ -19,7 +19,7 @@ pub enum Encoding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeError;
 
-/// A payload that a JSON client cannot be given.
+/// A payload is no JSON, and the peer takes nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotJson;
 

@@ -209,10 +209,10 @@ pub struct Push {
     pub publication: Option<Publication>,
     #[prost(message, optional, tag = "5")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
-    pub join: Option<Presence>,
+    pub join: Option<PresencePush>,
     #[prost(message, optional, tag = "6")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
-    pub leave: Option<Presence>,
+    pub leave: Option<PresencePush>,
     #[prost(message, optional, tag = "7")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub unsubscribe: Option<Unsubscribe>,
@@ -236,7 +236,7 @@ pub struct Push {
 /// Someone came (`join`) or went (`leave`).
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Presence {
+pub struct PresencePush {
     #[prost(message, optional, tag = "1")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub info: Option<ClientInfo>,

@@ -5,8 +5,8 @@
 //! inside a turn; the generation tells late answers from other threads.
 
 use super::outbox::{Outbox, Wrote, write};
-use super::stream::Request;
-use crate::base::wheel::{Links, NEVER, Nodes, Tick, Wheel};
+use super::stream::StreamRequest;
+use crate::base::wheel::{NEVER, Nodes, Tick, Wheel, WheelLinks};
 use crate::broker::ConnKey;
 use crate::session::{Session, Sessions};
 use crate::shard::Table;
@@ -43,7 +43,7 @@ pub struct Partial {
     /// Parts of the open message, unmasked; or of a request's body.
     pub message: Vec<u8>,
     /// The request whose body is being read.
-    pub request: Option<Box<Request>>,
+    pub request: Option<Box<StreamRequest>>,
 }
 
 impl Partial {
@@ -58,7 +58,7 @@ pub struct Conn {
     /// None once handed off.
     pub stream: Option<TcpStream>,
     generation: u32,
-    links: Links,
+    links: WheelLinks,
     /// When the handshake, the blocked write or the close must be done.
     pub io_due: Tick,
     pub decoder: Decoder,
@@ -124,7 +124,7 @@ pub struct Conns {
 struct Linked<'a>(&'a mut Slab<Conn>);
 
 impl Nodes for Linked<'_> {
-    fn links(&mut self, node: u32) -> &mut Links {
+    fn links(&mut self, node: u32) -> &mut WheelLinks {
         &mut self.0[node as usize].links
     }
 }
@@ -195,7 +195,7 @@ impl Conns {
         let conn = self.slab.insert(Conn {
             stream: Some(stream),
             generation: self.generation,
-            links: Links::default(),
+            links: WheelLinks::default(),
             io_due,
             decoder: Decoder::default(),
             ip_key,

@@ -2,7 +2,7 @@
 //!
 //! Owns the routing of heads and the choice of encoding. Pure: a head in, a decision out.
 
-use super::stream::{Endpoint, Request, refuse_body};
+use super::stream::{Endpoint, StreamRequest, refuse_body};
 use crate::config::Config;
 use crate::http::{self, Framing, Head, HeadError};
 use crate::origin::{Origins, Source, UNREADABLE};
@@ -26,7 +26,7 @@ pub enum Decision<'a> {
         frame_pings: bool,
     },
     /// A response that does not end.
-    Stream(Request),
+    Stream(StreamRequest),
     /// Answer and close.
     Answer(u16, Bytes),
     OriginRefused(Bytes),

@@ -39,7 +39,7 @@ use crate::http::BODY_TAIL_MAX;
 use crate::protocol::code::Disconnect;
 use crate::session::Now;
 use crate::session::backend::{Call, Hook};
-use crate::shard::{APPROACHED, Answer, Mail, Out, Shard};
+use crate::shard::{APPROACHED, ControlAnswer, Mail, Out, Shard};
 use crate::ws;
 use bytes::Bytes;
 use conn::{Conns, Phase};
@@ -53,7 +53,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// An answer and the ticket of its question.
-pub type Answered = (u64, Answer);
+pub type Answered = (u64, ControlAnswer);
 
 /// Where a reactor's work for others goes.
 pub struct Links {

@@ -30,7 +30,7 @@ pub struct Endpoint {
 
 /// A request for such a response.
 #[derive(Debug)]
-pub struct Request {
+pub struct StreamRequest {
     wire: Wire,
     /// Of the response.
     head: Bytes,
@@ -95,7 +95,7 @@ impl Endpoint {
             wire => wire,
         };
         let expects = head.lists("expect", "100-continue");
-        Decision::Stream(Request {
+        Decision::Stream(StreamRequest {
             wire,
             head: response_head(wire, source.origin),
             said,
@@ -148,7 +148,7 @@ fn push_lines(lines: &[(&str, String)], text: &mut String) {
 
 impl Reactor {
     /// A request for a stream; `behind` is what came after its head. Bytes of it used.
-    pub(super) fn take_request(&mut self, conn: u32, request: Request, behind: &[u8]) -> usize {
+    pub(super) fn take_request(&mut self, conn: u32, request: StreamRequest, behind: &[u8]) -> usize {
         if !self.admit(conn) {
             return behind.len();
         }
@@ -193,7 +193,7 @@ impl Reactor {
     }
 
     /// The response begins, and with it the session.
-    fn begin_stream(&mut self, conn: u32, request: &Request, said: &[u8]) {
+    fn begin_stream(&mut self, conn: u32, request: &StreamRequest, said: &[u8]) {
         let id = self.next_id();
         let mut session = self.shard.open(self.now, id, request.wire, false);
         session.set_headers(request.headers.clone());
@@ -223,10 +223,10 @@ mod tests {
         let request = format!("{request}\r\n\r\n");
         let head = Head::parse(request.as_bytes()).expect("sound").expect("whole");
         match endpoint.decide(&head, Source { origin: None, host: None }) {
-            Decision::Stream(Request { wire, said: Said::Query(said), .. }) => {
+            Decision::Stream(StreamRequest { wire, said: Said::Query(said), .. }) => {
                 format!("{wire:?} {}", String::from_utf8_lossy(&said))
             }
-            Decision::Stream(Request { wire, expects, .. }) => format!("{wire:?} body {expects}"),
+            Decision::Stream(StreamRequest { wire, expects, .. }) => format!("{wire:?} body {expects}"),
             Decision::Answer(status, _) => status.to_string(),
             other => format!("{other:?}"),
         }

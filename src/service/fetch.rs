@@ -21,7 +21,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
+pub enum FetchError {
     /// Not in time.
     Late,
     /// No connection, or it broke.
@@ -34,27 +34,27 @@ pub enum Failure {
     Unreadable(String),
 }
 
-impl Failure {
+impl FetchError {
     /// A word for the label of a metric.
     pub fn cause(&self) -> &'static str {
         match self {
-            Failure::Late => "timeout",
-            Failure::Unreachable(_) => "unreachable",
-            Failure::Status(_) => "status",
-            Failure::TooLarge => "too_large",
-            Failure::Unreadable(_) => "unreadable",
+            FetchError::Late => "timeout",
+            FetchError::Unreachable(_) => "unreachable",
+            FetchError::Status(_) => "status",
+            FetchError::TooLarge => "too_large",
+            FetchError::Unreadable(_) => "unreadable",
         }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Late => f.write_str("no answer in time"),
-            Failure::Unreachable(why) => write!(f, "cannot be reached: {why}"),
-            Failure::Status(status) => write!(f, "HTTP status {status}"),
-            Failure::TooLarge => f.write_str("the answer is too large"),
-            Failure::Unreadable(why) => write!(f, "the answer cannot be read: {why}"),
+            FetchError::Late => f.write_str("no answer in time"),
+            FetchError::Unreachable(why) => write!(f, "cannot be reached: {why}"),
+            FetchError::Status(status) => write!(f, "HTTP status {status}"),
+            FetchError::TooLarge => f.write_str("the answer is too large"),
+            FetchError::Unreadable(why) => write!(f, "the answer cannot be read: {why}"),
         }
     }
 }
@@ -62,18 +62,18 @@ impl fmt::Display for Failure {
 type Body = Full<Bytes>;
 
 /// What is sent.
-pub type Request = hyper::Request<Body>;
+pub type HttpRequest = hyper::Request<Body>;
 
-pub fn post(endpoint: &Uri, headers: HeaderMap, body: Bytes) -> Request {
-    let mut request = Request::new(Full::new(body));
+pub fn post(endpoint: &Uri, headers: HeaderMap, body: Bytes) -> HttpRequest {
+    let mut request = HttpRequest::new(Full::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = endpoint.clone();
     *request.headers_mut() = headers;
     request
 }
 
-pub fn get(url: &str) -> Result<Request, Failure> {
-    hyper::Request::get(url).body(Full::default()).map_err(|error| Failure::Unreachable(error.to_string()))
+pub fn get(url: &str) -> Result<HttpRequest, FetchError> {
+    hyper::Request::get(url).body(Full::default()).map_err(|error| FetchError::Unreachable(error.to_string()))
 }
 
 pub struct Http {
@@ -102,9 +102,11 @@ where
 }
 
 /// Reads certificates from files, so it must not run on the service thread.
-fn tls_client() -> Result<Client<HttpsConnector<HttpConnector>, Body>, Failure> {
+fn tls_client() -> Result<Client<HttpsConnector<HttpConnector>, Body>, FetchError> {
     let builder = HttpsConnectorBuilder::new().with_native_roots().map_err(|error| {
-        Failure::Unreachable(format!("no certificates of authorities on this host ({error}): install ca-certificates"))
+        FetchError::Unreachable(format!(
+            "no certificates of authorities on this host ({error}): install ca-certificates"
+        ))
     })?;
     let mut inner = connector();
     inner.enforce_http(false);
@@ -125,11 +127,11 @@ impl Http {
     }
 
     /// The body of the answer, if its status is 200.
-    pub async fn send(&self, request: Request, timeout: Duration, size_max: usize) -> Result<Bytes, Failure> {
-        tokio::time::timeout(timeout, self.send_unbounded(request, size_max)).await.unwrap_or(Err(Failure::Late))
+    pub async fn send(&self, request: HttpRequest, timeout: Duration, size_max: usize) -> Result<Bytes, FetchError> {
+        tokio::time::timeout(timeout, self.send_unbounded(request, size_max)).await.unwrap_or(Err(FetchError::Late))
     }
 
-    async fn send_unbounded(&self, request: Request, size_max: usize) -> Result<Bytes, Failure> {
+    async fn send_unbounded(&self, request: HttpRequest, size_max: usize) -> Result<Bytes, FetchError> {
         let response = match request.uri().scheme_str() {
             Some("https") => self.tls().await?.request(request).await,
             _ => self.plain.request(request).await,
@@ -137,24 +139,24 @@ impl Http {
         read(response, size_max).await
     }
 
-    async fn tls(&self) -> Result<&Client<HttpsConnector<HttpConnector>, Body>, Failure> {
+    async fn tls(&self) -> Result<&Client<HttpsConnector<HttpConnector>, Body>, FetchError> {
         let make = || async {
             let made = tokio::task::spawn_blocking(tls_client).await;
-            made.unwrap_or_else(|error| Err(Failure::Unreachable(error.to_string())))
+            made.unwrap_or_else(|error| Err(FetchError::Unreachable(error.to_string())))
         };
         self.tls.get_or_try_init(make).await
     }
 }
 
-async fn read(response: Result<Response<Incoming>, Error>, size_max: usize) -> Result<Bytes, Failure> {
-    let response = response.map_err(|error| Failure::Unreachable(chain(&error)))?;
+async fn read(response: Result<Response<Incoming>, Error>, size_max: usize) -> Result<Bytes, FetchError> {
+    let response = response.map_err(|error| FetchError::Unreachable(chain(&error)))?;
     if response.status() != StatusCode::OK {
-        return Err(Failure::Status(response.status().as_u16()));
+        return Err(FetchError::Status(response.status().as_u16()));
     }
     match Limited::new(response.into_body(), size_max).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Failure::TooLarge),
-        Err(error) => Err(Failure::Unreachable(chain(error.as_ref()))),
+        Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge),
+        Err(error) => Err(FetchError::Unreachable(chain(error.as_ref()))),
     }
 }
 

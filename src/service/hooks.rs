@@ -4,7 +4,7 @@
 //! comes, and a batch that fails is dropped whole. Both are counted.
 
 use super::backend::fixed_headers;
-use super::fetch::{self, Failure, Http};
+use super::fetch::{self, FetchError, Http};
 use crate::base::metrics::Page;
 use crate::config;
 use crate::session::backend::Hook;
@@ -63,7 +63,7 @@ pub struct Hooks {
     http: Arc<Http>,
     endpoint: Uri,
     headers: HeaderMap,
-    options: config::Hooks,
+    options: config::HooksOptions,
     queue: mpsc::Receiver<Event>,
     counts: Arc<HookCounts>,
 }
@@ -95,7 +95,10 @@ impl<'a> Told<'a> {
 }
 
 /// The two ends; no sender of batches when there is nobody to tell. The error is a sentence for the operator.
-pub fn hooks(options: &config::Hooks, http: Arc<Http>) -> Result<(HookLink, Option<Hooks>, Arc<HookCounts>), String> {
+pub fn hooks(
+    options: &config::HooksOptions,
+    http: Arc<Http>,
+) -> Result<(HookLink, Option<Hooks>, Arc<HookCounts>), String> {
     let counts = Arc::new(HookCounts::default());
     let wanted = config::HOOK_EVENTS.map(|kind| options.events.iter().any(|event| event == kind));
     if options.endpoint.is_empty() {
@@ -148,9 +151,9 @@ impl Hooks {
         Some(batch)
     }
 
-    async fn post(&self, batch: &[Event]) -> Result<Bytes, Failure> {
+    async fn post(&self, batch: &[Event]) -> Result<Bytes, FetchError> {
         let batch = Batch { events: batch.iter().map(Told::of).collect() };
-        let body = serde_json::to_vec(&batch).map_err(|error| Failure::Unreadable(error.to_string()))?;
+        let body = serde_json::to_vec(&batch).map_err(|error| FetchError::Unreadable(error.to_string()))?;
         let request = fetch::post(&self.endpoint, self.headers.clone(), body.into());
         self.http.send(request, self.options.timeout, ANSWER_MAX).await
     }
@@ -183,16 +186,16 @@ mod tests {
     use crate::service::testing::{App, in_time};
     use serde_json::json;
 
-    fn options(app: &App, path: &str) -> config::Hooks {
-        config::Hooks {
+    fn options(app: &App, path: &str) -> config::HooksOptions {
+        config::HooksOptions {
             endpoint: app.at(path),
             timeout: Duration::from_secs(20),
             batch_delay: Duration::from_millis(5),
-            ..config::Hooks::default()
+            ..config::HooksOptions::default()
         }
     }
 
-    fn start(options: &config::Hooks) -> Result<(HookLink, Option<Hooks>, Arc<HookCounts>), String> {
+    fn start(options: &config::HooksOptions) -> Result<(HookLink, Option<Hooks>, Arc<HookCounts>), String> {
         hooks(options, Arc::default())
     }
 
@@ -279,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn only_what_is_wanted() {
         let app = App::start().await;
-        let options = config::Hooks { events: vec!["vacated".into()], ..options(&app, "/") };
+        let options = config::HooksOptions { events: vec!["vacated".into()], ..options(&app, "/") };
         let (link, hooks, counts) = start(&options).expect("hooks");
         tokio::spawn(hooks.expect("somebody to tell").run());
         for hook in [occupied("a"), Hook::Connected { client: "c".into(), user: "".into() }, vacated("a")] {
@@ -288,7 +291,7 @@ mod tests {
         until(&counts, [1, 0, 0]).await;
         assert_eq!(batches(&app), [[json!({"type": "vacated", "channel": "a"})]]);
 
-        let (nobody, none, counts) = start(&config::Hooks::default()).expect("hooks");
+        let (nobody, none, counts) = start(&config::HooksOptions::default()).expect("hooks");
         nobody.tell(vacated("a"));
         assert!(none.is_none() && counted(&counts) == [0; 3]);
     }

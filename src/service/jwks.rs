@@ -3,7 +3,7 @@
 //! Owns the sets by their URL: one fetch at a time for each, a pause between fetches, a bound on how many there are.
 //! Whatever changes goes to all reactors. What a key is for is the token's verifier's to know.
 
-use super::fetch::{self, Failure, Http};
+use super::fetch::{self, FetchError, Http};
 use crate::auth::{Jwks, KeySet};
 use crate::base::mailbox::Sender;
 use crate::base::metrics::Page;
@@ -42,7 +42,7 @@ struct State {
 
 pub struct Keys {
     http: Arc<Http>,
-    options: config::Jwks,
+    options: config::JwksOptions,
     reactors: Vec<Sender<Mail>>,
     state: Mutex<State>,
 }
@@ -59,7 +59,7 @@ enum Found {
 }
 
 impl Keys {
-    pub fn new(http: Arc<Http>, options: config::Jwks, reactors: Vec<Sender<Mail>>) -> Keys {
+    pub fn new(http: Arc<Http>, options: config::JwksOptions, reactors: Vec<Sender<Mail>>) -> Keys {
         let all = Arc::new(Jwks::fetched_after(options.refetch_interval.as_secs()));
         Keys { http, options, reactors, state: Mutex::new(State { all, ..State::default() }) }
     }
@@ -154,9 +154,9 @@ impl Keys {
         }
     }
 
-    async fn load(&self, url: &str) -> Result<KeySet, Failure> {
+    async fn load(&self, url: &str) -> Result<KeySet, FetchError> {
         let body = self.http.send(fetch::get(url)?, self.options.timeout, self.options.response_size_limit).await?;
-        KeySet::parse(&body).map_err(|error| Failure::Unreadable(error.to_string()))
+        KeySet::parse(&body).map_err(|error| FetchError::Unreadable(error.to_string()))
     }
 
     /// Tells all reactors.
@@ -237,9 +237,9 @@ mod tests {
 
     const SET: &str = r#"{"keys":[{"kid":"a"}]}"#;
 
-    fn keys(options: config::Jwks) -> (Arc<Keys>, Mailbox<Mail>) {
+    fn keys(options: config::JwksOptions) -> (Arc<Keys>, Mailbox<Mail>) {
         let (sender, mailbox) = mailbox(8, || {});
-        let options = config::Jwks { timeout: Duration::from_secs(20), ..options };
+        let options = config::JwksOptions { timeout: Duration::from_secs(20), ..options };
         (Arc::new(Keys::new(Arc::new(Http::default()), options, vec![sender])), mailbox)
     }
 
@@ -253,7 +253,7 @@ mod tests {
     async fn one_fetch_for_all_who_wait_and_a_pause_after_it() {
         let app = App::start().await;
         app.answers(200, SET);
-        let (keys, mailbox) = keys(config::Jwks::default());
+        let (keys, mailbox) = keys(config::JwksOptions::default());
         let url = app.at("/gate");
         let ask = || {
             let (keys, url) = (keys.clone(), url.clone());
@@ -272,7 +272,8 @@ mod tests {
     #[tokio::test]
     async fn fetched_again_after_the_pause() {
         let app = App::start().await;
-        let (keys, mailbox) = keys(config::Jwks { refetch_interval: Duration::from_millis(1), ..Default::default() });
+        let (keys, mailbox) =
+            keys(config::JwksOptions { refetch_interval: Duration::from_millis(1), ..Default::default() });
         app.answers(200, SET);
         assert!(keys.get(&app.url).await.is_some());
         in_time(async {
@@ -298,7 +299,7 @@ mod tests {
     #[tokio::test]
     async fn what_gives_no_set_is_not_asked_again_at_once() {
         let app = App::start().await;
-        let (keys, mailbox) = keys(config::Jwks { url_limit: 2, ..Default::default() });
+        let (keys, mailbox) = keys(config::JwksOptions { url_limit: 2, ..Default::default() });
         for (at, (status, body)) in [(404, SET), (200, "nonsense"), (200, "{}"), (200, "[]")].into_iter().enumerate() {
             app.answers(status, body);
             let url = app.at(&format!("/{at}"));
@@ -326,7 +327,7 @@ mod tests {
     async fn renewed_when_old_and_dropped_when_twice_as_old() {
         let app = App::start().await;
         let ms = Duration::from_millis;
-        let (keys, mailbox) = keys(config::Jwks { ttl: ms(20), refetch_interval: ms(10), ..Default::default() });
+        let (keys, mailbox) = keys(config::JwksOptions { ttl: ms(20), refetch_interval: ms(10), ..Default::default() });
         tokio::spawn(keys.clone().renew());
         app.answers(200, SET);
         assert!(keys.get(&app.url).await.is_some());

@@ -42,10 +42,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_io_timeout::TimeoutWriter;
 
 /// A socket from a reactor, with the bytes it read and its place here.
-pub type HandedOff = (TcpStream, Bytes, Place);
+pub type HandedOff = (TcpStream, Bytes, ConnectionPermit);
 
 /// A connection's place among those served at once, and in the counts of the node if it came by a reactor.
-pub struct Place {
+pub struct ConnectionPermit {
     _permit: OwnedSemaphorePermit,
     _entry: Option<Entry>,
 }
@@ -61,7 +61,7 @@ impl HandOff {
     /// Gives the socket to the service thread, or back if too many are there.
     pub fn give(&self, stream: TcpStream, bytes: Bytes, entry: Entry) -> Result<(), TcpStream> {
         let Ok(permit) = self.room.clone().try_acquire_owned() else { return Err(stream) };
-        let place = Place { _permit: permit, _entry: Some(entry) };
+        let place = ConnectionPermit { _permit: permit, _entry: Some(entry) };
         self.sender.send((stream, bytes, place)).map_err(|refused| refused.0.0)
     }
 }
@@ -165,7 +165,7 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, room: Arc<Sem
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let place = Place { _permit: permit, _entry: None };
+                let place = ConnectionPermit { _permit: permit, _entry: None };
                 tokio::spawn(serve_one(stream, Bytes::new(), router.clone(), place, head_timeout));
             }
             Err(error) => {
@@ -177,7 +177,13 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, room: Arc<Sem
 }
 
 /// One HTTP connection, from the bytes that were read before it came here to its end.
-async fn serve_one(stream: tokio::net::TcpStream, bytes: Bytes, router: Router, place: Place, head_timeout: Duration) {
+async fn serve_one(
+    stream: tokio::net::TcpStream,
+    bytes: Bytes,
+    router: Router,
+    place: ConnectionPermit,
+    head_timeout: Duration,
+) {
     let (reader, writer) = stream.into_split();
     // Who asks and does not read what it gets must not keep its place.
     let mut writer = TimeoutWriter::new(writer);

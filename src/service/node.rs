@@ -6,7 +6,7 @@
 use crate::base::mailbox::Sender;
 use crate::broker::{self, Asker, Request};
 use crate::session::Rules;
-use crate::shard::{self, Answer, Control, Mail, Stats};
+use crate::shard::{self, Control, ControlAnswer, Mail, Stats};
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,14 +31,14 @@ pub struct Node {
     reactors: Vec<Sender<Mail>>,
     seed: u64,
     next: AtomicU64,
-    open: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    open: Mutex<HashMap<u64, oneshot::Sender<ControlAnswer>>>,
     /// Letters for each reactor, about to be sent.
     ready: Mutex<Vec<Vec<Mail>>>,
     is_ready: Notify,
 }
 
 /// Answers on their way from the reactors.
-pub struct Replies(pub mpsc::UnboundedReceiver<Vec<(u64, Answer)>>);
+pub struct Replies(pub mpsc::UnboundedReceiver<Vec<(u64, ControlAnswer)>>);
 
 /// Why the node could not do what was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,12 +71,12 @@ impl Node {
         Node { info, rules, reactors, seed, next, open, ready, is_ready }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<ControlAnswer>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a letter, made with its ticket, into a reactor's mailbox and waits for the answer.
-    async fn ask(&self, reactor: usize, letter: impl FnOnce(u64) -> Mail) -> Result<Answer, Unavailable> {
+    async fn ask(&self, reactor: usize, letter: impl FnOnce(u64) -> Mail) -> Result<ControlAnswer, Unavailable> {
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         let (asker, answer) = oneshot::channel();
         self.lock().insert(ticket, asker);
@@ -119,7 +119,7 @@ impl Node {
     }
 
     /// The same question to every reactor.
-    async fn ask_all(&self, control: Control) -> Result<Vec<Answer>, Unavailable> {
+    async fn ask_all(&self, control: Control) -> Result<Vec<ControlAnswer>, Unavailable> {
         let asked = (0..self.reactors.len()).map(|reactor| {
             let control = Box::new(control.clone());
             self.ask(reactor, move |ticket| Mail::Control { ticket, control })
@@ -138,7 +138,7 @@ impl Node {
         let channel = channel.into();
         let ask = move |ticket| Mail::Ask(request(channel, Asker::Backend(ticket)));
         match self.ask(reactor, ask).await? {
-            Answer::Owner(answer) => Ok(answer),
+            ControlAnswer::Owner(answer) => Ok(answer),
             _ => Err(Unavailable::Silent),
         }
     }
@@ -163,7 +163,7 @@ impl Node {
     ) -> Result<BTreeMap<Arc<str>, u64>, Unavailable> {
         let answers = self.ask_all(Control::Channels(pattern)).await?;
         let lists = answers.into_iter().filter_map(|answer| match answer {
-            Answer::Channels(list) => Some(list),
+            ControlAnswer::Channels(list) => Some(list),
             _ => None,
         });
         Ok(lists.flatten().collect())
@@ -173,7 +173,7 @@ impl Node {
     pub async fn stats(&self) -> Result<Vec<Stats>, Unavailable> {
         let answers = self.ask_all(Control::Stats).await?;
         let stats = answers.into_iter().filter_map(|answer| match answer {
-            Answer::Stats(stats) => Some(*stats),
+            ControlAnswer::Stats(stats) => Some(*stats),
             _ => None,
         });
         Ok(stats.collect())
@@ -185,7 +185,7 @@ impl Node {
         let mut hashes: Vec<u32> = answers
             .into_iter()
             .flat_map(|answer| match answer {
-                Answer::Users(hashes) => hashes,
+                ControlAnswer::Users(hashes) => hashes,
                 _ => Vec::new(),
             })
             .collect();
@@ -195,6 +195,6 @@ impl Node {
     }
 }
 
-fn met(answers: Vec<Answer>) -> usize {
-    answers.iter().map(|answer| if let Answer::Met(count) = answer { *count } else { 0 }).sum()
+fn met(answers: Vec<ControlAnswer>) -> usize {
+    answers.iter().map(|answer| if let ControlAnswer::Met(count) = answer { *count } else { 0 }).sum()
 }

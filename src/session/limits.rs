@@ -5,7 +5,7 @@
 
 use super::commands::{Failure, Outcome};
 use super::{Effect, Now, Phase, Session, Turn};
-use crate::base::meter::{Bucket, Table};
+use crate::base::meter::{Bucket, BucketTable};
 use crate::config::{BucketOptions, Commands, RateLimit};
 use crate::protocol::Command;
 use crate::protocol::code::{ClientError, Disconnect};
@@ -31,7 +31,7 @@ enum Kind {
 
 /// All limits of a node. Buckets are known by their place in one list.
 #[derive(Debug, Default)]
-pub struct Limits {
+pub struct RateLimits {
     buckets: Vec<Bucket>,
     client: Option<Layer>,
     user: Option<(Layer, UserTable)>,
@@ -58,17 +58,17 @@ struct PerCommand {
 /// Buckets of all users of the node.
 #[derive(Debug)]
 struct UserTable {
-    table: Table,
+    table: BucketTable,
     hasher: RandomState,
 }
 
-impl Limits {
-    pub fn new(config: &RateLimit) -> Limits {
-        let mut limits = Limits::default();
+impl RateLimits {
+    pub fn new(config: &RateLimit) -> RateLimits {
+        let mut limits = RateLimits::default();
         limits.client = limits.layer("client_command", &config.client_command);
         let user = limits.layer("user_command", &config.user_command);
         limits.user = user.map(|layer| {
-            (layer, UserTable { table: Table::new(config.user_table_size), hasher: RandomState::default() })
+            (layer, UserTable { table: BucketTable::new(config.user_table_size), hasher: RandomState::default() })
         });
         let errors = &config.client_error;
         limits.errors = (errors.enabled && !errors.total.kept().is_empty()).then(|| Layer {
@@ -127,7 +127,7 @@ impl Limits {
 
 impl Layer {
     /// Charges a command; is it within its limits? What is refused leaves the buckets as they were.
-    fn charge(&self, limits: &Limits, purse: &mut impl Purse, kind: Kind, name: &str, now: u64) -> bool {
+    fn charge(&self, limits: &RateLimits, purse: &mut impl Purse, kind: Kind, name: &str, now: u64) -> bool {
         let Some(command) = self.commands.get(kind as usize) else { return true };
         let own = command.overrides.get(name).unwrap_or(&command.base).clone();
         match kind {
@@ -195,7 +195,7 @@ impl Purse for Spent {
 }
 
 /// One user, by hash.
-struct OfUser<'a>(&'a Table, u64);
+struct OfUser<'a>(&'a BucketTable, u64);
 
 impl Purse for OfUser<'_> {
     fn take(&mut self, at: u32, bucket: Bucket, now: u64) -> bool {
@@ -311,16 +311,16 @@ mod tests {
     }
 
     /// Ten publications a second and a hundred a minute; of all together twelve a second.
-    fn limits() -> Limits {
+    fn limits() -> RateLimits {
         let mut config = Config::default().client.rate_limit;
         let client = &mut config.client_command;
         client.enabled = true;
         (client.publish.enabled, client.publish.buckets) = (true, buckets(&[(1000, 10), (60_000, 100)]));
         (client.total.enabled, client.total.buckets) = (true, buckets(&[(1000, 12)]));
-        Limits::new(&config)
+        RateLimits::new(&config)
     }
 
-    fn charge(limits: &Limits, spent: &mut Spent, kind: Kind, ms: u64) -> bool {
+    fn charge(limits: &RateLimits, spent: &mut Spent, kind: Kind, ms: u64) -> bool {
         let layer = limits.client.as_ref().expect("a layer");
         layer.charge(limits, spent, kind, "", 1_700_000_000_000_000_000 + ms * 1_000_000)
     }
@@ -389,7 +389,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_unless_it_is_asked_for() {
-        let limits = Limits::new(&Config::default().client.rate_limit);
+        let limits = RateLimits::new(&Config::default().client.rate_limit);
         assert!(limits.keeps_nothing() && limits.user.is_none() && limits.buckets.is_empty());
     }
 

@@ -1,6 +1,6 @@
 //! F6 · What the configuration means to a session: permissions, limits and deadlines, flattened once at start.
 
-use super::limits::Limits;
+use super::limits::RateLimits;
 use crate::auth::{KeyError, Overrides, Verifier};
 use crate::base::wheel::{TICK_MS, Tick, ticks};
 use crate::broker::Keep;
@@ -62,7 +62,7 @@ pub struct Rules {
     pub personal: PersonalChannel,
     /// What errors of the connect command are to clients that read no replies, by code.
     uni_disconnects: HashMap<u32, Disconnect>,
-    pub limits: Limits,
+    pub limits: RateLimits,
     without_namespace: Namespace,
     namespaces: HashMap<String, Namespace>,
 }
@@ -133,7 +133,7 @@ impl Rules {
             forwarded: config.forwarded_headers(),
             uni_disconnects: uni_disconnects(&client.connect_code_to_unidirectional_disconnect),
             personal: client.subscribe_to_user_personal_channel.clone(),
-            limits: Limits::new(&client.rate_limit),
+            limits: RateLimits::new(&client.rate_limit),
             without_namespace: Namespace::new(&channel.without_namespace, channel),
             namespaces: namespaces.map(|n| (n.name.clone(), Namespace::new(&n.options, channel))).collect(),
         })

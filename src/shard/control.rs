@@ -38,7 +38,7 @@ pub enum Control {
 
 /// What comes back to the service thread.
 #[derive(Debug)]
-pub enum Answer {
+pub enum ControlAnswer {
     /// From the owner of a channel.
     Owner(broker::Answer),
     /// So many clients or subscriptions were met.
@@ -69,7 +69,7 @@ pub struct Stats {
 }
 
 impl Shard {
-    pub(super) fn control(&mut self, now: Now, table: &mut impl Table, control: Control) -> Answer {
+    pub(super) fn control(&mut self, now: Now, table: &mut impl Table, control: Control) -> ControlAnswer {
         match control {
             Control::Disconnect { chosen, keep, disconnect } => {
                 let mut clients = self.chosen(table, &chosen);
@@ -77,7 +77,7 @@ impl Shard {
                 for (conn, _) in &clients {
                     self.close(now, table, *conn, Some(disconnect.clone()));
                 }
-                Answer::Met(clients.len())
+                ControlAnswer::Met(clients.len())
             }
             Control::Subscribe { chosen, request, grant } => {
                 let mut begun = 0;
@@ -87,7 +87,7 @@ impl Shard {
                         begun += usize::from(session.subscribe_by_server(request, grant, turn));
                     });
                 }
-                Answer::Met(begun)
+                ControlAnswer::Met(begun)
             }
             Control::Unsubscribe { chosen, channel } => {
                 let mut ended = 0;
@@ -97,7 +97,7 @@ impl Shard {
                     });
                 }
                 self.counters.unsubscribes_by_server += ended as u64;
-                Answer::Met(ended)
+                ControlAnswer::Met(ended)
             }
             Control::Refresh { chosen, grant } => {
                 let clients = self.chosen(table, &chosen);
@@ -105,15 +105,15 @@ impl Shard {
                     let (Some(key), grant) = (table.key(*conn), grant.clone()) else { continue };
                     self.with_key(now, table, key, |session, turn| session.refresh_granted(grant, turn));
                 }
-                Answer::Met(clients.len())
+                ControlAnswer::Met(clients.len())
             }
             Control::Channels(pattern) => {
                 let fits = |name: &str| pattern.as_ref().is_none_or(|pattern| pattern.is_match(name));
                 let found = self.broker.channels().filter(|(name, _)| fits(name));
-                Answer::Channels(found.map(|(name, clients)| (name.clone(), clients)).collect())
+                ControlAnswer::Channels(found.map(|(name, clients)| (name.clone(), clients)).collect())
             }
-            Control::Stats => Answer::Stats(Box::new(self.stats())),
-            Control::Users => Answer::Users(self.users.hashes().collect()),
+            Control::Stats => ControlAnswer::Stats(Box::new(self.stats())),
+            Control::Users => ControlAnswer::Users(self.users.hashes().collect()),
         }
     }
 

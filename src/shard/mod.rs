@@ -10,14 +10,14 @@ mod name;
 #[cfg(test)]
 mod tests;
 
-pub use control::{Answer, Chosen, Control, Stats};
+pub use control::{Chosen, Control, ControlAnswer, Stats};
 pub use name::{Secret, name_of, place_of};
 
 use crate::auth::{Cache, Jwks};
 use crate::base::metrics::Counters;
 use crate::base::wheel::TICK_MS;
 use crate::broker::{self, Asker, ConnKey, Event, Memory, Request, Target};
-use crate::hub::{Delivery, Flags, Item, Work};
+use crate::hub::{ChannelEvent, Delivery, Flags, Work};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::session::backend::{Ask, Call, Hook, Said};
 use crate::session::{Channels, Effects, Joining, Now, Rules, Session, Sessions, Tokens, Turn, Users};
@@ -95,7 +95,7 @@ pub enum Out {
     },
     Answer {
         ticket: u64,
-        answer: Answer,
+        answer: ControlAnswer,
     },
     /// A question for the service thread; if it takes no more, [`Shard::refuse_call`].
     Ask(Box<Call>),
@@ -481,8 +481,10 @@ impl Shard {
                 let pace = self.rules.namespace(&channel).and_then(|namespace| namespace.pace);
                 self.hub.publish(&channel, publication, extras, pace.map(|pace| (pace, now.unix_ms)));
             }
-            Event::Join { channel, info } => self.hub.announce(&channel, Item::Presence { info, joined: true }),
-            Event::Leave { channel, info } => self.hub.announce(&channel, Item::Presence { info, joined: false }),
+            Event::Join { channel, info } => self.hub.announce(&channel, ChannelEvent::Presence { info, joined: true }),
+            Event::Leave { channel, info } => {
+                self.hub.announce(&channel, ChannelEvent::Presence { info, joined: false })
+            }
             Event::Gap { channel } => self.hub.gap(&channel),
             Event::Subscribed { channel, conn, ticket, found } => {
                 // It is held since the question was asked.
@@ -495,7 +497,7 @@ impl Shard {
                 }
             }
             Event::Answer { asker: Asker::Backend(ticket), answer } => {
-                self.out.push(Out::Answer { ticket, answer: Answer::Owner(answer) });
+                self.out.push(Out::Answer { ticket, answer: ControlAnswer::Owner(answer) });
             }
             Event::Answer { asker: Asker::Client { conn, ticket }, answer } => {
                 self.with_key(now, table, conn, |session, turn| session.handle_answer(ticket, answer, turn));

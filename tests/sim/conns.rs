@@ -6,7 +6,7 @@
 use crate::net::{LinkId, Net};
 use crate::rng::Rng;
 use bytes::{Buf, Bytes};
-use gannet::base::wheel::{Links, NEVER, Nodes, Tick, Wheel};
+use gannet::base::wheel::{NEVER, Nodes, Tick, Wheel, WheelLinks};
 use gannet::broker::ConnKey;
 use gannet::protocol::Encoding;
 use gannet::session::{Session, Sessions};
@@ -125,7 +125,7 @@ pub struct Watch {
 pub struct Conn {
     pub link: LinkId,
     generation: u32,
-    links: Links,
+    links: WheelLinks,
     pub io_due: Tick,
     pub decoder: Decoder,
     pub phase: Phase,
@@ -153,7 +153,7 @@ pub struct Conns {
 struct Linked<'a>(&'a mut Slab<Conn>);
 
 impl Nodes for Linked<'_> {
-    fn links(&mut self, node: u32) -> &mut Links {
+    fn links(&mut self, node: u32) -> &mut WheelLinks {
         &mut self.0[node as usize].links
     }
 }
@@ -178,7 +178,7 @@ impl Conns {
         let conn = Conn {
             link,
             generation: self.generation,
-            links: Links::default(),
+            links: WheelLinks::default(),
             io_due: NEVER,
             decoder: Decoder::default(),
             phase: Phase::Client,

@@ -15,7 +15,7 @@ use gannet::protocol::code::Disconnect;
 use gannet::protocol::{Command, Encoding, Reply};
 use gannet::session::Now;
 use gannet::session::backend::{Call, Hook};
-use gannet::shard::{Answer, Chosen, Control, Mail, Out, Shard, Table};
+use gannet::shard::{Chosen, Control, ControlAnswer, Mail, Out, Shard, Table};
 use gannet::wire::Wire;
 use gannet::ws::{self, Item, Step};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ pub struct World {
     pub tick: Tick,
     pub step: u64,
     /// What came back to the backend.
-    pub answers: Vec<(u64, Answer)>,
+    pub answers: Vec<(u64, ControlAnswer)>,
     /// How often clients heard each error (below 1000) and close code.
     pub codes: BTreeMap<u32, u64>,
     /// Questions to the backend, with the step at which they are answered.
@@ -277,7 +277,9 @@ impl Reactor {
             let shown = if world.log.has_lines() { format!("{mail:?}") } else { String::new() };
             self.log(world, "mail", 0, shown.as_bytes());
             self.shard.mail(self.now, &mut self.conns, mail);
-            if let (Some(expected), Some(Out::Answer { answer: Answer::Met(met), .. })) = (met, self.shard.out.last()) {
+            if let (Some(expected), Some(Out::Answer { answer: ControlAnswer::Met(met), .. })) =
+                (met, self.shard.out.last())
+            {
                 assert_eq!(*met, expected, "clients or subscriptions that the backend meant");
             }
             self.act(world);

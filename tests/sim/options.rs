@@ -1,7 +1,7 @@
 //! What one seed simulates: sizes, limits and habits, drawn so that small limits are met often.
 
 use crate::rng::Rng;
-use gannet::config::{ChannelOptions, Config, Namespace};
+use gannet::config::{ChannelOptions, Config, NamespaceOptions};
 use gannet::session::Rules;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,7 +99,7 @@ fn config(rng: &mut Rng) -> Config {
         allow_publish_for_subscriber: true,
         ..ChannelOptions::default()
     };
-    let namespace = |name: &str, options| Namespace { name: name.into(), options };
+    let namespace = |name: &str, options| NamespaceOptions { name: name.into(), options };
     config.channel.without_namespace = open;
     config.channel.namespaces = vec![namespace("room", room), namespace("mute", ChannelOptions::default())];
     config

@@ -14,7 +14,7 @@ use crate::wire;
 use gannet::broker::{Asker, Request};
 use gannet::protocol::code::Disconnect;
 use gannet::protocol::{Encoding, Publication};
-use gannet::shard::{Answer, Chosen, Control, Mail};
+use gannet::shard::{Chosen, Control, ControlAnswer, Mail};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps within which everything must come to rest.
@@ -305,7 +305,7 @@ impl Sim {
             let mail = Mail::Control { ticket: 0, control: Box::new(Control::Channels(None)) };
             reactor.shard.mail(now, &mut reactor.conns, mail);
             for out in reactor.shard.out.drain(..) {
-                let gannet::shard::Out::Answer { answer: Answer::Channels(list), .. } = out else {
+                let gannet::shard::Out::Answer { answer: ControlAnswer::Channels(list), .. } = out else {
                     panic!("a question brought {out:?}");
                 };
                 for (name, count) in list {

@@ -1,7 +1,7 @@
 //! The timer wheel, and the hub: joins, leaves, and publications cut into slices.
 
 use super::{Body, Operation, json_string};
-use gannet::base::wheel::{Links, Nodes, Tick, Wheel};
+use gannet::base::wheel::{Nodes, Tick, Wheel, WheelLinks};
 use gannet::broker::{Epoch, Position};
 use gannet::hub::{Flags, Hub, Slot, Work};
 use gannet::protocol::Publication;
@@ -30,17 +30,17 @@ const SUBSCRIBERS: u32 = 1000;
 /// Deliveries in a slice.
 const BUDGET: usize = 256;
 
-struct Clients(Vec<Links>);
+struct Clients(Vec<WheelLinks>);
 
 impl Nodes for Clients {
-    fn links(&mut self, node: u32) -> &mut Links {
+    fn links(&mut self, node: u32) -> &mut WheelLinks {
         &mut self.0[node as usize]
     }
 }
 
 fn armed() -> (Wheel, Clients) {
     let mut wheel = Wheel::new(0);
-    let mut clients = Clients(vec![Links::default(); CLIENTS as usize]);
+    let mut clients = Clients(vec![WheelLinks::default(); CLIENTS as usize]);
     for client in 0..CLIENTS {
         wheel.arm(&mut clients, client, 1 + client % PERIOD);
     }

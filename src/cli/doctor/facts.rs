@@ -35,7 +35,7 @@ const CGROUP_UNLIMITED: u64 = 1 << 60;
 
 /// Where to read, and about which process: `None` is this one.
 #[derive(Debug)]
-pub struct Source<'a> {
+pub struct FactSource<'a> {
     pub root: &'a Path,
     pub pid: Option<u32>,
     pub page_bytes: u64,
@@ -43,7 +43,7 @@ pub struct Source<'a> {
 
 /// A number and the file that says it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub struct Reading {
     pub value: u64,
     pub file: String,
 }
@@ -61,8 +61,8 @@ pub struct Facts {
     pub memory_total: Option<u64>,
     pub memory_available: Option<u64>,
     pub swap_total: Option<u64>,
-    pub cgroup_memory: Option<Found>,
-    pub cgroup_pids: Option<Found>,
+    pub cgroup_memory: Option<Reading>,
+    pub cgroup_pids: Option<Reading>,
     /// Descriptors of a process; `u64::MAX` = unlimited.
     pub nofile_hard: Option<u64>,
     pub clocksource: Option<String>,
@@ -76,7 +76,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub fn read(source: &Source) -> Facts {
+    pub fn read(source: &FactSource) -> Facts {
         let at = |path: &str| fs::read_to_string(source.root.join(path)).ok();
         let process = source.pid.map_or("self".to_owned(), |pid| pid.to_string());
         let memory = at("proc/meminfo").unwrap_or_default();
@@ -210,11 +210,11 @@ impl Groups<'_> {
         folders
     }
 
-    fn lowest(&self, controller: &str, files: &[&str]) -> Option<Found> {
+    fn lowest(&self, controller: &str, files: &[&str]) -> Option<Reading> {
         let paths = self.folders(controller).into_iter().flat_map(|folder| files.iter().map(move |f| folder.join(f)));
         let found = paths.filter_map(|path| {
             let value = fs::read_to_string(&path).ok()?.trim().parse().ok().filter(|v| *v < CGROUP_UNLIMITED)?;
-            Some(Found { value, file: self.shown(&path) })
+            Some(Reading { value, file: self.shown(&path) })
         });
         found.min_by_key(|found| found.value)
     }

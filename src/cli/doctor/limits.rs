@@ -19,7 +19,7 @@ const MEMORY_RESERVED_PART: u64 = 20;
 
 /// One limit.
 #[derive(Debug, Clone, Serialize)]
-pub struct Limit {
+pub struct HostLimit {
     pub name: String,
     pub clients: u64,
     pub why: String,
@@ -31,7 +31,7 @@ pub struct Limit {
 
 /// What the limits are asked about.
 #[derive(Debug, Clone, Copy)]
-pub struct Ask<'a> {
+pub struct Scenario<'a> {
     pub facts: &'a Facts,
     pub config: &'a Config,
     /// The host runs the load test's clients too, from so many source addresses.
@@ -41,7 +41,7 @@ pub struct Ask<'a> {
 }
 
 /// All limits that are known, the tightest first.
-pub fn limits(ask: Ask) -> Vec<Limit> {
+pub fn limits(ask: Scenario) -> Vec<HostLimit> {
     let each = [
         descriptors(ask),
         descriptors_ceiling(ask),
@@ -55,7 +55,7 @@ pub fn limits(ask: Ask) -> Vec<Limit> {
         ports(ask),
         buffers(ask),
     ];
-    let mut all: Vec<Limit> = each.into_iter().flatten().collect();
+    let mut all: Vec<HostLimit> = each.into_iter().flatten().collect();
     for limit in all.iter_mut().filter(|limit| limit.clients >= ask.target) {
         limit.lift.clear();
     }
@@ -63,11 +63,11 @@ pub fn limits(ask: Ask) -> Vec<Limit> {
     all
 }
 
-fn limit(name: &str, clients: u64, why: String, lift: String) -> Option<Limit> {
-    Some(Limit { name: name.into(), clients, why, lift, only_if: String::new() })
+fn limit(name: &str, clients: u64, why: String, lift: String) -> Option<HostLimit> {
+    Some(HostLimit { name: name.into(), clients, why, lift, only_if: String::new() })
 }
 
-impl Ask<'_> {
+impl Scenario<'_> {
     /// Ends of a connection that are on this host.
     fn ends(&self) -> u64 {
         if self.sources.is_some() { 2 } else { 1 }
@@ -91,7 +91,7 @@ impl Ask<'_> {
     /// Descriptors that suffice for the target.
     fn descriptors(&self) -> u64 {
         let http = self.config.http_server.service_connection_limit as u64;
-        Ask::round(self.target.saturating_add(self.reserved() + http))
+        Scenario::round(self.target.saturating_add(self.reserved() + http))
     }
 
     /// A round number of descriptors, files or entries that suffices for so many.
@@ -104,7 +104,7 @@ impl Ask<'_> {
     }
 }
 
-fn descriptors(ask: Ask) -> Option<Limit> {
+fn descriptors(ask: Scenario) -> Option<HostLimit> {
     let open = ask.facts.nofile_hard?;
     let clients = ask.clients_of(open);
     let wanted = ask.descriptors();
@@ -116,35 +116,35 @@ fn descriptors(ask: Ask) -> Option<Limit> {
     let places = [("LimitNOFILE=", "the unit"), ("--ulimit nofile=", "docker run"), ("ulimit -n ", "a root shell")];
     let mut lift = places.map(|(command, place)| format!("{command}{wanted} ({place})")).join(" or ");
     if ask.facts.key("fs.nr_open").is_some_and(|most| most < wanted) {
-        lift = format!("{}; then {lift}", Ask::sysctl("fs.nr_open", wanted));
+        lift = format!("{}; then {lift}", Scenario::sysctl("fs.nr_open", wanted));
     }
     limit("RLIMIT_NOFILE (hard)", clients, why, lift)
 }
 
-fn descriptors_ceiling(ask: Ask) -> Option<Limit> {
+fn descriptors_ceiling(ask: Scenario) -> Option<HostLimit> {
     let open = ask.facts.key("fs.nr_open")?;
     let why = format!("the highest LimitNOFILE there can be: {}", count(open));
-    limit("fs.nr_open", ask.clients_of(open), why, Ask::sysctl("fs.nr_open", ask.descriptors()))
+    limit("fs.nr_open", ask.clients_of(open), why, Scenario::sysctl("fs.nr_open", ask.descriptors()))
 }
 
-fn files(ask: Ask) -> Option<Limit> {
+fn files(ask: Scenario) -> Option<HostLimit> {
     let most = ask.facts.key("fs.file-max")?;
     let used = ask.facts.key("fs.file-nr").unwrap_or(0);
     let why = format!("open files of the host: {}, {} in use now", count(most), count(used));
     let taken = used.saturating_add(FILES_RESERVED);
-    let wanted = Ask::round(ask.target.saturating_mul(ask.ends()).saturating_add(taken));
-    limit("fs.file-max", most.saturating_sub(taken) / ask.ends(), why, Ask::sysctl("fs.file-max", wanted))
+    let wanted = Scenario::round(ask.target.saturating_mul(ask.ends()).saturating_add(taken));
+    limit("fs.file-max", most.saturating_sub(taken) / ask.ends(), why, Scenario::sysctl("fs.file-max", wanted))
 }
 
-fn watches(ask: Ask) -> Option<Limit> {
+fn watches(ask: Scenario) -> Option<HostLimit> {
     let name = "fs.epoll.max_user_watches";
     let most = ask.facts.key(name)?;
     let why = format!("sockets that one user may watch: {}", count(most));
-    let wanted = Ask::round(ask.target.saturating_mul(ask.ends()));
-    limit(name, most / ask.ends(), why, Ask::sysctl(name, wanted))
+    let wanted = Scenario::round(ask.target.saturating_mul(ask.ends()));
+    limit(name, most / ask.ends(), why, Scenario::sysctl(name, wanted))
 }
 
-fn memory(ask: Ask) -> Option<Limit> {
+fn memory(ask: Scenario) -> Option<HostLimit> {
     let total = ask.facts.memory_total?;
     let free = ask.facts.memory_available?;
     let each = CLIENT_BYTES * ask.ends();
@@ -155,7 +155,7 @@ fn memory(ask: Ask) -> Option<Limit> {
     limit("memory", room / each, why, lift)
 }
 
-fn group_memory(ask: Ask) -> Option<Limit> {
+fn group_memory(ask: Scenario) -> Option<HostLimit> {
     let found = ask.facts.cgroup_memory.as_ref()?;
     let each = CLIENT_BYTES * ask.ends();
     let room = found.value - found.value / MEMORY_RESERVED_PART;
@@ -166,7 +166,7 @@ fn group_memory(ask: Ask) -> Option<Limit> {
     limit("control group's memory", room / each, why, lift)
 }
 
-fn own_memory(ask: Ask) -> Option<Limit> {
+fn own_memory(ask: Scenario) -> Option<HostLimit> {
     let most = ask.config.overload.memory_limit as u64;
     if most == 0 {
         return None;
@@ -177,7 +177,7 @@ fn own_memory(ask: Ask) -> Option<Limit> {
     limit("overload.memory_limit", most / CLIENT_RESIDENT_BYTES, why, lift)
 }
 
-fn own_limit(ask: Ask) -> Option<Limit> {
+fn own_limit(ask: Scenario) -> Option<HostLimit> {
     let most = ask.config.client.connection_limit as u64;
     if most == 0 {
         return None;
@@ -186,13 +186,13 @@ fn own_limit(ask: Ask) -> Option<Limit> {
     limit("client.connection_limit", most, "the configuration says so".into(), lift)
 }
 
-fn conntrack(ask: Ask) -> Option<Limit> {
+fn conntrack(ask: Scenario) -> Option<HostLimit> {
     let name = "net.netfilter.nf_conntrack_max";
     let most = ask.facts.key(name)?;
     let used = ask.facts.key("net.netfilter.nf_conntrack_count").unwrap_or(0);
     let why = format!("connections that the firewall remembers: {}, {} now", count(most), count(used));
-    let wanted = Ask::round(ask.target.saturating_add(used));
-    let lift = format!("{}; or do not track the port: tuning/README.md", Ask::sysctl(name, wanted));
+    let wanted = Scenario::round(ask.target.saturating_add(used));
+    let lift = format!("{}; or do not track the port: tuning/README.md", Scenario::sysctl(name, wanted));
     let mut limit = limit(name, most.saturating_sub(used), why, lift)?;
     if used == 0 {
         limit.only_if = "a rule or NAT makes the kernel track connections; it tracks none now".into();
@@ -200,7 +200,7 @@ fn conntrack(ask: Ask) -> Option<Limit> {
     Some(limit)
 }
 
-fn ports(ask: Ask) -> Option<Limit> {
+fn ports(ask: Scenario) -> Option<HostLimit> {
     let name = "net.ipv4.ip_local_port_range";
     let [low, high] = ask.facts.keys.get(name)?.get(..)? else { return None };
     let ports = high.checked_sub(*low)?.saturating_add(1);
@@ -217,7 +217,7 @@ fn ports(ask: Ask) -> Option<Limit> {
 }
 
 /// A socket with any byte waiting counts for a page at least.
-fn buffers(ask: Ask) -> Option<Limit> {
+fn buffers(ask: Scenario) -> Option<HostLimit> {
     let [_, _, most] = ask.facts.keys.get("net.ipv4.tcp_mem")?.get(..)? else { return None };
     let size = bytes(most.saturating_mul(ask.facts.page_bytes));
     let why = format!("{} pages ({size}) of buffers; a socket with bytes takes one or more", count(*most));

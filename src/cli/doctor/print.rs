@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::Report;
-use super::limits::Limit;
+use super::limits::HostLimit;
 use super::warnings::Level;
 
 /// 1000000 -> 1,000,000
@@ -62,7 +62,7 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     writeln!(out, "What binds first: {}.", report.binds)?;
 
-    let (always, sometimes): (Vec<&Limit>, Vec<&Limit>) =
+    let (always, sometimes): (Vec<&HostLimit>, Vec<&HostLimit>) =
         report.limits.iter().partition(|limit| limit.only_if.is_empty());
     writeln!(out, "\n{:>12}  LIMIT", "CLIENTS")?;
     always.iter().try_for_each(|limit| row(out, limit))?;
@@ -80,11 +80,11 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
     warnings(out, report)
 }
 
-fn row(out: &mut String, limit: &Limit) -> std::fmt::Result {
+fn row(out: &mut String, limit: &HostLimit) -> std::fmt::Result {
     writeln!(out, "{:>12}  {:<30} {}", clients(limit.clients), limit.name, limit.why)
 }
 
-fn lifts(out: &mut String, report: &Report, always: &[&Limit]) -> std::fmt::Result {
+fn lifts(out: &mut String, report: &Report, always: &[&HostLimit]) -> std::fmt::Result {
     let low: Vec<_> = always.iter().filter(|limit| !limit.lift.is_empty()).collect();
     if low.is_empty() {
         return Ok(());

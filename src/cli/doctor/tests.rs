@@ -38,7 +38,7 @@ impl Host {
     }
 
     fn facts(&self, pid: Option<u32>) -> Facts {
-        Facts::read(&Source { root: &self.0, pid, page_bytes: 4096 })
+        Facts::read(&FactSource { root: &self.0, pid, page_bytes: 4096 })
     }
 
     fn judge(&self, clients: Option<u64>, config: &Config) -> Report {
@@ -52,7 +52,7 @@ impl Drop for Host {
     }
 }
 
-fn limit<'a>(report: &'a Report, name: &str) -> &'a Limit {
+fn limit<'a>(report: &'a Report, name: &str) -> &'a HostLimit {
     report.limits.iter().find(|limit| limit.name == name).unwrap_or_else(|| panic!("{name}: {:?}", report.limits))
 }
 

@@ -24,7 +24,7 @@ pub enum Level {
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub struct Warning {
+pub struct Advice {
     pub level: Level,
     pub about: String,
     pub message: String,
@@ -33,8 +33,8 @@ pub struct Warning {
 }
 
 /// `clients` is how many are wanted, or fit.
-pub fn warnings(facts: &Facts, config: &Config, clients: u64) -> Vec<Warning> {
-    let mut all: Vec<Warning> = [
+pub fn warnings(facts: &Facts, config: &Config, clients: u64) -> Vec<Advice> {
+    let mut all: Vec<Advice> = [
         kernel(facts),
         accept_queue(facts, config),
         handshake_queue(facts, config),
@@ -59,15 +59,15 @@ pub fn warnings(facts: &Facts, config: &Config, clients: u64) -> Vec<Warning> {
     all
 }
 
-fn warning(about: &str, message: String, command: &str) -> Option<Warning> {
-    Some(Warning { level: Level::Warning, about: about.into(), message, command: command.into() })
+fn warning(about: &str, message: String, command: &str) -> Option<Advice> {
+    Some(Advice { level: Level::Warning, about: about.into(), message, command: command.into() })
 }
 
-fn note(about: &str, message: String, command: &str) -> Option<Warning> {
-    warning(about, message, command).map(|warning| Warning { level: Level::Note, ..warning })
+fn note(about: &str, message: String, command: &str) -> Option<Advice> {
+    warning(about, message, command).map(|warning| Advice { level: Level::Note, ..warning })
 }
 
-fn kernel(facts: &Facts) -> Option<Warning> {
+fn kernel(facts: &Facts) -> Option<Advice> {
     match facts.kernel_version()? {
         version if version < (3, 9) => {
             warning("kernel", "older than 3.9: SO_REUSEPORT is missing, and the server cannot start".into(), "")
@@ -84,14 +84,14 @@ fn kernel(facts: &Facts) -> Option<Warning> {
     }
 }
 
-fn accept_queue(facts: &Facts, config: &Config) -> Option<Warning> {
+fn accept_queue(facts: &Facts, config: &Config) -> Option<Advice> {
     let backlog = u64::from(config.http_server.listen_backlog);
     let most = facts.key("net.core.somaxconn").filter(|most| *most < backlog)?;
     let message = format!("{most} cuts http_server.listen_backlog, {backlog}: bursts of handshakes are dropped sooner");
     warning("net.core.somaxconn", message, &format!("sysctl -w net.core.somaxconn={backlog}"))
 }
 
-fn handshake_queue(facts: &Facts, config: &Config) -> Option<Warning> {
+fn handshake_queue(facts: &Facts, config: &Config) -> Option<Advice> {
     let name = "net.ipv4.tcp_max_syn_backlog";
     let backlog = u64::from(config.http_server.listen_backlog);
     let most = facts.key(name).filter(|most| *most < backlog)?;
@@ -101,20 +101,20 @@ fn handshake_queue(facts: &Facts, config: &Config) -> Option<Warning> {
     if counts { warning(name, message, &format!("sysctl -w {name}={backlog}")) } else { None }
 }
 
-fn send_buffer(facts: &Facts, config: &Config) -> Option<Warning> {
+fn send_buffer(facts: &Facts, config: &Config) -> Option<Advice> {
     buffer(facts, "net.core.wmem_max", "http_server.send_buffer_size", config.http_server.send_buffer_size)
 }
 
-fn receive_buffer(facts: &Facts, config: &Config) -> Option<Warning> {
+fn receive_buffer(facts: &Facts, config: &Config) -> Option<Advice> {
     buffer(facts, "net.core.rmem_max", "http_server.receive_buffer_size", config.http_server.receive_buffer_size)
 }
 
-fn buffer(facts: &Facts, key: &str, option: &str, size: usize) -> Option<Warning> {
+fn buffer(facts: &Facts, key: &str, option: &str, size: usize) -> Option<Advice> {
     let most = facts.key(key).filter(|most| *most < size as u64)?;
     warning(key, format!("{most} cuts {option}, {size}"), &format!("sysctl -w {key}={size}"))
 }
 
-fn reactors(facts: &Facts, config: &Config) -> Option<Warning> {
+fn reactors(facts: &Facts, config: &Config) -> Option<Advice> {
     let cpus = facts.cpus?;
     let set = facts.reactors(config.reactors);
     if let Some(quota) = facts.cpu_quota_milli.filter(|quota| *quota < set.min(cpus) * 1000) {
@@ -127,7 +127,7 @@ fn reactors(facts: &Facts, config: &Config) -> Option<Warning> {
     if set > cpus { warning("reactors", message, "reactors = 0 in the configuration") } else { None }
 }
 
-fn steering(facts: &Facts, config: &Config) -> Option<Warning> {
+fn steering(facts: &Facts, config: &Config) -> Option<Advice> {
     let reactors = facts.reactors(config.reactors);
     if config.http_server.steering != "cpu" {
         return None;
@@ -148,42 +148,42 @@ fn steering(facts: &Facts, config: &Config) -> Option<Warning> {
     warning(about, message, &format!("ethtool -L CARD combined {reactors}, or RPS (tuning/README.md); or {hash}"))
 }
 
-fn threads(facts: &Facts, config: &Config) -> Option<Warning> {
+fn threads(facts: &Facts, config: &Config) -> Option<Advice> {
     let found = facts.cgroup_pids.as_ref()?;
     let needed = facts.reactors(config.reactors) + THREADS_RESERVED;
     let message = format!("{} threads in {}, and the server starts up to {needed}", found.value, found.file);
     if found.value < needed { warning("threads", message, &format!("TasksMax={needed} in the unit")) } else { None }
 }
 
-fn clock(facts: &Facts) -> Option<Warning> {
+fn clock(facts: &Facts) -> Option<Advice> {
     let clock = facts.clocksource.as_deref().filter(|clock| !FAST_CLOCKS.contains(clock))?;
     let message = format!("{clock} is slow to read, and each turn of a reactor reads it; tsc or kvm-clock are not");
     let file = "/sys/devices/system/clocksource/clocksource0";
     warning("clock", message, &format!("cat {file}/available_clocksource; echo tsc > {file}/current_clocksource"))
 }
 
-fn huge_pages(facts: &Facts) -> Option<Warning> {
+fn huge_pages(facts: &Facts) -> Option<Advice> {
     facts.huge_pages.as_deref().filter(|mode| *mode == "always")?;
     let message = "always: pages of 2 MiB where 4 KiB would do, so that resident memory grows beyond what is used";
     let command = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled";
     warning("transparent huge pages", message.into(), command)
 }
 
-fn swap(facts: &Facts) -> Option<Warning> {
+fn swap(facts: &Facts) -> Option<Advice> {
     let size = facts.swap_total.filter(|size| *size > 0)?;
     let eager = facts.key("vm.swappiness").unwrap_or(60) > 10;
     let message = format!("{} of swap: idle clients' memory goes there, and a ping to all brings it back", bytes(size));
     if eager { warning("swap", message, "sysctl -w vm.swappiness=1") } else { note("swap", message, "") }
 }
 
-fn idle_restart(facts: &Facts) -> Option<Warning> {
+fn idle_restart(facts: &Facts) -> Option<Advice> {
     let name = "net.ipv4.tcp_slow_start_after_idle";
     facts.key(name).filter(|on| *on > 0)?;
     let message = "1: a client that was idle is sent ten packets at first, however fast its path is";
     note(name, message.into(), &format!("sysctl -w {name}=0"))
 }
 
-fn time_wait(facts: &Facts, clients: u64) -> Option<Warning> {
+fn time_wait(facts: &Facts, clients: u64) -> Option<Advice> {
     let name = "net.ipv4.tcp_max_tw_buckets";
     let most = facts.key(name).filter(|most| *most < clients)?;
     let wait = facts.key("net.ipv4.tcp_fin_timeout").unwrap_or(60);
@@ -196,7 +196,7 @@ fn time_wait(facts: &Facts, clients: u64) -> Option<Warning> {
     note(name, message, &format!("sysctl -w {name}={clients}"))
 }
 
-fn own_port(facts: &Facts, config: &Config) -> Option<Warning> {
+fn own_port(facts: &Facts, config: &Config) -> Option<Advice> {
     let [low, high] = facts.keys.get("net.ipv4.ip_local_port_range")?.get(..)? else { return None };
     let port = config.http_server.port;
     let inside = (*low..=*high).contains(&u64::from(port));
@@ -205,7 +205,7 @@ fn own_port(facts: &Facts, config: &Config) -> Option<Warning> {
     if inside { note("net.ipv4.ip_local_port_range", message, &command) } else { None }
 }
 
-fn in_use(facts: &Facts) -> Option<Warning> {
+fn in_use(facts: &Facts) -> Option<Advice> {
     const MANY: u64 = 1000;
     let open = facts.tcp_sockets.filter(|open| *open >= MANY)?;
     let message = format!("{} are open: their memory, files and table entries count as taken", count(open));

@@ -6,7 +6,7 @@
 use super::counts::Via;
 use super::http::scheme_key;
 use super::messages::Response as Answer;
-use super::{Api, ApiError, BatchRequest, Calls, Failure, Method, grpc_call, method_name};
+use super::{Api, ApiError, BatchRequest, Calls, Method, MethodError, grpc_call, method_name};
 use crate::config::GrpcApi;
 use crate::service::node::Node;
 use bytes::Bytes;
@@ -42,8 +42,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A peer that is silent is asked whether it lives, and has so long to answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
-pub(super) type Request = hyper::Request<Incoming>;
-pub(super) type Response = hyper::Response<tonic::body::Body>;
+pub(super) type GrpcRequest = hyper::Request<Incoming>;
+pub(super) type GrpcResponse = hyper::Response<tonic::body::Body>;
 
 /// All that a call needs.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ impl GrpcService {
         GrpcService { api: Api { node, calls, via: Via::Grpc }, options: Arc::new(options.clone()) }
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    async fn answer(&self, request: GrpcRequest) -> GrpcResponse {
         let name = request.uri().path().strip_prefix(SERVICE).unwrap_or_default().to_owned();
         let transport = self.options.error_mode == "transport";
         let metadata = MetadataMap::from_headers(request.headers().clone());
@@ -67,7 +67,7 @@ impl GrpcService {
             self.api.calls.failed(Via::Grpc, method_name(&name), Code::Unauthenticated as u32);
             return Status::unauthenticated(why).into_http();
         }
-        let call = Call { api: &self.api, options: &self.options, transport, reached: AtomicBool::new(false) };
+        let call = GrpcCall { api: &self.api, options: &self.options, transport, reached: AtomicBool::new(false) };
         let answered = tokio::time::timeout(CALL_TIMEOUT, grpc_call(&call, &name, request)).await;
         let response = match answered {
             Ok(Some(response)) => response,
@@ -83,7 +83,7 @@ impl GrpcService {
     }
 
     /// Counts what failed without its method being carried out.
-    fn count(&self, call: &Call<'_>, name: &str, response: &Response) {
+    fn count(&self, call: &GrpcCall<'_>, name: &str, response: &GrpcResponse) {
         if let Some(status) = Status::from_header_map(response.headers())
             && !call.reached.load(Ordering::Relaxed)
         {
@@ -99,7 +99,7 @@ fn has_key(key: &str, metadata: &MetadataMap) -> bool {
 }
 
 /// One call on its way.
-pub(super) struct Call<'a> {
+pub(super) struct GrpcCall<'a> {
     api: &'a Api,
     options: &'a GrpcApi,
     /// Errors become the call's status.
@@ -126,20 +126,20 @@ where
     }
 }
 
-impl<'a> Call<'a> {
+impl<'a> GrpcCall<'a> {
     fn codec<A: Message + Default + 'static, Q: Message + Default + 'static>(&self) -> Grpc<ProstCodec<A, Q>> {
         Grpc::new(ProstCodec::default())
             .max_decoding_message_size(self.options.max_receive_message_size)
             .max_encoding_message_size(usize::MAX)
     }
 
-    pub(super) async fn unary<Q: Method + 'static>(&'a self, request: Request) -> Response {
+    pub(super) async fn unary<Q: Method + 'static>(&'a self, request: GrpcRequest) -> GrpcResponse {
         let run = |request: Q| -> Answering<'a, Answer<Q::Result>> {
             self.reached.store(true, Ordering::Relaxed);
             Box::pin(async move {
                 let answer = match self.api.call(request).await {
-                    Err(Failure::Busy) => return Err(Status::unavailable("the node takes no more: try again")),
-                    Err(Failure::Said(error)) if self.transport => return Err(status(error)),
+                    Err(MethodError::Busy) => return Err(Status::unavailable("the node takes no more: try again")),
+                    Err(MethodError::Said(error)) if self.transport => return Err(status(error)),
                     outcome => Answer::of(outcome.map_err(|failure| failure.error().into())),
                 };
                 Ok(tonic::Response::new(answer))
@@ -149,7 +149,7 @@ impl<'a> Call<'a> {
     }
 
     /// Its errors are within its replies.
-    pub(super) async fn batch(&'a self, request: Request) -> Response {
+    pub(super) async fn batch(&'a self, request: GrpcRequest) -> GrpcResponse {
         let run = |request: BatchRequest| -> Answering<'a, super::BatchResponse> {
             self.reached.store(true, Ordering::Relaxed);
             Box::pin(async move { Ok(tonic::Response::new(self.api.batch(request).await)) })

@@ -5,7 +5,7 @@
 
 use super::counts::Via;
 use super::messages::Response as Answer;
-use super::{Api, ApiError, BAD_REQUEST, BATCH, Calls, Command, Error, Failure, Method, NOT_FOUND, Reply};
+use super::{Api, ApiError, BAD_REQUEST, BATCH, Calls, Command, Error, Method, MethodError, NOT_FOUND, Reply};
 use crate::config::HttpApi;
 use crate::service::node::Node;
 use axum::Router;
@@ -183,9 +183,9 @@ where
                 Err(failure) => {
                     let error = failure.error();
                     let status = match failure {
-                        Failure::Busy => StatusCode::SERVICE_UNAVAILABLE,
-                        Failure::Said(error) if transport => status(error),
-                        Failure::Said(_) => StatusCode::OK,
+                        MethodError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+                        MethodError::Said(error) if transport => status(error),
+                        MethodError::Said(_) => StatusCode::OK,
                     };
                     json(status, &Answer::<Q::Result>::of(Err(error.into())))
                 }

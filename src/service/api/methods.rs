@@ -5,7 +5,8 @@
 use super::counts::Via;
 use super::messages::*;
 use super::{
-    Api, ApiError, BAD_REQUEST, CONCURRENT, Failure, INTERNAL, NOT_AVAILABLE, NOT_FOUND, UNKNOWN_CHANNEL, UNRECOVERABLE,
+    Api, ApiError, BAD_REQUEST, CONCURRENT, INTERNAL, MethodError, NOT_AVAILABLE, NOT_FOUND, UNKNOWN_CHANNEL,
+    UNRECOVERABLE,
 };
 use crate::auth::Overrides;
 use crate::broker::{Answer, Asker, Keep, Query, Request, Treatment};
@@ -38,9 +39,9 @@ impl Api {
         &self,
         channel: &str,
         request: impl FnOnce(Arc<str>, Asker) -> Request + Send,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, MethodError> {
         match self.node.ask_owner(channel, request).await? {
-            Answer::Refused(ClientError::TooManyRequests) => Err(Failure::Busy),
+            Answer::Refused(ClientError::TooManyRequests) => Err(MethodError::Busy),
             Answer::Refused(ClientError::UnrecoverablePosition) => Err(UNRECOVERABLE.into()),
             Answer::Refused(_) => Err(INTERNAL.into()),
             answer => Ok(answer),
@@ -99,7 +100,7 @@ fn is_showable(namespace: &Namespace, data: &[u8]) -> bool {
     data.is_empty() || namespace.options.publication_data_format == "binary" || is_fit("json", data)
 }
 
-async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResult, Failure> {
+async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResult, MethodError> {
     let namespace = api.namespace(channel)?;
     if !is_publishable(namespace, &content.publication.data, content.is_json) {
         return Err(BAD_REQUEST.into());
@@ -129,13 +130,13 @@ async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResu
     }
 }
 
-pub(super) async fn publish(api: &Api, request: PublishRequest) -> Result<PublishResult, Failure> {
+pub(super) async fn publish(api: &Api, request: PublishRequest) -> Result<PublishResult, MethodError> {
     let content = content!(request, api.via);
     send(api, &request.channel, &content).await
 }
 
 /// Each channel by itself: one that cannot be published to does not keep the others from it.
-pub(super) async fn broadcast(api: &Api, request: BroadcastRequest) -> Result<BroadcastResult, Failure> {
+pub(super) async fn broadcast(api: &Api, request: BroadcastRequest) -> Result<BroadcastResult, MethodError> {
     if request.channels.is_empty() {
         return Err(BAD_REQUEST.into());
     }
@@ -168,7 +169,7 @@ fn moment(at: i64) -> Result<u64, ApiError> {
     u64::try_from(at).map_err(|_| BAD_REQUEST)
 }
 
-pub(super) async fn subscribe(api: &Api, request: SubscribeRequest) -> Result<Empty, Failure> {
+pub(super) async fn subscribe(api: &Api, request: SubscribeRequest) -> Result<Empty, MethodError> {
     let namespace = api.namespace(&request.channel)?;
     let chosen = chosen(request.user, request.client, request.session)?;
     let info = payload(request.info, &request.b64info)?;
@@ -194,7 +195,7 @@ pub(super) async fn subscribe(api: &Api, request: SubscribeRequest) -> Result<Em
     Ok(Empty {})
 }
 
-pub(super) async fn unsubscribe(api: &Api, request: UnsubscribeRequest) -> Result<Empty, Failure> {
+pub(super) async fn unsubscribe(api: &Api, request: UnsubscribeRequest) -> Result<Empty, MethodError> {
     if !request.channel.is_empty() {
         api.namespace(&request.channel)?;
     }
@@ -203,7 +204,7 @@ pub(super) async fn unsubscribe(api: &Api, request: UnsubscribeRequest) -> Resul
     Ok(Empty {})
 }
 
-pub(super) async fn disconnect(api: &Api, request: DisconnectRequest) -> Result<Empty, Failure> {
+pub(super) async fn disconnect(api: &Api, request: DisconnectRequest) -> Result<Empty, MethodError> {
     let chosen = chosen(request.user, request.client, request.session)?;
     let disconnect = match request.disconnect {
         None => Disconnect::FORCE_DISCONNECT,
@@ -219,7 +220,7 @@ pub(super) async fn disconnect(api: &Api, request: DisconnectRequest) -> Result<
     Ok(Empty {})
 }
 
-pub(super) async fn refresh(api: &Api, request: RefreshRequest) -> Result<Empty, Failure> {
+pub(super) async fn refresh(api: &Api, request: RefreshRequest) -> Result<Empty, MethodError> {
     let chosen = chosen(request.user, request.client, request.session)?;
     // It is shown in every channel of the client.
     if !request.info.is_empty() && !is_fit("json", &request.info) {
@@ -241,7 +242,7 @@ fn shown(info: protocol::ClientInfo) -> ClientInfo {
     ClientInfo { user, client, conn_info, chan_info }
 }
 
-pub(super) async fn presence(api: &Api, request: PresenceRequest) -> Result<PresenceResult, Failure> {
+pub(super) async fn presence(api: &Api, request: PresenceRequest) -> Result<PresenceResult, MethodError> {
     check_presence(api, &request.channel)?;
     match api.ask(&request.channel, |channel, asker| Request::Presence { channel, asker }).await? {
         Answer::Presence(clients) => {
@@ -252,7 +253,10 @@ pub(super) async fn presence(api: &Api, request: PresenceRequest) -> Result<Pres
     }
 }
 
-pub(super) async fn presence_stats(api: &Api, request: PresenceStatsRequest) -> Result<PresenceStatsResult, Failure> {
+pub(super) async fn presence_stats(
+    api: &Api,
+    request: PresenceStatsRequest,
+) -> Result<PresenceStatsResult, MethodError> {
     check_presence(api, &request.channel)?;
     match api.ask(&request.channel, |channel, asker| Request::PresenceStats { channel, asker }).await? {
         Answer::PresenceStats { clients, users } => Ok(PresenceStatsResult { num_clients: clients, num_users: users }),
@@ -265,7 +269,7 @@ fn kept(api: &Api, channel: &str) -> Result<Keep, ApiError> {
     api.namespace(channel)?.keep.ok_or(NOT_AVAILABLE)
 }
 
-pub(super) async fn history(api: &Api, request: HistoryRequest) -> Result<HistoryResult, Failure> {
+pub(super) async fn history(api: &Api, request: HistoryRequest) -> Result<HistoryResult, MethodError> {
     let keep = kept(api, &request.channel)?;
     let since = request.since.map(|since| (since.offset, since.epoch.into()));
     if request.reverse && since.as_ref().is_some_and(|(offset, _)| *offset == 0) {
@@ -289,7 +293,7 @@ pub(super) async fn history(api: &Api, request: HistoryRequest) -> Result<Histor
     }
 }
 
-pub(super) async fn history_remove(api: &Api, request: HistoryRemoveRequest) -> Result<Empty, Failure> {
+pub(super) async fn history_remove(api: &Api, request: HistoryRemoveRequest) -> Result<Empty, MethodError> {
     kept(api, &request.channel)?;
     match api.ask(&request.channel, |channel, asker| Request::RemoveHistory { channel, asker }).await? {
         Answer::Removed => Ok(Empty {}),
@@ -297,7 +301,7 @@ pub(super) async fn history_remove(api: &Api, request: HistoryRemoveRequest) -> 
     }
 }
 
-pub(super) async fn channels(api: &Api, request: ChannelsRequest) -> Result<ChannelsResult, Failure> {
+pub(super) async fn channels(api: &Api, request: ChannelsRequest) -> Result<ChannelsResult, MethodError> {
     let glob = (!request.pattern.is_empty()).then(|| globset::Glob::new(&request.pattern)).transpose();
     let pattern = glob.map_err(|_| BAD_REQUEST)?.map(|glob| glob.compile_matcher());
     let found = api.node.channels(pattern).await?.into_iter();
@@ -305,7 +309,7 @@ pub(super) async fn channels(api: &Api, request: ChannelsRequest) -> Result<Chan
     Ok(ChannelsResult { channels: channels.collect() })
 }
 
-pub(super) async fn info(api: &Api, _: InfoRequest) -> Result<InfoResult, Failure> {
+pub(super) async fn info(api: &Api, _: InfoRequest) -> Result<InfoResult, MethodError> {
     let node = &api.node;
     let stats = node.stats().await?;
     let sum = |part: fn(&Stats) -> usize| stats.iter().map(part).sum::<usize>() as u32;
@@ -325,6 +329,6 @@ pub(super) async fn info(api: &Api, _: InfoRequest) -> Result<InfoResult, Failur
 }
 
 /// Where a program that is built on this one would answer its own methods; there are none here.
-pub(super) async fn rpc(_: &Api, request: RpcRequest) -> Result<RpcResult, Failure> {
+pub(super) async fn rpc(_: &Api, request: RpcRequest) -> Result<RpcResult, MethodError> {
     Err(if request.method.is_empty() { BAD_REQUEST } else { NOT_FOUND }.into())
 }

@@ -19,6 +19,7 @@ pub use openapi::document as openapi;
 use super::node::{Node, Unavailable};
 use counts::Via;
 use futures_util::{StreamExt, stream};
+use grpc::{GrpcCall, GrpcRequest, GrpcResponse};
 use messages::*;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -44,33 +45,33 @@ const UNRECOVERABLE: ApiError = ApiError { code: 112, message: "unrecoverable po
 
 /// Why a method came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum MethodError {
     Said(ApiError),
     /// The node takes no more: worth trying again.
     Busy,
 }
 
-impl Failure {
+impl MethodError {
     /// As it is said within an answer.
     fn error(self) -> ApiError {
         match self {
-            Failure::Said(error) => error,
-            Failure::Busy => INTERNAL,
+            MethodError::Said(error) => error,
+            MethodError::Busy => INTERNAL,
         }
     }
 }
 
-impl From<ApiError> for Failure {
-    fn from(error: ApiError) -> Failure {
-        Failure::Said(error)
+impl From<ApiError> for MethodError {
+    fn from(error: ApiError) -> MethodError {
+        MethodError::Said(error)
     }
 }
 
-impl From<Unavailable> for Failure {
-    fn from(why: Unavailable) -> Failure {
+impl From<Unavailable> for MethodError {
+    fn from(why: Unavailable) -> MethodError {
         match why {
-            Unavailable::Busy => Failure::Busy,
-            Unavailable::Silent => Failure::Said(INTERNAL),
+            Unavailable::Busy => MethodError::Busy,
+            Unavailable::Silent => MethodError::Said(INTERNAL),
         }
     }
 }
@@ -86,7 +87,7 @@ trait Method: Message + Default {
     type Result: Message + Default + std::fmt::Debug;
     const NAME: &'static str;
 
-    fn run(self, api: &Api) -> impl Future<Output = Result<Self::Result, Failure>> + Send;
+    fn run(self, api: &Api) -> impl Future<Output = Result<Self::Result, MethodError>> + Send;
 }
 
 /// The node, and by which way it is asked.
@@ -99,7 +100,7 @@ pub struct Api {
 
 impl Api {
     /// Carries out a method, and counts it.
-    async fn call<Q: Method>(&self, request: Q) -> Result<Q::Result, Failure> {
+    async fn call<Q: Method>(&self, request: Q) -> Result<Q::Result, MethodError> {
         let began = Instant::now();
         let outcome = request.run(self).await;
         self.calls.took(self.via, Q::NAME, began.elapsed());
@@ -117,7 +118,7 @@ macro_rules! methods {
             type Result = $result;
             const NAME: &'static str = stringify!($field);
 
-            fn run(self, api: &Api) -> impl Future<Output = Result<$result, Failure>> + Send {
+            fn run(self, api: &Api) -> impl Future<Output = Result<$result, MethodError>> + Send {
                 methods::$field(api, self)
             }
         })*
@@ -195,7 +196,7 @@ macro_rules! methods {
         }
 
         /// Carries out the gRPC call of that name.
-        async fn grpc_call(call: &grpc::Call<'_>, name: &str, request: grpc::Request) -> Option<grpc::Response> {
+        async fn grpc_call(call: &GrpcCall<'_>, name: &str, request: GrpcRequest) -> Option<GrpcResponse> {
             Some(match name {
                 $($grpc => call.unary::<$request>(request).await,)*
                 "Batch" => call.batch(request).await,

@@ -49,7 +49,7 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    pub fn new(options: &config::Backend, now: Instant) -> Breaker {
+    pub fn new(options: &config::BackendOptions, now: Instant) -> Breaker {
         Breaker {
             window: options.breaker_window,
             calls_min: options.breaker_calls,
@@ -130,11 +130,11 @@ mod tests {
 
     impl Subject {
         fn new() -> Subject {
-            let options = config::Backend {
+            let options = config::BackendOptions {
                 breaker_window: Duration::from_secs(10),
                 breaker_calls: 4,
                 breaker_delay: Duration::from_secs(3),
-                ..config::Backend::default()
+                ..config::BackendOptions::default()
             };
             let now = Instant::now();
             Subject { breaker: Breaker::new(&options, now), now }
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn zero_calls_turn_it_off() {
-        let options = config::Backend { breaker_calls: 0, ..config::Backend::default() };
+        let options = config::BackendOptions { breaker_calls: 0, ..config::BackendOptions::default() };
         let now = Instant::now();
         let mut breaker = Breaker::new(&options, now);
         for _ in 0..1000 {

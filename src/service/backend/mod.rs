@@ -77,7 +77,7 @@ pub struct Backend {
 }
 
 /// The sections that have a proxy of their own, if they have an endpoint.
-fn sections(config: &Config) -> [(Own, &'static str, &config::Proxy); 6] {
+fn sections(config: &Config) -> [(Own, &'static str, &config::ProxyOptions); 6] {
     let (client, channel) = (&config.client.proxy, &config.channel.proxy);
     [
         (Own::Connect, "client.proxy.connect", &client.connect.proxy),

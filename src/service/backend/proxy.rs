@@ -8,7 +8,7 @@ use super::wire;
 use crate::base::metrics::Latency;
 use crate::config;
 use crate::protocol::code::ClientError;
-use crate::service::fetch::{self, Failure, Http};
+use crate::service::fetch::{self, FetchError, Http};
 use crate::session::backend::{Ask, Said, Who};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
@@ -90,7 +90,11 @@ fn header_names(names: &[String]) -> Result<Vec<HeaderName>, String> {
 
 impl Proxy {
     /// The error is a sentence for the operator.
-    pub fn new(label: String, options: &config::Proxy, common: &config::Backend) -> Result<Proxy, String> {
+    pub fn new(
+        label: String,
+        options: &config::ProxyOptions,
+        common: &config::BackendOptions,
+    ) -> Result<Proxy, String> {
         let wrong = |text: String| format!("proxy {label}: {text}");
         let endpoint = options.endpoint.parse().map_err(|e| wrong(format!("{:?}: {e}", options.endpoint)))?;
         let inner = Inner {
@@ -154,7 +158,7 @@ impl Proxy {
         inner.counts.durations.entry(kind).or_default().record_us(took);
         let told = self.transformed(&result);
         // A status below 500 is an answer, whether or not it is one that can be used.
-        let failed = !matches!(result, Ok(_) | Err(Failure::Status(..500)));
+        let failed = !matches!(result, Ok(_) | Err(FetchError::Status(..500)));
         self.note(inner.breaker.record(leave, failed, now));
         match (result, told) {
             (Ok(said), _) | (Err(_), Some(said)) => said,
@@ -166,10 +170,10 @@ impl Proxy {
         }
     }
 
-    async fn put(&self, http: &Http, who: &Who, ask: &Ask, body: Bytes) -> Result<Said, Failure> {
+    async fn put(&self, http: &Http, who: &Who, ask: &Ask, body: Bytes) -> Result<Said, FetchError> {
         let request = fetch::post(&self.endpoint, self.headers(who, ask), body);
         let answer = http.send(request, self.timeout, self.size_max).await?;
-        wire::said(ask, &answer).map_err(Failure::Unreadable)
+        wire::said(ask, &answer).map_err(FetchError::Unreadable)
     }
 
     /// The emulated ones first, then those of the client's request, then the fixed: the later wins.
@@ -201,8 +205,8 @@ impl Proxy {
     }
 
     /// What a status means by `status_to_code_transforms`.
-    fn transformed(&self, result: &Result<Said, Failure>) -> Option<Said> {
-        let Err(Failure::Status(status)) = result else { return None };
+    fn transformed(&self, result: &Result<Said, FetchError>) -> Option<Said> {
+        let Err(FetchError::Status(status)) = result else { return None };
         let transform = self.transforms.iter().find(|transform| transform.status_code == *status)?;
         let (error, disconnect) = (&transform.to_error, &transform.to_disconnect);
         match error.code {
@@ -229,7 +233,7 @@ impl Proxy {
     }
 
     /// A line at the first failure, and then sums.
-    fn complain(&self, inner: &mut Inner, failure: &Failure, now: Instant) {
+    fn complain(&self, inner: &mut Inner, failure: &FetchError, now: Instant) {
         inner.failures += 1;
         if inner.complained.is_some_and(|at| now.duration_since(at) < COMPLAINT_INTERVAL) {
             return;
@@ -237,13 +241,13 @@ impl Proxy {
         inner.complained = Some(now);
         let count = std::mem::take(&mut inner.failures);
         let advice = match failure {
-            Failure::Late => "questions to the backend failed: is it slow? raise the proxy's timeout if it may be",
-            Failure::Unreachable(_) => "questions to the backend failed: does it run, and is the endpoint right?",
-            Failure::Status(_) => {
+            FetchError::Late => "questions to the backend failed: is it slow? raise the proxy's timeout if it may be",
+            FetchError::Unreachable(_) => "questions to the backend failed: does it run, and is the endpoint right?",
+            FetchError::Status(_) => {
                 "questions to the backend failed: it must answer 200; status_to_code_transforms gives others a meaning"
             }
-            Failure::TooLarge => "questions to the backend failed: raise backend.response_size_limit",
-            Failure::Unreadable(_) => "questions to the backend failed: its answer is not what docs/backend.md says",
+            FetchError::TooLarge => "questions to the backend failed: raise backend.response_size_limit",
+            FetchError::Unreadable(_) => "questions to the backend failed: its answer is not what docs/backend.md says",
         };
         tracing::warn!(proxy = self.label, endpoint = self.place, count, error = %failure, "{advice}");
     }

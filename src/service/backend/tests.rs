@@ -86,8 +86,8 @@ impl Subject {
     }
 }
 
-fn proxy(endpoint: String) -> config::Proxy {
-    config::Proxy { endpoint, timeout: Duration::from_secs(20), ..config::Proxy::default() }
+fn proxy(endpoint: String) -> config::ProxyOptions {
+    config::ProxyOptions { endpoint, timeout: Duration::from_secs(20), ..config::ProxyOptions::default() }
 }
 
 /// Every kind goes to `app`, at the path of its name.
@@ -186,7 +186,7 @@ async fn a_proxy_by_name_and_what_is_not_there() {
     config.proxies.push(config::NamedProxy { name: "own".into(), proxy: proxy(app.at("/own")) });
     let mut options = config::ChannelOptions::default();
     (options.subscribe_proxy_enabled, options.subscribe_proxy_name) = (true, "own".into());
-    config.channel.namespaces.push(config::Namespace { name: "chat".into(), options });
+    config.channel.namespaces.push(config::NamespaceOptions { name: "chat".into(), options });
     let on = config::RpcOptions { proxy_enabled: true, proxy_name: "own".into() };
     for (name, options) in [("orders", on), ("off", config::RpcOptions::default())] {
         config.rpc.namespaces.push(config::RpcNamespace { name: name.into(), options });
@@ -267,7 +267,7 @@ async fn statuses_may_have_a_meaning() {
 async fn an_answer_that_does_not_come() {
     let app = App::start().await;
     let mut config = everything(&app);
-    config.rpc.proxy = config::Proxy { timeout: Duration::from_millis(30), ..proxy(app.at("/gate")) };
+    config.rpc.proxy = config::ProxyOptions { timeout: Duration::from_millis(30), ..proxy(app.at("/gate")) };
     config.channel.proxy.publish = proxy("http://127.0.0.1:1/".into());
     let it = Subject::new(config);
     assert_eq!(it.said(rpc("x")).await, failed(ClientError::Internal));
@@ -281,7 +281,7 @@ async fn an_answer_that_does_not_come() {
 async fn as_many_as_may_are_under_way() {
     let app = App::start().await;
     let mut config = everything(&app);
-    config.rpc.proxy = config::Proxy { inflight_limit: 2, ..proxy(app.at("/gate")) };
+    config.rpc.proxy = config::ProxyOptions { inflight_limit: 2, ..proxy(app.at("/gate")) };
     config.channel.proxy.publish = proxy(app.at("/gate"));
     config.backend.inflight_limit = 3;
     let it = Subject::new(config);

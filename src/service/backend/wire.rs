@@ -4,8 +4,8 @@
 //! known is skipped, except where skipping it would grant more than the backend meant.
 
 use crate::auth::Overrides;
-use crate::protocol::Encoding;
 use crate::protocol::code::{ClientError, Disconnect};
+use crate::protocol::{Encoding, NotJson};
 use crate::session::backend::{Ask, ConnectGrant, PublishGrant, RefreshGrant, Said, SubscribeGrant, Who};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,10 +16,6 @@ use std::collections::{BTreeMap, HashMap};
 
 /// Bytes of a disconnect's reason: a close frame has no room for more.
 const REASON_MAX: usize = 123;
-
-/// The client's payload is no JSON, and the proxy takes nothing else.
-#[derive(Debug, PartialEq, Eq)]
-pub struct NotJson;
 
 #[derive(Serialize, Default)]
 struct Question<'a> {

@@ -9,7 +9,7 @@ use gannet::broker::{self, Asker, Position, Query, Request, Treatment};
 use gannet::protocol::code::{ClientError, Disconnect};
 use gannet::protocol::{Error, Publication, SubscribeRequest};
 use gannet::session::backend::{Ask, Call, ConnectGrant, PublishGrant, RefreshGrant, Said, SubscribeGrant};
-use gannet::shard::{Answer, Chosen, Control, Mail};
+use gannet::shard::{Chosen, Control, ControlAnswer, Mail};
 use std::collections::BTreeMap;
 
 /// The one channel to which the backend subscribes clients.
@@ -151,7 +151,9 @@ impl Backend {
         for (ticket, answer) in std::mem::take(&mut world.answers) {
             let waits = self.waits.remove(&ticket).unwrap_or_else(|| panic!("an answer to nothing: {answer:?}"));
             let Some(Published { id, channel, key, version }) = waits else { continue };
-            let Answer::Owner(broker::Answer::Published(position)) = answer else { panic!("no place: {answer:?}") };
+            let ControlAnswer::Owner(broker::Answer::Published(position)) = answer else {
+                panic!("no place: {answer:?}")
+            };
             let place = (channel.clone(), key.clone());
             match self.keys.get(&place).filter(|_| !key.is_empty()) {
                 Some(first) => assert_eq!(*first, position, "{channel}: a key that came again"),

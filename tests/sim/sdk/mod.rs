@@ -20,7 +20,7 @@ use client::Sdk;
 use gannet::broker::{self, Asker, Request};
 use gannet::hub::Flags;
 use gannet::protocol::Encoding;
-use gannet::shard::{Answer, Control, Mail, Out};
+use gannet::shard::{Control, ControlAnswer, Mail, Out};
 use std::collections::{BTreeMap, BTreeSet};
 use truth::Truth;
 
@@ -381,7 +381,7 @@ impl Sim {
         reactor.shard.mail(now, &mut reactor.conns, Mail::Ask(request));
         let out: Vec<Out> = reactor.shard.out.drain(..).collect();
         match out.into_iter().next() {
-            Some(Out::Answer { answer: Answer::Owner(answer), .. }) => answer,
+            Some(Out::Answer { answer: ControlAnswer::Owner(answer), .. }) => answer,
             other => panic!("a question brought {other:?}"),
         }
     }
@@ -394,7 +394,9 @@ impl Sim {
             let mail = Mail::Control { ticket: 0, control: Box::new(Control::Channels(None)) };
             reactor.shard.mail(now, &mut reactor.conns, mail);
             for out in reactor.shard.out.drain(..) {
-                let Out::Answer { answer: Answer::Channels(list), .. } = out else { panic!("a question: {out:?}") };
+                let Out::Answer { answer: ControlAnswer::Channels(list), .. } = out else {
+                    panic!("a question: {out:?}")
+                };
                 all.extend(list.into_iter().map(|(name, count)| (name.to_string(), count)));
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::options::{KEY, Options};
 use crate::rng::Rng;
-use gannet::config::{ChannelOptions, Config, Namespace};
+use gannet::config::{ChannelOptions, Config, NamespaceOptions};
 use gannet::session::Rules;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +74,7 @@ fn config(rng: &mut Rng) -> Config {
     };
     config.channel.without_namespace = open;
     config.channel.namespaces =
-        NAMESPACES.map(|name| Namespace { name: name.into(), options: namespace(rng) }).into_iter().collect();
+        NAMESPACES.map(|name| NamespaceOptions { name: name.into(), options: namespace(rng) }).into_iter().collect();
     config
 }
 
