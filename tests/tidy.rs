@@ -13,7 +13,7 @@ const COLUMNS_MAX: usize = 120;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Each module's floor: it may use its own and those below.
-const FLOORS: [(&str, u8); 19] = [
+const FLOORS: [(&str, u8); 20] = [
     ("config", 0),
     ("base", 0),
     ("http", 1),
@@ -25,6 +25,7 @@ const FLOORS: [(&str, u8); 19] = [
     ("hub", 5),
     ("session", 6),
     ("shard", 7),
+    ("turn", 8),
     ("admission", 9),
     ("origin", 9),
     ("reactor", 10),

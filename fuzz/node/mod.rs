@@ -11,6 +11,7 @@ use bytes::Bytes;
 use client::{Client, Known};
 use gannet::broker::{Answer as Owned, Asker, ConnKey, Event, Keep, Query, Request, owner};
 use gannet::hub::Flags;
+use gannet::protocol::Encoding;
 use gannet::protocol::code::{ClientError, Disconnect};
 use gannet::session::backend::{Call, Said};
 use gannet::session::{Now, Session, Sessions};
@@ -33,6 +34,8 @@ pub struct Conn {
     session: Option<Box<Session>>,
     pub client: Client,
     pub wire: Wire,
+    /// Commands that wait until the connect command is answered.
+    rest: Vec<u8>,
 }
 
 pub struct Conns {
@@ -130,7 +133,7 @@ impl Node {
             session.set_headers("x-forwarded: 1\n".into());
         }
         self.conns[at].list[index as usize] =
-            Some(Conn { generation, session: Some(session), client: Client::new(wire), wire });
+            Some(Conn { generation, session: Some(session), client: Client::new(wire), wire, rest: Vec::new() });
     }
 
     pub fn is_open(&self, conn: u8) -> bool {
@@ -140,8 +143,37 @@ impl Node {
 
     pub fn message(&mut self, conn: u8, message: &[u8]) {
         let (at, index) = Node::at(conn);
-        self.shards[at].message(self.now, &mut self.conns[at], index, message);
-        self.act();
+        let Some(it) = self.conns[at].list[index as usize].as_mut() else { return };
+        if !it.rest.is_empty() && it.wire.encoding() == Encoding::Json {
+            it.rest.push(b'\n');
+        }
+        let fresh = it.rest.is_empty();
+        it.rest.extend_from_slice(message);
+        self.go_on(at, index, fresh);
+    }
+
+    /// Carries out the commands of a client that wait, up to one that has to wait for the connect command.
+    fn go_on(&mut self, at: usize, index: u32, mut first: bool) {
+        loop {
+            let Some(it) = self.conns[at].list[index as usize].as_mut() else { return };
+            let Some(session) = it.session.as_ref() else { return it.rest.clear() };
+            if session.is_connecting() || it.rest.is_empty() && !first {
+                return;
+            }
+            let rest = std::mem::take(&mut it.rest);
+            let used = self.shards[at].command(self.now, &mut self.conns[at], index, &rest, std::mem::take(&mut first));
+            if let Some(it) = self.conns[at].list[index as usize].as_mut() {
+                it.rest = rest[used..].to_vec();
+            }
+            self.act();
+        }
+    }
+
+    /// The same for all clients.
+    fn all_go_on(&mut self) {
+        for at in 0..self.shards.len() {
+            (0..u32::from(CONNS)).for_each(|index| self.go_on(at, index, false));
+        }
     }
 
     pub fn close(&mut self, conn: u8) {
@@ -171,6 +203,7 @@ impl Node {
             None => self.shards[to].refuse_call(self.now, &mut self.conns[to], *call),
         }
         self.act();
+        self.all_go_on();
     }
 
     /// Time goes on; whatever is due on the way happens at its time.
@@ -213,6 +246,7 @@ impl Node {
                 any = true;
             }
         }
+        self.all_go_on();
         any
     }
 
@@ -243,7 +277,7 @@ impl Node {
             for out in shard.out.drain(..) {
                 match out {
                     Out::Send { conn, frame } => conns.client(conn).send(frame),
-                    Out::Hole { conn, ticket } => conns.client(conn).send_hole(ticket),
+                    Out::Hole { conn, ticket, .. } => conns.client(conn).send_hole(ticket),
                     Out::Fill { conn, ticket, frame } => conns.client(conn).fill(ticket, frame),
                     Out::Close { conn, wire, disconnect } => {
                         assert!(conns.session(conn).is_none(), "closed, and a session still");
@@ -254,7 +288,7 @@ impl Node {
                     Out::Ask(call) => self.asks.push(call),
                     Out::Answer { ticket, answer } => self.answers.push((ticket, answer)),
                     // Deadlines are looked at whenever time goes on.
-                    Out::Hook(_) | Out::Sooner { .. } | Out::Drain => {}
+                    Out::Hook(_) | Out::Sooner { .. } | Out::Drain | Out::Commands { .. } => {}
                 }
             }
             for conn in conns.list.iter_mut().flatten() {

@@ -21,6 +21,8 @@ pub struct Sender<T> {
 struct Shared<T> {
     queue: Mutex<Vec<T>>,
     len: AtomicUsize,
+    /// Values that the owner took and has not dealt with.
+    kept: AtomicUsize,
     len_max: usize,
     /// Set by the first sender after a drain, so that one batch costs one wake-up.
     woken: AtomicBool,
@@ -39,6 +41,7 @@ pub fn mailbox<T>(len_max: usize, wake: impl Fn() + Send + Sync + 'static) -> (S
     let shared = Arc::new(Shared {
         queue: Mutex::new(Vec::new()),
         len: AtomicUsize::new(0),
+        kept: AtomicUsize::new(0),
         len_max,
         woken: AtomicBool::new(false),
         wake: Box::new(wake),
@@ -73,7 +76,7 @@ impl<T> Sender<T> {
     /// Queues `value`, or gives it back when the mailbox is full.
     pub fn offer(&self, value: T) -> Result<(), T> {
         let mut queue = self.shared.lock();
-        if queue.len() >= self.shared.len_max {
+        if queue.len() + self.shared.kept.load(Ordering::Relaxed) >= self.shared.len_max {
             return Err(value);
         }
         queue.push(value);
@@ -88,7 +91,8 @@ impl<T> Sender<T> {
 
     /// How many offers would be taken. A hint likewise.
     pub fn room(&self) -> usize {
-        self.shared.len_max.saturating_sub(self.shared.len.load(Ordering::Relaxed))
+        let (len, kept) = (self.shared.len.load(Ordering::Relaxed), self.shared.kept.load(Ordering::Relaxed));
+        self.shared.len_max.saturating_sub(len + kept)
     }
 
     fn finish(&self, queue: MutexGuard<'_, Vec<T>>) {
@@ -113,7 +117,12 @@ impl<T> Mailbox<T> {
         self.shared.len.store(0, Ordering::Relaxed);
     }
 
-    /// Values that wait.
+    /// So many values that were drained wait still: they count towards the length.
+    pub fn keep(&self, count: usize) {
+        self.shared.kept.store(count, Ordering::Relaxed);
+    }
+
+    /// Values that wait to be drained.
     pub fn len(&self) -> usize {
         self.shared.len.load(Ordering::Relaxed)
     }

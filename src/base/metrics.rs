@@ -35,6 +35,9 @@ impl Latency {
     }
 }
 
+/// Why input waits, as it is labelled.
+pub const WAITS: [&str; 5] = ["commands", "decoded", "replies", "signatures", "unanswered"];
+
 /// What went beyond a rate limit: whose limits, what command, and whether it was let through to try them out.
 pub type Limited = (&'static str, &'static str, bool);
 
@@ -46,6 +49,8 @@ macro_rules! counters {
             $(#[doc = $help] pub $field: u64,)*
             /// Error replies by code less 100.
             pub refused: [u64; 16],
+            /// Why input of clients waited for the next turn, by `WAITS`.
+            pub waits: [u64; 5],
             /// What went beyond rate limits.
             pub limited: BTreeMap<Limited, u64>,
             /// Disconnects by code.
@@ -66,6 +71,7 @@ macro_rules! counters {
             pub fn add(&mut self, other: &Counters) {
                 $(self.$field += other.$field;)*
                 self.refused.iter_mut().zip(other.refused).for_each(|(a, b)| *a += b);
+                self.waits.iter_mut().zip(other.waits).for_each(|(a, b)| *a += b);
                 add_table(&mut self.limited, &other.limited);
                 let tables = [
                     (&mut self.disconnects, &other.disconnects),
@@ -85,6 +91,7 @@ macro_rules! counters {
                 $(page.single($name, $help, "counter", self.$field);)*
                 let codes = self.refused.iter().enumerate().filter(|(_, n)| **n > 0).map(|(code, n)| (code + 100, *n));
                 page.labelled("gannet_client_num_reply_errors_total", "Error replies to commands, by error code.", "counter", "code", codes);
+                page.labelled("gannet_client_input_waits_total", "Times that the rest of a client's input waited for the next turn because a budget was used up (commands, decoded, replies, signatures), or for replies that are owed (unanswered).", "counter", "reason", WAITS.into_iter().zip(self.waits));
                 let limited = self.limited.iter().map(|((layer, command, dry_run), count)| {
                     (format!("layer=\"{layer}\",command=\"{command}\",dry_run=\"{dry_run}\""), *count)
                 });
@@ -145,6 +152,8 @@ counters! {
     origins_refused: "gannet_client_origins_refused_total" "Handshakes refused by client.allowed_origins.",
     handshake_timeouts: "gannet_transport_handshake_timeouts_total" "Sockets closed without a whole request head in time.",
     write_timeouts: "gannet_transport_write_timeouts_total" "Clients closed because their socket took no byte for websocket.write_timeout.",
+    message_timeouts: "gannet_transport_message_timeouts_total" "Connections closed because a message that they began did not end within websocket.message_timeout.",
+    limit_held: "gannet_transport_held_input_limit_total" "Connections closed because unfinished messages and waiting input were over reactor.held_input_size.",
     resets: "gannet_transport_connections_lost_total" "Sockets that ended without a close frame.",
 }
 

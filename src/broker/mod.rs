@@ -237,6 +237,23 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Bytes of the publications and clients that it tells one asker of, about.
+    pub fn answered_bytes(&self) -> usize {
+        let publications = |all: &[Publication]| all.iter().map(|publication| publication.data.len() + 64).sum();
+        match self {
+            Event::Subscribed { found: Some(found), .. } => {
+                found.recovery.as_ref().map_or(0, |recovery| publications(&recovery.publications))
+            }
+            Event::Answer { answer: Answer::History(found), .. } => publications(&found.1),
+            Event::Answer { answer: Answer::Presence(clients), .. } => {
+                clients.iter().map(|info| 128 + info.conn_info.len() + info.chan_info.len()).sum()
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// Where a subscription begins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {

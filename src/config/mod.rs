@@ -169,6 +169,8 @@ options! {
         message_size_limit: usize = 65536, Rule::Bytes(1, GIB);
         /// A client whose socket takes no byte for this long while bytes wait is closed.
         write_timeout: Duration = secs(1), Rule::Time(TICK, DAY);
+        /// A message that a client began must have come in full within this; beyond: close 1008.
+        message_timeout: Duration = secs(60), Rule::Time(TICK, DAY);
         /// With clients that offer permessage-deflate: take compressed messages of them, and compress what they are
         /// sent, a publication once for all of them.
         compression: bool = false;
@@ -225,6 +227,9 @@ options! {
         channel_limit: usize = 128, Rule::Count(1, MIB);
         /// Bytes that wait for one client; beyond: close 3008.
         queue_max_size: usize = 1048576, Rule::Bytes(1, GIB);
+        /// Replies that may be owed to one client, by channels on other reactors or by the backend; beyond, its next
+        /// commands wait unread.
+        unanswered_limit: usize = 256, Rule::Count(1, MIB);
         /// Clients of this node. 0 = no limit (then what the file descriptors allow); beyond: 503.
         connection_limit: usize = 0, Rule::Count(0, NO_MAX);
         /// Handshakes a second, a true rate (token bucket of one second). 0 = no limit; beyond: 503.
@@ -471,6 +476,19 @@ options! {
         fanout_queue_size: usize = 64 << 20, Rule::Bytes(1, NO_MAX);
         /// Deliveries of a fan-out in one slice, after which the loop looks at its sockets again.
         fanout_slice: usize = 1024, Rule::Count(1, MIB);
+        /// Commands, or frames that hold none, that one connection may send in one loop turn; the rest waits for the
+        /// next turn, after everyone else.
+        command_budget: usize = 64, Rule::Count(1, MIB);
+        /// Bytes of messages, after inflating them, that one connection may have decoded in one loop turn; the rest
+        /// waits likewise.
+        decode_budget: usize = 128 << 10, Rule::Bytes(1, GIB);
+        /// Bytes of replies that one connection may cause in one loop turn; what else it asks for waits likewise.
+        reply_budget: usize = 256 << 10, Rule::Bytes(1, GIB);
+        /// Signatures of tokens that one connection may have checked in one loop turn; what is behind them waits likewise.
+        signature_budget: usize = 16, Rule::Count(1, MIB);
+        /// Bytes of unfinished messages and of waiting input that all connections of one reactor may hold; beyond, those
+        /// that hold most are closed (1013).
+        held_input_size: usize = 32 << 20, Rule::Bytes(MIB, NO_MAX);
     }
 }
 

@@ -2,37 +2,18 @@
 //!
 //! Owns the routing of heads and the choice of encoding. Pure: a head in, a decision out.
 
-use super::stream::{Endpoint, StreamRequest, refuse_body};
+use super::stream::Endpoint;
 use crate::config::Config;
-use crate::http::{self, Framing, Head, HeadError};
+use crate::http::{self, Framing, Head};
 use crate::origin::{Origins, Source, UNREADABLE};
 use crate::protocol::Encoding;
+use crate::turn::request::{Decision, refuse_body};
 use crate::wire::Wire;
 use crate::ws::Upgrade;
-use bytes::Bytes;
 
 /// The subprotocols of the Centrifugal protocol.
 const SUBPROTOCOLS: [(&str, Encoding); 2] =
     [("centrifuge-protobuf", Encoding::Protobuf), ("centrifuge-json", Encoding::Json)];
-
-/// What to do with a connection whose head is whole.
-#[derive(Debug)]
-pub enum Decision<'a> {
-    Echo(Upgrade<'a>),
-    Client {
-        upgrade: Upgrade<'a>,
-        subprotocol: Option<&'static str>,
-        wire: Wire,
-        frame_pings: bool,
-    },
-    /// A response that does not end.
-    Stream(StreamRequest),
-    /// Answer and close.
-    Answer(u16, Bytes),
-    OriginRefused(Bytes),
-    /// Not for a reactor.
-    HandOff,
-}
 
 /// The endpoints that live in reactors, and who may come.
 #[derive(Debug)]
@@ -131,17 +112,6 @@ fn refuse_origin<'a>() -> Decision<'a> {
 /// A trailing slash makes no difference.
 pub fn trim(path: &str) -> &str {
     path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path)
-}
-
-/// The answer to a head that cannot be read.
-pub fn refuse_head(error: HeadError) -> (u16, Bytes) {
-    match error {
-        HeadError::Malformed => (400, http::answer(400, "Bad Request", "", "this is not an HTTP/1.1 request")),
-        HeadError::TooLarge => {
-            let text = "the request head is larger than http_server.header_size_limit or has too many lines";
-            (431, http::answer(431, "Request Header Fields Too Large", "", text))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -34,54 +34,31 @@ impl From<Disconnect> for Failure {
 }
 
 impl Session {
-    /// A whole message: one command or several. Stops at the first that ends the session. While the connect command
-    /// waits for its answer, what follows it waits as well.
-    pub fn handle_message(&mut self, message: &[u8], turn: &mut Turn<'_>) {
+    /// The next command of a message; bytes used of it, all if there is no other command behind. `first`: the message
+    /// begins here, and must hold a command. Not to be called while [`Session::is_connecting`].
+    pub fn handle_command(&mut self, message: &[u8], first: bool, turn: &mut Turn<'_>) -> usize {
         if self.wire.is_uni() {
-            return self.connect_to_listen(message, turn);
+            self.connect_to_listen(message, turn);
+            return message.len();
         }
         let mut rest = message;
-        let mut commands = 0;
-        while !self.is_connecting() {
-            let Some(decoded) = self.encoding().decode(&mut rest) else { break };
-            commands += 1;
-            let Ok(command) = decoded else {
-                return turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST));
-            };
-            let id = command.id;
-            let outcome = self.charge(&command, turn).and_then(|()| self.command(command, turn));
-            self.settle(id, outcome, turn);
-            if matches!(turn.fx.list.last(), Some(Effect::Close(_))) {
-                return;
+        match self.encoding().decode(&mut rest) {
+            Some(Ok(command)) => {
+                let id = command.id;
+                let outcome = self.charge(&command, turn).and_then(|()| self.command(command, turn));
+                self.settle(id, outcome, turn);
             }
+            None if !first => {}
+            Some(Err(_)) | None => turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST)),
         }
-        if self.is_connecting() {
-            self.queue(rest, turn);
-        } else if commands == 0 {
-            turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST));
-        }
-    }
-
-    fn is_connecting(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| more.connecting.is_some())
-    }
-
-    /// Keeps commands for later.
-    fn queue(&mut self, message: &[u8], turn: &mut Turn<'_>) {
-        let separated = self.encoding() == Encoding::Json;
-        let Some(connecting) = self.more.as_mut().and_then(|more| more.connecting.as_mut()) else { return };
         // A line end behind the last command begins no other.
-        let message = if separated { message.trim_ascii() } else { message };
-        if message.is_empty() {
-            return;
-        }
-        if connecting.queued.len() + message.len() > turn.rules.queued_bytes_max {
-            return turn.fx.push(Effect::Close(Disconnect::TOO_MANY_REQUESTS));
-        }
-        if separated && !connecting.queued.is_empty() {
-            connecting.queued.push(b'\n');
-        }
-        connecting.queued.extend_from_slice(message);
+        let ends = self.encoding() == Encoding::Json && rest.trim_ascii_start().is_empty();
+        if ends { message.len() } else { message.len() - rest.len() }
+    }
+
+    /// Does the connect command wait for its answer? What follows it must wait as well.
+    pub fn is_connecting(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.connecting.is_some())
     }
 
     /// Says what became of a command, if that was not said yet.
@@ -198,7 +175,10 @@ impl Session {
         if (turn.owner_is_full)(name) {
             return Err(ClientError::TooManyRequests.into());
         }
-        turn.fx.keep_place(id);
+        match counts {
+            true => turn.fx.keep_place(id),
+            false => turn.fx.keep_large_place(id),
+        }
         turn.fx.push(Effect::Presence { channel: name.as_str().into(), ticket: id, counts });
         Ok(())
     }
@@ -220,7 +200,7 @@ impl Session {
         let most = turn.rules.history_limit;
         let limit = usize::try_from(request.limit).unwrap_or(most).min(most);
         let query = Box::new(Query { keep, since, limit, reverse: request.reverse });
-        turn.fx.keep_place(id);
+        turn.fx.keep_large_place(id);
         turn.fx.push(Effect::History { channel: name.as_str().into(), ticket: id, query });
         Ok(())
     }

@@ -238,17 +238,12 @@ impl Session {
         }
     }
 
-    /// The connect reply; then the commands that waited for it.
+    /// The connect reply. Commands that wait for it go on once it is sent.
     fn finish_connect(&mut self, id: u32, result: ConnectResult, turn: &mut Turn<'_>) {
         let connecting = self.more.as_mut().and_then(|more| more.connecting.take());
         turn.fx.kept = connecting.as_ref().map(|_| id);
         turn.fx.reply(self.wire, &Reply { id, connect: Some(result), ..Reply::default() });
         self.drop_more();
-        if let Some(connecting) = connecting
-            && !connecting.queued.is_empty()
-        {
-            turn.fx.push(Effect::Resume(connecting.queued));
-        }
     }
 
     /// An outcome of connecting that was waited for.

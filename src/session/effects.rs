@@ -16,9 +16,11 @@ use std::sync::Arc;
 pub enum Effect {
     /// Send this part of the buffer: whole replies, in the session's encoding.
     Send(Range<usize>),
-    /// Keep a place for the reply to the command of `ticket`: what is sent from here on comes after it.
+    /// Keep a place for the reply to the command of `ticket`: what is sent from here on comes after it. `large`: the
+    /// reply may hold much.
     Hole {
         ticket: u32,
+        large: bool,
     },
     /// The reply, where its place was kept.
     Fill {
@@ -85,8 +87,6 @@ pub enum Effect {
     },
     /// Close this user's other clients on all reactors: it may have but one.
     CloseOthers,
-    /// Commands that waited for the connect reply: hand them to the session once all else is done.
-    Resume(Vec<u8>),
     /// The session is over; nothing follows.
     Close(Disconnect),
 }
@@ -135,11 +135,20 @@ impl Effects {
 
     /// The reply to the command of `ticket` comes later: what is sent from here on comes after it.
     pub fn keep_place(&mut self, ticket: u32) {
+        self.keep(ticket, false);
+    }
+
+    /// The same for a reply that may hold much: publications of a history, clients that are present.
+    pub fn keep_large_place(&mut self, ticket: u32) {
+        self.keep(ticket, true);
+    }
+
+    fn keep(&mut self, ticket: u32, large: bool) {
         if self.kept == Some(ticket) {
             // It has been kept all along.
             self.kept = None;
         } else {
-            self.list.push(Effect::Hole { ticket });
+            self.list.push(Effect::Hole { ticket, large });
         }
     }
 

@@ -310,6 +310,14 @@ impl Session {
         }
     }
 
+    /// What this client said has not been heard yet: a pong that is overdue may be among it.
+    pub fn wait_on_for_pong(&mut self, now: Now, rules: &Rules) {
+        if self.pong_due <= now.tick {
+            let timeout = if self.frame_pings { Some(rules::FRAME_PONG_TIMEOUT) } else { rules.pong_timeout };
+            self.pong_due = timeout.map_or(NEVER, |timeout| now.tick + timeout);
+        }
+    }
+
     /// Ticks the awaited pong has left; `None` when none is awaited.
     pub fn pong_left(&self, now: Now) -> Option<Tick> {
         (self.pong_due != NEVER).then(|| self.pong_due.saturating_sub(now.tick))

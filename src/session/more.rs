@@ -95,8 +95,6 @@ pub struct Connecting {
     pub result: ConnectResult,
     /// Server-side subscriptions that their owners have not answered.
     pub waits: usize,
-    /// Commands that came meanwhile.
-    pub queued: Vec<u8>,
     /// Who it will be, once its place among the user's connections is known.
     pub grant: Option<Box<(ConnectGrant, Wishes)>>,
 }

@@ -45,8 +45,6 @@ pub struct Rules {
     pub expired_sub_delay_ms: u64,
     /// Bytes that may wait in a hub before it takes no more publications.
     pub fanout_queue_bytes_max: usize,
-    /// Bytes of commands that may wait for a connect command to be answered.
-    pub queued_bytes_max: usize,
     /// Bytes of streams and idempotency keys that each share of the broker may hold.
     pub broker: crate::broker::Limits,
     /// The backend decides about clients without a token.
@@ -121,7 +119,6 @@ impl Rules {
             expired_delay_ms: client.expired_close_delay.as_millis() as u64,
             expired_sub_delay_ms: client.expired_sub_close_delay.as_millis() as u64,
             fanout_queue_bytes_max: config.reactor.fanout_queue_size,
-            queued_bytes_max: config.websocket.message_size_limit,
             broker: crate::broker::Limits {
                 history_bytes: channel.history_memory_limit,
                 recent: channel.idempotency_cache_size,

@@ -135,7 +135,10 @@ impl Session {
         if (turn.owner_is_full)(&request.channel) {
             return Err(ClientError::TooManyRequests.into());
         }
-        turn.fx.keep_place(id);
+        match request.recover {
+            true => turn.fx.keep_large_place(id),
+            false => turn.fx.keep_place(id),
+        }
         self.begin_subscription(id, request, grant, To::Reply, turn);
         Ok(())
     }
@@ -384,7 +387,7 @@ impl Session {
             let before = turn.fx.list.len();
             if self.end_sub(at, Some(id), turn) {
                 // The answer comes from the owner, once nobody sees this client in the channel any more.
-                turn.fx.list.insert(before, Effect::Hole { ticket: id });
+                turn.fx.list.insert(before, Effect::Hole { ticket: id, large: false });
                 return Ok(());
             }
         }

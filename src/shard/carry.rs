@@ -16,7 +16,7 @@ impl Shard {
     pub(super) fn carry_out(&mut self, now: Now, table: &mut impl Table, key: ConnKey, wire: Wire) {
         let conn = key.index;
         let mut list = std::mem::take(&mut self.fx.list);
-        let (mut replies, mut closing, mut resumed) = (0..0, None, None);
+        let (mut replies, mut closing) = (0..0, None);
         for effect in list.drain(..) {
             match effect {
                 Effect::Send(range) if replies.is_empty() => replies = range,
@@ -25,9 +25,9 @@ impl Shard {
                     self.send_replies(conn, wire, &mut replies);
                     replies = range;
                 }
-                Effect::Hole { ticket } => {
+                Effect::Hole { ticket, large } => {
                     self.send_replies(conn, wire, &mut replies);
-                    self.out.push(Out::Hole { conn, ticket });
+                    self.out.push(Out::Hole { conn, ticket, large });
                 }
                 Effect::Fill { ticket, range } => {
                     self.send_replies(conn, wire, &mut replies);
@@ -41,7 +41,6 @@ impl Shard {
                     break;
                 }
                 Effect::Connected => self.connected(table, conn),
-                Effect::Resume(commands) => resumed = Some(commands),
                 effect => self.ask_for(now, table, key, wire, effect),
             }
         }
@@ -49,10 +48,7 @@ impl Shard {
         self.finish_effects(list);
         if let Some(disconnect) = closing {
             self.detach(now, table, key, disconnect.code);
-            return self.say_close(conn, wire, disconnect);
-        }
-        if let Some(commands) = resumed {
-            self.with(now, table, conn, |session, turn| session.handle_message(&commands, turn));
+            self.say_close(conn, wire, disconnect);
         }
     }
 

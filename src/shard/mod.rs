@@ -69,10 +69,11 @@ pub enum Out {
         conn: u32,
         frame: Bytes,
     },
-    /// Keep a place for the frame that comes with the same ticket.
+    /// Keep a place for the frame that comes with the same ticket. `large`: the frame may hold much.
     Hole {
         conn: u32,
         ticket: u32,
+        large: bool,
     },
     Fill {
         conn: u32,
@@ -84,6 +85,11 @@ pub enum Out {
         conn: u32,
         wire: Wire,
         disconnect: Disconnect,
+    },
+    /// Commands of the client that came by another request: they follow those that it sent before.
+    Commands {
+        conn: u32,
+        message: Bytes,
     },
     /// The session wants to be asked sooner than it said: look at [`Session::next_deadline`] again.
     Sooner {
@@ -138,6 +144,10 @@ pub struct Shard {
     /// Clients here that want to be their user's only one, and have not been put in an order yet.
     only_ones: Vec<ConnKey>,
     secret: Arc<Secret>,
+    /// Signature checks up to the last [`Shard::take_checks`].
+    checks_told: u64,
+    /// Bytes of publications and clients in the answers that this shard gave as an owner.
+    pub answered_bytes: u64,
     /// For the reactor, in order. Emptied by it after each call.
     pub out: Vec<Out>,
     pub counters: Counters,
@@ -173,6 +183,8 @@ impl Shard {
             seats: HashMap::default(),
             only_ones: Vec::new(),
             secret,
+            checks_told: 0,
+            answered_bytes: 0,
             out: Vec::new(),
             counters: Counters::default(),
             deflater: Deflater::default(),
@@ -200,14 +212,28 @@ impl Shard {
         self.hub.waiting_bytes() > self.rules.fanout_queue_bytes_max
     }
 
-    /// A whole message from a client.
-    pub fn message(&mut self, now: Now, table: &mut impl Table, conn: u32, message: &[u8]) {
-        let Some(wire) = table.session(conn).map(|session| session.wire()) else { return };
-        if !wire.is_uni() && message == wire.encoding().ping() {
-            return self.pong(now, table, conn);
+    /// The next command of a client's message; bytes used of it, all if there is no other command behind. `first`: the
+    /// message begins here. Not to be called while the session is connecting.
+    pub fn command(&mut self, now: Now, table: &mut impl Table, conn: u32, message: &[u8], first: bool) -> usize {
+        let Some(wire) = table.session(conn).map(|session| session.wire()) else { return message.len() };
+        if first && !wire.is_uni() && message == wire.encoding().ping() {
+            self.pong(now, table, conn);
+            return message.len();
         }
-        self.with(now, table, conn, |session, turn| session.handle_message(message, turn));
+        let mut used = message.len();
+        self.with(now, table, conn, |session, turn| used = session.handle_command(message, first, turn));
         self.settle_local(now, table);
+        used
+    }
+
+    /// Signatures that were checked here since the last call.
+    pub fn take_checks(&mut self) -> u64 {
+        let checks = self.tokens.cache.misses;
+        checks - std::mem::replace(&mut self.checks_told, checks)
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     fn pong(&mut self, now: Now, table: &mut impl Table, conn: u32) {
@@ -260,7 +286,7 @@ impl Shard {
                 match named && table.key(conn.index) == Some(conn) {
                     true => {
                         self.counters.messages_received += 1;
-                        self.message(now, table, conn.index, &message);
+                        self.out.push(Out::Commands { conn: conn.index, message });
                     }
                     false => self.counters.commands_astray += 1,
                 }
@@ -459,6 +485,7 @@ impl Shard {
         let mut told = std::mem::take(&mut self.told);
         self.broker.handle(now.unix_ms, request, &mut told);
         for (target, event) in told.drain(..) {
+            self.answered_bytes += event.answered_bytes() as u64;
             match target {
                 Target::Reactor(reactor) if reactor != self.me => {
                     self.out.push(Out::Mail { reactor, mail: Mail::Event(event) });

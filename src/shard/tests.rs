@@ -41,6 +41,7 @@ struct Node {
     shard: Shard,
     clients: Clients,
     asked: Vec<Call>,
+    waiting: String,
 }
 
 impl Node {
@@ -55,7 +56,7 @@ impl Node {
         let mut made = Rules::new(&config).expect("rules");
         rules(&mut made);
         let shard = Shard::new(0, reactors, SEED, Arc::new([0; 32]), Arc::new(made));
-        Node { shard, clients: Clients(Vec::new()), asked: Vec::new() }
+        Node { shard, clients: Clients(Vec::new()), asked: Vec::new(), waiting: String::new() }
     }
 
     fn open(&mut self) -> u32 {
@@ -86,14 +87,25 @@ impl Node {
 
     fn say(&mut self, conn: u32, commands: &[serde_json::Value]) -> Vec<String> {
         let lines: Vec<String> = commands.iter().map(|command| command.to_string()).collect();
-        self.shard.message(now(), &mut self.clients, conn, lines.join("\n").as_bytes());
+        self.waiting = lines.join("\n");
+        self.go_on(conn);
         self.out()
+    }
+
+    /// Carries out the commands that wait, up to one that has to wait for the connect command.
+    fn go_on(&mut self, conn: u32) {
+        while !self.waiting.is_empty() && !self.clients.session(conn).is_some_and(|session| session.is_connecting()) {
+            let waiting = std::mem::take(&mut self.waiting);
+            let used = self.shard.command(now(), &mut self.clients, conn, waiting.as_bytes(), true);
+            self.waiting = waiting[used..].to_owned();
+        }
     }
 
     /// The backend answers the oldest question.
     fn answer(&mut self, said: Said) -> Vec<String> {
         let Call { conn, ticket, ask, .. } = self.asked.remove(0);
         self.shard.mail(now(), &mut self.clients, Mail::Backend { conn, ticket, ask, said });
+        self.go_on(conn.index);
         self.out()
     }
 

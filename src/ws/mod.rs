@@ -39,7 +39,10 @@ pub mod close {
     pub const GOING_AWAY: u16 = 1001;
     pub const PROTOCOL_ERROR: u16 = 1002;
     pub const INVALID_PAYLOAD: u16 = 1007;
+    pub const POLICY_VIOLATION: u16 = 1008;
     pub const TOO_BIG: u16 = 1009;
+    /// Not in the RFC: in the IANA registry that it set up.
+    pub const TRY_AGAIN_LATER: u16 = 1013;
 
     /// May a peer put `code` in a close frame? (Section 7.4.2; 1004 to 1006 and 1015 never go on the wire.)
     pub fn is_valid(code: u16) -> bool {

@@ -131,6 +131,8 @@ pub struct Conn {
     pub phase: Phase,
     pub tail: Vec<u8>,
     pub message: Vec<u8>,
+    /// Commands that wait until the connect command is answered.
+    pub rest: Vec<u8>,
     outbox: Outbox,
     pub peer_closed: bool,
     pub session: Option<Box<Session>>,
@@ -184,6 +186,7 @@ impl Conns {
             phase: Phase::Client,
             tail: Vec::new(),
             message: Vec::new(),
+            rest: Vec::new(),
             outbox: Outbox::default(),
             peer_closed: false,
             session: Some(session),

@@ -224,5 +224,5 @@ fn catches_a_leave_that_is_lost() {
 
 #[test]
 fn catches_mail_out_of_order() {
-    catches(Breakage::SwapMail, &["is next", "not subscribed", "a leave follows its subscribe"]);
+    catches(Breakage::SwapMail, &["is next", "not subscribed", "a leave follows its subscribe", "never heard it"]);
 }

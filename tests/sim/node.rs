@@ -132,6 +132,7 @@ impl Reactor {
         self.shard.set_full(self.full.iter().copied());
         self.full[usize::from(self.me)] |= self.shard.is_full();
         for conn in self.conns.indices() {
+            self.go_on(world, conn);
             self.read(world, conn);
         }
         self.read_mail(world);
@@ -248,11 +249,52 @@ impl Reactor {
         let Some(key) = self.conns.key(conn) else { return };
         let Some(it) = self.conns.get(conn) else { return };
         let encoding = it.watch.encoding;
-        self.shard.message(self.now, &mut self.conns, conn, message);
+        if !it.rest.is_empty() {
+            if encoding == Encoding::Json {
+                it.rest.push(b'\n');
+            }
+            return it.rest.extend_from_slice(message);
+        }
+        let rest = self.commands(conn, message);
         if world.strict {
             self.check_outcomes(world, key, encoding, message);
         }
         self.act(world);
+        if let Some(it) = self.conns.get(conn) {
+            it.rest = rest.to_vec();
+        }
+    }
+
+    /// Carries commands out until one has to wait; the rest of them.
+    fn commands<'m>(&mut self, conn: u32, mut message: &'m [u8]) -> &'m [u8] {
+        let mut first = true;
+        loop {
+            let used = self.shard.command(self.now, &mut self.conns, conn, message, std::mem::take(&mut first));
+            message = &message[used..];
+            let session = self.conns.get(conn).and_then(|it| it.session.as_ref());
+            match session {
+                None => return &[],
+                Some(session) if message.is_empty() || session.is_connecting() => return message,
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Goes on with commands that waited for the connect command.
+    fn go_on(&mut self, world: &mut World, conn: u32) {
+        let Some(it) = self.conns.get(conn) else { return };
+        let waits = it.session.as_ref().is_some_and(|session| session.is_connecting());
+        if it.rest.is_empty() || waits {
+            return;
+        }
+        let rest = std::mem::take(&mut it.rest);
+        if it.session.is_some() {
+            let left = self.commands(conn, &rest).to_vec();
+            self.act(world);
+            if let Some(it) = self.conns.get(conn) {
+                it.rest = left;
+            }
+        }
     }
 
     fn read_mail(&mut self, world: &mut World) {
@@ -318,7 +360,8 @@ impl Reactor {
                     self.watch_ping(world, conn, &frame);
                     self.conns.send(conn, frame);
                 }
-                Out::Hole { conn, ticket } => self.conns.send_hole(conn, ticket),
+                Out::Hole { conn, ticket, .. } => self.conns.send_hole(conn, ticket),
+                Out::Commands { .. } => unreachable!("nobody speaks by other requests"),
                 Out::Fill { conn, ticket, frame } => {
                     self.log(world, "fill", conn, &frame);
                     self.conns.fill(conn, ticket, frame);
@@ -444,7 +487,7 @@ impl Reactor {
                     let replies = wire::replies(encoding, &payload).into_iter();
                     all.extend(replies.map(|reply| Outcome::Reply(Box::new(reply))));
                 }
-                Out::Hole { conn: to, ticket } if *to == conn => all.push(Outcome::Place(*ticket)),
+                Out::Hole { conn: to, ticket, .. } if *to == conn => all.push(Outcome::Place(*ticket)),
                 Out::Close { conn: to, .. } if *to == conn => all.push(Outcome::Close),
                 _ => {}
             }

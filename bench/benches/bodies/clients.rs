@@ -88,7 +88,10 @@ fn live(encoding: Encoding, token: Option<&str>) -> Operation {
     Box::new(move || {
         seat.generation += 1;
         seat.session = Some(shard.open(NOW, [7; 16], Wire::websocket(encoding), false));
-        shard.message(NOW, &mut seat, CONN, black_box(&commands));
+        let mut at = 0;
+        while at < commands.len() {
+            at += shard.command(NOW, &mut seat, CONN, black_box(&commands[at..]), at == 0);
+        }
         assert_eq!((shard.clients(), shard.hub().subscriptions()), (1, 1));
         black_box(&shard.out);
         shard.out.clear();

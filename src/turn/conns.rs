@@ -1,11 +1,12 @@
-//! F10 · The connections of one reactor: a slab of sockets, each with as little as can be.
+//! F8 · The connections of one reactor: a slab of sockets, each with as little as can be.
 //!
-//! Owns what a connection is between two loop turns, its outbox and its place in the wheel. Knows nothing of the loop,
-//! of HTTP paths or of what sessions say. A slot is freed only in [`Conns::reap`], so that an index is not reused
-//! inside a turn; the generation tells late answers from other threads.
+//! Owns what a connection is between two turns, its outbox, the input that it holds and its place in the wheel. Knows
+//! nothing of the order of a turn, of HTTP paths or of what sessions say. A slot is freed only in [`Conns::reap`], so
+//! that an index is not reused inside a turn; the generation tells late answers from other threads.
 
-use super::outbox::{Outbox, Wrote, write};
-use super::stream::StreamRequest;
+use super::Socket;
+use super::outbox::{Outbox, Wrote};
+use super::request::StreamRequest;
 use crate::base::wheel::{NEVER, Nodes, Tick, Wheel, WheelLinks};
 use crate::broker::ConnKey;
 use crate::session::{Session, Sessions};
@@ -14,7 +15,6 @@ use crate::ws::Decoder;
 use bytes::Bytes;
 use slab::Slab;
 use std::io;
-use std::net::TcpStream;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,28 +35,98 @@ pub enum Phase {
     Dead,
 }
 
-/// Bytes of a message or frame that came in pieces.
-#[derive(Debug, Default)]
+impl Phase {
+    /// Does it speak, or listen, beyond a request?
+    pub fn is_open(self) -> bool {
+        matches!(self, Phase::Echo | Phase::Client | Phase::Stream)
+    }
+}
+
+/// What is so of a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marks(u16);
+
+impl Marks {
+    /// On the list to be flushed.
+    const DIRTY: Marks = Marks(1);
+    /// The socket took less than it was given: wait for its WRITABLE edge.
+    pub const BLOCKED: Marks = Marks(2);
+    /// Counted among the sockets: to be taken off.
+    pub const ENTERED: Marks = Marks(4);
+    /// Admitted as a client: to be dismissed.
+    pub const ADMITTED: Marks = Marks(8);
+    /// The peer's close frame came, or its end of the stream.
+    pub const PEER_CLOSED: Marks = Marks(16);
+    /// A close of ours waits for the peer's close frame; otherwise the end of the stream follows it at once.
+    pub const AWAITS_CLOSE: Marks = Marks(32);
+    /// On the list to be served in the next turn.
+    pub const QUEUED: Marks = Marks(64);
+    /// The socket may have more to read.
+    pub const UNREAD: Marks = Marks(128);
+    /// The peer's end of the stream is behind what can be read.
+    pub const ENDED: Marks = Marks(256);
+    /// Input that was read is held, and not for want of the peer's next bytes.
+    pub const HELD: Marks = Marks(512);
+    /// Its input waits for answers that this node owes it.
+    pub const PAUSED: Marks = Marks(1024);
+
+    pub fn has(self, other: Marks) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub fn set(&mut self, other: Marks, on: bool) {
+        self.0 = if on { self.0 | other.0 } else { self.0 & !other.0 };
+    }
+
+    /// Clears `other`; was it set?
+    pub fn take(&mut self, other: Marks) -> bool {
+        let had = self.has(other);
+        self.set(other, false);
+        had
+    }
+}
+
+/// Bytes of a message or frame that came in pieces, and input that waits for its turn.
+#[derive(Debug)]
 pub struct Partial {
-    /// Bytes read that the decoder cannot take yet.
+    /// Bytes read that the decoder has not taken.
     pub tail: Vec<u8>,
     /// Parts of the open message, unmasked; or of a request's body.
     pub message: Vec<u8>,
+    /// Commands of a message that has begun to be carried out; those from `rest_at` on are still to come.
+    pub rest: Vec<u8>,
+    pub rest_at: usize,
     /// The request whose body is being read.
     pub request: Option<Box<StreamRequest>>,
+    /// When the peer must have sent the rest of what it began.
+    pub due: Tick,
+    /// What it counts for among the bytes held by all connections.
+    counted: usize,
+}
+
+impl Default for Partial {
+    fn default() -> Partial {
+        let (tail, message, rest) = (Vec::new(), Vec::new(), Vec::new());
+        Partial { tail, message, rest, rest_at: 0, request: None, due: NEVER, counted: 0 }
+    }
 }
 
 impl Partial {
     /// Is nothing under way but what `tail` holds?
     pub fn is_idle(&self) -> bool {
-        self.message.is_empty() && self.request.is_none()
+        self.message.is_empty() && self.rest.is_empty() && self.request.is_none()
+    }
+
+    /// Bytes held.
+    fn bytes(&self) -> usize {
+        self.tail.len() + self.message.len() + self.rest.len()
     }
 }
 
 #[derive(Debug)]
-pub struct Conn {
+pub struct Conn<S> {
     /// None once handed off.
-    pub stream: Option<TcpStream>,
+    pub socket: Option<S>,
     generation: u32,
     links: WheelLinks,
     /// When the handshake, the blocked write or the close must be done.
@@ -64,19 +134,10 @@ pub struct Conn {
     pub decoder: Decoder,
     /// Its address, as the limit per address counts it.
     pub ip_key: u32,
+    pub marks: Marks,
     pub phase: Phase,
-    /// On the list to be flushed.
-    dirty: bool,
-    /// The socket took less than it was given: wait for its WRITABLE edge.
-    pub blocked: bool,
-    /// Counted among the sockets: to be taken off.
-    pub entered: bool,
-    /// Admitted as a client: to be dismissed.
-    pub admitted: bool,
-    /// The peer's close frame came, or its end of the stream.
-    pub peer_closed: bool,
-    /// A close of ours waits for the peer's close frame; otherwise the end of the stream follows it at once.
-    pub awaits_close: bool,
+    /// The turn in which it was served last, its low bits.
+    pub served: u8,
     /// Its messages may be compressed, for a window of so many bits; 0 = they may not.
     pub window_bits: u8,
     pub partial: Option<Box<Partial>>,
@@ -84,8 +145,14 @@ pub struct Conn {
     pub session: Option<Box<Session>>,
 }
 
-// One of these for each socket: docs/memory.md has the sum.
-const _: () = assert!(size_of::<Conn>() <= 96);
+impl<S> Conn<S> {
+    /// The nearest of its deadlines.
+    fn due(&self) -> Tick {
+        let session = self.session.as_ref().map_or(NEVER, |session| session.next_deadline());
+        let partial = self.partial.as_ref().map_or(NEVER, |partial| partial.due);
+        self.io_due.min(session).min(partial)
+    }
+}
 
 /// Outboxes kept for reuse: as many as a slice of a fan-out or a round of pings takes.
 const OUTBOXES_MAX: usize = 1024;
@@ -95,78 +162,89 @@ const PARTIALS_MAX: usize = 256;
 const POOLED_BYTES_MAX: usize = 16 * 1024;
 
 #[derive(Debug)]
-pub struct Conns {
+pub struct Conns<S> {
     me: u16,
-    slab: Slab<Conn>,
+    slab: Slab<Conn<S>>,
     generation: u32,
     wheel: Wheel,
     dirty: Vec<u32>,
     /// Clients that have something to say and wait for more (client.write_delay).
-    held: Vec<u32>,
-    holds: bool,
+    delayed: Vec<u32>,
+    delays: bool,
     dead: Vec<u32>,
     /// Connections whose outbox went over its limit: to be written to, and judged by what is left.
     full: Vec<u32>,
+    /// Connections that go on in the next turn, each once.
+    queue: Vec<u32>,
     #[expect(clippy::vec_box)] // A box goes from here to a connection and back, which holds 8 bytes.
     outboxes: Vec<Box<Outbox>>,
     #[expect(clippy::vec_box)]
     partials: Vec<Box<Partial>>,
+    /// Connections that have a partial, and the bytes in all of them.
+    holders: usize,
+    held_bytes: usize,
     outbox_bytes_max: usize,
     /// Connections on which a direct write failed.
     failed: Vec<u32>,
     /// Direct writes since they were last asked for.
     direct: Wrote,
-    /// Frames queued.
+    /// Frames queued, and their bytes.
     pub queued: u64,
+    pub queued_bytes: u64,
 }
 
 /// Borrow helper for the wheel: its nodes are the slab's connections.
-struct Linked<'a>(&'a mut Slab<Conn>);
+struct Linked<'a, S>(&'a mut Slab<Conn<S>>);
 
-impl Nodes for Linked<'_> {
+impl<S> Nodes for Linked<'_, S> {
     fn links(&mut self, node: u32) -> &mut WheelLinks {
         &mut self.0[node as usize].links
     }
 }
 
-impl Conns {
-    pub fn new(me: u16, now: Tick, outbox_bytes_max: usize) -> Conns {
+impl<S: Socket> Conns<S> {
+    /// `outbox_bytes_max`: what may wait for one peer. `delays`: what clients get waits until
+    /// [`Conns::release_delayed`].
+    pub fn new(me: u16, outbox_bytes_max: usize, delays: bool) -> Conns<S> {
         Conns {
             me,
             slab: Slab::new(),
             generation: 0,
-            wheel: Wheel::new(now),
+            wheel: Wheel::new(0),
             dirty: Vec::new(),
-            held: Vec::new(),
-            holds: false,
+            delayed: Vec::new(),
+            delays,
             dead: Vec::new(),
             full: Vec::new(),
+            queue: Vec::new(),
             outboxes: Vec::new(),
             partials: Vec::new(),
+            holders: 0,
+            held_bytes: 0,
             outbox_bytes_max,
             failed: Vec::new(),
             direct: Wrote::default(),
             queued: 0,
+            queued_bytes: 0,
         }
     }
 
-    /// From here on what clients get waits until [`Conns::release_held`].
-    pub fn hold(&mut self) {
-        self.holds = true;
-    }
-
-    /// Does anything wait for that?
-    pub fn has_held(&self) -> bool {
-        !self.held.is_empty()
+    /// Does anything wait for [`Conns::release_delayed`]?
+    pub fn has_delayed(&self) -> bool {
+        !self.delayed.is_empty()
     }
 
     /// What waited is to be flushed.
-    pub fn release_held(&mut self) {
-        self.dirty.append(&mut self.held);
+    pub fn release_delayed(&mut self) {
+        self.dirty.append(&mut self.delayed);
     }
 
     pub fn len(&self) -> usize {
         self.slab.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.slab.is_empty()
     }
 
     /// Looks at connections about to be served, their sessions and outboxes with them.
@@ -180,32 +258,24 @@ impl Conns {
 
     /// While others were served these fell out of the cache: fetched one at a time, each is waited for; together, all
     /// take as long as one.
-    fn look_at(&self, conns: impl Iterator<Item = u32>, look: impl Fn(&Conn) -> u32) {
+    fn look_at(&self, conns: impl Iterator<Item = u32>, look: impl Fn(&Conn<S>) -> u32) {
         let seen = conns.filter_map(|conn| self.slab.get(conn as usize)).fold(0, |seen, it| seen ^ look(it));
         std::hint::black_box(seen);
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.slab.is_empty()
-    }
-
     /// A socket just accepted; its handshake is due by `io_due`.
-    pub fn insert(&mut self, stream: TcpStream, ip_key: u32, io_due: Tick) -> u32 {
+    pub fn insert(&mut self, socket: S, ip_key: u32, io_due: Tick) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         let conn = self.slab.insert(Conn {
-            stream: Some(stream),
+            socket: Some(socket),
             generation: self.generation,
             links: WheelLinks::default(),
             io_due,
             decoder: Decoder::default(),
             ip_key,
+            marks: Marks::ENTERED,
             phase: Phase::Head,
-            dirty: false,
-            blocked: false,
-            entered: true,
-            admitted: false,
-            peer_closed: false,
-            awaits_close: false,
+            served: 0,
             window_bits: 0,
             partial: None,
             outbox: None,
@@ -215,14 +285,21 @@ impl Conns {
         conn
     }
 
-    pub fn get(&mut self, conn: u32) -> Option<&mut Conn> {
+    pub fn get(&mut self, conn: u32) -> Option<&mut Conn<S>> {
         self.slab.get_mut(conn as usize)
+    }
+
+    /// All connections, by index.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Conn<S>)> {
+        self.slab.iter().map(|(at, it)| (at as u32, it))
     }
 
     /// Indices in use lie below this.
     pub fn bound(&self) -> u32 {
         self.slab.capacity() as u32
     }
+
+    // --- deadlines ---
 
     /// When a timer may be due next.
     pub fn next_due(&mut self) -> Option<Tick> {
@@ -232,7 +309,7 @@ impl Conns {
     /// Sees to it that the connection's nearest deadline is met.
     pub fn arm(&mut self, conn: u32) {
         let Some(it) = self.slab.get(conn as usize) else { return };
-        let due = it.io_due.min(it.session.as_ref().map_or(NEVER, |session| session.next_deadline()));
+        let due = it.due();
         self.wheel.arm(&mut Linked(&mut self.slab), conn, due);
     }
 
@@ -248,13 +325,69 @@ impl Conns {
         self.wheel.pop(&mut Linked(&mut self.slab), now)
     }
 
+    // --- the line of those that go on in the next turn ---
+
+    /// The connection goes on in the next turn, after everyone else.
+    pub fn queue(&mut self, conn: u32) {
+        if let Some(it) = self.slab.get_mut(conn as usize)
+            && !it.marks.has(Marks::QUEUED)
+        {
+            it.marks.set(Marks::QUEUED, true);
+            self.queue.push(conn);
+        }
+    }
+
+    /// Does any connection wait for the next turn?
+    pub fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Takes the line, in its order.
+    pub fn take_queue(&mut self) -> Vec<u32> {
+        for &conn in &self.queue {
+            if let Some(it) = self.slab.get_mut(conn as usize) {
+                it.marks.set(Marks::QUEUED, false);
+            }
+        }
+        std::mem::take(&mut self.queue)
+    }
+
+    // --- what leaves ---
+
     /// Queues `frame`, unless the connection is past taking any.
     pub fn send(&mut self, conn: u32, frame: Bytes) {
-        let max = self.outbox_bytes_max;
+        let (max, len) = (self.outbox_bytes_max, frame.len() as u64);
         let Some(outbox) = self.outbox(conn) else { return };
         outbox.push(frame);
         let full = outbox.bytes() > max;
+        self.was_queued(conn, len, full);
+    }
+
+    /// Keeps a place for a reply, which counts for `weight` bytes until it is there.
+    pub fn send_hole(&mut self, conn: u32, ticket: u32, weight: u32) {
+        if let Some(outbox) = self.outbox(conn) {
+            outbox.push_hole(ticket, weight);
+        }
+    }
+
+    /// The reply, where its place was kept. Input that waited for it goes on.
+    pub fn fill(&mut self, conn: u32, ticket: u32, frame: Bytes) {
+        let (max, len) = (self.outbox_bytes_max, frame.len() as u64);
+        let Some(outbox) = self.outbox(conn) else { return };
+        if outbox.fill(ticket, frame) {
+            let full = outbox.bytes() > max;
+            self.was_queued(conn, len, full);
+        }
+        if let Some(it) = self.slab.get_mut(conn as usize)
+            && it.marks.take(Marks::PAUSED)
+        {
+            self.queue(conn);
+        }
+    }
+
+    fn was_queued(&mut self, conn: u32, bytes: u64, full: bool) {
         self.queued += 1;
+        self.queued_bytes += bytes;
         self.mark_dirty(conn);
         if full && self.full.last() != Some(&conn) {
             self.full.push(conn);
@@ -262,34 +395,18 @@ impl Conns {
         }
     }
 
-    pub fn send_hole(&mut self, conn: u32, ticket: u32) {
-        let max = self.outbox_bytes_max;
-        let Some(outbox) = self.outbox(conn) else { return };
-        outbox.push_hole(ticket);
-        if outbox.bytes() > max {
-            self.full.push(conn);
-            self.hurry(conn);
-        }
-    }
-
-    pub fn fill(&mut self, conn: u32, ticket: u32, frame: Bytes) {
-        if self.outbox(conn).is_some_and(|outbox| outbox.fill(ticket, frame)) {
-            self.queued += 1;
-            self.mark_dirty(conn);
-        }
-    }
-
     /// Writes at once if nothing waits before it. What the socket does not take is queued: `rest` gives the bytes from
     /// there on, to be kept.
     pub fn write_now(&mut self, conn: u32, bytes: &[u8], rest: impl FnOnce(usize) -> Bytes) {
-        let Some(it) = self.slab.get(conn as usize) else { return };
-        let idle = it.outbox.is_none() && matches!(it.phase, Phase::Echo | Phase::Client | Phase::Stream);
-        let (true, Some(stream)) = (idle, it.stream.as_ref()) else { return self.send(conn, rest(0)) };
+        let Some(it) = self.slab.get_mut(conn as usize) else { return };
+        let idle = it.outbox.is_none() && it.phase.is_open();
+        let (true, Some(socket)) = (idle, it.socket.as_mut()) else { return self.send(conn, rest(0)) };
         self.direct.calls += 1;
-        match write(stream, bytes) {
+        match socket.write(bytes) {
             Ok(taken) => {
                 self.direct.bytes += taken;
                 self.queued += 1;
+                self.queued_bytes += bytes.len() as u64;
                 if taken < bytes.len() {
                     self.send_begun(conn, rest(taken));
                 }
@@ -314,6 +431,14 @@ impl Conns {
         self.slab.get(conn as usize).is_some_and(|it| it.outbox.is_some())
     }
 
+    /// Is more owed to the client than may be: too many replies, or too much with what waits already?
+    pub fn owes_enough(&self, conn: u32, replies_max: usize) -> bool {
+        let outbox = self.slab.get(conn as usize).and_then(|it| it.outbox.as_ref());
+        outbox.is_some_and(|outbox| {
+            outbox.holes() >= replies_max || outbox.owed() > 0 && outbox.owed() + outbox.bytes() > self.outbox_bytes_max
+        })
+    }
+
     fn outbox(&mut self, conn: u32) -> Option<&mut Outbox> {
         let it = self.slab.get_mut(conn as usize)?;
         if matches!(it.phase, Phase::Closing | Phase::Dead) {
@@ -324,10 +449,11 @@ impl Conns {
 
     fn mark_dirty(&mut self, conn: u32) {
         if let Some(it) = self.slab.get_mut(conn as usize)
-            && !std::mem::replace(&mut it.dirty, true)
+            && !it.marks.has(Marks::DIRTY)
         {
-            match self.holds && matches!(it.phase, Phase::Client | Phase::Stream) {
-                true => self.held.push(conn),
+            it.marks.set(Marks::DIRTY, true);
+            match self.delays && matches!(it.phase, Phase::Client | Phase::Stream) {
+                true => self.delayed.push(conn),
                 false => self.dirty.push(conn),
             }
         }
@@ -335,7 +461,7 @@ impl Conns {
 
     /// What waits for more is to be flushed at once.
     fn hurry(&mut self, conn: u32) {
-        if self.holds {
+        if self.delays {
             self.dirty.push(conn);
         }
     }
@@ -354,8 +480,23 @@ impl Conns {
             it.phase = Phase::Closing;
             it.io_due = due;
         }
-        self.give_partial_back(conn);
+        self.forget_input(conn);
         self.arm(conn);
+    }
+
+    /// What it said does not matter any more, but for a close frame that may be among frames that were held.
+    fn forget_input(&mut self, conn: u32) {
+        let Some(it) = self.slab.get_mut(conn as usize) else { return };
+        it.marks.set(Marks::PAUSED, false);
+        let frames = it.marks.has(Marks::AWAITS_CLOSE) && it.marks.has(Marks::HELD);
+        match it.partial.as_mut().filter(|partial| frames && !partial.tail.is_empty()) {
+            Some(partial) => {
+                partial.message.clear();
+                partial.rest.clear();
+                self.queue(conn);
+            }
+            None => self.give_partial_back(conn),
+        }
     }
 
     /// No more of this connection: it is reaped at the end of the turn.
@@ -378,7 +519,7 @@ impl Conns {
         std::mem::take(&mut self.full)
     }
 
-    /// Is more waiting than may?
+    /// Is more waiting than may? What is owed does not count: the peer cannot take it.
     pub fn is_full(&self, conn: u32) -> bool {
         let outbox = self.slab.get(conn as usize).and_then(|it| it.outbox.as_ref());
         outbox.is_some_and(|outbox| outbox.bytes() > self.outbox_bytes_max)
@@ -396,20 +537,20 @@ impl Conns {
         }
     }
 
-    /// Writes what waits. `Ok(None)` = nothing did.
-    pub fn flush(&mut self, conn: u32, now: Tick, write_timeout: Tick) -> io::Result<Option<Wrote>> {
+    /// Writes what waits. `Ok(None)` = nothing did. `retry`: try although the socket took no more the last time.
+    pub fn flush(&mut self, conn: u32, now: Tick, write_timeout: Tick, retry: bool) -> io::Result<Option<Wrote>> {
         let Some(it) = self.slab.get_mut(conn as usize) else { return Ok(None) };
-        it.dirty = false;
-        if it.blocked {
-            // To try before the kernel says that there is room would only be told no.
+        it.marks.set(Marks::DIRTY, false);
+        if it.marks.has(Marks::BLOCKED) && !retry {
+            // The kernel tells when there is much room: to try before takes a call for little.
             return Ok(None);
         }
-        let (Some(outbox), Some(stream)) = (it.outbox.as_mut(), it.stream.as_ref()) else { return Ok(None) };
-        let wrote = outbox.write(stream)?;
-        it.blocked = wrote.blocked;
+        let (Some(outbox), Some(socket)) = (it.outbox.as_mut(), it.socket.as_mut()) else { return Ok(None) };
+        let wrote = outbox.write(socket)?;
+        it.marks.set(Marks::BLOCKED, wrote.blocked);
         let rested = if outbox.is_empty() { it.outbox.take() } else { None };
         // Before a handshake is done, and after the end, another deadline holds.
-        if matches!(it.phase, Phase::Echo | Phase::Client | Phase::Stream) {
+        if it.phase.is_open() {
             // Each byte that the peer takes buys it time.
             it.io_due = match wrote.blocked {
                 true if wrote.bytes > 0 || it.io_due == NEVER => now + write_timeout,
@@ -433,21 +574,49 @@ impl Conns {
         }
     }
 
+    // --- what came in pieces ---
+
     /// The connection's buffers for what came in pieces, from the pool.
     pub fn partial(&mut self, conn: u32) -> Option<&mut Partial> {
         let it = self.slab.get_mut(conn as usize)?;
-        Some(it.partial.get_or_insert_with(|| self.partials.pop().unwrap_or_default()))
+        Some(it.partial.get_or_insert_with(|| {
+            self.holders += 1;
+            self.partials.pop().unwrap_or_default()
+        }))
+    }
+
+    /// Counts anew what the connection holds; what all hold is in [`Conns::held_bytes`].
+    pub fn count_partial(&mut self, conn: u32) {
+        let Some(partial) = self.slab.get_mut(conn as usize).and_then(|it| it.partial.as_mut()) else { return };
+        let bytes = partial.bytes();
+        self.held_bytes = self.held_bytes + bytes - std::mem::replace(&mut partial.counted, bytes);
+    }
+
+    /// Bytes of unfinished messages and waiting input of all connections.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Does the connection hold as much as the others do on average, or more?
+    pub fn holds_its_share(&self, conn: u32) -> bool {
+        let partial = self.slab.get(conn as usize).and_then(|it| it.partial.as_ref());
+        partial.is_some_and(|partial| partial.counted * self.holders >= self.held_bytes)
     }
 
     /// Gives the buffers back; a connection keeps none between messages.
     pub fn give_partial_back(&mut self, conn: u32) {
-        let partial = self.slab.get_mut(conn as usize).and_then(|it| it.partial.take());
+        let partial = self.slab.get_mut(conn as usize).and_then(|it| {
+            it.marks.set(Marks::HELD, false);
+            it.partial.take()
+        });
         let Some(mut partial) = partial else { return };
+        self.holders -= 1;
+        self.held_bytes -= partial.counted;
         if self.partials.len() >= PARTIALS_MAX {
             return;
         }
-        partial.request = None;
-        for buffer in [&mut partial.tail, &mut partial.message] {
+        (partial.request, partial.rest_at, partial.due, partial.counted) = (None, 0, NEVER, 0);
+        for buffer in [&mut partial.tail, &mut partial.message, &mut partial.rest] {
             buffer.clear();
             buffer.shrink_to(POOLED_BYTES_MAX);
         }
@@ -455,24 +624,29 @@ impl Conns {
     }
 
     /// Frees the slots of the dead; `gone` is told of each.
-    pub fn reap(&mut self, mut gone: impl FnMut(&Conn)) {
+    pub fn reap(&mut self, mut gone: impl FnMut(Conn<S>)) {
+        let mut queued = false;
         while let Some(conn) = self.dead.pop() {
             self.give_partial_back(conn);
             self.wheel.disarm(&mut Linked(&mut self.slab), conn);
             let mut it = self.slab.remove(conn as usize);
+            queued |= it.marks.has(Marks::QUEUED);
             self.pool_outbox(it.outbox.take());
-            gone(&it);
+            gone(it);
+        }
+        if queued {
+            self.queue.retain(|&conn| self.slab.contains(conn as usize));
         }
     }
 }
 
-impl Sessions for Conns {
+impl<S> Sessions for Conns<S> {
     fn session(&mut self, conn: u32) -> Option<&mut Session> {
         self.slab.get_mut(conn as usize)?.session.as_deref_mut()
     }
 }
 
-impl Table for Conns {
+impl<S: Socket> Table for Conns<S> {
     fn key(&self, conn: u32) -> Option<ConnKey> {
         let it = self.slab.get(conn as usize)?;
         Some(ConnKey { reactor: self.me, index: conn, generation: it.generation })
@@ -484,13 +658,13 @@ impl Table for Conns {
 
     /// Without their sessions, which a delivery does not need.
     fn approach(&self, conns: impl Iterator<Item = u32>) {
-        self.look_at(conns, |it| u32::from(it.outbox.is_none()) + u32::from(it.stream.is_none()) + it.phase as u32);
+        self.look_at(conns, |it| u32::from(it.outbox.is_none()) + u32::from(it.socket.is_none()) + it.phase as u32);
     }
 
     /// A connection that has nothing else to say in this turn is written to at once: its outbox would be filled only
     /// to be emptied at the flush. What the socket does not take waits like everything else.
     fn deliver(&mut self, conn: u32, frame: &Bytes, alone: bool) {
-        if alone && !self.holds {
+        if alone && !self.delays {
             self.write_now(conn, frame, |at| frame.slice(at..));
         } else {
             self.send(conn, frame.clone());
@@ -500,61 +674,60 @@ impl Table for Conns {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Line;
     use super::*;
-    use std::io::Read;
-    use std::net::TcpListener;
 
     /// A client of a reactor that holds back, and the other end of it.
-    fn held() -> (Conns, u32, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let peer = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-        let mut conns = Conns::new(0, 0, 100);
-        conns.hold();
-        let conn = conns.insert(listener.accept().expect("accept").0, 0, NEVER);
+    fn delayed() -> (Conns<Line>, u32, Line) {
+        let (mut conns, line) = (Conns::new(0, 100, true), Line::default());
+        let conn = conns.insert(line.clone(), 0, NEVER);
         conns.get(conn).expect("a connection").phase = Phase::Client;
-        (conns, conn, peer)
+        (conns, conn, line)
     }
 
     /// What one turn's flush writes: calls and bytes.
-    fn flush(conns: &mut Conns) -> (u32, usize) {
+    fn flush(conns: &mut Conns<Line>) -> (u32, usize) {
         let dirty = conns.take_dirty();
-        let wrote = dirty.iter().filter_map(|conn| conns.flush(*conn, 0, 10).expect("write"));
+        let wrote = dirty.iter().filter_map(|conn| conns.flush(*conn, 0, 10, false).expect("write"));
         let sum = wrote.fold((0, 0), |(calls, bytes), it| (calls + it.calls, bytes + it.bytes));
         conns.restore_dirty(dirty);
         sum
     }
 
     #[test]
-    fn what_is_held_leaves_together_and_in_order() {
-        let (mut conns, conn, mut peer) = held();
+    fn what_is_delayed_leaves_together_and_in_order() {
+        let (mut conns, conn, line) = delayed();
         conns.deliver(conn, &Bytes::from("a"), true);
         assert_eq!(flush(&mut conns), (0, 0));
         conns.send(conn, Bytes::from("b"));
-        conns.send_hole(conn, 7);
+        conns.send_hole(conn, 7, 1);
         conns.deliver(conn, &Bytes::from("d"), true);
         conns.fill(conn, 7, Bytes::from("c"));
-        assert_eq!((flush(&mut conns), conns.has_held()), ((0, 0), true));
-        conns.release_held();
-        assert_eq!((flush(&mut conns), conns.has_held(), conns.has_outbox(conn)), ((1, 4), false, false));
+        assert_eq!((flush(&mut conns), conns.has_delayed()), ((0, 0), true));
+        conns.release_delayed();
+        assert_eq!((flush(&mut conns), conns.has_delayed(), conns.has_outbox(conn)), ((1, 4), false, false));
         conns.send(conn, Bytes::from("e"));
-        assert!(conns.has_held(), "the next waits again");
-        conns.release_held();
-        assert_eq!(flush(&mut conns), (1, 1));
-        let mut got = [0; 5];
-        peer.read_exact(&mut got).expect("read");
-        assert_eq!(&got, b"abcde");
+        assert!(conns.has_delayed(), "the next waits again");
+        conns.release_delayed();
+        assert_eq!((flush(&mut conns), line.written()), ((1, 1), b"abcde".to_vec()));
     }
 
     #[test]
     fn a_close_and_a_full_outbox_do_not_wait() {
-        let (mut conns, conn, mut peer) = held();
+        let (mut conns, conn, line) = delayed();
         conns.send(conn, Bytes::from(vec![b'a'; 101]));
         assert_eq!((conns.take_full(), flush(&mut conns), conns.is_full(conn)), (vec![conn], (1, 101), false));
         conns.send(conn, Bytes::from("b"));
         conns.close_with(conn, Bytes::from("end"), NEVER, false);
-        assert_eq!(flush(&mut conns), (1, 4));
-        let mut got = [0; 105];
-        peer.read_exact(&mut got).expect("read");
-        assert_eq!(&got[101..], b"bend");
+        assert_eq!((flush(&mut conns), &line.written()[101..]), ((1, 4), &b"bend"[..]));
+    }
+
+    #[test]
+    fn a_reply_that_is_filled_in_counts_towards_the_limit() {
+        let (mut conns, conn, _) = delayed();
+        conns.send_hole(conn, 1, 64);
+        assert!(conns.take_full().is_empty() && !conns.owes_enough(conn, 2) && conns.owes_enough(conn, 1));
+        conns.fill(conn, 1, Bytes::from(vec![b'a'; 101]));
+        assert_eq!((conns.take_full(), conns.is_full(conn)), (vec![conn], true));
     }
 }

@@ -1,0 +1,31 @@
+//! F10 · A TCP socket as a turn uses it.
+
+use crate::turn::Socket;
+use crate::turn::conns::Conn;
+use rustix::net::{RecvFlags, SendFlags};
+use std::io::{self, IoSlice, Write};
+use std::net::{Shutdown, TcpStream};
+
+// One of these for each socket: docs/memory.md has the sum.
+const _: () = assert!(size_of::<Conn<TcpStream>>() <= 80);
+
+/// Reads and writes do not go through the C library: in a process with threads it makes of each a point where a thread
+/// could be cancelled, which costs two atomic operations.
+impl Socket for TcpStream {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(&*self, room, RecvFlags::empty())?.0)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&*self, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn write_several(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write_vectored(pieces)
+    }
+
+    fn end(&mut self) {
+        // A peer that is gone already needs no end.
+        let _ = self.shutdown(Shutdown::Write);
+    }
+}

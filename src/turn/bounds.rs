@@ -1,0 +1,65 @@
+//! F8 · The options of a turn in its own units.
+
+use super::Budget;
+use crate::base::wheel::{Tick, ticks};
+use crate::config::Config;
+
+/// What a compressed message may inflate to, in message size limits.
+const INFLATED_FACTOR: usize = 10;
+
+/// What bounds each connection, and each turn.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    pub handshake: Tick,
+    pub write: Tick,
+    pub close: Tick,
+    /// A message that began must end within this.
+    pub message: Tick,
+    pub head_bytes: usize,
+    pub message_bytes: usize,
+    pub inflated_bytes: usize,
+    pub uni_message_bytes: usize,
+    pub echo_bytes: usize,
+    /// What may wait for one peer.
+    pub outbox_bytes: usize,
+    /// Unfinished messages and waiting input of all connections.
+    pub held_bytes: usize,
+    pub budget: Budget,
+    /// Replies owed to one client.
+    pub unanswered: usize,
+    pub fanout_slice: usize,
+    pub drain_spread: Tick,
+    /// Nanoseconds that what clients get may wait.
+    pub write_delay_ns: u64,
+    /// Compressed messages are taken.
+    pub inflates: bool,
+}
+
+impl Bounds {
+    pub fn new(config: &Config) -> Bounds {
+        let mut outbox_bytes = config.client.queue_max_size;
+        if config.echo.enabled {
+            outbox_bytes = outbox_bytes.max(2 * config.echo.message_size_limit);
+        }
+        let message_bytes = config.websocket.message_size_limit;
+        Bounds {
+            handshake: ticks(config.http_server.handshake_timeout),
+            write: ticks(config.websocket.write_timeout),
+            close: ticks(config.websocket.close_timeout),
+            message: ticks(config.websocket.message_timeout),
+            head_bytes: config.http_server.header_size_limit,
+            message_bytes,
+            inflated_bytes: message_bytes.saturating_mul(INFLATED_FACTOR),
+            uni_message_bytes: config.uni_websocket.message_size_limit,
+            echo_bytes: config.echo.message_size_limit,
+            outbox_bytes,
+            held_bytes: config.reactor.held_input_size,
+            budget: Budget::new(config),
+            unanswered: config.client.unanswered_limit,
+            fanout_slice: config.reactor.fanout_slice,
+            drain_spread: ticks(config.shutdown.spread),
+            write_delay_ns: config.client.write_delay.as_nanos() as u64,
+            inflates: config.websocket.compression,
+        }
+    }
+}

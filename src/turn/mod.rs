@@ -1,0 +1,289 @@
+//! F8 · A turn of a reactor without its I/O: who is served, in which order, and how much each may cause.
+//!
+//! Owns the connections, their input and output, budgets, deadlines and the drain. Pure: sockets are a [`Socket`], time
+//! is an argument, and what only a thread with a poll can do is asked of a [`Host`]. The reactor, the simulator and the
+//! fuzzer run this code as it is.
+//!
+//! A turn, in this order:
+//! ready sockets, one read each, and those that wait from the last turn -> mail -> timers -> a slice of the fan-out
+//! -> flush of what is dirty, one write a connection -> drain -> reap the dead -> mail to other reactors.
+//!
+//! What keeps it cheap and fair:
+//! - A connection is served once in a turn, and a socket is read once. What it causes has a [`Budget`]: the rest of its
+//!   input waits, in its [`conns::Partial`] or in the socket, and goes on in the next turn after everyone else.
+//! - Commands are carried out one by one. Before each, a full outbox is flushed; if the socket does not take it, the
+//!   client ends (3008) and nothing more is encoded for it. While too many replies are owed, its input waits for them.
+//! - A read shorter than its buffer has drained the socket, so none is made to see that nothing is there.
+//! - Everything is read into one buffer. A connection owns bytes only while a frame or message of its own is cut by a
+//!   read, while its input waits, or while its socket takes no more.
+//! - Replies and pushes of a turn wait in the outbox until the flush, and leave in one write; with client.write_delay,
+//!   those of several turns.
+//! - A fan-out is done in slices; sockets, mail and timers get their turn between them.
+
+mod bounds;
+mod budget;
+mod clock;
+pub mod conns;
+mod gap;
+mod input;
+mod leave;
+mod mail;
+pub mod outbox;
+mod output;
+pub mod request;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use bounds::Bounds;
+pub use budget::{Budget, Wait};
+pub use clock::Clock;
+pub use gap::drop_publications;
+
+use crate::base::metrics::Counters;
+use crate::base::wheel::Tick;
+use crate::broker::Event;
+use crate::http::{BODY_TAIL_MAX, Head};
+use crate::session::Now;
+use crate::session::backend::{Call, Hook};
+use crate::shard::{ControlAnswer, Mail, Shard};
+use crate::ws;
+use conns::{Conns, Marks, Phase};
+use leave::Drain;
+use request::{Decision, Introduction};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+/// A connection's bytes, in order, to and from a peer. Never waits: what cannot be done now is `WouldBlock`.
+pub trait Socket {
+    /// Takes bytes that came; 0 = the peer's end of the stream.
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize>;
+    /// Gives bytes away; how many were taken. Less than all of them = no more until the socket says that it is writable.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// The same for several pieces, in their order.
+    fn write_several(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Says no more; what was written still arrives.
+    fn end(&mut self);
+}
+
+/// What a turn needs of the world: only a thread with a poll, a clock and random numbers has it.
+pub trait Host {
+    type Socket: Socket;
+
+    /// What a request is for.
+    fn decide<'a>(&mut self, head: &Head<'a>) -> Decision<'a>;
+    /// What the backend is told of the client that sent `head`.
+    fn introduce(&mut self, head: &Head<'_>) -> Introduction;
+    /// May one more client come in? If not, why, for its 503; counted in `counters`.
+    fn admit(&mut self, counters: &mut Counters) -> Result<(), &'static str>;
+    /// 16 random bytes.
+    fn id(&mut self) -> [u8; 16];
+    /// Takes a socket whose request is not a reactor's, with the bytes read so far.
+    fn hand_off(&mut self, socket: Self::Socket, bytes: &[u8], ip_key: u32, counters: &mut Counters);
+    /// A connection is gone; its marks say what it was counted for.
+    fn gone(&mut self, marks: Marks, ip_key: u32);
+    /// Puts a proxy request to the application's backend; gives it back when too many are under way.
+    // It comes back to be answered; a box would cost every one an allocation.
+    #[expect(clippy::result_large_err)]
+    fn ask(&mut self, call: Call) -> Result<(), Call>;
+    /// Tells the backend what happened; may be dropped.
+    fn hook(&mut self, hook: Hook);
+    /// The answer to a request of the service thread.
+    fn answer(&mut self, ticket: u64, answer: ControlAnswer);
+    /// Does that reactor's mailbox take no more?
+    fn is_full(&self, reactor: u16) -> bool;
+    /// Sends all of `mail` to a reactor, whether its mailbox is full or not; leaves the vector empty.
+    fn send(&mut self, reactor: u16, mail: &mut Vec<Mail>);
+    /// Microseconds of a clock that never steps back; measures work, and decides nothing.
+    fn micros(&mut self) -> u64;
+}
+
+/// What the poll says of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    pub conn: u32,
+    pub readable: bool,
+    pub writable: bool,
+    /// The peer's end of the stream is behind what can be read.
+    pub ended: bool,
+    /// Neither side can speak any more.
+    pub broken: bool,
+}
+
+/// Bytes of one read.
+pub const READ_SIZE: usize = 64 * 1024;
+/// Bytes of a frame that a decoder may leave for the next read: a control frame less its last byte.
+const FRAME_TAIL_MAX: usize = 14 + ws::CONTROL_PAYLOAD_MAX;
+/// Timers looked at in one turn: so few that who was pinged is still in the cache when the pongs come.
+const TIMERS_MAX: usize = 64;
+/// Connections looked at together before they are served.
+const APPROACHED: usize = crate::shard::APPROACHED;
+
+/// One reactor's part of the node, but for its poll.
+pub struct Turn<H: Host> {
+    pub host: H,
+    pub conns: Conns<H::Socket>,
+    pub shard: Shard,
+    bounds: Bounds,
+    now: Now,
+    /// The low bits of the number of this turn, never 0.
+    stamp: u8,
+    /// More timers are due than one turn takes.
+    timers_more: bool,
+    /// Connections whose timers a turn looks at.
+    due: Vec<u32>,
+    /// Mail that was taken and not carried out yet.
+    inbox: VecDeque<Mail>,
+    /// Events of channels that wait because the hub is full, in their order.
+    held: VecDeque<Event>,
+    outgoing: Vec<Vec<Mail>>,
+    read_buffer: Vec<u8>,
+    echo_buffer: Vec<u8>,
+    /// One for all connections; absent if compression is off.
+    inflate: Option<ws::Inflate>,
+    drain: Option<Drain>,
+    /// When the shard wants to be asked again, in milliseconds since 1970.
+    wake_at: Option<u64>,
+    /// When what is held back for client.write_delay must leave, as `now_ns`; `None` = nothing is.
+    flush_at: Option<u64>,
+    now_ns: u64,
+}
+
+impl<H: Host> Turn<H> {
+    /// `me` of `reactors`.
+    pub fn new(me: u16, reactors: u16, shard: Shard, host: H, bounds: Bounds) -> Turn<H> {
+        Turn {
+            host,
+            conns: Conns::new(me, bounds.outbox_bytes, bounds.write_delay_ns > 0),
+            shard,
+            now: Now::default(),
+            stamp: 0,
+            timers_more: false,
+            due: Vec::new(),
+            inbox: VecDeque::new(),
+            held: VecDeque::new(),
+            outgoing: (0..reactors).map(|_| Vec::new()).collect(),
+            read_buffer: vec![0; READ_SIZE + bounds.head_bytes.max(FRAME_TAIL_MAX).max(BODY_TAIL_MAX)],
+            echo_buffer: Vec::new(),
+            inflate: bounds.inflates.then(ws::Inflate::default),
+            drain: None,
+            wake_at: None,
+            flush_at: None,
+            now_ns: 0,
+            bounds,
+        }
+    }
+
+    /// Begins a turn: from here on it is `now`, and `now_ns` of the machine's clock that never steps back.
+    pub fn begin(&mut self, now: Now, now_ns: u64) {
+        (self.now, self.now_ns) = (now, now_ns);
+        self.stamp = self.stamp.checked_add(1).unwrap_or(1);
+        let host = &self.host;
+        self.shard.set_full((0..self.outgoing.len() as u16).map(|reactor| host.is_full(reactor)));
+    }
+
+    /// All of a turn but its beginning. `mail` is what the mailbox had; it is left empty.
+    pub fn run(&mut self, ready: impl Iterator<Item = Ready> + Clone, mail: &mut Vec<Mail>) {
+        self.serve_queue();
+        self.serve_ready(ready);
+        self.read_mail(mail);
+        self.run_timers();
+        self.wake_at = self.shard.tick(self.now);
+        self.fan_out();
+        self.flush();
+        self.drain_step();
+        self.reap();
+        self.send_mail();
+    }
+
+    /// A socket just accepted; its index.
+    pub fn accept(&mut self, socket: H::Socket, ip_key: u32) -> u32 {
+        self.conns.insert(socket, ip_key, self.now.tick + self.bounds.handshake)
+    }
+
+    /// Is there work that waits for nothing?
+    pub fn has_work(&self) -> bool {
+        self.conns.has_queued() || self.timers_more || self.shard.has_work() || self.mail_waiting() > 0
+    }
+
+    /// When a timer may be due next, as far as it is known.
+    pub fn next_tick(&mut self) -> Option<Tick> {
+        let drains = self.drain.is_some().then(|| self.now.tick + 1);
+        drains.into_iter().chain(self.conns.next_due()).min()
+    }
+
+    /// When the shard wants to be asked again, in milliseconds since 1970.
+    pub fn wake_at(&self) -> Option<u64> {
+        self.wake_at
+    }
+
+    /// When what clients are sent has waited long enough, by the clock of `now_ns`.
+    pub fn flush_at(&self) -> Option<u64> {
+        self.flush_at
+    }
+
+    fn run_timers(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        due.extend(std::iter::from_fn(|| self.conns.pop_due(self.now.tick)).take(TIMERS_MAX));
+        self.timers_more = due.len() == TIMERS_MAX;
+        self.conns.approach_whole(due.iter().copied());
+        for conn in due.drain(..) {
+            self.timeout(conn);
+            self.conns.arm(conn);
+        }
+        self.due = due;
+    }
+
+    fn timeout(&mut self, conn: u32) {
+        let now = self.now;
+        let Some(it) = self.conns.get(conn) else { return };
+        if now.tick >= it.io_due && !self.makes_progress(conn) {
+            return self.time_out_io(conn);
+        }
+        let Some(it) = self.conns.get(conn) else { return };
+        if it.partial.as_ref().is_some_and(|partial| now.tick >= partial.due) {
+            self.shard.counters.message_timeouts += 1;
+            return self.end(conn, ws::close::POLICY_VIOLATION, "the message did not end in time");
+        }
+        // What the peer said may lie here unread: nobody is judged by that.
+        let unheard = it.marks.has(Marks::HELD) || it.marks.has(Marks::UNREAD);
+        let Some(session) = it.session.as_mut().filter(|session| now.tick >= session.next_deadline()) else { return };
+        if unheard {
+            session.wait_on_for_pong(now, self.shard.rules());
+        }
+        self.shard.timeout(now, &mut self.conns, conn);
+        self.act();
+    }
+
+    /// The deadline of a handshake, a write or a close has come.
+    fn time_out_io(&mut self, conn: u32) {
+        let Some(it) = self.conns.get(conn) else { return };
+        let counters = &mut self.shard.counters;
+        match it.phase {
+            Phase::Head | Phase::Body => counters.handshake_timeouts += 1,
+            Phase::Echo | Phase::Client | Phase::Stream => counters.write_timeouts += 1,
+            Phase::Closing | Phase::Dead => {}
+        }
+        it.marks.set(Marks::PEER_CLOSED, true);
+        self.lost(conn);
+    }
+
+    /// The kernel tells that there is room only when much of it is free. A peer that takes a little in each second is
+    /// not slow, so before it is judged, the socket is asked once more: what it takes now, the peer has taken.
+    fn makes_progress(&mut self, conn: u32) -> bool {
+        let now = self.now.tick;
+        let Some(it) = self.conns.get(conn) else { return false };
+        if !it.phase.is_open() || !it.marks.has(Marks::BLOCKED) {
+            return false;
+        }
+        self.write_out(conn, true);
+        self.conns.get(conn).is_some_and(|it| it.phase.is_open() && it.io_due > now)
+    }
+
+    fn fan_out(&mut self) {
+        self.shard.fan_out(self.now, &mut self.conns, self.bounds.fanout_slice);
+        self.settle_direct();
+        self.act();
+    }
+}

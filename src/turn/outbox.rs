@@ -1,0 +1,266 @@
+//! F8 · Bytes that wait for one peer, in order, shared with everyone else who gets the same.
+//!
+//! Owns frames and holes: a hole keeps the place of a reply that another reactor or the backend still owes, so that
+//! replies leave in the order of their commands. Knows nothing of who fills a hole, or of how a socket writes. A
+//! connection has an outbox only while something waits; the rest lie in a pool.
+//!
+//! Invariants: `bytes` is the sum of the queued frames. `holes` lists the places of all holes, in their order, counted
+//! from the first item that this outbox ever had; `left` items of those are gone.
+
+use super::Socket;
+use bytes::{Buf, Bytes};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+/// Frames given to one write call.
+const SLICES_MAX: usize = 128;
+/// Room an outbox may keep when it goes back to the pool, in frames.
+const KEEP_MAX: usize = 4;
+
+#[derive(Debug)]
+enum Item {
+    Frame(Bytes),
+    Hole,
+}
+
+/// A reply that is owed.
+#[derive(Debug, Clone, Copy)]
+struct Hole {
+    ticket: u32,
+    /// What the reply counts for until it is there.
+    weight: u32,
+    /// Its place among all items that this outbox ever had.
+    place: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queue: VecDeque<Item>,
+    bytes: usize,
+    holes: VecDeque<Hole>,
+    /// What all holes count for.
+    owed: usize,
+    /// Items that left from the front.
+    left: usize,
+    /// Part of the front frame is on the wire: it must be finished.
+    begun: bool,
+}
+
+/// What writing came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wrote {
+    pub bytes: usize,
+    pub calls: u32,
+    /// The socket took less than it was given.
+    pub blocked: bool,
+}
+
+impl Outbox {
+    /// Bytes that wait, those behind holes with them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Replies that are owed.
+    pub fn holes(&self) -> usize {
+        self.holes.len()
+    }
+
+    /// What the replies that are owed count for.
+    pub fn owed(&self) -> usize {
+        self.owed
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub fn push(&mut self, frame: Bytes) {
+        self.bytes += frame.len();
+        self.queue.push_back(Item::Frame(frame));
+    }
+
+    /// Queues what is left of a frame whose beginning is on the wire already.
+    pub fn push_begun(&mut self, rest: Bytes) {
+        debug_assert!(self.queue.is_empty());
+        self.begun = true;
+        self.push(rest);
+    }
+
+    /// Keeps a place for the reply to the command of `ticket`, which counts for `weight` bytes until it is there.
+    pub fn push_hole(&mut self, ticket: u32, weight: u32) {
+        self.holes.push_back(Hole { ticket, weight, place: self.left + self.queue.len() });
+        self.owed += weight as usize;
+        self.queue.push_back(Item::Hole);
+    }
+
+    /// Puts `frame` where the first hole of that ticket is; false if there is none. Answers come in the order of the
+    /// commands, or nearly, so the first holes are looked at first; how many there may be is limited.
+    pub fn fill(&mut self, ticket: u32, frame: Bytes) -> bool {
+        let Some(at) = self.holes.iter().position(|hole| hole.ticket == ticket) else { return false };
+        let Some(Hole { weight, place, .. }) = self.holes.remove(at) else { return false };
+        self.owed -= weight as usize;
+        self.bytes += frame.len();
+        self.queue[place - self.left] = Item::Frame(frame);
+        true
+    }
+
+    /// Drops what has not begun to leave; a frame that has is kept, for the peer could not read on otherwise.
+    pub fn clear_unbegun(&mut self) {
+        let begun = if self.begun { self.queue.pop_front() } else { None };
+        self.queue.clear();
+        self.holes.clear();
+        (self.bytes, self.owed, self.left) = (0, 0, 0);
+        if let Some(Item::Frame(frame)) = begun {
+            self.push(frame);
+        }
+    }
+
+    /// Drops the holes: nobody will fill them.
+    pub fn drop_holes(&mut self) {
+        self.queue.retain(|item| matches!(item, Item::Frame(_)));
+        self.holes.clear();
+        self.owed = 0;
+    }
+
+    /// Makes it new, with a little room kept.
+    pub fn reset(&mut self) {
+        self.clear_unbegun();
+        self.queue.clear();
+        (self.bytes, self.begun) = (0, false);
+        self.queue.shrink_to(KEEP_MAX);
+        self.holes.shrink_to(0);
+    }
+
+    /// Writes up to the first hole, or until the socket takes no more. A short write is not tried again: the socket
+    /// tells when there is room.
+    pub fn write(&mut self, socket: &mut impl Socket) -> io::Result<Wrote> {
+        let mut wrote = Wrote { bytes: 0, calls: 0, blocked: false };
+        loop {
+            let (result, given) = match (self.queue.front(), self.queue.get(1)) {
+                (None | Some(Item::Hole), _) => return Ok(wrote),
+                (Some(Item::Frame(frame)), None | Some(Item::Hole)) => (socket.write(frame), frame.len()),
+                _ => self.write_several(socket),
+            };
+            wrote.calls += 1;
+            let taken = match result {
+                Ok(taken) => taken,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            self.advance(taken);
+            wrote.bytes += taken;
+            if taken < given {
+                wrote.blocked = true;
+                return Ok(wrote);
+            }
+        }
+    }
+
+    /// One call for the frames before the first hole; what it said, and the bytes it was given.
+    fn write_several(&self, socket: &mut impl Socket) -> (io::Result<usize>, usize) {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let (mut count, mut given) = (0, 0);
+        for (slice, item) in slices.iter_mut().zip(&self.queue) {
+            let Item::Frame(frame) = item else { break };
+            *slice = IoSlice::new(frame);
+            count += 1;
+            given += frame.len();
+        }
+        (socket.write_several(&slices[..count]), given)
+    }
+
+    fn advance(&mut self, mut taken: usize) {
+        self.bytes -= taken;
+        while taken > 0 {
+            let Some(Item::Frame(front)) = self.queue.front_mut() else { return };
+            if taken < front.len() {
+                front.advance(taken);
+                self.begun = true;
+                return;
+            }
+            taken -= front.len();
+            self.queue.pop_front();
+            self.left += 1;
+            self.begun = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Line;
+    use super::*;
+
+    fn written(outbox: &mut Outbox, line: &mut Line) -> (Wrote, String) {
+        let wrote = outbox.write(line).expect("write");
+        (wrote, String::from_utf8(line.take_written()).expect("text"))
+    }
+
+    #[test]
+    fn a_hole_holds_back_what_follows_until_it_is_filled() {
+        let (mut outbox, mut line) = (Outbox::default(), Line::default());
+        outbox.push("a".into());
+        outbox.push_hole(7, 100);
+        outbox.push("c".into());
+        assert_eq!((outbox.bytes(), outbox.holes(), outbox.owed()), (2, 1, 100));
+        let once = |bytes| Wrote { bytes, calls: 1, blocked: false };
+        assert_eq!(written(&mut outbox, &mut line), (once(1), "a".into()));
+        assert!(!outbox.fill(8, "x".into()) && outbox.fill(7, "b".into()));
+        assert_eq!(written(&mut outbox, &mut line), (once(2), "bc".into()));
+        assert!(outbox.is_empty() && (outbox.bytes(), outbox.holes(), outbox.owed()) == (0, 0, 0));
+    }
+
+    #[test]
+    fn holes_are_filled_in_any_order_and_the_first_of_a_ticket_first() {
+        let (mut outbox, mut line) = (Outbox::default(), Line::default());
+        for (ticket, frame) in [(1, "a"), (2, "b"), (2, "c"), (3, "d")] {
+            outbox.push_hole(ticket, 1);
+            outbox.push(frame.into());
+        }
+        assert!(outbox.fill(3, "4".into()) && outbox.fill(2, "2".into()));
+        assert_eq!(written(&mut outbox, &mut line).1, "");
+        assert!(outbox.fill(1, "1".into()));
+        assert_eq!(written(&mut outbox, &mut line).1, "1a2b");
+        assert!(outbox.fill(2, "3".into()) && !outbox.fill(2, "x".into()));
+        assert_eq!(written(&mut outbox, &mut line).1, "3c4d");
+    }
+
+    /// What a reply costs does not depend on how much was answered behind one that is still owed.
+    #[test]
+    fn answers_behind_one_that_is_owed_are_found_at_once() {
+        let mut outbox = Outbox::default();
+        outbox.push_hole(0, 1);
+        for ticket in 1..50_000 {
+            outbox.push_hole(ticket, 1);
+            assert!(outbox.fill(ticket, "{}".into()));
+            assert_eq!(outbox.holes.len(), 1, "what is searched");
+        }
+        assert_eq!(outbox.queue.len(), 50_000);
+    }
+
+    #[test]
+    fn a_full_socket_stops_it_and_nothing_is_lost() {
+        let (mut outbox, mut line) = (Outbox::default(), Line::with_room(5));
+        (0..3).for_each(|_| outbox.push("abcd".into()));
+        assert_eq!(written(&mut outbox, &mut line), (Wrote { bytes: 5, calls: 1, blocked: true }, "abcda".into()));
+        outbox.push("end".into());
+        line.give_room(100);
+        assert_eq!(written(&mut outbox, &mut line).1, "bcdabcdend");
+        assert_eq!(outbox.bytes(), 0);
+    }
+
+    #[test]
+    fn a_begun_frame_survives_clearing() {
+        let mut outbox = Outbox::default();
+        outbox.push_begun("rest".into());
+        outbox.push_hole(1, 1);
+        outbox.push("dropped".into());
+        outbox.clear_unbegun();
+        assert_eq!((outbox.bytes(), outbox.holes(), outbox.owed()), (4, 0, 0));
+        outbox.push_hole(2, 1);
+        assert!(outbox.fill(2, "x".into()));
+        assert_eq!(outbox.bytes(), 5);
+    }
+}
