@@ -18,8 +18,8 @@
 //! **F4 to F7, client logic.** `wire` is what a transport puts around a message. `hub` is one reactor's channels and
 //! their fan-out. `session` is one client. `shard` lets them work together.
 //!
-//! **F8, a turn.** `turn` serves a reactor's connections, fairly and within budgets. It is all of a reactor but its I/O:
-//! the simulator runs it as it is.
+//! **F8, a turn.** `turn` serves a reactor's connections, fairly and within budgets. It is all of a reactor but its
+//! I/O: the simulator runs it as it is.
 //!
 //! **F9, who may come in.** `admission` is the limits of the whole node, `origin` the pages whose scripts may connect.
 //!

@@ -484,10 +484,11 @@ options! {
         decode_budget: usize = 128 << 10, Rule::Bytes(1, GIB);
         /// Bytes of replies that one connection may cause in one loop turn; what else it asks for waits likewise.
         reply_budget: usize = 256 << 10, Rule::Bytes(1, GIB);
-        /// Signatures of tokens that one connection may have checked in one loop turn; what is behind them waits likewise.
+        /// Signatures of tokens that one connection may have checked in one loop turn; what is behind them waits
+        /// likewise.
         signature_budget: usize = 16, Rule::Count(1, MIB);
-        /// Bytes of unfinished messages and of waiting input that all connections of one reactor may hold; beyond, those
-        /// that hold most are closed (1013).
+        /// Bytes of unfinished messages and of waiting input that all connections of one reactor may hold; beyond,
+        /// those that hold most are closed (1013).
         held_input_size: usize = 32 << 20, Rule::Bytes(MIB, NO_MAX);
     }
 }

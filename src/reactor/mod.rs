@@ -1,10 +1,10 @@
-//! F10 · One thread: poll, listener, clock, mailbox, around a [`Turn`], which decides everything.
+//! F10 · One thread: poll, listener, clock, mailbox, around a [`Turns`], which decides everything.
 //!
 //! Owns what only a thread can have. Interest is registered once (both directions, edge-triggered) and never changed: a
 //! read shorter than its buffer has drained the socket, and a write that was cut short is told of room.
 //!
-//! The loop is here, and what a turn asks of it in `host`; `arrive` accepts, `handshake` and `stream` know the endpoints,
-//! `listener` and `steering` are how a connection comes to a reactor, `socket` is how bytes come and go.
+//! The loop is here, and what a turn asks of it in `host`; `arrive` accepts, `handshake` and `stream` know the
+//! endpoints, `listener` and `steering` are how a connection comes to a reactor, `socket` is how bytes come and go.
 
 mod arrive;
 mod handshake;
@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::session::Now;
 use crate::session::backend::{Call, Hook};
 use crate::shard::{ControlAnswer, Mail, Shard};
-use crate::turn::{Bounds, Clock, Ready, Turn};
+use crate::turn::{Bounds, Clock, Ready, Turns};
 use crate::ws;
 use bytes::Bytes;
 use host::Outside;
@@ -77,7 +77,7 @@ pub struct Reactor {
     reserve: Option<std::fs::File>,
     mailbox: Mailbox<Mail>,
     mail: Vec<Mail>,
-    turn: Turn<Outside>,
+    turn: Turns<Outside>,
     clock: Clock,
     started: Instant,
     now: Now,
@@ -116,7 +116,7 @@ impl Reactor {
             reserve: std::fs::File::open("/dev/null").ok(),
             mailbox,
             mail: Vec::new(),
-            turn: Turn::new(me, reactors, shard, outside, Bounds::new(config)),
+            turn: Turns::new(me, reactors, shard, outside, Bounds::new(config)),
             clock: Clock::default(),
             started,
             now: Now::default(),

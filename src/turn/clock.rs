@@ -1,8 +1,8 @@
 //! F8 · The time by which peers are judged: that of the machine, less what the reactor itself took.
 //!
-//! Owns the ticks of all deadlines. A turn that was long, or a process that was stopped, keeps a peer's bytes waiting in
-//! the kernel; the peer could do nothing about it. So what a turn takes beyond a tick does not count, and neither does
-//! what a sleep lasts beyond the time that was asked for. Pure: the machine's time is an argument.
+//! Owns the ticks of all deadlines. A turn that was long, or a process that was stopped, keeps a peer's bytes waiting
+//! in the kernel; the peer could do nothing about it. So what a turn takes beyond a tick does not count, and neither
+//! does what a sleep lasts beyond the time that was asked for. Pure: the machine's time is an argument.
 
 use crate::base::wheel::{TICK_MS, Tick};
 

@@ -5,7 +5,7 @@
 //! socket is not read, so its peer's kernel holds the rest.
 
 use super::conns::{Marks, Phase};
-use super::{APPROACHED, Budget, Host, READ_SIZE, Ready, Socket, Turn, Wait};
+use super::{APPROACHED, Budget, Host, READ_SIZE, Ready, Socket, Turns, Wait};
 use crate::base::wheel::NEVER;
 use crate::protocol::Encoding;
 use crate::protocol::code::Disconnect;
@@ -14,7 +14,7 @@ use crate::ws::{self, Fault, Item, Kind, Step};
 use bytes::Bytes;
 use std::io;
 
-impl<H: Host> Turn<H> {
+impl<H: Host> Turns<H> {
     /// Those that wait from the last turn, each once.
     pub(super) fn serve_queue(&mut self) {
         let queue = self.conns.take_queue();
@@ -46,7 +46,8 @@ impl<H: Host> Turn<H> {
         if ended || broken {
             it.marks.set(Marks::ENDED, true);
         }
-        if broken && it.marks.has(Marks::PAUSED) {
+        let connecting = it.session.as_ref().is_some_and(|session| session.is_connecting());
+        if it.marks.has(Marks::PAUSED) && (broken || ended && connecting) {
             // Nobody is left to be answered.
             return self.lost(conn);
         }
@@ -355,7 +356,7 @@ impl<H: Host> Turn<H> {
     }
 
     /// The last piece of a message that came in parts; `take` gets the whole.
-    fn take_last_part(&mut self, conn: u32, part: &[u8], take: impl FnOnce(&mut Turn<H>, &[u8])) {
+    fn take_last_part(&mut self, conn: u32, part: &[u8], take: impl FnOnce(&mut Turns<H>, &[u8])) {
         let Some(partial) = self.conns.partial(conn) else { return };
         partial.message.extend_from_slice(part);
         let message = std::mem::take(&mut partial.message);

@@ -1,7 +1,7 @@
 //! F8 · The end of connections: close frames, the drain, and the freeing of slots.
 
 use super::conns::{Marks, Phase};
-use super::{Host, Turn};
+use super::{Host, Turns};
 use crate::base::wheel::Tick;
 use crate::protocol::code::Disconnect;
 use crate::ws;
@@ -14,7 +14,7 @@ pub struct Drain {
     cursor: u32,
 }
 
-impl<H: Host> Turn<H> {
+impl<H: Host> Turns<H> {
     /// No more of this connection: the peer is gone, or has had its time.
     pub fn lost(&mut self, conn: u32) {
         let Some(it) = self.conns.get(conn) else { return };

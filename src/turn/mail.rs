@@ -4,7 +4,7 @@
 //! wait, in their order, so that its mailbox fills and owners drop publications and tell the gap; answers, requests and
 //! all else go on.
 
-use super::{Host, Turn, drop_publications};
+use super::{Host, Turns, drop_publications};
 use crate::broker::Event;
 use crate::shard::Mail;
 
@@ -13,7 +13,7 @@ const MAIL_MAX: usize = 4096;
 /// What the owner's answers of one turn may hold, in reply budgets of a connection.
 const ANSWERS_FACTOR: usize = 4;
 
-impl<H: Host> Turn<H> {
+impl<H: Host> Turns<H> {
     /// Values of mail that were taken and wait: they count towards the length of the mailbox.
     pub fn mail_waiting(&self) -> usize {
         self.inbox.len() + self.held.len()

@@ -59,7 +59,7 @@ use std::io::{self, IoSlice};
 pub trait Socket {
     /// Takes bytes that came; 0 = the peer's end of the stream.
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize>;
-    /// Gives bytes away; how many were taken. Less than all of them = no more until the socket says that it is writable.
+    /// Gives bytes away; how many were taken. Less than all of them = no more until the socket is writable again.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// The same for several pieces, in their order.
     fn write_several(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
@@ -121,7 +121,7 @@ const TIMERS_MAX: usize = 64;
 const APPROACHED: usize = crate::shard::APPROACHED;
 
 /// One reactor's part of the node, but for its poll.
-pub struct Turn<H: Host> {
+pub struct Turns<H: Host> {
     pub host: H,
     pub conns: Conns<H::Socket>,
     pub shard: Shard,
@@ -150,10 +150,10 @@ pub struct Turn<H: Host> {
     now_ns: u64,
 }
 
-impl<H: Host> Turn<H> {
+impl<H: Host> Turns<H> {
     /// `me` of `reactors`.
-    pub fn new(me: u16, reactors: u16, shard: Shard, host: H, bounds: Bounds) -> Turn<H> {
-        Turn {
+    pub fn new(me: u16, reactors: u16, shard: Shard, host: H, bounds: Bounds) -> Turns<H> {
+        Turns {
             host,
             conns: Conns::new(me, bounds.outbox_bytes, bounds.write_delay_ns > 0),
             shard,

@@ -1,7 +1,7 @@
 //! F8 · What leaves: carrying out what the shard gave, the flush, and peers that do not take what they are sent.
 
 use super::conns::{Marks, Phase};
-use super::{APPROACHED, Host, Socket, Turn};
+use super::{APPROACHED, Host, Socket, Turns};
 use crate::protocol::code::Disconnect;
 use crate::shard::Out;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 /// The close code of a slow peer of the echo endpoint, which knows no 3008: policy violation.
 const ECHO_SLOW: u16 = 1008;
 
-impl<H: Host> Turn<H> {
+impl<H: Host> Turns<H> {
     /// Does what the shard gave out.
     pub(super) fn act(&mut self) {
         let mut out = std::mem::take(&mut self.shard.out);

@@ -4,7 +4,7 @@
 //! decided by the [`Host`], which knows the endpoints, the origins and the limits of the node.
 
 use super::conns::{Marks, Phase};
-use super::{Budget, Host, Turn};
+use super::{Budget, Host, Turns};
 use crate::base::wheel::{NEVER, Tick};
 use crate::http::{self, Body, BodyError, Head, HeadError};
 use crate::wire::Wire;
@@ -88,7 +88,7 @@ fn refuse_head(error: HeadError) -> (u16, Bytes) {
     }
 }
 
-impl<H: Host> Turn<H> {
+impl<H: Host> Turns<H> {
     /// A request head, or the beginning of one; bytes used.
     pub(super) fn take_head(&mut self, conn: u32, bytes: &mut [u8], left: &mut Budget) -> usize {
         let head = match Head::parse(bytes) {

@@ -2,7 +2,7 @@
 
 use super::conns::Marks;
 use super::request::{Decision, Introduction};
-use super::{Bounds, Host, Ready, Socket, Turn};
+use super::{Bounds, Host, Ready, Socket, Turns};
 use crate::base::metrics::Counters;
 use crate::config::Config;
 use crate::http::Head;
@@ -182,7 +182,7 @@ impl Host for Desk {
 
 /// A turn whose time and peers the test moves.
 pub struct Bench {
-    pub turn: Turn<Desk>,
+    pub turn: Turns<Desk>,
     pub now: Now,
 }
 
@@ -195,7 +195,7 @@ impl Bench {
         let rules = Arc::new(Rules::new(&config).expect("rules"));
         let mut shard = Shard::new(0, reactors, 7, Arc::new([0; 32]), rules);
         shard.deflater = ws::Deflater::new(&config.websocket);
-        let turn = Turn::new(0, reactors, shard, Desk::default(), Bounds::new(&config));
+        let turn = Turns::new(0, reactors, shard, Desk::default(), Bounds::new(&config));
         Bench { turn, now: Now { tick: 1, unix_ms: 1_800_000_000_000 } }
     }
 
