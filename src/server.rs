@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 /// Descriptors that are no sockets of reactors: the service thread's, the log's, and room to breathe.
@@ -356,7 +357,10 @@ fn start_log(config: &Config) -> (WorkerGuard, Arc<dyn Fn() -> usize + Send + Sy
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(config.log.queue_size).finish(io::stderr());
     let dropped = writer.error_counter();
-    let level = config.log.level.parse().unwrap_or(tracing::Level::INFO);
+    let level = match config.log.level.as_str() {
+        "fatal" | "none" => LevelFilter::OFF,
+        other => other.parse().unwrap_or(LevelFilter::INFO),
+    };
     let text = config.log.format == "text" || (config.log.format == "auto" && io::stderr().is_terminal());
     let log = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(writer);
     // A subscriber that is set already, as in a test, stays.

@@ -171,6 +171,12 @@ fn flag(option: &'static Listed) -> Arg {
         .help(format!("{}{advice} [{}]", option.about, config::note(option)))
         .hide_short_help(true)
         .action(ArgAction::Set);
+    // As Centrifugo has them.
+    let arg = match option.name.as_str() {
+        "http_server.address" => arg.short('a'),
+        "http_server.port" => arg.short('p'),
+        _ => arg,
+    };
     match option.kind {
         "BOOL" => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         _ => arg,
@@ -240,7 +246,8 @@ pub fn take_unknown(args: impl Iterator<Item = OsString>) -> (Vec<OsString>, Vec
         }
         let is_value = |next: &OsString| next.to_str().is_some_and(|n| !n.starts_with('-') && !commands.contains(n));
         let value = value.or_else(|| args.next_if(is_value)?.into_string().ok());
-        unknown.push((name.to_owned(), value.unwrap_or_default()));
+        // One that stands alone says yes: Centrifugo's switches do.
+        unknown.push((name.to_owned(), value.unwrap_or_else(|| "true".to_owned())));
     }
     (rest, unknown)
 }
@@ -263,10 +270,10 @@ mod tests {
         let (rest, unknown) = split("gannet --colour blue --reactors 2 --x.y=1 check --verbose --config a.toml");
         assert_eq!(rest, ["gannet", "--reactors", "2", "check", "--config", "a.toml"].map(OsString::from));
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(unknown, [pair("colour", "blue"), pair("x.y", "1"), pair("verbose", "")]);
+        assert_eq!(unknown, [pair("colour", "blue"), pair("x.y", "1"), pair("verbose", "true")]);
         let (rest, unknown) = split("gannet --verbose check --help");
         assert_eq!(rest, ["gannet", "check", "--help"].map(OsString::from));
-        assert_eq!(unknown, [pair("verbose", "")]);
+        assert_eq!(unknown, [pair("verbose", "true")]);
     }
 
     #[test]

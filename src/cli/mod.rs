@@ -47,10 +47,14 @@ fn fail(message: impl fmt::Display) -> CliError {
     CliError { text: format!("error: {message}\n") }
 }
 
-impl From<Vec<ConfigError>> for CliError {
-    fn from(errors: Vec<ConfigError>) -> Self {
-        CliError { text: errors.iter().map(|error| format!("error: {error}\n")).collect() }
-    }
+/// One line each; what stops the start comes first.
+fn refuse(errors: &[ConfigError], warnings: &[Warning]) -> CliError {
+    let errors = errors.iter().map(|error| format!("error: {error}\n"));
+    CliError { text: errors.chain(warnings.iter().map(line)).collect() }
+}
+
+fn line(warning: &Warning) -> String {
+    format!("warning: {warning}\n")
 }
 
 /// `args` begins with the program's name (`std::env::args_os()`), `env` is the environment
@@ -72,10 +76,7 @@ pub fn run(
     }
     let (config, warnings) = load(&root, unknown, &env)?;
     match name {
-        "check" => {
-            let lines = warnings.iter().map(|warning| format!("warning: {warning}\n"));
-            print(out, &(lines.collect::<String>() + "config ok\n"))
-        }
+        "check" => print(out, &(warnings.iter().map(line).collect::<String>() + "config ok\n")),
         "config" => {
             let format = matches.get_one::<String>("format").and_then(|word| Format::parse(word));
             print(out, &config::print(&config, format.unwrap_or(Format::Toml)))
@@ -122,7 +123,7 @@ fn stopped(error: &clap::Error, unknown: &[(String, String)], out: &mut dyn Writ
         return print(out, &text);
     }
     let others = config::load(None, &[], unknown).err().unwrap_or_default();
-    Err(CliError { text: CliError::from(others).text + &text })
+    Err(CliError { text: refuse(&others, &[]).text + &text })
 }
 
 /// The configuration from all three sources. Flags may stand before a subcommand and after it.
@@ -148,7 +149,11 @@ fn load(
         None => String::new(),
     };
     let file = path.as_deref().map(|name| File { name, text: &text });
-    Ok(config::load(file, env, &pairs)?)
+    let (result, warnings) = config::examine(file, env, &pairs);
+    match result {
+        Ok(config) => Ok((config, warnings)),
+        Err(errors) => Err(refuse(&errors, &warnings)),
+    }
 }
 
 /// Whoever reads may stop early (`gannet config | head`); that is no failure.

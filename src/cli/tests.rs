@@ -76,7 +76,23 @@ fn a_boolean_flag_needs_no_value() {
     assert!(!served("gannet --health.enabled=false", &[]).health.enabled);
     let spaced = served("gannet --health.enabled false serve --echo.enabled true", &[]);
     assert!(!spaced.health.enabled && spaced.echo.enabled);
+    let served_by_centrifugo = ["admin", "debug", "swagger"];
+    for section in served_by_centrifugo {
+        let text = output(&format!("gannet check --{section}.enabled --echo.enabled"), &[]);
+        assert!(text.contains(&format!("warning: --{section}.enabled: is not there yet: ")), "{text}");
+    }
+    for wrong in ["gannet check --uni_grpc.enabled", "gannet --uni_grpc.enabled serve", "gannet --broker.type redis"] {
+        assert!(error(wrong, &[]).contains("a Centrifugo option that this version does not support yet"), "{wrong}");
+    }
     assert!(error("gannet --health.enabled=no", &[]).contains("expected true or false; got \"no\""));
+}
+
+#[test]
+fn centrifugo_s_short_flags() {
+    let short = served("gannet -a 127.0.0.1 -p 9000", &[]);
+    assert_eq!((short.http_server.address.as_str(), short.http_server.port), ("127.0.0.1", 9000));
+    assert_eq!(served("gannet serve -p9001", &[]).http_server.port, 9001);
+    assert_eq!(served("gannet --http_server.internal_port=", &[]), Config::default());
 }
 
 #[test]
@@ -97,21 +113,21 @@ fn the_file_is_found_by_flag_or_variable() {
 
 #[test]
 fn every_problem_of_every_source_is_told_at_once() {
-    let file = Scratch::new("bad.toml", "[client]\nping_intervall = '1s'\nchannel_limit = 0");
+    let file = Scratch::new("bad.toml", "[client]\nping_intervall = '1s'\nchannel_limit = 9999999");
     let env = [("GANNET_REACTORS", "9999"), ("GANNET_COLOUR", "blue")];
     let line = format!("gannet --log.levle debug check -c {} --engine redis --http_server.port x", file.path());
     let text = error(&line, &env);
-    let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines.len(), 7, "{text}");
-    assert!(lines.iter().all(|line| line.starts_with("error: ")), "{text}");
+    let (lines, warnings): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("error: "));
+    assert_eq!(lines.len(), 6, "{text}");
+    assert!(warnings.iter().all(|line| line.starts_with("warning: ")), "{text}");
+    assert!(warnings.iter().any(|line| line.contains("GANNET_COLOUR: not read: unknown option")), "{text}");
     let expected = [
         "bad.toml: unknown option client.ping_intervall; did you mean client.ping_interval?",
-        "environment: unknown option GANNET_COLOUR;",
         "command line: --http_server.port: expected a whole number, 0 to 65535; got \"x\"",
         "command line: unknown option --log.levle; did you mean --log.level?",
         "command line: --engine: a Centrifugo option that this version does not support yet: channels",
         "environment: GANNET_REACTORS: expected a whole number, 0 to 1024; got 9999",
-        "bad.toml: client.channel_limit: expected a whole number, 1 to 1048576; got 0",
+        "bad.toml: client.channel_limit: expected a whole number, 1 to 1048576; got 9999999",
     ];
     for (line, part) in lines.iter().zip(expected) {
         assert!(line.contains(part), "{line}\n{part}");

@@ -553,7 +553,7 @@ mod tests {
             endpoint = "http://a"
             endpiont = "http://a"
             timeout = 5
-            http = { tls = { enabled = true }, static_headers = [] }
+            http = { tls = { enabled = true }, static_headers = 5 }
             grpc = {}
             [[proxies]]
             name = "bb"

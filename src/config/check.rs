@@ -374,7 +374,7 @@ mod tests {
             "client.queue_max_size: expected bytes (65536, 64KiB), 1 to 1GiB; got 0",
             "http_api.key: *** only stands for a secret in what is printed; give the secret",
             "reactor.accept_budget: expected a whole number, 1 to 1048576; got 0",
-            "log.level: expected one of error, warn, info, debug, trace; got \"loud\"",
+            "log.level: expected one of error, warn, info, debug, trace, fatal, none; got \"loud\"",
         ];
         assert_eq!(wrong, expected);
     }

@@ -6,6 +6,7 @@
 
 use serde_json::Value as Json;
 
+use super::go::is_zero;
 use super::tree::{self, Format};
 use super::value::Given;
 
@@ -18,6 +19,8 @@ enum Verdict {
     Only(&'static str, &'static str),
     /// A section that is off without `enabled`; what to do about one that is on.
     Switch(&'static str),
+    /// The same, where clients get what they got without it: it is told and no more.
+    Spare(&'static str),
     /// A section that says by its `type` where state is kept.
     Store,
     /// Not there; what to do.
@@ -25,7 +28,7 @@ enum Verdict {
     /// The name that it has here.
     Renamed(&'static str),
 }
-use Verdict::{Idle, Missing, Only, Renamed, Store, Switch};
+use Verdict::{Idle, Missing, Only, Renamed, Spare, Store, Switch};
 
 /// What is to be done with a name and its value.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +53,7 @@ const CEL: &str = "grant by allow_ options, by the subscribe proxy, or by tokens
 const STREAM_PROXY: &str = "only subscribe_stream_proxy_enabled reads it, and that is not there yet";
 const GRPC: &str = "the backend is asked by HTTP: an endpoint begins with http:// or https://";
 const PROXY_TLS: &str = "the system's roots are trusted: remove it, or end TLS in front of the backend";
+const KEY_SETS: &str = "an endpoint with groups stands for the list of URLs that they can make, and for no other";
 const BUFFERS: &str = "a client has no buffer of its own while it has nothing to read or to write";
 
 const TOP: &[(&str, Verdict)] = &[
@@ -64,9 +68,10 @@ const TOP: &[(&str, Verdict)] = &[
     ("uni_grpc", Switch(TRANSPORT)),
     ("uni_sse.connect_code_to_http_response", Switch(CODE)),
     ("uni_http_stream.connect_code_to_http_response", Switch(CODE)),
-    ("uni_websocket.compression", Missing("set it to false: websocket.compression holds for this transport too")),
+    ("uni_websocket.compression", Idle("websocket.compression holds for this transport too")),
     ("uni_websocket.compression_min_size", Idle("websocket.compression_min_size holds for this transport too")),
     ("uni_websocket.compression_level", Idle("websocket.compression_level holds for this transport too")),
+    ("uni_websocket.decompressed_message_size_limit", Idle("uni_websocket.message_size_limit holds inflated too")),
     ("uni_websocket.read_buffer_size", Idle(BUFFERS)),
     ("uni_websocket.write_buffer_size", Idle(BUFFERS)),
     ("uni_websocket.use_write_buffer_pool", Idle(BUFFERS)),
@@ -77,14 +82,14 @@ const TOP: &[(&str, Verdict)] = &[
         "uni_websocket.disable_disconnect_push",
         Missing("set it to false: a disconnect push comes before the close frame"),
     ),
-    ("admin", Switch("use the API (http_api) and metrics (prometheus), and set enabled to false")),
-    ("swagger", Switch("set enabled to false: openapi.handler_prefix describes the API")),
-    ("debug", Switch("set enabled to false; `gannet doctor` and prometheus tell how the server does")),
-    ("dev.enabled", Missing("`dev: true` serves a page to try things out, but is an insecure mode; else remove it")),
+    ("admin", Spare("the API (http_api) and metrics (prometheus) tell what its pages do")),
+    ("swagger", Spare("openapi.handler_prefix describes the API")),
+    ("debug", Spare("`gannet doctor` and prometheus tell how the server does")),
+    ("dev.enabled", Spare("`gannet --dev` has a page to try things out, and is an insecure mode")),
     ("dev.handler_prefix", Idle("only dev.enabled reads it, and that is not there yet")),
-    ("init", Switch("let the load balancer ask health.handler_prefix, and set enabled to false")),
-    ("opentelemetry", Switch("scrape prometheus.handler_prefix, and set enabled to false")),
-    ("graphite", Switch("scrape prometheus.handler_prefix, and set enabled to false")),
+    ("init", Spare("a load balancer asks health.handler_prefix, and HTTP/2 comes no further than to it")),
+    ("opentelemetry", Spare("prometheus.handler_prefix has the metrics of the API")),
+    ("graphite", Spare("prometheus.handler_prefix has the metrics")),
     ("usage_stats", Idle("no statistics are ever sent")),
     ("pid_file", Missing("remove it; the supervisor knows the process, and who needs a file writes $$ before exec")),
     ("enable_unreleased_features", Idle("there are none")),
@@ -98,8 +103,8 @@ const TOP: &[(&str, Verdict)] = &[
     ("http_server.h2c_external", Missing("remove it: clients connect by HTTP/1.1")),
     ("http_server.http3", Switch("set enabled to false: clients connect by HTTP/1.1")),
     ("prometheus.instrument_http_handlers", Missing("remove it: requests are counted without")),
-    ("prometheus.recovered_publications_histogram", Missing("remove it; prometheus has other metrics of recovery")),
-    ("prometheus.native_histograms", Missing("remove it: histograms have buckets")),
+    ("prometheus.recovered_publications_histogram", Idle("prometheus has other metrics of recovery")),
+    ("prometheus.native_histograms", Idle("histograms have buckets")),
     ("websocket.disabled", Missing("remove it: the endpoint costs nothing while nobody asks for it")),
     ("websocket.decompressed_message_size_limit", Idle("only websocket.compression reads it")),
     ("websocket.read_buffer_size", Idle(BUFFERS)),
@@ -108,7 +113,9 @@ const TOP: &[(&str, Verdict)] = &[
     ("http_api.disabled", Missing("leave http_api.key empty: then every call is refused")),
     ("http_api.external", Missing("leave http_server.internal_port at 0: then the API answers on the public port")),
     ("grpc_api.tls", Switch(PROXY)),
-    ("grpc_api.reflection", Missing("remove it: clients are made from Centrifugo's own api.proto")),
+    ("grpc_api.reflection", Idle("clients are made from Centrifugo's own api.proto")),
+    ("client.token.insecure_skip_jwks_endpoint_safety_check", Idle(KEY_SETS)),
+    ("client.subscription_token.insecure_skip_jwks_endpoint_safety_check", Idle(KEY_SETS)),
     ("client.presence_update_interval", Idle("presence ends with the connection, and needs no renewal")),
     ("client.concurrency", Idle("the commands of one client are carried out in their order")),
     ("client.channel_position_check_delay", Idle("publications stay in this process, and a gap is told at once")),
@@ -239,10 +246,11 @@ fn judge(list: &[(&str, Verdict)], name: &str, given: Given<'_>) -> Option<Dispo
         _ if is_zero(value) => Disposition::Holds,
         Idle(why) => idle(why),
         Missing(hint) => refused(hint),
-        Switch(hint) => match is_on(rest, value) {
-            Some(true) => refused(hint),
-            Some(false) => Disposition::Holds,
-            None => idle("without enabled it is off"),
+        Switch(hint) | Spare(hint) => match (is_on(rest, value), verdict) {
+            (Some(true), Spare(_)) => Disposition::Note(format!("is not there yet: {hint}")),
+            (Some(true), _) => refused(hint),
+            (Some(false), _) => Disposition::Holds,
+            (None, _) => idle("without enabled it is off"),
         },
         Store => match is_memory(rest, value) {
             Some(true) => idle("memory is the one kind there is yet"),
@@ -264,28 +272,24 @@ fn below<'a>(name: &'a str, known: &str) -> Option<&'a str> {
     if rest.is_empty() { Some(rest) } else { rest.strip_prefix(boundary) }
 }
 
-/// What Go has where nothing is set.
-fn is_zero(value: &Json) -> bool {
-    match value {
-        Json::Null => true,
-        Json::Bool(yes) => !yes,
-        Json::Number(number) => number.as_f64() == Some(0.0),
-        Json::String(text) => matches!(text.trim(), "" | "false" | "0" | "0s" | "[]" | "{}"),
-        Json::Array(items) => items.is_empty(),
-        Json::Object(fields) => fields.values().all(is_zero),
-    }
-}
-
 /// Whether a section is turned on; `rest` is the place of `value` within it. `None` = it is not said.
 fn is_on(rest: &str, value: &Json) -> Option<bool> {
     match value {
         _ if rest == "enabled" => Some(!is_zero(value)),
+        // One of the consumers, by its name, in a variable.
+        _ if is_switch_within(rest) => Some(!is_zero(value)),
         // The consumers are a list of such sections.
         Json::Array(items) => Some(items.iter().any(|item| is_on("", item) == Some(true))),
         Json::Object(fields) if rest.is_empty() => fields.get("enabled").map(|on| !is_zero(on)),
         _ if rest.is_empty() => Some(true),
         _ => None,
     }
+}
+
+/// `kafka_enabled`, but not the switch of a section within: `kafka_nats_tls_enabled`.
+fn is_switch_within(rest: &str) -> bool {
+    let name = rest.strip_suffix("_enabled");
+    name.is_some_and(|name| !name.contains('.') && !name.ends_with("tls") && !name.ends_with("replica_client"))
 }
 
 /// Whether state is to be kept in memory. `None` = the section says that it is not in force, or nothing.
@@ -313,8 +317,12 @@ mod tests {
     const JSON: &str = include_str!("../../tests/config/centrifugo.json");
     const YAML: &str = include_str!("../../tests/config/centrifugo.yaml");
 
-    /// Every section with what Centrifugo has in it where nothing is set.
-    const DEFAULTS: &str = include_str!("../../tests/config/centrifugo-defaults.json");
+    /// What `centrifugo defaultconfig` of v6.9.1 writes in each format: every section, with its defaults.
+    const DEFAULTS: [(&str, &str); 3] = [
+        ("defaults.json", include_str!("../../tests/config/centrifugo-defaults.json")),
+        ("defaults.yaml", include_str!("../../tests/config/centrifugo-defaults.yaml")),
+        ("defaults.toml", include_str!("../../tests/config/centrifugo-defaults.toml")),
+    ];
 
     fn loaded(name: &str, text: &str) -> (Config, Vec<Warning>) {
         load(Some(File { name, text }), &[], &[]).unwrap_or_else(|errors| panic!("{errors:#?}"))
@@ -368,14 +376,59 @@ mod tests {
 
     #[test]
     fn the_defaults_of_centrifugo_are_those_here() {
-        let (config, warnings) = loaded("defaults.json", DEFAULTS);
         let mut expected = Config::default();
         expected.health.enabled = false;
-        expected.channel.without_namespace.force_recovery_mode = String::new();
-        expected.channel.without_namespace.subscription_type = String::new();
-        assert_eq!(config, expected);
-        // They name values that no transport or no other store reads: nothing that is wanted is missing.
-        assert!(warnings.len() < 20, "{warnings:#?}");
+        let channels = &mut expected.channel.without_namespace;
+        channels.force_recovery_mode = String::new();
+        channels.subscription_type = String::new();
+        for name in [
+            &mut channels.subscribe_proxy_name,
+            &mut channels.publish_proxy_name,
+            &mut channels.sub_refresh_proxy_name,
+            &mut expected.rpc.without_namespace.proxy_name,
+        ] {
+            *name = "default".into();
+        }
+        for (name, text) in DEFAULTS {
+            let (config, warnings) = loaded(name, text);
+            assert_eq!(config, expected, "{name}");
+            // They name values that no transport or no other store reads: nothing that is wanted is missing.
+            assert!(
+                warnings.iter().all(|warning| !warning.message.contains("not there yet")
+                    || warning.message.starts_with("has no effect here")),
+                "{name}: {warnings:#?}"
+            );
+            assert!(warnings.len() < 40, "{name}: {warnings:#?}");
+        }
+    }
+
+    /// Each switch of Centrifugo as its file, variable and flag turn it on: what is told is the same.
+    #[test]
+    fn what_changes_nothing_for_clients_is_a_warning() {
+        let spare = ["admin", "swagger", "debug", "dev", "opentelemetry", "graphite"];
+        let idle = ["prometheus.native_histograms", "prometheus.recovered_publications_histogram"];
+        let idle = idle.into_iter().chain(["grpc_api.reflection", "uni_websocket.compression"]);
+        let switches = spare.map(|section| (format!("{section}.enabled"), "is not there yet: "));
+        for (name, start) in switches.into_iter().chain(idle.map(|name| (name.to_owned(), "has no effect here: "))) {
+            let (section, key) = name.split_once('.').expect("a section");
+            let file = format!("{{\"{section}\":{{\"{key}\":true}}}}");
+            let (_, warnings) = loaded("c.json", &file);
+            let told = warnings.iter().find(|warning| name.starts_with(&warning.option)).expect("a warning");
+            assert!(told.message.starts_with(start), "{told}");
+            for (value, count) in [("true", 1), ("1", 1), ("false", 0), ("0", 0)] {
+                let variable = ("GANNET_".to_owned() + &name.to_uppercase().replace('.', "_"), value.to_owned());
+                let flag = (name.clone(), value.to_owned());
+                for (env, flags) in [(&[variable][..], &[][..]), (&[], &[flag])] {
+                    let (_, warnings) = load(None, env, flags).expect("taken");
+                    let told = warnings.iter().filter(|warning| warning.message.starts_with(start)).count();
+                    assert_eq!(told, count, "{env:?} {flags:?}: {warnings:#?}");
+                }
+            }
+        }
+        for name in ["uni_grpc.enabled", "webtransport.enabled", "http_server.tls.enabled", "consumers_kafka_enabled"] {
+            let refused = load(None, &[], &[(name.to_owned(), "true".to_owned())]);
+            assert!(refused.is_err(), "{name}");
+        }
     }
 
     #[test]
@@ -393,8 +446,6 @@ mod tests {
             (r#"{"webtransport":{"enabled":true}}"#, "webtransport", "let clients use websocket"),
             (r#"{"consumers":[{"name":"k","enabled":false},{"name":"l","enabled":true}]}"#, "consumers", "http_api"),
             (r#"{"http_server":{"tls":{"enabled":true}}}"#, "http_server.tls", "end TLS at a proxy in front"),
-            (r#"{"dev":{"enabled":true}}"#, "dev.enabled", "`dev: true` serves a page"),
-            (r#"{"pid_file":"/run/c.pid"}"#, "pid_file", "the supervisor knows the process"),
             (
                 r#"{"client":{"rate_limit":{"ip_connect":{"enabled":true}}}}"#,
                 "client.rate_limit.ip_connect",
@@ -495,7 +546,9 @@ mod tests {
     #[test]
     fn every_name_is_told_with_a_reason_or_a_hint() {
         for (name, verdict) in TOP.iter().chain(CHANNEL) {
-            let (Idle(words) | Only(_, words) | Switch(words) | Missing(words) | Renamed(words)) = verdict else {
+            let (Idle(words) | Only(_, words) | Switch(words) | Spare(words) | Missing(words) | Renamed(words)) =
+                verdict
+            else {
                 continue;
             };
             assert!(words.len() > 12 && !words.ends_with('.'), "{name}: {words}");

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 
+use super::go;
 use super::registry::{self, Meta, Visit, Visitor, join};
 use super::tree::{self, Format};
 use super::value::{Given, HIDDEN, Rule, Value, ValueFault};
@@ -88,7 +89,7 @@ fn read_entry<T: ListEntry>(item: &Json) -> Result<T, Vec<ValueFault>> {
     };
     let mut entry = T::default();
     let mut faults = descend(&mut entry, "", fields);
-    for needed in T::NEEDED.iter().filter(|needed| !fields.contains_key(**needed)) {
+    for needed in T::NEEDED.iter().filter(|needed| fields.get(**needed).is_none_or(Json::is_null)) {
         let article = if needed.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
         faults.extend(one(format!("{} wants {article} {needed}", T::WHAT)));
     }
@@ -109,6 +110,7 @@ fn descend<T: ListEntry>(entry: &mut T, path: &str, fields: &Map<String, Json>) 
                 faults.extend(descend(entry, &name, below));
                 continue;
             }
+            _ if go::is_unset(&name, Given::Tree(value)) => continue,
             _ if is_section => one("expected a section with options".into()),
             _ => registry::set(entry, &name, Given::Tree(value))
                 .unwrap_or_else(|| T::foreign(&name, value).map(one).unwrap_or_default()),
@@ -118,8 +120,23 @@ fn descend<T: ListEntry>(entry: &mut T, path: &str, fields: &Map<String, Json>) 
     faults
 }
 
+/// What an object is called.
+pub fn name_of(item: &mut dyn Visit) -> String {
+    struct Name(String);
+    impl Visitor for Name {
+        fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
+            if meta.name == "name" {
+                self.0 = value.show().as_str().unwrap_or_default().to_owned();
+            }
+        }
+    }
+    let mut name = Name(String::new());
+    registry::walk(item, "", &mut name);
+    name.0
+}
+
 /// Each option of an object against its own rule.
-fn judge(item: &mut dyn Visit) -> Vec<ValueFault> {
+pub fn judge(item: &mut dyn Visit) -> Vec<ValueFault> {
     struct Judge(Vec<ValueFault>);
     impl Visitor for Judge {
         fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
@@ -164,6 +181,10 @@ pub fn header_fault(name: &str) -> Option<String> {
     own.iter().any(|own| name.eq_ignore_ascii_case(own)).then(|| format!("{name:?} belongs to the connection itself"))
 }
 
+fn text_of(name: &str, value: &Json) -> Option<(String, String)> {
+    Some((name.to_owned(), value.as_str()?.to_owned()))
+}
+
 /// HTTP headers that are the same in each request. Their values may be secrets and are never shown.
 pub type Headers = BTreeMap<String, String>;
 
@@ -178,9 +199,21 @@ impl Value for Headers {
         let wrong = || one(format!("expected {}", self.accepts(rule)));
         // What was given is not quoted: it may be a secret.
         let tree = tree_of(given, &self.accepts(rule)).map_err(|_| wrong())?;
-        let Json::Object(fields) = &tree else { return Err(wrong()) };
-        let texts = fields.iter().map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
-        *self = texts.collect::<Option<_>>().ok_or_else(wrong)?;
+        let texts: Option<Vec<(String, String)>> = match &tree {
+            Json::Object(fields) => fields.iter().map(|(name, value)| text_of(name, value)).collect(),
+            // Centrifugo's other form, for names that a file's format would not leave as they are.
+            Json::Array(items) => {
+                items.iter().map(|item| text_of(item.get("key")?.as_str()?, item.get("value")?)).collect()
+            }
+            _ => return Err(wrong()),
+        };
+        let texts = texts.ok_or_else(wrong)?;
+        self.clear();
+        for (name, value) in texts {
+            if self.insert(name.clone(), value).is_some() {
+                return Err(one(format!("expected each header once; {name:?} is there twice")));
+            }
+        }
         Ok(())
     }
     fn judge(&self, _: Rule) -> Option<String> {

@@ -4,7 +4,7 @@
 //! A name that is no option is refused wherever it stands. Never reads a file, the environment or the
 //! command line: all three are arguments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::Value as Json;
@@ -14,7 +14,8 @@ use super::foreign::{self, Disposition};
 use super::registry::{self, env_name, join};
 use super::tree::{self, Format};
 use super::value::{Given, ValueFault};
-use super::{Config, unknown};
+use super::variables::{self, NamedList, Variable};
+use super::{Config, go, unknown};
 
 /// The configuration file: its name tells the format.
 #[derive(Debug, Clone, Copy)]
@@ -81,9 +82,19 @@ pub fn load(
     env: &[(String, String)],
     flags: &[(String, String)],
 ) -> Result<(Config, Vec<Warning>), Vec<ConfigError>> {
+    let (result, warnings) = examine(file, env, flags);
+    result.map(|config| (config, warnings))
+}
+
+/// The same, with the warnings in either case.
+pub fn examine(
+    file: Option<File<'_>>,
+    env: &[(String, String)],
+    flags: &[(String, String)],
+) -> (Result<Config, Vec<ConfigError>>, Vec<Warning>) {
     let mut loader = Loader::default();
     if let Some(file) = file {
-        loader.file(file);
+        loader.file(file, env);
     }
     loader.env(env);
     for (name, value) in flags {
@@ -100,21 +111,29 @@ struct Loader {
     errors: Vec<ConfigError>,
     /// What was given and has no effect.
     notes: Vec<Warning>,
-    /// A value could not be read, so the option has one that its operator did not mean.
-    unread: bool,
+    /// Options whose value could not be read, so that they have one that their operator did not mean.
+    unread: BTreeSet<String>,
+    /// The file could not be read, so that no option need be as it was meant.
+    blind: bool,
 }
 
 impl Loader {
-    fn file(&mut self, file: File<'_>) {
+    fn file(&mut self, file: File<'_>, env: &[(String, String)]) {
         let place = Place::File(file.name.to_owned());
         let tree = match Format::of(file.name) {
             Some(format) => tree::parse(file.text, format),
             None => Err("expected a file name that ends in .toml, .yaml, .yml or .json".into()),
         };
         match tree {
-            Ok(tree) => self.descend(&place, "", &tree),
+            Ok(mut tree) => {
+                for variable in variables::expand(&mut tree, env) {
+                    let message = format!("static_headers: the environment has no variable {variable}");
+                    self.errors.push(ConfigError { place: place.clone(), message });
+                }
+                self.descend(&place, "", &tree);
+            }
             Err(message) => {
-                self.unread = true;
+                self.blind = true;
                 self.errors.push(ConfigError { place, message });
             }
         }
@@ -144,26 +163,42 @@ impl Loader {
     }
 
     fn env(&mut self, env: &[(String, String)]) {
-        let mut links = Vec::new();
-        let options = registry::options();
-        for (variable, value) in env {
-            let Some(rest) = variable.strip_prefix("GANNET_") else { continue };
-            if rest == "CONFIG" {
-                continue;
-            }
-            match options.iter().find(|option| env_name(&option.name) == *variable) {
-                Some(option) => self.set(Place::Environment, &option.name, variable, Given::Text(value)),
-                None if is_service_link(rest, value) => links.push(variable.as_str()),
-                None => self.set(Place::Environment, &rest.to_ascii_lowercase(), variable, Given::Text(value)),
+        let options: Vec<String> = registry::options().into_iter().map(|option| option.name).collect();
+        let mut items = Vec::new();
+        // A variable that is empty is not set.
+        for (name, value) in env.iter().filter(|(_, value)| !value.is_empty()) {
+            match variables::variable(name, value, &options) {
+                None | Some(Variable::Skipped) => {}
+                Some(Variable::Option(option)) => self.set(Place::Environment, &option, name, Given::Text(value)),
+                Some(Variable::Item(list, rest)) => items.push((list, rest, name, value)),
+                Some(Variable::Unknown(dotless)) => self.set(Place::Environment, &dotless, name, Given::Text(value)),
+                Some(Variable::Stray(dotless)) => {
+                    let message = unknown::option(&dotless, name, |option| Place::Environment.spell(option));
+                    self.note(name, format!("not read: {message}"));
+                }
             }
         }
-        let stop = "describe a Kubernetes Service; enableServiceLinks: false in the pod stops them";
-        self.note_variables(&links, stop);
-        let theirs = env.iter().filter(|(variable, value)| {
-            variable.strip_prefix("CENTRIFUGO_").is_some_and(|rest| !is_service_link(rest, value))
+        // Their lists are there only now.
+        for (list, rest, name, value) in items {
+            self.set_item(list, &rest, name, value);
+        }
+        let theirs = env.iter().filter(|(name, value)| {
+            let rest = name.strip_prefix("CENTRIFUGO_");
+            rest.is_some_and(|rest| !rest.starts_with("VAR_") && !variables::is_service_link(rest, value))
         });
         let theirs: Vec<_> = theirs.map(|(variable, _)| variable.as_str()).collect();
         self.note_variables(&theirs, "are Centrifugo's; here they begin with GANNET_, and most go on in the same way");
+    }
+
+    fn set_item(&mut self, list: NamedList, rest: &str, variable: &str, value: &str) {
+        let faults = variables::set_item(&mut self.config, list, rest, value).err().unwrap_or_default();
+        if !faults.is_empty() {
+            self.unread.insert(list.option().to_owned());
+        }
+        for ValueFault { at, message } in faults {
+            let message = format!("{variable}{at}: {message}");
+            self.errors.push(ConfigError { place: Place::Environment, message });
+        }
     }
 
     /// One warning for all of `variables`, by the name of the first.
@@ -180,9 +215,16 @@ impl Loader {
 
     /// `spelled` is the name as it stood in the source, for the message if it is no option.
     fn set(&mut self, place: Place, name: &str, spelled: &str, given: Given<'_>) {
-        // Centrifugo writes the port that is not set as an empty text.
-        let unset = name == "http_server.internal_port" && given.text() == Some("");
-        let given = if unset { Given::Text("0") } else { given };
+        let instead = match go::switched_off(name, given) {
+            Some((value, note)) => {
+                self.note(&place.spell(name), note);
+                Some(value)
+            }
+            // Centrifugo's flag for no port is an empty text.
+            None if name == "http_server.internal_port" && given.text() == Some("") => Some(Json::from(0)),
+            None => go::is_unset(name, given).then(|| go::default_of(name)),
+        };
+        let given = instead.as_ref().filter(|value| !value.is_null()).map_or(given, Given::Tree);
         let Some(faults) = registry::set(&mut self.config, name, given) else {
             return self.set_foreign(place, name, spelled, given);
         };
@@ -195,7 +237,9 @@ impl Loader {
                 self.note(&format!("{}{at}", place.spell(name)), note);
             }
         }
-        self.unread |= !faults.is_empty();
+        if !faults.is_empty() {
+            self.unread.insert(name.to_owned());
+        }
         for ValueFault { at, message } in faults {
             let option = name.to_owned();
             self.errors.push(about(place.clone(), Problem { option, at, message }));
@@ -219,38 +263,36 @@ impl Loader {
         self.errors.push(ConfigError { place, message });
     }
 
-    fn finish(mut self) -> Result<(Config, Vec<Warning>), Vec<ConfigError>> {
+    fn finish(mut self) -> (Result<Config, Vec<ConfigError>>, Vec<Warning>) {
         if self.config.dev {
             self.config.apply_dev(&|name| self.places.contains_key(name));
         }
         let mut problems = self.config.check_each();
-        if !self.unread {
-            problems.extend(self.config.check_together());
+        if !self.blind {
+            let together = self.config.check_together().into_iter();
+            problems.extend(together.filter(|problem| !self.is_about_unread(problem)));
         }
         for problem in problems {
             let place = self.places.get(&problem.option).cloned().unwrap_or(Place::Default);
             self.errors.push(about(place, problem));
         }
-        if self.errors.is_empty() {
-            let mut warnings = self.config.warnings();
-            warnings.append(&mut self.notes);
-            return Ok((self.config, warnings));
+        let mut warnings = if self.blind { Vec::new() } else { self.config.warnings() };
+        warnings.append(&mut self.notes);
+        match self.errors.is_empty() {
+            true => (Ok(self.config), warnings),
+            false => (Err(self.errors), warnings),
         }
-        Err(self.errors)
     }
-}
 
-/// Kubernetes gives a pod variables about each Service of its namespace; for one called `gannet` they
-/// begin as ours do (`GANNET_PORT_8000_TCP_ADDR`). To refuse those would keep the pod from starting.
-fn is_service_link(rest: &str, value: &str) -> bool {
-    let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
-    let (_, after) = rest.rsplit_once("PORT_").unwrap_or_default();
-    let mut parts = after.split('_');
-    let numbered = parts.next().is_some_and(|n| n.parse::<u16>().is_ok())
-        && parts.next().is_some_and(|protocol| matches!(protocol, "TCP" | "UDP" | "SCTP"));
-    let service = format!("_{rest}_");
-    let named = service.contains("_SERVICE_HOST_") || service.contains("_SERVICE_PORT_");
-    address || numbered || named
+    /// Whether a rule between options speaks of one that could not be read: its value is not its operator's.
+    fn is_about_unread(&self, problem: &Problem) -> bool {
+        let section = |name: &str| name.rsplit_once('.').map_or(String::new(), |(section, _)| section.to_owned());
+        let key = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+        self.unread.iter().any(|name| {
+            let same_section = section(name) == section(&problem.option) && problem.message.contains(&key(name));
+            problem.option == *name || problem.message.contains(name.as_str()) || same_section
+        })
+    }
 }
 
 #[cfg(test)]
@@ -368,6 +410,26 @@ mod tests {
     }
 
     #[test]
+    fn types_and_meanings_are_told_at_once_with_the_warnings() {
+        let text = "[client]\nping_interval = 25\ninsecure = true\n[channel.without_namespace]\nhistory_size = 5\n\
+                    [[proxies]]\nname = 'x'\n[rpc.without_namespace]\nproxy_name = 'orders'";
+        let env = own(&[("GANNET_COLOUR", "blue")]);
+        let (result, warnings) = examine(Some(File { name: "a.toml", text }), &env, &[]);
+        let lines: Vec<_> = result.unwrap_err().iter().map(ToString::to_string).collect();
+        let starts = [
+            "a.toml: client.ping_interval: expected a duration",
+            "a.toml: proxies[0]: a proxy wants an endpoint",
+            "channel.without_namespace.history_ttl: expected more than 0 with history_size",
+        ];
+        assert_eq!(lines.len(), starts.len(), "what could not be read is blamed for nothing else: {lines:#?}");
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.starts_with(start), "{line}");
+        }
+        let options: Vec<_> = warnings.iter().map(|warning| warning.option.as_str()).collect();
+        assert_eq!(options, ["client.insecure", "client.allowed_origins", "GANNET_COLOUR"]);
+    }
+
+    #[test]
     fn a_file_that_does_not_parse_hides_no_other_problem() {
         let wrong = try_load(Some(("a.toml", "reactors =")), &[], &[("reactors", "x")]).unwrap_err();
         assert_eq!(wrong.len(), 2, "{wrong:?}");
@@ -383,7 +445,7 @@ mod tests {
             let config = try_load(None, &[], &[("client.ping_interval", text), ("client.pong_timeout", "0")]).unwrap();
             assert_eq!(config.client.ping_interval.as_millis(), millis, "{text}");
         }
-        for bad in ["", "h", "1", "1.h.", "1.5", "-5s", "1x", "1.5.5s", "99999999999999h", "1.99999999999999999999s"] {
+        for bad in ["", "h", "1", "1.h.", "1.5", "--5s", "1x", "1.5.5s", "99999999999999h", "1.99999999999999999999s"] {
             assert!(try_load(None, &[], &[("client.ping_interval", bad)]).is_err(), "{bad}");
         }
         let sizes = [("65536", 65536), ("64KiB", 65536), ("1MiB", 1 << 20), ("8MB", 8_000_000), ("2 kb", 2000)];
@@ -468,25 +530,6 @@ mod tests {
         assert_eq!(twice, ["command line: --reactors: is given twice"]);
         let dotted = try_load(Some(("a.yaml", "client: {insecure: true}\nclient.insecure: false")), &[], &[]);
         assert_eq!(dotted.unwrap_err(), ["a.yaml: client.insecure: is given twice"]);
-    }
-
-    #[test]
-    fn kubernetes_service_variables_are_told_apart() {
-        let env = own(&[
-            ("GANNET_SERVICE_HOST", "10.0.0.1"),
-            ("GANNET_SERVICE_PORT", "8000"),
-            ("GANNET_SERVICE_PORT_WEB", "8000"),
-            ("GANNET_PORT", "tcp://10.0.0.1:8000"),
-            ("GANNET_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
-            ("GANNET_PORT_8000_TCP_PROTO", "tcp"),
-            ("GANNET_PORT_8000_TCP_ADDR", "10.0.0.1"),
-            ("GANNET_INTERNAL_SERVICE_HOST", "10.0.0.2"),
-        ]);
-        let (config, warnings) = load(None, &env, &[]).unwrap();
-        assert_eq!(config, Config::default());
-        assert!(warnings.iter().any(|w| w.message.contains("8 such variables")), "{warnings:?}");
-        let wrong = try_load(None, &[("GANNET_PORT", "9000")], &[]).unwrap_err();
-        assert_eq!(wrong, ["environment: unknown option GANNET_PORT; did you mean GANNET_HTTP_SERVER_PORT?"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod backend;
 mod channel;
 mod check;
 mod foreign;
+mod go;
 mod limits;
 mod list;
 mod load;
@@ -21,6 +22,7 @@ mod transport;
 mod tree;
 mod unknown;
 mod value;
+mod variables;
 
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ pub use channel::regex as channel_regex;
 pub use check::Warning;
 pub use limits::{BucketOptions, Commands, RateLimit};
 pub use list::Headers;
-pub use load::{ConfigError, File, Place, load};
+pub use load::{ConfigError, File, Place, examine, load};
 pub use print::{note, print};
 pub use registry::{Listed, Section, options, sections};
 pub use token::{EcdsaKey, KeySource, Pattern, SubscriptionToken, Wanted, is_sound_rsa};
@@ -517,8 +519,8 @@ options! {
 
 options! {
     pub struct Log {
-        /// The least grave lines that are written.
-        level: String = "info".into(), Rule::OneOf(&["error", "warn", "info", "debug", "trace"]);
+        /// The least grave lines that are written. Nothing is fatal that is not told on standard error: fatal is none.
+        level: String = "info".into(), Rule::OneOf(&["error", "warn", "info", "debug", "trace", "fatal", "none"]);
         /// auto = text on a terminal, JSON otherwise.
         format: String = "auto".into(), Rule::OneOf(&["auto", "text", "json"]);
         /// Lines that wait for the log thread; beyond: dropped and counted, never waited for.

@@ -39,8 +39,9 @@ pub fn parse(text: &str, format: Format) -> Result<Json, String> {
         }
         // A YAML mapping refuses a key given twice, where a JSON one keeps the last: hence it reads both.
         Format::Yaml => {
-            let value: serde_norway::Value =
+            let mut value: serde_norway::Value =
                 serde_norway::from_str(text).map_err(|e| format!("not YAML: {}", one_line(&e)))?;
+            value.apply_merge().map_err(|e| format!("not YAML: {}", one_line(&e)))?;
             serde_json::to_value(value).map_err(|_| "not YAML: every key must be text".into())
         }
         Format::Json => {
@@ -80,6 +81,16 @@ mod tests {
         assert_eq!(parse(&tree.to_string(), Format::Json).unwrap(), tree);
         assert_eq!(parse("", Format::Toml).unwrap(), json!({}));
         assert_eq!(parse("# nothing\n", Format::Yaml).unwrap(), Json::Null);
+    }
+
+    #[test]
+    fn yaml_merges_keys() {
+        let yaml = "base: &base {timeout: 3s, a: 1}\nlist:\n- <<: *base\n  a: 2\nsection:\n  <<: [*base, {b: 3}]";
+        let base = json!({"timeout": "3s", "a": 1});
+        let tree = json!({"base": base, "list": [{"timeout": "3s", "a": 2}],
+                          "section": {"timeout": "3s", "a": 1, "b": 3}});
+        assert_eq!(parse(yaml, Format::Yaml).unwrap(), tree);
+        assert!(parse("a:\n  <<: 5", Format::Yaml).unwrap_err().starts_with("not YAML: "));
     }
 
     #[test]

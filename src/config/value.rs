@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use super::go;
+
 /// What an option demands beyond its type. Both bounds are included.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rule {
@@ -134,8 +136,12 @@ impl Value for bool {
     fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
         *self = match (given, given.text()) {
             (Given::Tree(Json::Bool(b)), _) => *b,
-            (_, Some("true")) => true,
-            (_, Some("false")) => false,
+            // Go's zero.
+            (Given::Tree(_), Some("")) => false,
+            (_, Some(text)) => go::boolean(text).ok_or_else(|| expected(self, given, rule))?,
+            (Given::Tree(Json::Number(number)), _) if matches!(number.as_u64(), Some(0 | 1)) => {
+                number.as_u64() == Some(1)
+            }
             _ => return Err(expected(self, given, rule)),
         };
         Ok(())
@@ -149,6 +155,8 @@ impl Value for bool {
 fn read_integer(given: Given<'_>, rule: Rule) -> Option<u64> {
     match (given, given.text()) {
         (Given::Tree(Json::Number(number)), _) => number.as_u64(),
+        // Go's zero: Centrifugo writes the port that is not set as an empty text.
+        (Given::Tree(_), Some("")) => Some(0),
         (_, Some(text)) => match rule {
             Rule::Bytes(..) => parse_size(text),
             _ => parse_digits(text),
@@ -236,40 +244,7 @@ integer!(u16, u32, u64, usize);
 
 /// "25s", "1m 30s", "30days"; and Go's "720h0m0s" and "1.5h", which are read as there.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    humantime::parse_duration(text).ok().or_else(|| parse_go_duration(text))
-}
-
-/// Decimal numbers with a unit each.
-fn parse_go_duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, after) = rest.split_at(end);
-        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let (unit, next) = after.split_at(unit_end);
-        let nanos: u64 = match unit {
-            "ns" => 1,
-            "us" | "\u{b5}s" | "\u{3bc}s" => 1000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60 * 1_000_000_000,
-            "h" => 3600 * 1_000_000_000,
-            _ => return None,
-        };
-        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-        if whole.is_empty() && part.is_empty() {
-            return None;
-        }
-        let whole = if whole.is_empty() { 0 } else { parse_digits(whole)? };
-        let scale = 10u64.checked_pow(u32::try_from(part.len()).ok()?)?;
-        let part = if part.is_empty() { 0 } else { parse_digits(part)? };
-        let part = u128::from(part) * u128::from(nanos) / u128::from(scale);
-        let nanos = whole.checked_mul(nanos)?.checked_add(u64::try_from(part).ok()?)?;
-        total = total.checked_add(Duration::from_nanos(nanos))?;
-        rest = next;
-    }
-    (!text.is_empty()).then_some(total)
+    humantime::parse_duration(text).ok().or_else(|| go::duration(text))
 }
 
 /// As it can be read again: "25s", "1m30s".
@@ -322,15 +297,24 @@ impl Value for String {
         }
     }
     fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
-        *self = match given {
-            Given::Text(text) => text.to_owned(),
-            Given::Tree(Json::String(text)) => text.clone(),
+        let text = match given {
+            Given::Text(text) => text,
+            Given::Tree(Json::String(text)) => text,
             Given::Tree(_) if rule == Rule::Secret => return Err(fault("expected text, in quotes".into())),
             Given::Tree(_) => {
                 let message = format!("expected {}, in quotes; got {}", self.accepts(rule), given.shown());
                 return Err(fault(message));
             }
         };
+        *self = match rule {
+            // A slash at the end makes no difference to who asks.
+            Rule::Path if text.len() > 1 => text.strip_suffix('/').unwrap_or(text),
+            Rule::OneOf(words) => {
+                words.iter().find(|word| word.eq_ignore_ascii_case(text.trim())).copied().unwrap_or(text)
+            }
+            _ => text,
+        }
+        .to_owned();
         Ok(())
     }
     fn judge(&self, rule: Rule) -> Option<String> {
