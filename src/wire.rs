@@ -28,6 +28,17 @@ pub enum Wire {
     DeflatedProtobuf = 9,
 }
 
+/// Where a client's commands come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Commands {
+    /// The connection that its replies leave by.
+    SameConnection,
+    /// Requests beside it.
+    OtherRequests,
+    /// It only listens.
+    None,
+}
+
 impl Wire {
     /// How many there are.
     pub const COUNT: usize = 10;
@@ -45,7 +56,9 @@ impl Wire {
         match self {
             Wire::WebSocketJson => Wire::DeflatedJson,
             Wire::WebSocketProtobuf => Wire::DeflatedProtobuf,
-            other => other,
+            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf => self,
+            Wire::UniWebSocket | Wire::UniSse | Wire::UniStream => self,
+            Wire::DeflatedJson | Wire::DeflatedProtobuf => self,
         }
     }
 
@@ -69,13 +82,24 @@ impl Wire {
     pub fn encoding(self) -> Encoding {
         match self {
             Wire::WebSocketProtobuf | Wire::StreamProtobuf | Wire::DeflatedProtobuf => Encoding::Protobuf,
-            _ => Encoding::Json,
+            Wire::WebSocketJson | Wire::DeflatedJson | Wire::SseJson | Wire::StreamJson => Encoding::Json,
+            Wire::UniWebSocket | Wire::UniSse | Wire::UniStream => Encoding::Json,
         }
     }
 
-    /// Does the client only listen?
+    /// How the client says its commands.
+    fn commands(self) -> Commands {
+        match self {
+            Wire::WebSocketJson | Wire::WebSocketProtobuf => Commands::SameConnection,
+            Wire::DeflatedJson | Wire::DeflatedProtobuf => Commands::SameConnection,
+            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf => Commands::OtherRequests,
+            Wire::UniWebSocket | Wire::UniSse | Wire::UniStream => Commands::None,
+        }
+    }
+
+    /// Is it a unidirectional client?
     pub fn is_uni(self) -> bool {
-        matches!(self, Wire::UniWebSocket | Wire::UniSse | Wire::UniStream)
+        self.commands() == Commands::None
     }
 
     /// Does it end with a close frame, and not with a push?
@@ -88,7 +112,7 @@ impl Wire {
         match self {
             Wire::WebSocketJson | Wire::UniWebSocket | Wire::DeflatedJson => Some(ws::Opcode::Text),
             Wire::WebSocketProtobuf | Wire::DeflatedProtobuf => Some(ws::Opcode::Binary),
-            _ => None,
+            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf | Wire::UniSse | Wire::UniStream => None,
         }
     }
 
@@ -96,13 +120,14 @@ impl Wire {
     fn window_bits(self) -> u8 {
         match self {
             Wire::DeflatedJson | Wire::DeflatedProtobuf => ws::WINDOW_BITS_MAX,
-            _ => 0,
+            Wire::WebSocketJson | Wire::WebSocketProtobuf | Wire::UniWebSocket => 0,
+            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf | Wire::UniSse | Wire::UniStream => 0,
         }
     }
 
     /// Does the client send its commands by other requests?
     pub fn is_emulated(self) -> bool {
-        matches!(self, Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf)
+        self.commands() == Commands::OtherRequests
     }
 
     /// As backends are told.
@@ -168,7 +193,10 @@ impl Wire {
                 out.extend_from_slice(message);
                 out.push(b'\n');
             }
-            _ => out.extend_from_slice(message),
+            // A Protobuf reply begins with its length, and a frame with its own.
+            Wire::StreamProtobuf => out.extend_from_slice(message),
+            Wire::WebSocketJson | Wire::WebSocketProtobuf | Wire::UniWebSocket => out.extend_from_slice(message),
+            Wire::DeflatedJson | Wire::DeflatedProtobuf => out.extend_from_slice(message),
         }
     }
 

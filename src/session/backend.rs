@@ -4,6 +4,7 @@
 //! comes back with its answer, so that a session keeps nothing of it while it waits. Also what the backend is told
 //! without being asked ([`Hook`]). Plain data; knows nothing of HTTP.
 
+use super::commands::Failure;
 use crate::auth::{Jwks, Overrides};
 use crate::broker::ConnKey;
 use crate::protocol::code::{ClientError, Disconnect};
@@ -67,7 +68,9 @@ impl Ask {
                 let expire_at = now_seconds + REPRIEVE_SECONDS;
                 Said::Refresh(RefreshGrant { expire_at, ..RefreshGrant::default() })
             }
-            _ => Said::Error(error.into()),
+            Ask::Connect(_) | Ask::Subscribe(_) | Ask::Publish(_) | Ask::Rpc(_) | Ask::Keys { .. } => {
+                Said::Error(error.into())
+            }
         }
     }
 }
@@ -88,6 +91,22 @@ pub enum Said {
     /// A reply with this error.
     Error(Error),
     Disconnect(Disconnect),
+}
+
+impl Said {
+    /// What a question comes to whose own answer this is not: what the backend refused, or an internal error.
+    pub(super) fn refusal(self) -> Failure {
+        match self {
+            Said::Error(error) => Failure::Said(error),
+            Said::Disconnect(disconnect) => Failure::Close(disconnect),
+            Said::Connect(_) | Said::NoCredentials | Said::Refresh(_) | Said::Subscribe(_) => unfit(),
+            Said::Publish(_) | Said::Rpc(_) | Said::Keys(_) => unfit(),
+        }
+    }
+}
+
+fn unfit() -> Failure {
+    Failure::Error(ClientError::Internal)
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -241,25 +241,32 @@ impl Session {
     /// The backend answers the question that was put for the command of `ticket`.
     pub fn handle_said(&mut self, ticket: u32, ask: Ask, said: Said, turn: &mut Turn<'_>) {
         turn.fx.kept = (ticket != 0).then_some(ticket);
-        match (ask, said) {
-            (Ask::Connect(request), said) => self.connect_said(ticket, *request, said, turn),
-            (Ask::Keys { then, .. }, said) => self.keys_said(ticket, *then, said, turn),
-            (Ask::Subscribe(request), said) => self.subscribe_said(ticket, *request, said, turn),
-            // It was asked on the server's own account: nobody waits for a reply, and its deadline stands.
-            (Ask::Refresh, Said::Refresh(grant)) => self.refresh_granted(grant, turn),
-            (Ask::SubRefresh { channel }, Said::Refresh(grant)) => self.sub_refresh_said(&channel, grant, turn),
-            (_, Said::Disconnect(disconnect)) => turn.fx.push(Effect::Close(disconnect)),
-            (Ask::Refresh | Ask::SubRefresh { .. }, _) => {}
-            (Ask::Publish(request), Said::Publish(grant)) => {
-                let outcome = self.publish_granted(ticket, *request, *grant, turn);
+        match ask {
+            Ask::Connect(request) => self.connect_said(ticket, *request, said, turn),
+            Ask::Keys { then, .. } => self.keys_said(ticket, *then, said, turn),
+            Ask::Subscribe(request) => self.subscribe_said(ticket, *request, said, turn),
+            Ask::Refresh => match said {
+                Said::Refresh(grant) => self.refresh_granted(grant, turn),
+                said => not_refreshed(said, turn),
+            },
+            Ask::SubRefresh { channel } => match said {
+                Said::Refresh(grant) => self.sub_refresh_said(&channel, grant, turn),
+                said => not_refreshed(said, turn),
+            },
+            Ask::Publish(request) => {
+                let outcome = match said {
+                    Said::Publish(grant) => self.publish_granted(ticket, *request, *grant, turn),
+                    said => Err(said.refusal()),
+                };
                 self.settle(ticket, outcome, turn);
             }
-            (Ask::Rpc(_), Said::Rpc(data)) => {
-                let rpc = Some(RpcResult { data });
-                turn.fx.reply(self.wire, &Reply { id: ticket, rpc, ..Reply::default() });
-            }
-            (_, Said::Error(error)) => self.refuse(ticket, error, turn),
-            _ => self.refuse(ticket, ClientError::Internal.into(), turn),
+            Ask::Rpc(_) => match said {
+                Said::Rpc(data) => {
+                    let rpc = Some(RpcResult { data });
+                    turn.fx.reply(self.wire, &Reply { id: ticket, rpc, ..Reply::default() });
+                }
+                said => self.settle(ticket, Err(said.refusal()), turn),
+            },
         }
     }
 
@@ -273,10 +280,16 @@ impl Session {
         }
         let outcome = match said {
             Said::Keys(_) => self.command(then, turn),
-            Said::Error(error) => Err(Failure::Said(error)),
-            _ => Err(ClientError::Internal.into()),
+            said => Err(said.refusal()),
         };
         self.settle(ticket, outcome, turn);
+    }
+}
+
+/// More time was asked for on the server's own account: nobody waits for a reply, and the deadline stands.
+fn not_refreshed(said: Said, turn: &mut Turn<'_>) {
+    if let Failure::Close(disconnect) = said.refusal() {
+        turn.fx.push(Effect::Close(disconnect));
     }
 }
 

@@ -283,9 +283,7 @@ impl Session {
                 let outcome = self.authenticate(id, request, turn);
                 self.settle_connect(id, outcome, turn);
             }
-            Said::Error(error) => self.refuse_connect(id, error, turn),
-            Said::Disconnect(disconnect) => turn.fx.push(Effect::Close(disconnect)),
-            _ => self.refuse_connect(id, ClientError::Internal.into(), turn),
+            said => self.settle_connect(id, Err(said.refusal()), turn),
         }
     }
 

@@ -130,14 +130,12 @@ impl Layer {
     fn charge(&self, limits: &RateLimits, purse: &mut impl Purse, kind: Kind, name: &str, now: u64) -> bool {
         let Some(command) = self.commands.get(kind as usize) else { return true };
         let own = command.overrides.get(name).unwrap_or(&command.base).clone();
-        match kind {
-            Kind::Unsubscribe => {
-                // It is never refused, so what is left of each must be gone.
-                let (own, total) = (limits.take(own, purse, now), limits.take(self.total.clone(), purse, now));
-                own && total
-            }
-            _ => limits.take(own.chain(self.total.clone()), purse, now),
+        if kind == Kind::Unsubscribe {
+            // It is never refused, so what is left of each must be gone.
+            let (own, total) = (limits.take(own, purse, now), limits.take(self.total.clone(), purse, now));
+            return own && total;
         }
+        limits.take(own.chain(self.total.clone()), purse, now)
     }
 
     /// Tells of what went beyond the limits; is it refused?

@@ -360,9 +360,7 @@ impl Session {
                 Ok(_) => Err(ClientError::Internal.into()),
                 Err(failure) => Err(failure),
             },
-            Said::Error(error) => Err(Failure::Said(error)),
-            Said::Disconnect(disconnect) => Err(disconnect.into()),
-            _ => Err(ClientError::Internal.into()),
+            said => Err(said.refusal()),
         };
         if outcome.is_err() {
             self.unreserve(&request.channel, id, turn);

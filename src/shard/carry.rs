@@ -1,7 +1,7 @@
 //! F7 · Carrying out what a session wants done, in order.
 
 use super::{FRAME_PING, Mail, Out, Shard, Table};
-use crate::broker::{Asker, ConnKey, Request, Treatment};
+use crate::broker::{Asker, ConnKey, Gone, Request, Treatment, Want};
 use crate::hub::{ChannelId, Flags, Moved, Slot};
 use crate::protocol::code::Disconnect;
 use crate::session::backend::{Call, Hook};
@@ -10,21 +10,25 @@ use crate::wire::Wire;
 use bytes::Bytes;
 use compact_str::CompactString;
 use std::ops::Range;
+use std::sync::Arc;
+
+/// Whose effects they are.
+#[derive(Clone, Copy)]
+struct Client {
+    key: ConnKey,
+    wire: Wire,
+}
 
 impl Shard {
-    /// Does what the effects say. Replies next to each other leave in one message.
+    /// Does what the effects say. Replies next to each other leave in one message. A new effect does not compile before
+    /// it has its line here.
     pub(super) fn carry_out(&mut self, now: Now, table: &mut impl Table, key: ConnKey, wire: Wire) {
-        let conn = key.index;
+        let (client, conn) = (Client { key, wire }, key.index);
         let mut list = std::mem::take(&mut self.fx.list);
         let (mut replies, mut closing) = (0..0, None);
         for effect in list.drain(..) {
             match effect {
-                Effect::Send(range) if replies.is_empty() => replies = range,
-                Effect::Send(range) if wire.joins() => replies.end = range.end,
-                Effect::Send(range) => {
-                    self.send_replies(conn, wire, &mut replies);
-                    replies = range;
-                }
+                Effect::Send(range) => self.add_replies(client, &mut replies, range),
                 Effect::Hole { ticket, large } => {
                     self.send_replies(conn, wire, &mut replies);
                     self.out.push(Out::Hole { conn, ticket, large });
@@ -36,12 +40,35 @@ impl Shard {
                 }
                 Effect::Ping => self.out.push(Out::Send { conn, frame: wire.ping() }),
                 Effect::PingFrame => self.out.push(Out::Send { conn, frame: FRAME_PING }),
+                Effect::Connected => self.connected(table, conn),
+                Effect::Subscribe { channel, ticket, want } => self.subscribe(now, key, channel, ticket, want),
+                Effect::Join { channel, back, flags } => self.join_hub(table, client, channel, back, flags),
+                Effect::Leave { channel, slot, gone, ticket } => {
+                    let name = self.hub.name(channel).clone();
+                    self.leave_hub(table, channel, slot);
+                    self.leave_owner(now, key, name, gone, ticket);
+                }
+                Effect::Release { channel } => self.hub.release(channel),
+                Effect::Publish { channel, publication, ticket, treatment, skip_own } => {
+                    let asker = Asker::Client { conn: key, ticket };
+                    let treatment = if skip_own { Some(not_to(key, treatment)) } else { treatment };
+                    self.counters.publications_received += 1;
+                    self.ask(now, Request::Publish { channel, publication, asker, treatment });
+                }
+                Effect::History { channel, ticket, query } => {
+                    let asker = Asker::Client { conn: key, ticket };
+                    self.ask(now, Request::History { channel, asker, query });
+                }
+                Effect::Presence { channel, ticket, counts } => self.ask_presence(now, key, channel, ticket, counts),
+                Effect::Ask { ticket, who, ask } => {
+                    self.out.push(Out::Ask(Box::new(Call { conn: key, ticket, who: *who, ask: *ask })));
+                }
+                Effect::TakeSeat { ticket } => self.take_seat(table, key, ticket),
+                Effect::CloseOthers => self.be_only_one(table, key),
                 Effect::Close(disconnect) => {
                     closing = Some(disconnect);
                     break;
                 }
-                Effect::Connected => self.connected(table, conn),
-                effect => self.ask_for(now, table, key, wire, effect),
             }
         }
         self.send_replies(conn, wire, &mut replies);
@@ -49,6 +76,18 @@ impl Shard {
         if let Some(disconnect) = closing {
             self.detach(now, table, key, disconnect.code);
             self.say_close(conn, wire, disconnect);
+        }
+    }
+
+    /// Replies behind those that are about to leave: in the same message, if the wire joins them.
+    fn add_replies(&mut self, client: Client, replies: &mut Range<usize>, range: Range<usize>) {
+        if Range::is_empty(replies) {
+            *replies = range;
+        } else if client.wire.joins() {
+            replies.end = range.end;
+        } else {
+            self.send_replies(client.key.index, client.wire, replies);
+            *replies = range;
         }
     }
 
@@ -64,72 +103,19 @@ impl Shard {
         }
     }
 
-    /// Effects that concern others than the client.
-    fn ask_for(&mut self, now: Now, table: &mut impl Table, key: ConnKey, wire: Wire, effect: Effect) {
-        let conn = key.index;
-        match effect {
-            Effect::Subscribe { channel, ticket, want } => {
-                let channel = self.hub.name(channel).clone();
-                self.ask(now, Request::Subscribe { channel, from: key, ticket, want });
-            }
-            Effect::Join { channel, back, flags } => {
-                let slot = self.hub.join(channel, Slot { conn, back, wire, flags });
-                if let Some(session) = table.session(conn) {
-                    session.set_slot(back, slot);
-                }
-                self.counters.subscribes += 1;
-                self.counters.recoverable += u64::from(flags.has(Flags::POSITIONED));
-            }
-            Effect::Leave { channel, slot, mut gone, ticket } => {
-                if let (Some(gone), Some(ticket)) = (&mut gone, ticket) {
-                    gone.asker = Some(Asker::Client { conn: key, ticket });
-                }
-                let name = self.hub.name(channel).clone();
-                self.leave_hub(table, channel, slot);
-                self.ask(now, Request::Leave { channel: name, reactor: self.me, gone });
-            }
-            Effect::Release { channel } => self.hub.release(channel),
-            Effect::Publish { channel, publication, ticket, mut treatment, skip_own } => {
-                self.counters.publications_received += 1;
-                if skip_own {
-                    treatment.get_or_insert_with(|| Box::new(Treatment::default())).except = Some(key);
-                }
-                let asker = Asker::Client { conn: key, ticket };
-                self.ask(now, Request::Publish { channel, publication, asker, treatment });
-            }
-            Effect::History { channel, ticket, query } => {
-                let asker = Asker::Client { conn: key, ticket };
-                self.ask(now, Request::History { channel, asker, query });
-            }
-            Effect::Presence { channel, ticket, counts } => {
-                let asker = Asker::Client { conn: key, ticket };
-                let request = match counts {
-                    true => Request::PresenceStats { channel, asker },
-                    false => Request::Presence { channel, asker },
-                };
-                self.ask(now, request);
-            }
-            Effect::Ask { ticket, who, ask } => {
-                self.out.push(Out::Ask(Box::new(Call { conn: key, ticket, who: *who, ask: *ask })));
-            }
-            Effect::TakeSeat { ticket } => self.take_seat(table, key, ticket),
-            Effect::CloseOthers => {
-                let Some(session) = table.session(conn) else { return };
-                let user = CompactString::from(session.user());
-                self.only_ones.push(key);
-                let reactor = crate::broker::owner(&user, self.reactors, self.seed);
-                self.out.push(Out::Mail { reactor, mail: Mail::BeOnlyOne { user, conn: key } });
-            }
-            // The caller carries out the rest.
-            _ => {}
-        }
+    fn subscribe(&mut self, now: Now, from: ConnKey, channel: ChannelId, ticket: u32, want: Option<Box<Want>>) {
+        let channel = self.hub.name(channel).clone();
+        self.ask(now, Request::Subscribe { channel, from, ticket, want });
     }
 
-    fn take_seat(&mut self, table: &mut impl Table, key: ConnKey, ticket: u32) {
-        let Some(session) = table.session(key.index) else { return };
-        let user = CompactString::from(session.user());
-        let reactor = crate::broker::owner(&user, self.reactors, self.seed);
-        self.out.push(Out::Mail { reactor, mail: Mail::TakeSeat { user, conn: key, ticket } });
+    fn join_hub(&mut self, table: &mut impl Table, client: Client, channel: ChannelId, back: u16, flags: Flags) {
+        let (conn, wire) = (client.key.index, client.wire);
+        let slot = self.hub.join(channel, Slot { conn, back, wire, flags });
+        if let Some(session) = table.session(conn) {
+            session.set_slot(back, slot);
+        }
+        self.counters.subscribes += 1;
+        self.counters.recoverable += u64::from(flags.has(Flags::POSITIONED));
     }
 
     fn leave_hub(&mut self, table: &mut impl Table, channel: ChannelId, slot: Option<u32>) {
@@ -139,6 +125,44 @@ impl Shard {
                 session.set_slot(back, slot);
             }
         }
+    }
+
+    fn leave_owner(
+        &mut self,
+        now: Now,
+        conn: ConnKey,
+        channel: Arc<str>,
+        mut gone: Option<Box<Gone>>,
+        ticket: Option<u32>,
+    ) {
+        if let (Some(gone), Some(ticket)) = (&mut gone, ticket) {
+            gone.asker = Some(Asker::Client { conn, ticket });
+        }
+        self.ask(now, Request::Leave { channel, reactor: self.me, gone });
+    }
+
+    fn ask_presence(&mut self, now: Now, conn: ConnKey, channel: Arc<str>, ticket: u32, counts: bool) {
+        let asker = Asker::Client { conn, ticket };
+        let request = match counts {
+            true => Request::PresenceStats { channel, asker },
+            false => Request::Presence { channel, asker },
+        };
+        self.ask(now, request);
+    }
+
+    fn be_only_one(&mut self, table: &mut impl Table, key: ConnKey) {
+        let Some(session) = table.session(key.index) else { return };
+        let user = CompactString::from(session.user());
+        self.only_ones.push(key);
+        let reactor = crate::broker::owner(&user, self.reactors, self.seed);
+        self.out.push(Out::Mail { reactor, mail: Mail::BeOnlyOne { user, conn: key } });
+    }
+
+    fn take_seat(&mut self, table: &mut impl Table, key: ConnKey, ticket: u32) {
+        let Some(session) = table.session(key.index) else { return };
+        let user = CompactString::from(session.user());
+        let reactor = crate::broker::owner(&user, self.reactors, self.seed);
+        self.out.push(Out::Mail { reactor, mail: Mail::TakeSeat { user, conn: key, ticket } });
     }
 
     /// Gives the list its room back for the next call.
@@ -169,4 +193,11 @@ impl Shard {
         *self.counters.disconnects.entry(disconnect.code).or_default() += 1;
         self.out.push(Out::Close { conn, wire, disconnect });
     }
+}
+
+/// The treatment of a publication that its publisher is not sent.
+fn not_to(publisher: ConnKey, treatment: Option<Box<Treatment>>) -> Box<Treatment> {
+    let mut treatment = treatment.unwrap_or_default();
+    treatment.except = Some(publisher);
+    treatment
 }
