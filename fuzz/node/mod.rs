@@ -98,7 +98,7 @@ impl Node {
         let conns = |me| Conns { me, list: (0..CONNS).map(|_| None).collect() };
         let lines = || (0..SHARDS).map(|_| VecDeque::new()).collect();
         Node {
-            now: Now { tick: 1, unix_ms: 1_800_000_000_000 },
+            now: Now { tick: 1, ms: TICK_MS, unix_ms: 1_800_000_000_000 },
             shards: (0..SHARDS).map(|me| Shard::new(me, SHARDS, SEED, Arc::new([9; 32]), rules.clone())).collect(),
             conns: (0..SHARDS).map(conns).collect(),
             mail: (0..=SHARDS).map(|_| lines()).collect(),
@@ -212,8 +212,7 @@ impl Node {
         while self.now.tick < until {
             let deadlines = self.conns.iter().flat_map(|conns| conns.sessions().map(|(.., s)| s.next_deadline()));
             let next = deadlines.min().unwrap_or(until).clamp(self.now.tick + 1, until);
-            self.now.unix_ms += u64::from(next - self.now.tick) * TICK_MS;
-            self.now.tick = next;
+            self.pass(u64::from(next - self.now.tick) * TICK_MS);
             for at in 0..self.shards.len() {
                 for conn in 0..u32::from(CONNS) {
                     self.timeouts(at, conn);
@@ -221,6 +220,12 @@ impl Node {
                 self.shards[at].tick(self.now);
             }
         }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now.tick += (ms / TICK_MS) as u32;
+        self.now.ms += ms;
+        self.now.unix_ms += ms;
     }
 
     fn timeouts(&mut self, at: usize, conn: u32) {
@@ -345,8 +350,7 @@ impl Node {
                 }
             }
             // Channels that gather publications do so for less.
-            self.now.unix_ms += 1000;
-            self.now.tick += (1000 / TICK_MS) as u32;
+            self.pass(1000);
         }
     }
 
@@ -431,9 +435,9 @@ impl Node {
             USERS.iter().for_each(|user| self.check_seats(user));
         }
         // Streams outlive their clients, but not for ever.
-        self.now.unix_ms += 3_600_000;
+        self.pass(3_600_000);
         for shard in &mut self.shards {
-            while shard.tick(self.now).is_some_and(|due| due <= self.now.unix_ms) {}
+            while shard.tick(self.now).is_some_and(|due| due <= self.now.ms) {}
             assert!(shard.hub().is_empty() && shard.hub().waiting_bytes() == 0, "the hub is not empty");
             let stats = shard.stats();
             assert_eq!((stats.clients, stats.users, stats.channels, stats.subscriptions), (0, 0, 0, 0));

@@ -204,7 +204,7 @@ impl Jwks {
 
     /// Sets to fetch anew, though no token asks for it.
     pub fn stale(&self, now: u64) -> impl Iterator<Item = &Arc<str>> {
-        let old = move |at: u64, age: u64| now.saturating_sub(at) >= age;
+        let old = move |at: u64, age: u64| now.abs_diff(at) >= age;
         let is_stale =
             move |set: &Fetched| old(set.brought_at.unwrap_or(0), STALE_AFTER) && old(set.tried_at, self.again_after);
         self.sets.iter().filter(move |(_, set)| is_stale(set)).map(|(url, _)| url)
@@ -224,7 +224,7 @@ impl Jwks {
             let fits = |jwk: &&Jwk| jwk.key.fits(algorithm) && jwk.only.is_none_or(|only| only == algorithm);
             return named.find(fits).map(|jwk| &jwk.key).ok_or(TokenError::Invalid(Why::Algorithm));
         }
-        if now.saturating_sub(set.tried_at) >= self.again_after {
+        if now.abs_diff(set.tried_at) >= self.again_after {
             return Err(TokenError::KeyWanted(url.clone()));
         }
         Err(self.missing(url))
@@ -233,7 +233,7 @@ impl Jwks {
     /// What to say of a key that is not at `url`, and for which it is not asked now: the set may be known not to have
     /// it.
     pub fn missing(&self, url: &str) -> TokenError {
-        let was_brought = |set: &Fetched| set.brought_at.is_some_and(|at| at >= set.tried_at);
+        let was_brought = |set: &Fetched| set.brought_at == Some(set.tried_at);
         match self.sets.get(url).is_some_and(was_brought) {
             true => TokenError::Invalid(Why::UnknownKey),
             false => TokenError::KeyUnavailable,

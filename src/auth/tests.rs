@@ -336,6 +336,20 @@ fn a_key_set_that_is_not_there_is_asked_for_once() {
 }
 
 #[test]
+fn a_wall_clock_that_steps_back_keeps_no_key_set_from_being_fetched() {
+    let verifier = verifier(&endpoint(URL));
+    let unknown = token_of_key("EdDSA", "who", json!({"sub": "1"}));
+    let jwks = fetched();
+    let earlier = NOW - 7200;
+    assert_eq!(verifier.connection(&unknown, earlier, &jwks), Err(TokenError::KeyWanted(URL.into())));
+    assert_eq!(jwks.stale(earlier).count(), 1);
+    let mut failed = fetched();
+    failed.fail(URL.into(), earlier);
+    let unavailable = Err(TokenError::KeyUnavailable);
+    assert_eq!(verifier.connection(&unknown, earlier, &failed), unavailable, "a new key may be in what did not come");
+}
+
+#[test]
 fn a_key_set_is_fetched_anew_each_hour() {
     let mut jwks = fetched();
     let version = jwks.version();

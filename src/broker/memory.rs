@@ -93,7 +93,7 @@ impl Memory {
         }
     }
 
-    /// Carries out `request` at `now_ms` (since 1970); what follows from it is appended to `out`, in order.
+    /// Carries out `request` at `now_ms`, of a clock that never steps; what follows is appended to `out`, in order.
     pub fn handle(&mut self, now_ms: u64, request: Request, out: &mut Out) {
         let (asker, answer) = match request {
             Request::Subscribe { channel, from, ticket, want } => {
@@ -284,7 +284,7 @@ impl Memory {
         Answer::Removed
     }
 
-    /// Forgets what is past its time, a part in each call; when the next call is wanted (milliseconds since 1970).
+    /// Forgets what is past its time, a part in each call; when the next call is wanted.
     pub fn expire(&mut self, now_ms: u64) -> Option<u64> {
         self.recent.forget(now_ms);
         for _ in 0..EXPIRED_MAX {

@@ -26,7 +26,7 @@ pub struct Stream {
     entries: VecDeque<Box<[u8]>>,
     /// What the entries count for.
     bytes: usize,
-    /// Milliseconds since 1970 at which the entries, and then the stream, are forgotten.
+    /// When the entries, and then the stream, are forgotten.
     entries_until: u64,
     pub until: u64,
     version: u64,

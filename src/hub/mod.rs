@@ -204,7 +204,7 @@ pub struct Hub<J> {
     channels: Slab<Channel<J>>,
     /// Channels with something waiting, each once, served in turn.
     active: VecDeque<ChannelId>,
-    /// Channels that wait for their time, in milliseconds since 1970.
+    /// Channels that wait for their time, in milliseconds of a clock that never steps.
     delayed: BinaryHeap<Reverse<(u64, ChannelId)>>,
     subscriptions: usize,
     waiting_bytes: usize,
@@ -464,7 +464,7 @@ impl<J> Hub<J> {
         }
     }
 
-    /// Channels whose time has come may be served; when the next one's comes (milliseconds since 1970).
+    /// Channels whose time has come may be served; when the next one's comes.
     pub fn wake(&mut self, now_ms: u64) -> Option<u64> {
         while let Some(&Reverse((due, id))) = self.delayed.peek() {
             if due > now_ms {

@@ -158,9 +158,9 @@ impl Reactor {
         if self.accept_more || self.turn.has_work() || !self.mailbox.is_empty() {
             return Some(Duration::ZERO);
         }
-        let now = self.started.elapsed();
-        let wake = self.turn.wake_at().map(|at| now + Duration::from_millis(at.saturating_sub(self.now.unix_ms)));
-        let flush = self.turn.flush_at().map(|at| now + Duration::from_nanos(at.saturating_sub(machine_ns())));
+        let (now, machine) = (self.started.elapsed(), machine_ns());
+        let wake = self.turn.wake_at().map(|at| now + Duration::from_millis(at.saturating_sub(machine / 1_000_000)));
+        let flush = self.turn.flush_at().map(|at| now + Duration::from_nanos(at.saturating_sub(machine)));
         // Accepts are tried again in the next tick.
         let retry = (self.accept_paused > 0).then(|| self.now.tick + 1);
         let tick = retry.into_iter().chain(self.turn.next_tick()).min();
@@ -172,9 +172,9 @@ impl Reactor {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let until_ms = slept_until.map(|until| until.as_millis() as u64);
         let tick = self.clock.begin(now.as_millis() as u64, until_ms);
-        self.now = Now { tick, unix_ms: unix.as_millis() as u64 };
         // All reactors share the limits, so their clock must have one beginning: the machine's.
         self.now_ns = machine_ns();
+        self.now = Now { tick, ms: self.now_ns / 1_000_000, unix_ms: unix.as_millis() as u64 };
     }
 
     /// Once told to drain: takes those who wait at the door, closes it, and says once that nobody is left.

@@ -269,7 +269,7 @@ fn charge_user(user: &str, kind: Kind, name: &str, turn: &mut Turn<'_>) -> bool 
 }
 
 fn nanos(now: Now) -> u64 {
-    now.unix_ms.saturating_mul(1_000_000)
+    now.ms.saturating_mul(1_000_000)
 }
 
 /// What a command is counted as, and its namespace or method. Pongs are no commands; `send` ends the session anyway.

@@ -39,11 +39,15 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Now {
     pub tick: Tick,
-    /// Milliseconds since 1970.
+    /// Milliseconds of the machine's clock that never steps: the same on all reactors. Whatever waits inside the
+    /// process waits by it, or by ticks.
+    pub ms: u64,
+    /// Milliseconds since 1970, for what others say or are told: tokens and server time. It may step.
     pub unix_ms: u64,
 }
 
 impl Now {
+    /// Seconds since 1970.
     pub fn seconds(self) -> u64 {
         self.unix_ms / 1000
     }

@@ -374,11 +374,11 @@ impl Shard {
         self.hub.has_work()
     }
 
-    /// What comes with time: streams end, and publications that were held back leave. When the next call is wanted, in
-    /// milliseconds since 1970.
+    /// What comes with time: streams end, and publications that were held back leave. When the next call is wanted, as
+    /// [`Now::ms`].
     pub fn tick(&mut self, now: Now) -> Option<u64> {
-        let ends = self.broker.expire(now.unix_ms);
-        let leaves = self.hub.wake(now.unix_ms);
+        let ends = self.broker.expire(now.ms);
+        let leaves = self.hub.wake(now.ms);
         ends.into_iter().chain(leaves).min()
     }
 
@@ -483,7 +483,7 @@ impl Shard {
             return self.out.push(Out::Mail { reactor: owner, mail: Mail::Ask(request) });
         }
         let mut told = std::mem::take(&mut self.told);
-        self.broker.handle(now.unix_ms, request, &mut told);
+        self.broker.handle(now.ms, request, &mut told);
         for (target, event) in told.drain(..) {
             self.answered_bytes += event.answered_bytes() as u64;
             match target {
@@ -506,7 +506,7 @@ impl Shard {
         match event {
             Event::Publication { channel, publication, extras } => {
                 let pace = self.rules.namespace(&channel).and_then(|namespace| namespace.pace);
-                self.hub.publish(&channel, publication, extras, pace.map(|pace| (pace, now.unix_ms)));
+                self.hub.publish(&channel, publication, extras, pace.map(|pace| (pace, now.ms)));
             }
             Event::Join { channel, info } => self.hub.announce(&channel, ChannelEvent::Presence { info, joined: true }),
             Event::Leave { channel, info } => {

@@ -34,10 +34,11 @@ fn key(conn: u32) -> ConnKey {
 }
 
 fn now() -> Now {
-    Now { tick: 1000, unix_ms: 1_800_000_000_000 }
+    Now { tick: 1000, ms: 100_000, unix_ms: 1_800_000_000_000 }
 }
 
 struct Node {
+    now: Now,
     shard: Shard,
     clients: Clients,
     asked: Vec<Call>,
@@ -56,12 +57,12 @@ impl Node {
         let mut made = Rules::new(&config).expect("rules");
         rules(&mut made);
         let shard = Shard::new(0, reactors, SEED, Arc::new([0; 32]), Arc::new(made));
-        Node { shard, clients: Clients(Vec::new()), asked: Vec::new(), waiting: String::new() }
+        Node { now: now(), shard, clients: Clients(Vec::new()), asked: Vec::new(), waiting: String::new() }
     }
 
     fn open(&mut self) -> u32 {
         let id = [self.clients.0.len() as u8; 16];
-        self.clients.0.push(Some(self.shard.open(now(), id, Wire::websocket(Encoding::Json), false)));
+        self.clients.0.push(Some(self.shard.open(self.now, id, Wire::websocket(Encoding::Json), false)));
         self.clients.0.len() as u32 - 1
     }
 
@@ -76,7 +77,7 @@ impl Node {
                     Out::Hole { ticket, .. } => said.push(format!("_{ticket}")),
                     Out::Fill { ticket, frame, .. } => said.push(format!("{ticket}={}", text(&frame))),
                     Out::Close { disconnect, .. } => said.push(format!("close {}", disconnect.code)),
-                    Out::Mail { reactor: 0, mail } => self.shard.mail(now(), &mut self.clients, mail),
+                    Out::Mail { reactor: 0, mail } => self.shard.mail(self.now, &mut self.clients, mail),
                     Out::Ask(call) => self.asked.push(*call),
                     _ => {}
                 }
@@ -96,7 +97,7 @@ impl Node {
     fn go_on(&mut self, conn: u32) {
         while !self.waiting.is_empty() && !self.clients.session(conn).is_some_and(|session| session.is_connecting()) {
             let waiting = std::mem::take(&mut self.waiting);
-            let used = self.shard.command(now(), &mut self.clients, conn, waiting.as_bytes(), true);
+            let used = self.shard.command(self.now, &mut self.clients, conn, waiting.as_bytes(), true);
             self.waiting = waiting[used..].to_owned();
         }
     }
@@ -104,7 +105,7 @@ impl Node {
     /// The backend answers the oldest question.
     fn answer(&mut self, said: Said) -> Vec<String> {
         let Call { conn, ticket, ask, .. } = self.asked.remove(0);
-        self.shard.mail(now(), &mut self.clients, Mail::Backend { conn, ticket, ask, said });
+        self.shard.mail(self.now, &mut self.clients, Mail::Backend { conn, ticket, ask, said });
         self.go_on(conn.index);
         self.out()
     }
@@ -147,7 +148,7 @@ fn a_sub_refresh_ahead_of_its_subscription_leaves_nothing_behind() {
     assert!(said.concat().contains("\"code\":103") && said.concat().contains("\"unsubscribe\""), "{said:?}");
     node.answer(granted());
     assert!(node.shard.hub().is_empty());
-    let later = Now { tick: 2000, unix_ms: 1_800_000_100_000 };
+    let later = Now { tick: 2000, ms: 200_000, unix_ms: 1_800_000_100_000 };
     node.shard.timeout(later, &mut node.clients, conn);
     assert!(node.session(conn).next_deadline() > later.tick);
 }
@@ -165,7 +166,7 @@ fn no_more_time_from_the_backend_ends_the_connection_if_the_subscription_is_the_
         node.say(conn, &[json!({"id": 2, "subscribe": {"channel": "c"}})]);
         let expiring = token(json!({"sub": "u", "channel": "c", "exp": 1_800_000_001_u64}));
         node.say(conn, &[json!({"id": 3, "sub_refresh": {"channel": "c", "token": expiring}})]);
-        let later = Now { tick: 2000, unix_ms: 1_800_000_100_000 };
+        let later = Now { tick: 2000, ms: 200_000, unix_ms: 1_800_000_100_000 };
         node.shard.timeout(later, &mut node.clients, conn);
         assert!(node.out().is_empty());
         let grant = crate::session::backend::RefreshGrant { expired: true, ..Default::default() };
@@ -257,4 +258,108 @@ fn a_subscription_that_is_taken_away_before_it_began_does_not_hold_the_connect_r
     let said = node.out();
     assert!(said.len() == 1 && said[0].contains(&far[1]) && !said[0].contains(&format!("\"{}\"", far[0])), "{said:?}");
     assert_eq!(node.shard.hub().len(), 1);
+}
+
+/// The machine's time goes on, whatever the wall clock does.
+fn later(now: Now, ms: u64, wall_step_ms: i64) -> Now {
+    let unix_ms = now.unix_ms.saturating_add(ms).saturating_add_signed(wall_step_ms);
+    Now { tick: now.tick + (ms / TICK_MS) as u32, ms: now.ms + ms, unix_ms }
+}
+
+const WALL_STEPS_MS: [i64; 3] = [-3_600_000, 0, 86_400_000];
+
+impl Node {
+    /// A publication of the backend's; its offset and epoch.
+    fn publish(&mut self, treatment: Option<broker::Treatment>) -> Option<broker::Position> {
+        let publication = Arc::new(crate::protocol::Publication { data: "1".into(), ..Default::default() });
+        let treatment = treatment.map(Box::new);
+        let asker = Asker::Backend(1);
+        let request = Request::Publish { channel: "c".into(), publication, asker, treatment };
+        self.shard.mail(self.now, &mut self.clients, Mail::Ask(request));
+        let answer = self.shard.out.iter().find_map(|out| match out {
+            Out::Answer { answer: ControlAnswer::Owner(broker::Answer::Published(position)), .. } => Some(*position),
+            _ => None,
+        });
+        self.shard.out.clear();
+        answer.expect("an answer")
+    }
+
+    fn connected(&mut self, commands: &[serde_json::Value]) -> u32 {
+        let conn = self.open();
+        self.say(conn, &[json!({"id": 1, "connect": {}})]);
+        self.say(conn, commands);
+        conn
+    }
+}
+
+#[test]
+fn a_step_of_the_wall_clock_holds_no_batch_back_and_lets_none_go_early() {
+    let batches = |config: &mut Config| {
+        let open = &mut config.channel.without_namespace;
+        open.batch_max_delay = std::time::Duration::from_millis(50);
+    };
+    for step in WALL_STEPS_MS {
+        let mut node = Node::new(1, batches, |_| {});
+        node.connected(&[json!({"id": 2, "subscribe": {"channel": "c"}})]);
+        node.publish(None);
+        let due = node.now.ms + 50;
+        for (ms, leaves) in [(49, false), (50, true)] {
+            let next = node.shard.tick(later(node.now, ms, step));
+            assert_eq!((next, node.shard.has_work()), ((!leaves).then_some(due), leaves), "{step} after {ms} ms");
+        }
+    }
+}
+
+#[test]
+fn a_step_of_the_wall_clock_forgets_nothing_and_keeps_nothing_longer() {
+    let keep = broker::Keep { size: 5, ttl_ms: 60_000, meta_ttl_ms: 400_000 };
+    let with = |key: &str| {
+        Some(broker::Treatment { keep: Some(keep), idempotency_key: key.into(), ..broker::Treatment::default() })
+    };
+    for step in WALL_STEPS_MS {
+        let mut node = Node::new(1, |_| {}, |_| {});
+        let first = node.publish(with("a"));
+        node.now = later(node.now, 1000, step);
+        node.shard.tick(node.now);
+        assert_eq!(node.publish(with("a")), first, "the key is remembered");
+        let second = node.publish(with("b")).expect("a position");
+        assert_eq!((Some(second.epoch), second.offset), (first.map(|at| at.epoch), 2), "{step}");
+        let kept = node.shard.stats().history_bytes;
+        node.now = later(node.now, 60_000, 0);
+        node.shard.tick(node.now);
+        assert!(node.shard.stats().history_bytes < kept, "publications are forgotten in time");
+        node.now = later(node.now, 340_000, 0);
+        node.shard.tick(node.now);
+        assert_eq!(node.shard.stats().history_bytes, 0, "and then the stream");
+    }
+}
+
+#[test]
+fn a_step_of_the_wall_clock_neither_fills_nor_locks_a_rate_limit() {
+    let bucket = |rate| crate::config::BucketOptions { interval: std::time::Duration::from_secs(60), rate };
+    let limited = |config: &mut Config| {
+        let limits = &mut config.client.rate_limit.client_command;
+        (limits.enabled, limits.total.enabled, limits.total.buckets) = (true, true, vec![bucket(2)]);
+    };
+    let users = |config: &mut Config| {
+        let limits = &mut config.client.rate_limit.user_command;
+        // Connecting is one of them.
+        (limits.enabled, limits.total.enabled, limits.total.buckets) = (true, true, vec![bucket(3)]);
+    };
+    for (step, change) in WALL_STEPS_MS.into_iter().flat_map(|step| [(step, true), (step, false)]) {
+        let mut node = Node::new(1, |config| if change { limited(config) } else { users(config) }, |_| {});
+        let conn = node.open();
+        node.say(conn, &[connect(token(json!({"sub": "u"})))]);
+        let granted = |node: &mut Node| {
+            let said = node.say(conn, &[json!({"id": 2, "presence_stats": {"channel": "c"}})]).concat();
+            assert!(said.contains("\"code\":108") || said.contains("\"code\":111"), "{said}");
+            said.contains("\"code\":108")
+        };
+        // Two at once, and one each half a minute.
+        assert!(granted(&mut node) && granted(&mut node) && !granted(&mut node), "{step}");
+        node.now = later(node.now, 1000, step);
+        assert!(!granted(&mut node), "{step}: no flood after a step forward");
+        node.now = later(node.now, 60_000, 0);
+        assert!(granted(&mut node), "{step}: and no silence after one back");
+    }
 }

@@ -196,7 +196,7 @@ impl Bench {
         let mut shard = Shard::new(0, reactors, 7, Arc::new([0; 32]), rules);
         shard.deflater = ws::Deflater::new(&config.websocket);
         let turn = Turns::new(0, reactors, shard, Desk::default(), Bounds::new(&config));
-        Bench { turn, now: Now { tick: 1, unix_ms: 1_800_000_000_000 } }
+        Bench { turn, now: Now { tick: 1, ms: 100, unix_ms: 1_800_000_000_000 } }
     }
 
     /// A connection that has not said anything.

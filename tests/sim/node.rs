@@ -68,7 +68,8 @@ impl Hooks {
 
 impl World {
     pub fn now(&self) -> Now {
-        Now { tick: self.tick, unix_ms: BEGAN_S * 1000 + u64::from(self.tick) * TICK_MS }
+        let ms = u64::from(self.tick) * TICK_MS;
+        Now { tick: self.tick, ms, unix_ms: BEGAN_S * 1000 + ms }
     }
 
     pub fn owner(&self, channel: &str) -> u16 {

@@ -28,7 +28,7 @@ pub const BODIES: &[Body] = &[
 const SECRET: &str = "a secret of 32 bytes, as is usual";
 /// Seconds since 1970, before the token ends.
 const SECONDS: u64 = 1_700_000_000;
-const NOW: Now = Now { tick: 100, unix_ms: SECONDS * 1000 };
+const NOW: Now = Now { tick: 100, ms: 10_000, unix_ms: SECONDS * 1000 };
 const CONN: u32 = 0;
 
 fn token() -> String {

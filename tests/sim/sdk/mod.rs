@@ -426,7 +426,7 @@ impl Sim {
         self.world.tick += (2 * options::LONG.as_millis() as u64 / gannet::base::wheel::TICK_MS) as u32;
         let now = self.world.now();
         for reactor in &mut self.reactors {
-            while reactor.shard.tick(now).is_some_and(|at| at <= now.unix_ms) {}
+            while reactor.shard.tick(now).is_some_and(|at| at <= now.ms) {}
             assert_eq!(reactor.shard.stats().history_bytes, 0, "bytes of streams that are over");
         }
     }
