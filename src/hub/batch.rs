@@ -61,7 +61,8 @@ pub enum Op<J> {
     Gap,
 }
 
-/// Deliveries under way: slots before `cursor` are served, those from `end` on joined later.
+/// Deliveries under way, or, without items, the news of a gap: slots before `cursor` are served, those from `end` on
+/// joined later.
 #[derive(Debug)]
 pub struct Batch {
     pub items: SmallVec<[ChannelEvent; 4]>,
@@ -100,6 +101,15 @@ impl Batch {
             }
         }
         batch
+    }
+
+    /// The first `end` subscribers are told that something is missing.
+    pub fn gap(end: usize) -> Batch {
+        Batch { items: SmallVec::new(), frames: Frames::default(), bytes: 0, cursor: 0, end }
+    }
+
+    pub fn is_gap(&self) -> bool {
+        self.items.is_empty()
     }
 
     fn takes(&self, next: &ChannelEvent, apart: bool) -> bool {

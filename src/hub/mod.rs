@@ -9,6 +9,8 @@
 //! missed. Publications that wait together are delivered together: one buffer, one write for each subscriber.
 
 mod batch;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{ChannelEvent, Frames, as_delta};
 
@@ -21,8 +23,7 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -132,8 +133,11 @@ pub enum Work<'a, J> {
     Deliver(Delivery<'a>),
     /// A subscription whose turn has come, after all that was published before it.
     Join(J),
-    /// Publications are missing here: who keeps a position must be told.
-    Gap(ChannelId),
+    /// Publications are missing here: those of these subscribers that keep a position must be told.
+    Gap {
+        channel: ChannelId,
+        slots: &'a [Slot],
+    },
 }
 
 /// A slice of a fan-out.
@@ -193,6 +197,8 @@ struct Waiting<J> {
     batch: Option<Batch>,
     /// In the line of channels to be served; otherwise it waits for its time.
     active: bool,
+    /// That time, if it is listed with it.
+    due: Option<u64>,
     latest_only: bool,
 }
 
@@ -204,10 +210,14 @@ pub struct Hub<J> {
     channels: Slab<Channel<J>>,
     /// Channels with something waiting, each once, served in turn.
     active: VecDeque<ChannelId>,
-    /// Channels that wait for their time, in milliseconds of a clock that never steps.
-    delayed: BinaryHeap<Reverse<(u64, ChannelId)>>,
+    /// Channels that wait for their time, each once, in milliseconds of a clock that never steps.
+    delayed: BTreeSet<(u64, ChannelId)>,
     subscriptions: usize,
     waiting_bytes: usize,
+    /// Beyond so many bytes nothing waits for its time.
+    full_at: usize,
+    /// Gaps that were told.
+    gaps: u64,
 }
 
 impl<J> Default for Hub<J> {
@@ -217,7 +227,9 @@ impl<J> Default for Hub<J> {
             hasher: RandomState::default(),
             channels: Slab::new(),
             active: VecDeque::new(),
-            delayed: BinaryHeap::new(),
+            delayed: BTreeSet::new(),
+            full_at: usize::MAX,
+            gaps: 0,
             subscriptions: 0,
             waiting_bytes: 0,
         }
@@ -225,6 +237,11 @@ impl<J> Default for Hub<J> {
 }
 
 impl<J> Hub<J> {
+    /// One in which publications wait for their time only up to `full_at` bytes: a full hub always has work to do.
+    pub fn with_room(full_at: usize) -> Hub<J> {
+        Hub { full_at, ..Hub::default() }
+    }
+
     /// Channels known here.
     pub fn len(&self) -> usize {
         self.channels.len()
@@ -242,6 +259,11 @@ impl<J> Hub<J> {
     /// Bytes of publications that wait for their fan-out or are in it.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
+    }
+
+    /// Gaps told here since the start.
+    pub fn gaps(&self) -> u64 {
+        self.gaps
     }
 
     pub fn has_work(&self) -> bool {
@@ -307,12 +329,6 @@ impl<J> Hub<J> {
         if let Some(slot) = self.channels.get_mut(id as usize).and_then(|c| c.slots.get_mut(slot as usize)) {
             slot.flags.set(Flags::DELTA_READY, ready);
         }
-    }
-
-    /// Connections of the subscribers that keep a position.
-    pub fn positioned(&self, id: ChannelId) -> Vec<u32> {
-        let slots = self.channels.get(id as usize).map_or(&[][..], |channel| &channel.slots);
-        slots.iter().filter(|slot| slot.flags.has(Flags::POSITIONED)).map(|slot| slot.conn).collect()
     }
 
     /// The channel's owner told where the stream stands: from here on each publication must follow. What was known
@@ -437,7 +453,7 @@ impl<J> Hub<J> {
         let begins = channel.waiting.is_none();
         let waiting = channel.waiting.get_or_insert_with(|| {
             let queue = VecDeque::with_capacity(1);
-            Box::new(Waiting { queue, batch: None, active: false, latest_only: false })
+            Box::new(Waiting { queue, batch: None, active: false, due: None, latest_only: false })
         });
         waiting.queue.push_back(op);
         match pace {
@@ -445,10 +461,22 @@ impl<J> Hub<J> {
             Some((pace, now_ms)) if pace.size_max == 0 || waiting.queue.len() < pace.size_max => {
                 waiting.latest_only = pace.latest;
                 if begins {
-                    self.delayed.push(Reverse((now_ms + pace.delay_ms, id)));
+                    let due = now_ms + pace.delay_ms;
+                    waiting.due = Some(due);
+                    self.delayed.insert((due, id));
                 }
             }
             _ => self.activate(id),
+        }
+        if self.waiting_bytes > self.full_at {
+            self.release_delayed();
+        }
+    }
+
+    /// Nothing waits for its time any more.
+    fn release_delayed(&mut self) {
+        for (_, id) in std::mem::take(&mut self.delayed) {
+            self.activate(id);
         }
     }
 
@@ -456,6 +484,9 @@ impl<J> Hub<J> {
         let Some(waiting) = self.channels.get_mut(id as usize).and_then(|channel| channel.waiting.as_mut()) else {
             return;
         };
+        if let Some(due) = waiting.due.take() {
+            self.delayed.remove(&(due, id));
+        }
         if !std::mem::replace(&mut waiting.active, true) {
             self.active.push_back(id);
             if std::mem::take(&mut waiting.latest_only) {
@@ -466,11 +497,10 @@ impl<J> Hub<J> {
 
     /// Channels whose time has come may be served; when the next one's comes.
     pub fn wake(&mut self, now_ms: u64) -> Option<u64> {
-        while let Some(&Reverse((due, id))) = self.delayed.peek() {
+        while let Some(&(due, id)) = self.delayed.first() {
             if due > now_ms {
                 return Some(due);
             }
-            self.delayed.pop();
             self.activate(id);
         }
         None
@@ -511,9 +541,8 @@ impl<J> Hub<J> {
                 }
                 Some(Op::Gap) => {
                     waiting.queue.pop_front();
-                    // The next delta may be to what is missing.
-                    channel.slots.iter_mut().for_each(|slot| slot.flags.set(Flags::DELTA_READY, false));
-                    return Some(Work::Gap(id));
+                    waiting.batch = Some(Batch::gap(channel.slots.len()));
+                    self.gaps += 1;
                 }
             }
         }
@@ -524,18 +553,14 @@ impl<J> Hub<J> {
         let batch = channel.waiting.as_mut()?.batch.as_mut()?;
         let start = batch.cursor;
         batch.cursor = batch.end.min(start + budget);
-        let slots = &channel.slots[start..batch.cursor];
-        let presence = batch.is_presence();
-        let (mut wanted, mut last) = (0u32, None);
-        for slot in slots {
-            // Mostly they are all alike.
-            if last != Some(slot.likeness()) {
-                last = Some(slot.likeness());
-                let wants = !presence || slot.flags.has(Flags::JOIN_LEAVE);
-                wanted |= u32::from(wants) << slot.variant().0;
-            }
+        let slots = &mut channel.slots[start..batch.cursor];
+        if batch.is_gap() {
+            // The next delta may be to what is missing.
+            slots.iter_mut().for_each(|slot| slot.flags.set(Flags::DELTA_READY, false));
+            return Some(Work::Gap { channel: id, slots });
         }
-        batch.encode(&channel.name, wanted, deflater);
+        let presence = batch.is_presence();
+        batch.encode(&channel.name, wanted(slots, presence), deflater);
         Some(Work::Deliver(Delivery {
             channel: id,
             frames: &batch.frames,
@@ -560,6 +585,20 @@ impl<J> Hub<J> {
         }
         self.channels.remove(id as usize);
     }
+}
+
+/// The variants that these subscribers need.
+fn wanted(slots: &[Slot], presence: bool) -> u32 {
+    let (mut wanted, mut last) = (0u32, None);
+    for slot in slots {
+        // Mostly they are all alike.
+        if last != Some(slot.likeness()) {
+            last = Some(slot.likeness());
+            let wants = !presence || slot.flags.has(Flags::JOIN_LEAVE);
+            wanted |= u32::from(wants) << slot.variant().0;
+        }
+    }
+    wanted
 }
 
 /// How a publication stands to the one before it.
@@ -592,296 +631,4 @@ fn keep_latest<J>(queue: &mut VecDeque<Op<J>>) -> usize {
         extras.delta = None;
     }
     dropped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::Encoding;
-    use crate::ws;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    fn publication(text: &str) -> Arc<Publication> {
-        Arc::new(Publication { data: text.to_owned().into(), ..Publication::default() })
-    }
-
-    fn json_slot(conn: u32) -> Slot {
-        Slot { conn, back: 0, wire: Wire::WebSocketJson, flags: Flags::default() }
-    }
-
-    fn subscribe(hub: &mut Hub<u32>, conn: u32, encoding: Encoding) -> (ChannelId, u32) {
-        let id = hub.hold("c");
-        (id, hub.join(id, Slot { conn, back: 0, wire: Wire::websocket(encoding), flags: Flags::default() }))
-    }
-
-    #[test]
-    fn one_frame_for_all_that_waits_in_each_encoding() {
-        let mut hub = Hub::default();
-        subscribe(&mut hub, 1, Encoding::Json);
-        subscribe(&mut hub, 2, Encoding::Protobuf);
-        assert!(hub.publish("c", publication("1"), None, None) && hub.publish("c", publication("2"), None, None));
-        assert!(!hub.publish("other", publication("3"), None, None));
-        let Some(Work::Deliver(delivery)) = hub.next(10, &mut Deflater::default()) else { panic!("a delivery") };
-        assert_eq!((delivery.items, delivery.slots.len()), (2, 2));
-        let json =
-            "{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":1}}}\n{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":2}}}";
-        assert_eq!(delivery.bytes(&delivery.slots[0]).expect("JSON"), &ws::frame(ws::Opcode::Text, json.as_bytes()));
-        assert_eq!(
-            delivery.bytes(&delivery.slots[1]).expect("Protobuf"),
-            &b"\x82\x16\x0a\x22\x08\x12\x01c\x22\x03\x22\x011\x0a\x22\x08\x12\x01c\x22\x03\x22\x012"[..]
-        );
-        assert!(hub.next(10, &mut Deflater::default()).is_none() && !hub.has_work());
-        assert_eq!(hub.waiting_bytes(), 0);
-    }
-
-    #[test]
-    fn who_joins_during_a_fan_out_gets_only_what_comes_after() {
-        let mut hub = Hub::default();
-        for conn in 0..4 {
-            subscribe(&mut hub, conn, Encoding::Json);
-        }
-        hub.publish("c", publication("1"), None, None);
-        assert!(
-            matches!(hub.next(3, &mut Deflater::default()), Some(Work::Deliver(delivery)) if delivery.slots.len() == 3)
-        );
-        let id = hub.hold("c");
-        assert_eq!(hub.queue_join(id, 9), None);
-        hub.publish("c", publication("2"), None, None);
-        assert!(
-            matches!(hub.next(3, &mut Deflater::default()), Some(Work::Deliver(delivery)) if delivery.slots.len() == 1)
-        );
-        assert!(matches!(hub.next(3, &mut Deflater::default()), Some(Work::Join(9))));
-        hub.join(id, json_slot(9));
-        assert!(
-            matches!(hub.next(9, &mut Deflater::default()), Some(Work::Deliver(delivery)) if delivery.slots.len() == 5)
-        );
-    }
-
-    fn at(offset: u64, epoch: &str) -> Arc<Publication> {
-        Arc::new(Publication { data: "1".into(), offset, epoch: epoch.to_owned(), ..Publication::default() })
-    }
-
-    fn position(offset: u64, life: u8) -> Position {
-        Position { offset, epoch: Epoch([life; 8]) }
-    }
-
-    /// What waits, in short.
-    fn waiting(hub: &mut Hub<u32>) -> String {
-        let mut all = String::new();
-        while let Some(work) = hub.next(9, &mut Deflater::default()) {
-            match work {
-                Work::Deliver(delivery) => all.extend((0..delivery.items).map(|_| 'p')),
-                Work::Join(_) => all.push('j'),
-                Work::Gap(_) => all.push('g'),
-            }
-        }
-        all
-    }
-
-    #[test]
-    fn an_offset_that_does_not_follow_is_a_gap_and_an_old_one_is_skipped() {
-        let mut hub = Hub::default();
-        let (id, slot) = subscribe(&mut hub, 1, Encoding::Json);
-        hub.publish("c", at(9, ""), None, None);
-        assert_eq!(waiting(&mut hub), "p", "nobody keeps a position yet");
-        hub.begin(id, position(3, b'a'));
-        for (offset, epoch, expected) in
-            [(4, "", "p"), (4, "", ""), (2, "", ""), (5, "aaaaaaaa", "p"), (0, "", "p"), (7, "", "gp"), (9, "", "p")]
-        {
-            hub.publish("c", at(offset, epoch), None, None);
-            assert_eq!(waiting(&mut hub), expected, "{offset} {epoch}");
-        }
-        hub.begin(id, position(9, b'a'));
-        hub.publish("c", at(1, "bbbbbbbb"), None, None);
-        assert_eq!(waiting(&mut hub), "gp", "another life of the stream");
-        hub.gap("c");
-        assert_eq!(waiting(&mut hub), "g");
-        hub.leave(id, slot);
-        assert!(hub.is_empty());
-    }
-
-    #[test]
-    fn a_position_from_before_nobody_listened_is_forgotten() {
-        let mut hub = Hub::default();
-        let (id, slot) = subscribe(&mut hub, 1, Encoding::Json);
-        hub.begin(id, position(20, b'a'));
-        hub.hold("c");
-        hub.leave(id, slot);
-        // Held by one that waits for its owner; the stream has begun anew meanwhile.
-        hub.begin(id, position(5, b'b'));
-        hub.join(id, json_slot(2));
-        hub.publish("c", at(6, ""), None, None);
-        assert_eq!(waiting(&mut hub), "p");
-        hub.hold("c");
-        hub.begin(id, position(8, b'b'));
-        assert_eq!(waiting(&mut hub), "g", "somebody listened and did not hear 7 and 8");
-    }
-
-    #[test]
-    fn deltas_are_between_what_is_kept() {
-        let mut hub: Hub<u32> = Hub::default();
-        let id = hub.hold("c");
-        let slot = hub.join(id, Slot { flags: Flags::DELTA, ..json_slot(1) });
-        let extras = || Some(Box::new(Extras { delta: Some("D".into()), except: None }));
-        let hear = |hub: &mut Hub<u32>| {
-            let Some(Work::Deliver(delivery)) = hub.next(9, &mut Deflater::default()) else { return String::new() };
-            let text = String::from_utf8_lossy(delivery.bytes(&delivery.slots[0]).expect("JSON")).into_owned();
-            let ready = delivery.begins_deltas;
-            hub.set_delta_ready(id, slot, ready);
-            text.split("\"data\":\"").skip(1).map(|rest| &rest[..1]).collect()
-        };
-        for (offsets, expected) in [
-            (&[1, 2][..], "1D"),
-            (&[3], "D"),
-            // One that is not kept goes as it is, and so does the next.
-            (&[0], "1"),
-            (&[4], "1"),
-            (&[5, 0, 6, 7], "D11D"),
-        ] {
-            for &offset in offsets {
-                hub.publish("c", at(offset, ""), extras().filter(|_| offset > 0), None);
-            }
-            assert_eq!(hear(&mut hub), expected, "{offsets:?}");
-            assert!(hub.next(9, &mut Deflater::default()).is_none());
-        }
-        hub.gap("c");
-        assert_eq!(waiting(&mut hub), "g");
-        hub.publish("c", at(9, ""), extras(), None);
-        assert_eq!(hear(&mut hub), "1", "after a gap");
-    }
-
-    #[test]
-    fn publications_leave_together_when_their_time_has_come_or_there_are_enough() {
-        let mut hub: Hub<u32> = Hub::default();
-        subscribe(&mut hub, 1, Encoding::Json);
-        let pace = |now_ms| Some((Pace { size_max: 3, delay_ms: 50, latest: false }, now_ms));
-        assert!(hub.publish("c", at(0, ""), None, pace(1000)) && hub.publish("c", at(0, ""), None, pace(1010)));
-        assert_eq!((hub.wake(1049), waiting(&mut hub)), (Some(1050), String::new()));
-        assert_eq!((hub.wake(1050), waiting(&mut hub)), (None, "pp".to_owned()));
-        for now_ms in [2000, 2001, 2002] {
-            hub.publish("c", at(0, ""), None, pace(now_ms));
-        }
-        assert_eq!(waiting(&mut hub), "ppp");
-        let latest = |now_ms| Some((Pace { size_max: 0, delay_ms: 50, latest: true }, now_ms));
-        for now_ms in [3000, 3001, 3002] {
-            hub.publish("c", at(0, ""), None, latest(now_ms));
-        }
-        hub.wake(4000);
-        assert_eq!((waiting(&mut hub), hub.waiting_bytes()), ("p".to_owned(), 0));
-        hub.publish("c", at(0, ""), None, latest(5000));
-        let id = hub.hold("c");
-        assert_eq!(hub.queue_join(id, 7), None, "who comes has what waits leave");
-        assert_eq!(waiting(&mut hub), "pj");
-    }
-
-    #[test]
-    fn a_payload_that_is_no_json_has_no_json_frame() {
-        let mut hub = Hub::default();
-        subscribe(&mut hub, 1, Encoding::Json);
-        subscribe(&mut hub, 2, Encoding::Protobuf);
-        hub.publish("c", publication("not json"), None, None);
-        let Some(Work::Deliver(delivery)) = hub.next(2, &mut Deflater::default()) else { panic!("a delivery") };
-        assert!(delivery.bytes(&delivery.slots[0]).is_none() && delivery.bytes(&delivery.slots[1]).is_some());
-    }
-
-    #[test]
-    fn a_channel_is_forgotten_with_its_last_user() {
-        let mut hub = Hub::default();
-        let (id, slot) = subscribe(&mut hub, 1, Encoding::Json);
-        let held = hub.hold("c");
-        hub.publish("c", publication("1"), None, None);
-        assert!(hub.leave(id, slot).is_empty());
-        hub.release(held);
-        assert_eq!(hub.len(), 1, "a publication waits");
-        assert!(hub.next(1, &mut Deflater::default()).is_none());
-        assert!(hub.is_empty() && hub.find("c").is_none());
-    }
-
-    /// One step of work: a join is done, a delivery is heard. False when there is none.
-    fn drain_one(
-        hub: &mut Hub<u32>,
-        id: ChannelId,
-        place: &mut HashMap<u32, u32>,
-        joining: &mut Vec<u32>,
-        got: &mut HashMap<u32, Vec<String>>,
-        budget: usize,
-    ) -> bool {
-        match hub.next(budget, &mut Deflater::default()) {
-            None => return false,
-            Some(Work::Join(conn)) => {
-                joining.retain(|c| *c != conn);
-                place.insert(conn, hub.join(id, json_slot(conn)));
-            }
-            Some(Work::Gap(_)) => panic!("nothing is missing"),
-            Some(Work::Deliver(delivery)) => {
-                for slot in delivery.slots {
-                    let text = String::from_utf8_lossy(delivery.bytes(slot).expect("JSON")).into_owned();
-                    let heard = text.split("\"data\":").skip(1).map(|t| t.split('}').next().expect("end").to_owned());
-                    got.entry(slot.conn).or_default().extend(heard);
-                }
-            }
-        }
-        true
-    }
-
-    proptest! {
-        /// Joins, leaves, publications and slices in any order: everyone there from a publication's arrival to its
-        /// delivery gets it exactly once and in order, nobody gets one from before they joined, and every session
-        /// is told where it stands.
-        #[test]
-        fn nobody_is_missed_or_served_twice(steps in prop::collection::vec((0u8..5, 0u32..6, 1usize..4), 1..120)) {
-            let mut hub: Hub<u32> = Hub::default();
-            let mut place: HashMap<u32, u32> = HashMap::new();
-            let mut joining: Vec<u32> = Vec::new();
-            let mut expected: HashMap<u32, Vec<String>> = HashMap::new();
-            let mut got: HashMap<u32, Vec<String>> = HashMap::new();
-            let (mut next, mut alive) = (0, hub.hold("c"));
-            let hold = alive;
-            let join = |hub: &mut Hub<u32>, place: &mut HashMap<u32, u32>, conn| {
-                let slot = hub.join(hold, json_slot(conn));
-                place.insert(conn, slot);
-            };
-            let drain = |hub: &mut Hub<u32>, place: &mut _, joining: &mut _, got: &mut _, budget| {
-                drain_one(hub, hold, place, joining, got, budget)
-            };
-            for (what, conn, budget) in steps {
-                match what {
-                    0 if !place.contains_key(&conn) && !joining.contains(&conn) => {
-                        alive = hub.hold("c");
-                        prop_assert_eq!(alive, hold);
-                        // A client that comes again is a new one.
-                        expected.remove(&conn);
-                        got.remove(&conn);
-                        match hub.queue_join(hold, conn) {
-                            Some(conn) => join(&mut hub, &mut place, conn),
-                            None => joining.push(conn),
-                        }
-                        expected.insert(conn, Vec::new());
-                    }
-                    1 => if let Some(slot) = place.remove(&conn) {
-                        for moved in hub.leave(hold, slot) {
-                            place.insert(moved.conn, moved.slot);
-                        }
-                        expected.remove(&conn);
-                    },
-                    2 => {
-                        next += 1;
-                        let text = next.to_string();
-                        hub.publish("c", publication(&text), None, None);
-                        for heard in expected.values_mut() { heard.push(text.clone()); }
-                    }
-                    _ => { drain(&mut hub, &mut place, &mut joining, &mut got, budget); }
-                }
-                for (&conn, &slot) in &place {
-                    prop_assert_eq!(hub.channels[hold as usize].slots[slot as usize].conn, conn);
-                }
-            }
-            while drain(&mut hub, &mut place, &mut joining, &mut got, 2) {}
-            for (conn, heard) in expected {
-                prop_assert_eq!(got.get(&conn).cloned().unwrap_or_default(), heard, "client {}", conn);
-            }
-            prop_assert_eq!(hub.waiting_bytes(), 0);
-        }
-    }
 }

@@ -133,6 +133,7 @@ impl Shard {
     pub fn stats(&self) -> Stats {
         let mut counters = self.counters.clone();
         (counters.tokens_remembered, counters.tokens_verified) = (self.tokens.cache.hits, self.tokens.cache.misses);
+        counters.gaps = self.hub.gaps();
         let deflated = self.deflater.tally;
         counters.messages_compressed = deflated.messages;
         counters.messages_incompressible = deflated.in_vain;

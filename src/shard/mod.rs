@@ -165,13 +165,14 @@ impl Shard {
     pub fn new(me: u16, reactors: u16, seed: u64, secret: Arc<Secret>, rules: Arc<Rules>) -> Shard {
         let mut broker = Memory::new(seed ^ u64::from(me).rotate_left(32), rules.broker);
         broker.announces = rules.hooks;
+        let hub_bytes = rules.fanout_queue_bytes_max;
         let tokens = Tokens { cache: Cache::new(rules.token_cache_size), ..Tokens::default() };
         Shard {
             me,
             reactors,
             seed,
             rules,
-            hub: Channels::default(),
+            hub: Channels::with_room(hub_bytes),
             broker,
             users: Users::new(seed),
             clients: 0,
@@ -410,9 +411,11 @@ impl Shard {
                         break;
                     }
                 }
-                Work::Gap(channel) => {
-                    self.counters.gaps += 1;
-                    for conn in self.hub.positioned(channel) {
+                Work::Gap { channel, slots } => {
+                    done += slots.len();
+                    let positioned = slots.iter().filter(|slot| slot.flags.has(Flags::POSITIONED));
+                    let told: Vec<u32> = positioned.map(|slot| slot.conn).collect();
+                    for conn in told {
                         self.with(now, table, conn, |session, turn| session.handle_gap(channel, turn));
                     }
                 }
