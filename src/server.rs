@@ -3,6 +3,12 @@
 //! Owns start-up and shutdown and nothing in between: once the threads run, they talk among themselves. A start that
 //! cannot succeed ends in one line that says what to change.
 
+mod leave;
+mod log;
+mod signals;
+
+pub use leave::Left;
+
 use crate::admission::Admission;
 use crate::base::mailbox::{Mailbox, Sender, mailbox};
 use crate::config::{Config, Warning};
@@ -10,18 +16,18 @@ use crate::reactor::{Links, Reactor, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, Replies, Service};
 use crate::session::Rules;
 use crate::shard::{ControlAnswer, Mail, Shard};
+use log::Logger;
 use mio::{Poll, Waker};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signals::{Reader, Wish};
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 /// Descriptors that are no sockets of reactors: the service thread's, the log's, and room to breathe.
 const DESCRIPTORS_RESERVED: usize = 64;
@@ -54,7 +60,7 @@ impl std::error::Error for ServeError {}
 
 /// What the main thread waits for.
 enum Happened {
-    Signal,
+    Wish(Wish),
     /// A reactor cannot go on.
     Failed(u16, io::Error),
     /// A reactor has no connection left.
@@ -62,8 +68,9 @@ enum Happened {
 }
 
 /// Serves until a signal, and then until the drain is over.
-pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
-    let (guard, log_dropped) = start_log(&config);
+pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
+    let signals = signals::listen().map_err(cannot("listen for signals"))?;
+    let log = Logger::start(&config);
     for warning in warnings {
         tracing::warn!(option = warning.option, "{warning}");
     }
@@ -117,18 +124,17 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), ServeError> {
         replies: Replies(replies),
         outgoing,
         room,
-        log_dropped,
+        log_dropped: log.dropped.clone(),
     };
     spawn("service".into(), move || {
         if let Err(error) = service.run() {
             tracing::error!(%error, "the service thread ended: the API, health and metrics are gone; restart the node");
         }
     })?;
-    spawn_signals(happened)?;
+    spawn_signals(signals, happened)?;
     announce(&config, bound, others, &steering, count, &admission);
-    let result = wait(&config, &admission, &senders, &happening, count);
-    drop(guard);
-    result
+    serve(&log, &happening)?;
+    leave::leave(&config.shutdown, &admission, &senders, &happening)
 }
 
 fn cannot(what: &'static str) -> impl Fn(io::Error) -> ServeError {
@@ -352,30 +358,12 @@ fn announce(
     }
 }
 
-/// Text on a terminal, JSON elsewhere; written by a thread of its own, whose queue drops lines rather than wait.
-fn start_log(config: &Config) -> (WorkerGuard, Arc<dyn Fn() -> usize + Send + Sync>) {
-    let (writer, guard) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(config.log.queue_size).finish(io::stderr());
-    let dropped = writer.error_counter();
-    let level = match config.log.level.as_str() {
-        "fatal" | "none" => LevelFilter::OFF,
-        other => other.parse().unwrap_or(LevelFilter::INFO),
-    };
-    let text = config.log.format == "text" || (config.log.format == "auto" && io::stderr().is_terminal());
-    let log = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(writer);
-    // A subscriber that is set already, as in a test, stays.
-    let _ = match text {
-        true => log.with_ansi(io::stderr().is_terminal()).try_init(),
-        false => log.json().flatten_event(true).try_init(),
-    };
-    (guard, Arc::new(move || dropped.dropped_lines()))
-}
-
-fn spawn_signals(happened: std::sync::mpsc::Sender<Happened>) -> Result<(), ServeError> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(cannot("listen for signals"))?;
+fn spawn_signals(mut signals: Signals, happened: std::sync::mpsc::Sender<Happened>) -> Result<(), ServeError> {
     spawn("signals".into(), move || {
-        for _ in signals.forever() {
-            if happened.send(Happened::Signal).is_err() {
+        let mut reader = Reader::default();
+        for signal in signals.forever() {
+            let Some(wish) = reader.read(signal, Instant::now()) else { continue };
+            if happened.send(Happened::Wish(wish)).is_err() {
                 return;
             }
         }
@@ -386,53 +374,20 @@ fn failed(reactor: u16, error: &io::Error) -> ServeError {
     ServeError { text: format!("reactor {reactor} cannot go on: {error}"), was_serving: true }
 }
 
-/// Runs until the first signal; then health says 503, the ports close after `shutdown.delay`, clients are told over
-/// `shutdown.spread`, and it ends when all are gone, at `shutdown.deadline`, or at the second signal.
-fn wait(
-    config: &Config,
-    admission: &Admission,
-    reactors: &[Sender<Mail>],
-    happening: &Receiver<Happened>,
-    count: usize,
-) -> Result<(), ServeError> {
-    match happening.recv() {
-        Ok(Happened::Signal) => {}
-        Ok(Happened::Failed(me, error)) => return Err(failed(me, &error)),
-        Ok(Happened::Drained) | Err(_) => return Ok(()),
-    }
-    admission.set_leaving();
-    let shutdown = &config.shutdown;
-    tracing::info!(
-        clients = admission.clients(),
-        delay = ?shutdown.delay,
-        spread = ?shutdown.spread,
-        deadline = ?shutdown.deadline,
-        "draining; a second signal exits at once"
-    );
-    let began = Instant::now();
-    let mut told = false;
-    let mut drained = 0;
-    while drained < count {
-        let next = if told { shutdown.deadline } else { shutdown.delay.min(shutdown.deadline) };
-        match happening.recv_timeout(next.saturating_sub(began.elapsed())) {
-            Ok(Happened::Signal) => {
-                tracing::warn!(clients = admission.clients(), "second signal: exit at once");
-                return Ok(());
+/// Serves until a signal to leave.
+fn serve(log: &Logger, happening: &Receiver<Happened>) -> Result<(), ServeError> {
+    loop {
+        match happening.recv() {
+            Ok(Happened::Wish(Wish::Leave | Wish::LeaveAtOnce)) => return Ok(()),
+            Ok(Happened::Wish(Wish::Reload)) => tracing::info!("SIGHUP is ignored"),
+            Ok(Happened::Wish(Wish::Reopen)) => log.reopen(),
+            Ok(Happened::Wish(Wish::Nothing(signal))) => {
+                tracing::info!("{signal} is ignored: SIGTERM or SIGINT ends the node");
             }
-            Ok(Happened::Drained) => drained += 1,
             Ok(Happened::Failed(me, error)) => return Err(failed(me, &error)),
-            Err(RecvTimeoutError::Timeout) if !told => {
-                told = true;
-                admission.set_draining();
-                reactors.iter().for_each(|reactor| reactor.send(Mail::Drain));
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                tracing::warn!(clients = admission.clients(), "shutdown.deadline reached: exit with clients left");
-                return Ok(());
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
+            // Nobody drains.
+            Ok(Happened::Drained) => {}
+            Err(_) => return Ok(()),
         }
     }
-    tracing::info!(took = ?Duration::from_millis(began.elapsed().as_millis() as u64), "drained");
-    Ok(())
 }

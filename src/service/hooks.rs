@@ -5,6 +5,7 @@
 
 use super::backend::fixed_headers;
 use super::fetch::{self, FetchError, Http};
+use super::sums;
 use crate::base::metrics::Page;
 use crate::config;
 use crate::session::backend::Hook;
@@ -13,12 +14,10 @@ use bytes::Bytes;
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Failures have a line in the log this often.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes of the backend's answer, which is not looked at.
 const ANSWER_MAX: usize = 64 << 10;
 
@@ -117,8 +116,6 @@ pub fn hooks(
 impl Hooks {
     /// Sends batches, one after the other, until no reactor is left.
     pub async fn run(mut self) {
-        let mut complained: Option<Instant> = None;
-        let mut unsaid = 0;
         while let Some(batch) = self.batch().await {
             let count = batch.len() as u64;
             let Err(failure) = self.post(&batch).await else {
@@ -126,15 +123,9 @@ impl Hooks {
                 continue;
             };
             self.counts.failed.fetch_add(count, Ordering::Relaxed);
-            unsaid += count;
-            let now = Instant::now();
-            if complained.is_none_or(|at| now.duration_since(at) >= COMPLAINT_INTERVAL) {
-                complained = Some(now);
-                let events = std::mem::take(&mut unsaid);
-                let advice = "events for the backend are lost: does hooks.endpoint answer 200, and in hooks.timeout?";
-                let endpoint = fetch::place(&self.options.endpoint);
-                tracing::warn!(endpoint, events, error = %failure, "{advice}");
-            }
+            let endpoint = fetch::place(&self.options.endpoint).to_owned();
+            let advice = "events for the backend are lost: does hooks.endpoint answer 200, and in hooks.timeout?";
+            sums::add("hooks", count, move |events| tracing::warn!(endpoint, events, error = %failure, "{advice}"));
         }
     }
 
@@ -185,6 +176,7 @@ mod tests {
     use super::*;
     use crate::service::testing::{App, in_time};
     use serde_json::json;
+    use std::time::Duration;
 
     fn options(app: &App, path: &str) -> config::HooksOptions {
         config::HooksOptions {

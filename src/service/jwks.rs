@@ -4,6 +4,7 @@
 //! Whatever changes goes to all reactors. What a key is for is the token's verifier's to know.
 
 use super::fetch::{self, FetchError, Http};
+use super::sums;
 use crate::auth::{Jwks, KeySet};
 use crate::base::mailbox::Sender;
 use crate::base::metrics::Page;
@@ -14,9 +15,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-
-/// Failures have a line in the log this often.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Sets are looked at no more often than this.
 const RENEWAL_PAUSE: Duration = Duration::from_millis(10);
@@ -37,7 +35,6 @@ struct State {
     all: Arc<Jwks>,
     fetches: u64,
     errors: u64,
-    complained: Option<Instant>,
 }
 
 pub struct Keys {
@@ -85,7 +82,7 @@ impl Keys {
         let mut state = self.lock();
         let now = Instant::now();
         if !state.entries.contains_key(url) {
-            if state.entries.len() >= self.options.url_limit && !self.make_room(&mut state, now) {
+            if state.entries.len() >= self.options.url_limit && !self.make_room(&mut state) {
                 return Found::Nothing;
             }
             state.entries.insert(url.into(), Entry::default());
@@ -105,13 +102,14 @@ impl Keys {
     }
 
     /// Forgets a URL that gave nothing: one that gave a set is in use.
-    fn make_room(&self, state: &mut State, now: Instant) -> bool {
+    fn make_room(&self, state: &mut State) -> bool {
         let useless = state.entries.iter().filter(|(_, entry)| entry.fetched.is_none() && entry.waiting.is_none());
         let oldest = useless.min_by_key(|(_, entry)| entry.tried).map(|(url, _)| url.clone());
         if let Some(url) = &oldest {
             state.entries.remove(url);
-        } else if complains(state, now) {
-            tracing::warn!(limit = self.options.url_limit, "no room for another key set: raise jwks.url_limit");
+        } else {
+            let (limit, advice) = (self.options.url_limit, "no room for another key set: raise jwks.url_limit");
+            sums::add("key sets", 1, move |count| tracing::warn!(limit, count, "{advice}"));
         }
         oldest.is_some()
     }
@@ -124,11 +122,11 @@ impl Keys {
         state.fetches += 1;
         if let Err(failure) = &result {
             state.errors += 1;
-            if complains(&mut state, now) {
-                let advice =
-                    "a key set cannot be fetched: tokens whose keys are in it are refused; does its server answer?";
-                tracing::warn!(url = fetch::place(url), error = %failure, "{advice}");
-            }
+            let (place, failure) = (fetch::place(url).to_owned(), failure.clone());
+            let advice =
+                "a key set cannot be fetched: tokens whose keys are in it are refused; does its server answer?";
+            let write = move |count| tracing::warn!(url = place, count, error = %failure, "{advice}");
+            sums::add("key set", 1, write);
         }
         let (mut all, ttl) = (Jwks::clone(&state.all), self.options.ttl);
         let Some(entry) = state.entries.get_mut(url) else { return };
@@ -219,14 +217,6 @@ impl Keys {
 
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-fn complains(state: &mut State, now: Instant) -> bool {
-    let late = state.complained.is_none_or(|at| now.duration_since(at) >= COMPLAINT_INTERVAL);
-    if late {
-        state.complained = Some(now);
-    }
-    late
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod jwks;
 mod node;
 mod pages;
 mod source;
+mod sums;
 #[cfg(test)]
 mod testing;
 mod watch;
@@ -40,6 +41,9 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_io_timeout::TimeoutWriter;
+
+/// A listener that gave no connection is asked again after this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket from a reactor, with the bytes it read and its place here.
 pub type HandedOff = (TcpStream, Bytes, ConnectionPermit);
@@ -139,6 +143,7 @@ impl Service {
         }
         tokio::spawn(watch::memory(self.config.overload.memory_limit, self.admission.clone()));
         tokio::spawn(watch::refusals(self.node.clone()));
+        tokio::spawn(sums::write());
         let head_timeout = self.config.http_server.handshake_timeout;
         if let Some(listener) = self.internal.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -169,11 +174,17 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, room: Arc<Sem
                 tokio::spawn(serve_one(stream, Bytes::new(), router.clone(), place, head_timeout));
             }
             Err(error) => {
-                tracing::warn!(%error, "internal port: accept failed, trying again; if descriptors ran out, raise LimitNOFILE");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                accept_failed("internal port", error).await;
             }
         }
     }
+}
+
+/// A listener gave no connection: trying again at once would not mend it.
+async fn accept_failed(port: &'static str, error: io::Error) {
+    let advice = "accept failed, trying again; if descriptors ran out, raise LimitNOFILE";
+    sums::add(port, 1, move |count| tracing::warn!(port, count, %error, "{advice}"));
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 /// One HTTP connection, from the bytes that were read before it came here to its end.

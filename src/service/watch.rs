@@ -1,17 +1,16 @@
 //! F10 · What the service thread looks at by itself: memory, processor time, and limits that bite.
 
 use super::node::Node;
+use super::sums;
 use crate::admission::Admission;
 use crate::base::metrics::Counters;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Memory is looked at this often while there is a limit.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(500);
-/// Refusals are told this often, as sums.
-const REFUSALS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Resident memory of this process; `None` if /proc does not tell, as when no descriptor is left.
 pub fn resident_bytes() -> Option<usize> {
@@ -36,16 +35,34 @@ pub fn started(ago: Duration) -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(ago).as_secs_f64()
 }
 
+/// What is said of memory: that it is over its limit and that it is below again, neither more often than sums are.
+#[derive(Default)]
+struct Said {
+    over: bool,
+    at: Option<Instant>,
+}
+
+impl Said {
+    /// Is a line due, now that memory is `over` its limit, or not?
+    fn is_due(&mut self, over: bool, now: Instant) -> bool {
+        let due = over != self.over && self.at.is_none_or(|at| now.duration_since(at) >= sums::INTERVAL);
+        if due {
+            *self = Said { over, at: Some(now) };
+        }
+        due
+    }
+}
+
 /// Refuses new clients while memory is over `limit` bytes (0 = no limit).
 pub async fn memory(limit: usize, admission: Arc<Admission>) {
-    let mut was_over = false;
+    let (mut was_over, mut said) = (false, Said::default());
     if limit == 0 {
         return;
     }
     loop {
         // What is not known has not changed.
         let over = resident_bytes().map_or(was_over, |resident| resident > limit);
-        if over != was_over {
+        if said.is_due(over, Instant::now()) {
             let words = if over {
                 "over overload.memory_limit: new clients get 503"
             } else {
@@ -101,7 +118,7 @@ const WATCHED: [Watched; 10] = [
 pub async fn refusals(node: Arc<Node>) {
     let mut before = Counters::default();
     loop {
-        tokio::time::sleep(REFUSALS_INTERVAL).await;
+        tokio::time::sleep(sums::INTERVAL).await;
         let Ok(stats) = node.stats().await else {
             tracing::error!("a reactor has not answered for 5 s: see gannet_reactor_turn_duration_seconds");
             continue;
@@ -115,5 +132,19 @@ pub async fn refusals(node: Arc<Node>) {
             }
         }
         before = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_goes_up_and_down_writes_no_more_than_a_sum() {
+        let (mut said, start) = (Said::default(), Instant::now());
+        let mut due = |over, seconds| said.is_due(over, start + Duration::from_secs(seconds));
+        assert!(!due(false, 0) && due(true, 1) && !due(true, 2));
+        assert!((2..11).all(|second| !due(second % 2 == 0, second)));
+        assert!(!due(true, 11) && due(false, 12) && !due(false, 40) && due(true, 41));
     }
 }

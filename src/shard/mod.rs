@@ -57,8 +57,8 @@ pub enum Mail {
     /// This user may have one connection only, and it is `keep`, unless one that came later is about to be told here.
     CloseOthers { user: CompactString, keep: ConnKey },
     /// Take no more connections and let the clients go, spread over `shutdown.spread`. Channels are owned to the end:
-    /// other reactors may still have clients in them.
-    Drain,
+    /// other reactors may still have clients in them. `at_once`: without the spread, and though it has begun already.
+    Drain { at_once: bool },
 }
 
 /// What the reactor is to do.
@@ -106,8 +106,10 @@ pub enum Out {
     /// A question for the service thread; if it takes no more, [`Shard::refuse_call`].
     Ask(Box<Call>),
     Hook(Hook),
-    /// Begin to leave.
-    Drain,
+    /// Begin to leave, or be quick about it.
+    Drain {
+        at_once: bool,
+    },
 }
 
 /// The reactor's connections, as far as a shard needs them.
@@ -300,7 +302,7 @@ impl Shard {
             }
             Mail::Seat { conn, ticket, user, granted } => self.seat(now, table, conn, ticket, user, granted),
             Mail::LeaveSeat { user } => self.leave_seat(user),
-            Mail::Drain => self.out.push(Out::Drain),
+            Mail::Drain { at_once } => self.out.push(Out::Drain { at_once }),
             Mail::BeOnlyOne { user, conn } => {
                 for reactor in 0..self.reactors {
                     let mail = Mail::CloseOthers { user: user.clone(), keep: conn };

@@ -37,11 +37,15 @@ impl<H: Host> Turns<H> {
         self.conns.close_with(conn, frame, self.now.tick + self.bounds.close, false);
     }
 
-    /// Lets the clients go, from the next tick on. Those that wait at the door are taken first: the reactor's part.
-    pub(super) fn begin_drain(&mut self) {
+    /// Lets the clients go, from the next tick on, spread over their time unless it is to be `at_once`. Those that wait
+    /// at the door are taken first: the reactor's part.
+    pub(super) fn begin_drain(&mut self, at_once: bool) {
         let now = self.now.tick;
-        if self.drain.is_none() {
-            self.drain = Some(Drain { until: now + self.bounds.drain_spread, told: now, cursor: 0 });
+        let until = if at_once { now } else { now + self.bounds.drain_spread };
+        match &mut self.drain {
+            None => self.drain = Some(Drain { until, told: now, cursor: 0 }),
+            Some(drain) if at_once => (drain.until, drain.cursor) = (now, 0),
+            Some(_) => {}
         }
     }
 

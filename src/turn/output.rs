@@ -39,7 +39,7 @@ impl<H: Host> Turns<H> {
                     }
                 }
                 Out::Hook(hook) => self.host.hook(hook),
-                Out::Drain => self.begin_drain(),
+                Out::Drain { at_once } => self.begin_drain(at_once),
             }
         }
         self.shard.out = out;

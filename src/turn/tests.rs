@@ -417,7 +417,7 @@ fn a_full_hub_holds_publications_back_and_nothing_else() {
 fn a_drain_tells_everyone_within_its_time() {
     let (mut bench, line) = (Bench::new(1, |config| config.shutdown.spread = Duration::from_secs(1)), Line::default());
     bench.client(&line, "");
-    bench.run_with(&[], vec![Mail::Drain]);
+    bench.run_with(&[], vec![Mail::Drain { at_once: false }]);
     assert!(bench.turn.is_draining() && bench.turn.next_tick() == Some(bench.now.tick + 1));
     for _ in 0..11 {
         bench.now.tick += 1;

@@ -90,21 +90,6 @@ fn the_deadline_is_kept_whatever_a_client_does() {
 }
 
 #[test]
-fn the_second_signal_exits_at_once() {
-    let mut server =
-        Server::with(OPEN, &["--shutdown.delay", "1m", "--shutdown.spread", "1m", "--shutdown.deadline", "10m"]);
-    let mut client = Client::connected(&server);
-    let mut monitor = Peer::open(server.address);
-    server.signal(Signal::INT);
-    until("health to say no", || (health(&mut monitor) == 503).then_some(()));
-    assert_eq!(server.ended(), None);
-    client.subscribe("still");
-    server.signal(Signal::TERM);
-    assert_eq!(server.exit().code(), Some(0));
-    assert!(server.logged("second signal"));
-}
-
-#[test]
 fn a_socket_that_says_nothing_holds_nobody_up() {
     let mut server =
         Server::with(OPEN, &["--shutdown.delay", "0s", "--shutdown.spread", "1s", "--shutdown.deadline", "1m"]);

@@ -159,6 +159,21 @@ impl Server {
         until("the server's exit", || self.ended())
     }
 
+    /// How many lines have `text`.
+    pub fn lines_with(&self, text: &str) -> usize {
+        self.log.lock().expect("log").iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// All lines so far, but for those that this causes: a signal that does nothing but be logged comes after whatever
+    /// was written before it.
+    pub fn lines(&self) -> Vec<String> {
+        const MARK: &str = "SIGUSR2 is ignored";
+        let before = self.lines_with(MARK);
+        self.signal(Signal::USR2);
+        until("the mark", || (self.lines_with(MARK) > before).then_some(()));
+        self.log.lock().expect("log").iter().filter(|line| !line.contains(MARK)).cloned().collect()
+    }
+
     /// Has a line with `text` been logged?
     pub fn logged(&self, text: &str) -> bool {
         self.log.lock().expect("log").iter().any(|line| line.contains(text))

@@ -390,7 +390,7 @@ impl Reactor {
                     world.asks.push((step, *call));
                 }
                 Out::Hook(hook) => world.hooks.tell(hook),
-                Out::Drain => unreachable!("the simulated node is not told to leave"),
+                Out::Drain { .. } => unreachable!("the simulated node is not told to leave"),
             }
         }
         for call in refused {

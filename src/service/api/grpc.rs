@@ -8,6 +8,7 @@ use super::http::scheme_key;
 use super::messages::Response as Answer;
 use super::{Api, ApiError, BatchRequest, Calls, Method, MethodError, grpc_call, method_name};
 use crate::config::GrpcApi;
+use crate::service::accept_failed;
 use crate::service::node::Node;
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -18,12 +19,12 @@ use std::convert::Infallible;
 use std::io::Cursor;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_io_timeout::TimeoutWriter;
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, UnaryService};
@@ -37,6 +38,13 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const STREAMS_MAX: u32 = 256;
 /// Bytes of a call's head.
 const HEAD_MAX: u32 = 16 << 10;
+/// Calls with a missing or wrong key that one connection may make.
+const KEYS_WRONG_MAX: u32 = 32;
+/// Streams of a connection that its peer may reset before they are looked at, and those that may end for the peer's
+/// own fault.
+const RESETS_MAX: (usize, usize) = (20, 100);
+/// How long a connection that is to end may go on.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a call may take, its request's arrival with it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A peer that is silent is asked whether it lives, and has so long to answer.
@@ -57,7 +65,7 @@ impl GrpcService {
         GrpcService { api: Api { node, calls, via: Via::Grpc }, options: Arc::new(options.clone()) }
     }
 
-    async fn answer(&self, request: GrpcRequest) -> GrpcResponse {
+    async fn answer(&self, request: GrpcRequest, wrong_keys: &WrongKeys) -> GrpcResponse {
         let name = request.uri().path().strip_prefix(SERVICE).unwrap_or_default().to_owned();
         let transport = self.options.error_mode == "transport";
         let metadata = MetadataMap::from_headers(request.headers().clone());
@@ -65,6 +73,7 @@ impl GrpcService {
             let why =
                 if self.options.key.is_empty() { "grpc_api.key is not set" } else { "the key is missing or wrong" };
             self.api.calls.failed(Via::Grpc, method_name(&name), Code::Unauthenticated as u32);
+            wrong_keys.add();
             return Status::unauthenticated(why).into_http();
         }
         let call = GrpcCall { api: &self.api, options: &self.options, transport, reached: AtomicBool::new(false) };
@@ -88,6 +97,21 @@ impl GrpcService {
             && !call.reached.load(Ordering::Relaxed)
         {
             self.api.calls.failed(Via::Grpc, method_name(name), status.code() as u32);
+        }
+    }
+}
+
+/// How often a connection's calls had no key, or a wrong one.
+#[derive(Default)]
+struct WrongKeys {
+    count: AtomicU32,
+    enough: Notify,
+}
+
+impl WrongKeys {
+    fn add(&self) {
+        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == KEYS_WRONG_MAX {
+            self.enough.notify_one();
         }
     }
 }
@@ -198,8 +222,7 @@ pub async fn serve(
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "grpc_api: accept failed, trying again; if descriptors ran out, raise LimitNOFILE");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                accept_failed("gRPC API", error).await;
             }
         }
     }
@@ -227,14 +250,18 @@ async fn serve_one(
     writer.set_timeout(Some(preface_timeout));
     let preface = Cursor::new(Bytes::copy_from_slice(&preface));
     let io = TokioIo::new(tokio::io::join(preface.chain(reader), Box::pin(writer)));
+    let wrong_keys = Arc::new(WrongKeys::default());
+    let counted = wrong_keys.clone();
     let answer = hyper::service::service_fn(move |request| {
-        let service = service.clone();
-        async move { Ok::<_, Infallible>(service.answer(request).await) }
+        let (service, wrong_keys) = (service.clone(), counted.clone());
+        async move { Ok::<_, Infallible>(service.answer(request, &wrong_keys).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEAD_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX.0)
+        .max_local_error_reset_streams(RESETS_MAX.1)
         .keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
         .serve_connection(io, answer);
@@ -244,6 +271,11 @@ async fn serve_one(
         () = begun(&mut draining) => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = wrong_keys.enough.notified() => {
+            connection.as_mut().graceful_shutdown();
+            // It may not care, and ask on.
+            tokio::time::timeout(END_TIMEOUT, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {

@@ -9,6 +9,7 @@ use crate::base::metrics::Latency;
 use crate::config;
 use crate::protocol::code::ClientError;
 use crate::service::fetch::{self, FetchError, Http};
+use crate::service::sums;
 use crate::session::backend::{Ask, Said, Who};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
@@ -17,9 +18,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-
-/// A proxy that fails has a line in the log this often.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Numbers of one proxy, by the kind of question.
 #[derive(Default)]
@@ -34,9 +32,6 @@ pub struct Counts {
 struct Inner {
     breaker: Breaker,
     counts: Counts,
-    /// When the last line was written, and failures since.
-    complained: Option<Instant>,
-    failures: u64,
 }
 
 pub struct Proxy {
@@ -97,12 +92,7 @@ impl Proxy {
     ) -> Result<Proxy, String> {
         let wrong = |text: String| format!("proxy {label}: {text}");
         let endpoint = options.endpoint.parse().map_err(|e| wrong(format!("{:?}: {e}", options.endpoint)))?;
-        let inner = Inner {
-            breaker: Breaker::new(common, Instant::now()),
-            counts: Counts::default(),
-            complained: None,
-            failures: 0,
-        };
+        let inner = Inner { breaker: Breaker::new(common, Instant::now()), counts: Counts::default() };
         Ok(Proxy {
             endpoint,
             place: fetch::place(&options.endpoint).to_owned(),
@@ -164,7 +154,7 @@ impl Proxy {
             (Ok(said), _) | (Err(_), Some(said)) => said,
             (Err(failure), None) => {
                 *inner.counts.errors.entry((kind, failure.cause())).or_default() += 1;
-                self.complain(&mut inner, &failure, now);
+                self.complain(failure);
                 instead(ask, ClientError::Internal)
             }
         }
@@ -233,13 +223,7 @@ impl Proxy {
     }
 
     /// A line at the first failure, and then sums.
-    fn complain(&self, inner: &mut Inner, failure: &FetchError, now: Instant) {
-        inner.failures += 1;
-        if inner.complained.is_some_and(|at| now.duration_since(at) < COMPLAINT_INTERVAL) {
-            return;
-        }
-        inner.complained = Some(now);
-        let count = std::mem::take(&mut inner.failures);
+    fn complain(&self, failure: FetchError) {
         let advice = match failure {
             FetchError::Late => "questions to the backend failed: is it slow? raise the proxy's timeout if it may be",
             FetchError::Unreachable(_) => "questions to the backend failed: does it run, and is the endpoint right?",
@@ -249,7 +233,10 @@ impl Proxy {
             FetchError::TooLarge => "questions to the backend failed: raise backend.response_size_limit",
             FetchError::Unreadable(_) => "questions to the backend failed: its answer is not what docs/backend.md says",
         };
-        tracing::warn!(proxy = self.label, endpoint = self.place, count, error = %failure, "{advice}");
+        let (proxy, endpoint) = (self.label.clone(), self.place.clone());
+        sums::add(&format!("proxy {proxy}"), 1, move |count| {
+            tracing::warn!(proxy, endpoint, count, error = %failure, "{advice}");
+        });
     }
 }
 
