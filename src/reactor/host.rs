@@ -19,7 +19,6 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 pub struct Outside {
     registry: Registry,
@@ -31,19 +30,12 @@ pub struct Outside {
     /// The header that names the user of a client without a token; empty = none does.
     user_header: String,
     ids: Vec<u8>,
-    started: Instant,
     /// For the service thread, at the end of the turn: it is woken once for all of them.
     answers: Vec<Answered>,
 }
 
 impl Outside {
-    pub fn new(
-        registry: Registry,
-        links: Links,
-        admission: Arc<Admission>,
-        started: Instant,
-        config: &Config,
-    ) -> io::Result<Outside> {
+    pub fn new(registry: Registry, links: Links, admission: Arc<Admission>, config: &Config) -> io::Result<Outside> {
         Ok(Outside {
             registry,
             links,
@@ -52,7 +44,6 @@ impl Outside {
             forwarded: config.forwarded_headers(),
             user_header: config.client.user_id_http_header.clone(),
             ids: Vec::new(),
-            started,
             answers: Vec::new(),
         })
     }
@@ -156,7 +147,7 @@ impl Host for Outside {
     }
 
     fn micros(&mut self) -> u64 {
-        self.started.elapsed().as_micros() as u64
+        machine_ns() / 1000
     }
 }
 

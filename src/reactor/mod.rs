@@ -36,7 +36,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// An answer and the ticket of its question.
 pub type Answered = (u64, ControlAnswer);
@@ -63,6 +63,7 @@ pub const WAKER: Token = Token(usize::MAX - 1);
 
 /// Readiness events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
+const NS_IN_MS: u64 = 1_000_000;
 /// Accepts tried again after descriptors ran out, in ticks.
 const ACCEPT_PAUSE: Tick = 1;
 
@@ -79,7 +80,8 @@ pub struct Reactor {
     mail: Vec<Mail>,
     turn: Turns<Outside>,
     clock: Clock,
-    started: Instant,
+    /// By the machine's clock.
+    started_ns: u64,
     now: Now,
     now_ns: u64,
     /// It was told that nobody is left here.
@@ -104,8 +106,7 @@ impl Reactor {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         shard.deflater = ws::Deflater::new(&config.websocket);
         let reactors = links.reactors.len() as u16;
-        let started = Instant::now();
-        let outside = Outside::new(poll.registry().try_clone()?, links, admission, started, config)?;
+        let outside = Outside::new(poll.registry().try_clone()?, links, admission, config)?;
         Ok(Reactor {
             poll,
             listener: Some(listener),
@@ -118,7 +119,7 @@ impl Reactor {
             mail: Vec::new(),
             turn: Turns::new(me, reactors, shard, outside, Bounds::new(config)),
             clock: Clock::default(),
-            started,
+            started_ns: machine_ns(),
             now: Now::default(),
             now_ns: 0,
             left: false,
@@ -128,16 +129,17 @@ impl Reactor {
     /// Turns until the process ends. An error is the poll's, and nothing can go on.
     pub fn run(mut self) -> io::Result<Infallible> {
         let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut ended = machine_ns();
         loop {
             let until = self.sleeps_until();
-            let now = self.started.elapsed();
-            match self.poll.poll(&mut events, until.map(|until| until.saturating_sub(now))) {
+            let timeout = until.map(|until| Duration::from_nanos(until.saturating_sub(ended)));
+            match self.poll.poll(&mut events, timeout) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             }
-            let began = self.started.elapsed();
+            let began = machine_ns();
             self.read_clock(began, until);
-            self.turn.begin(self.now, self.now_ns);
+            self.turn.begin(self.now, began);
             self.accept(&events);
             self.mailbox.drain(&mut self.mail);
             let ready = events.iter().filter(|event| !matches!(event.token(), LISTENER | WAKER)).map(readiness);
@@ -145,36 +147,43 @@ impl Reactor {
             self.mailbox.keep(self.turn.mail_waiting());
             self.turn.host.send_answers();
             self.leave();
-            let ended = self.started.elapsed();
-            self.clock.end(began.as_millis() as u64, ended.as_millis() as u64);
+            ended = machine_ns();
+            self.clock.end(self.since_start(began), self.since_start(ended));
             let counters = &mut self.turn.shard.counters;
             counters.turns += 1;
-            counters.turn.record_us((ended - began).as_micros() as u64);
+            counters.turn.record_us((ended - began) / 1000);
         }
     }
 
-    /// How long the poll may sleep, since the start: not at all while work waits, else until a timer may be due.
-    fn sleeps_until(&mut self) -> Option<Duration> {
+    /// Until when the poll may sleep, by the machine's clock: 0 while work waits, else until a timer may be due.
+    fn sleeps_until(&mut self) -> Option<u64> {
         if self.accept_more || self.turn.has_work() || !self.mailbox.is_empty() {
-            return Some(Duration::ZERO);
+            return Some(0);
         }
-        let (now, machine) = (self.started.elapsed(), machine_ns());
-        let wake = self.turn.wake_at().map(|at| now + Duration::from_millis(at.saturating_sub(machine / 1_000_000)));
-        let flush = self.turn.flush_at().map(|at| now + Duration::from_nanos(at.saturating_sub(machine)));
+        let wake = self.turn.wake_at().map(|at| at.saturating_mul(NS_IN_MS));
         // Accepts are tried again in the next tick.
         let retry = (self.accept_paused > 0).then(|| self.now.tick + 1);
         let tick = retry.into_iter().chain(self.turn.next_tick()).min();
-        let timer = tick.map(|tick| Duration::from_millis(self.clock.at_ms(tick)));
-        wake.into_iter().chain(flush).chain(timer).min()
+        let timer = tick.map(|tick| self.started_ns + self.clock.at_ms(tick) * NS_IN_MS);
+        wake.into_iter().chain(self.turn.flush_at()).chain(timer).min()
     }
 
-    fn read_clock(&mut self, now: Duration, slept_until: Option<Duration>) {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let until_ms = slept_until.map(|until| until.as_millis() as u64);
-        let tick = self.clock.begin(now.as_millis() as u64, until_ms);
-        // All reactors share the limits, so their clock must have one beginning: the machine's.
-        self.now_ns = machine_ns();
-        self.now = Now { tick, ms: self.now_ns / 1_000_000, unix_ms: unix.as_millis() as u64 };
+    /// Milliseconds from the start of this reactor to `ns` of the machine's clock.
+    fn since_start(&self, ns: u64) -> u64 {
+        ns.saturating_sub(self.started_ns) / NS_IN_MS
+    }
+
+    /// All reactors share limits, so their clock has one beginning: the machine's. It is read twice in a turn, and the
+    /// wall clock when a millisecond has passed.
+    fn read_clock(&mut self, now_ns: u64, slept_until: Option<u64>) {
+        let until_ms = slept_until.map(|until| self.since_start(until));
+        let tick = self.clock.begin(self.since_start(now_ns), until_ms);
+        let ms = now_ns / NS_IN_MS;
+        let unix_ms = match ms == self.now.ms {
+            true => self.now.unix_ms,
+            false => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+        };
+        (self.now, self.now_ns) = (Now { tick, ms, unix_ms }, now_ns);
     }
 
     /// Once told to drain: takes those who wait at the door, closes it, and says once that nobody is left.
