@@ -228,9 +228,8 @@ impl Wire {
     }
 
     fn disconnect_push(self, disconnect: &Disconnect) -> Bytes {
-        let reconnect = matches!(disconnect.code, 3000..3500 | 4000..4500);
         let (code, reason) = (u32::from(disconnect.code), disconnect.reason.to_string());
-        let push = Push { disconnect: Some(DisconnectPush { code, reason, reconnect }), ..Push::default() };
+        let push = Push { disconnect: Some(DisconnectPush { code, reason }), ..Push::default() };
         let mut message = Vec::new();
         match self.say(&Reply { push: Some(push), ..Reply::default() }, &mut message) {
             // Last words go as they are: this compressor is off.
@@ -275,7 +274,7 @@ mod tests {
     #[test]
     fn an_end_is_a_push_where_there_is_no_close_frame() {
         let ended = |wire: Wire| String::from_utf8_lossy(&wire.close(&Disconnect::SHUTDOWN)).into_owned();
-        let told = r#"{"disconnect":{"code":3001,"reason":"shutdown","reconnect":true}}"#;
+        let told = r#"{"disconnect":{"code":3001,"reason":"shutdown"}}"#;
         assert_eq!(ended(Wire::StreamJson), format!("{{\"push\":{told}}}\n"));
         assert_eq!(ended(Wire::UniSse), format!("data: {told}\n\n"));
         let both = Wire::UniWebSocket.close(&Disconnect::SHUTDOWN);

@@ -176,7 +176,12 @@ impl Stream {
         if !query.reverse {
             return Ok(self.read(since.map_or(0, |at| at.saturating_add(1)), query.limit).collect());
         }
-        let before = since.unwrap_or(u64::MAX);
+        // As Centrifugo has it: from the one before `since`, if that was ever there.
+        let before = match since {
+            Some(since) if since > self.top.saturating_add(1) => return Ok(Vec::new()),
+            Some(since) => since,
+            None => u64::MAX,
+        };
         let older = before.saturating_sub(self.first()).min(self.entries.len() as u64) as usize;
         let newest_first = self.entries.range(..older).rev().take(query.limit);
         Ok(newest_first.filter_map(|entry| Publication::decode(&entry[..]).ok()).collect())
@@ -290,7 +295,9 @@ mod tests {
             (Some(5), 300, true, &[4, 3]),
             (Some(3), 300, true, &[]),
             (Some(1), 300, true, &[]),
-            (Some(u64::MAX), 1, true, &[5]),
+            (Some(6), 1, true, &[5]),
+            (Some(7), 300, true, &[]),
+            (Some(u64::MAX), 1, true, &[]),
         ];
         for (since, limit, reverse, expected) in table {
             let since = since.map(|offset| (offset, CompactString::default()));

@@ -272,7 +272,7 @@ pub struct SubscribePush {
     pub data: Bytes,
 }
 
-/// To unidirectional clients only: the others get a close frame.
+/// To unidirectional clients only: the others get a close frame. Field 3, `reconnect`, is not said: the code tells it.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DisconnectPush {
@@ -282,9 +282,6 @@ pub struct DisconnectPush {
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    #[prost(bool, tag = "3")]
-    #[serde(skip_serializing_if = "zero")]
-    pub reconnect: bool,
 }
 
 /// The server refreshed the connection.

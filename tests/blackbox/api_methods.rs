@@ -327,8 +327,8 @@ fn the_old_form_takes_commands_on_lines() {
         Peer::open(server.address).request("POST", "/api", &headers, body).expect("an answer")
     };
     let body = r#"{"method": "publish", "params": {"channel": "keep:a", "data": {"n": 1}}}
-        {"method": "presence_stats", "params": {"channel": "keep:a"}}
-        {"method": "presence", "params": {"channel": "plain:a"}}
+        {"id": 7, "method": "presence_stats", "params": {"channel": "keep:a"}}
+        {"id": 8, "method": "presence", "params": {"channel": "plain:a"}}
         {"method": "nothing_known", "params": {}}
         {"method": "publish", "params": {"channel": 5}}
         {"method": "info"}"#;
@@ -337,7 +337,8 @@ fn the_old_form_takes_commands_on_lines() {
     let lines: Vec<Value> = answer.body.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines.len(), 6, "{}", answer.body);
     assert_eq!(lines[0]["result"]["offset"], 1);
-    assert_eq!(lines[1], json!({ "result": { "num_clients": 0, "num_users": 0 } }));
+    assert_eq!(lines[1], json!({ "id": 7, "result": { "num_clients": 0, "num_users": 0 } }));
+    assert_eq!((&lines[0]["id"], &lines[2]["id"]), (&Value::Null, &json!(8)));
     let codes: Vec<_> = lines[2..5].iter().map(|line| line["error"]["code"].as_u64()).collect();
     assert_eq!(codes, [Some(108), Some(104), Some(107)]);
     assert!(lines[5]["result"]["nodes"].is_array());
@@ -365,13 +366,14 @@ fn errors_may_be_told_by_the_status() {
         let path = format!("/api/{method}");
         let post = |server: &Server, headers: &[(&str, &str)]| {
             let answer = Peer::open(server.address).request("POST", &path, headers, body).expect("an answer");
-            let code = serde_json::from_str::<Value>(&answer.body).expect("JSON")["error"]["code"].as_u64();
-            (answer.status, code.is_some())
+            let body = serde_json::from_str::<Value>(&answer.body).expect("JSON");
+            (answer.status, body["code"].is_u64(), body["error"]["code"].is_u64())
         };
+        // With its own status an error is the whole body.
         let is_error = status != 200;
-        assert_eq!(post(&asked, &[("X-API-Key", KEY), mode]), (status, is_error), "{method} {body}");
-        assert_eq!(post(&asked, &[("X-API-Key", KEY)]), (200, is_error), "{method} {body}");
-        assert_eq!(post(&always, &[("X-API-Key", KEY)]), (status, is_error), "{method} {body}");
+        assert_eq!(post(&asked, &[("X-API-Key", KEY), mode]), (status, is_error, false), "{method} {body}");
+        assert_eq!(post(&asked, &[("X-API-Key", KEY)]), (200, false, is_error), "{method} {body}");
+        assert_eq!(post(&always, &[("X-API-Key", KEY)]), (status, is_error, false), "{method} {body}");
     }
 }
 

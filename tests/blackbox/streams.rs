@@ -126,7 +126,7 @@ fn a_stream_ends_with_a_push_that_says_why() {
     for path in [SSE, STREAM] {
         let mut stream = Stream::subscribed(&server, path, "news");
         server.call("disconnect", json!({ "user": "", "disconnect": { "code": 4001, "reason": "go" } }));
-        let told = json!({ "code": 4001, "reason": "go", "reconnect": true });
+        let told = json!({ "code": 4001, "reason": "go" });
         assert_eq!(stream.next(), json!({ "push": { "disconnect": told } }));
         assert_eq!(stream.try_next(), None);
         // What comes for it from now on is for nobody.

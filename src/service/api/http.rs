@@ -1,7 +1,8 @@
 //! F10 · The server API by HTTP: `POST /api/<method>` with JSON, as Centrifugo's backend libraries call it.
 //!
 //! Owns the key, the body and its limits, and the form of answers. 200 carries `{"result":…}` or `{"error":…}`, unless
-//! the caller wants the error as an HTTP status; what cannot be read is a 400 with a sentence, a wrong key a 401.
+//! the caller wants the error as an HTTP status: then the bare error is the body. What cannot be read is a 400 with a
+//! sentence, a wrong key a 401.
 
 use super::counts::Via;
 use super::messages::Response as Answer;
@@ -181,13 +182,16 @@ where
             match served.api.call(request).await {
                 Ok(result) => json(StatusCode::OK, &Answer::of(Ok(result))),
                 Err(failure) => {
-                    let error = failure.error();
+                    let error = Error::from(failure.error());
                     let status = match failure {
                         MethodError::Busy => StatusCode::SERVICE_UNAVAILABLE,
                         MethodError::Said(error) if transport => status(error),
                         MethodError::Said(_) => StatusCode::OK,
                     };
-                    json(status, &Answer::<Q::Result>::of(Err(error.into())))
+                    match transport {
+                        true => json(status, &error),
+                        false => json(status, &Answer::<Q::Result>::of(Err(error))),
+                    }
                 }
             }
         }
@@ -208,9 +212,11 @@ fn batch(served: &Served) -> MethodRouter {
     })
 }
 
-/// A command of the old form.
+/// A command of the old form; its reply has its id.
 #[derive(Deserialize)]
 struct LegacyCommand<'a> {
+    #[serde(default)]
+    id: u32,
     #[serde(default)]
     method: String,
     #[serde(borrow)]
@@ -219,6 +225,8 @@ struct LegacyCommand<'a> {
 
 #[derive(Serialize)]
 struct LegacyReply {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Error>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -257,12 +265,16 @@ async fn legacy_lines(api: &Api, body: &[u8]) -> Result<Vec<u8>, Refused> {
         let params = command.params.map_or("", RawValue::get);
         let failed = |error: ApiError| Reply { error: Some(error.into()), ..Reply::default() };
         let reply = match Command::named(&command.method, params) {
-            Some(Ok(command)) => command.run(api).await,
+            Some(Ok(named)) => named.run(api).await,
             Some(Err(_)) => failed(BAD_REQUEST),
             None => failed(NOT_FOUND),
         };
         let result = if reply.error.is_some() { Ok(None) } else { reply.result().map(Some) };
-        let reply = result.map(|result| LegacyReply { error: reply.error, result });
+        let reply = result.map(|result| LegacyReply {
+            id: (command.id != 0).then_some(command.id),
+            error: reply.error,
+            result,
+        });
         let written = reply.and_then(|reply| serde_json::to_writer(&mut lines, &reply));
         written.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))?;
         lines.push(b'\n');

@@ -64,14 +64,15 @@ fn operation(method: &str, summary: Value, request: &str, needs: bool, answer: V
         |why: &str| json!({ "description": why, "content": { "text/plain": { "schema": { "type": "string" } } } });
     let error = |why: &str| {
         let why = format!("{why}, with X-Centrifugo-Error-Mode: transport.");
-        json!({ "description": why, "content": content(wrapped("error", schema("Error"))) })
+        json!({ "description": why, "content": content(schema("Error")) })
     };
     let mut unreadable = error("Errors 107 and 108");
     unreadable["description"] =
         json!("The body cannot be read (text). Errors 107 and 108 in the transport mode (JSON).");
     unreadable["content"]["text/plain"] = json!({ "schema": { "type": "string" } });
     let busy = json!({
-        "description": "The node takes no more: try again.", "content": content(wrapped("error", schema("Error"))),
+        "description": "The node takes no more: try again. In the transport mode the bare error.",
+        "content": content(json!({ "anyOf": [wrapped("error", schema("Error")), schema("Error")] })),
     });
     json!({ "post": {
         "operationId": method,
