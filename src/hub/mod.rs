@@ -277,18 +277,18 @@ impl<J> Hub<J> {
     }
 
     /// The id of `name`, made if need be, and held until [`Hub::join`] or [`Hub::release`].
-    pub fn hold(&mut self, name: &str) -> ChannelId {
-        let id = self.find(name).unwrap_or_else(|| self.insert(name));
+    pub fn hold(&mut self, name: impl AsRef<str> + Into<Arc<str>>) -> ChannelId {
+        let id = self.find(name.as_ref()).unwrap_or_else(|| self.insert(name.into()));
         self.channels[id as usize].holds += 1;
         id
     }
 
-    fn insert(&mut self, name: &str) -> ChannelId {
+    fn insert(&mut self, name: Arc<str>) -> ChannelId {
         let (slots, position) = (SmallVec::new(), Position::default());
-        let channel = Channel { name: name.into(), slots, holds: 0, filtered: 0, position, waiting: None };
+        let hash = self.hasher.hash_one(&*name);
+        let channel = Channel { name, slots, holds: 0, filtered: 0, position, waiting: None };
         let id = self.channels.insert(channel) as ChannelId;
         let Hub { names, hasher, channels, .. } = self;
-        let hash = hasher.hash_one(name);
         names.insert_unique(hash, id, |&id| hasher.hash_one(&*channels[id as usize].name));
         id
     }

@@ -185,7 +185,7 @@ fn a_full_hub_waits_for_nothing() {
     let mut hub: Hub<u32> = Hub::with_room(1000);
     let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();
     for (conn, name) in names.iter().enumerate() {
-        let id = hub.hold(name);
+        let id = hub.hold(name.as_str());
         hub.join(id, json_slot(conn as u32));
     }
     let day = Some((Pace { size_max: 0, delay_ms: 86_400_000, latest: false }, 1000));

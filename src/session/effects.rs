@@ -3,6 +3,7 @@
 //! One list, reused for every call; replies are encoded into its buffer, so that several leave in one frame.
 
 use super::backend::{Ask, Who};
+use super::subscription::Pending;
 use crate::base::metrics::Limited;
 use crate::broker::{Gone, Query, Treatment, Want};
 use crate::hub::{ChannelId, Flags};
@@ -33,11 +34,14 @@ pub enum Effect {
     PingFrame,
     /// The client is known now: list it under its user.
     Connected,
-    /// Ask the channel's owner; the answer comes back with `ticket`.
+    /// Hold the channel in the hub, tell the session its id
+    /// ([`Session::wait_for_owner`](super::Session::wait_for_owner)), and ask the channel's owner; the answer comes
+    /// back with `ticket`. The hold ends with `Join` or `Release`, or with the session.
     Subscribe {
-        channel: ChannelId,
+        channel: Arc<str>,
         ticket: u32,
         want: Option<Box<Want>>,
+        pending: Option<Box<Pending>>,
     },
     /// A subscription begins: take it into the hub at `back` in the session's list.
     Join {
@@ -52,7 +56,13 @@ pub enum Effect {
         gone: Option<Box<Gone>>,
         ticket: Option<u32>,
     },
-    /// Gives up the hold on a channel that will not be joined.
+    /// The subscription at `slot` stands at `back` in the session's list now.
+    SetBack {
+        channel: ChannelId,
+        slot: u32,
+        back: u16,
+    },
+    /// The owner's answer begins nothing: give up the hold on the channel.
     Release {
         channel: ChannelId,
     },

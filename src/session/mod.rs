@@ -15,6 +15,7 @@ mod limits;
 mod more;
 mod rules;
 mod subscribe;
+mod subscription;
 mod users;
 
 pub use commands::is_fit;
@@ -31,9 +32,10 @@ use crate::protocol::{ClientInfo, Encoding, Error, Publication, Push, Reply, Uns
 use crate::wire::Wire;
 use bytes::Bytes;
 use compact_str::CompactString;
-use more::{More, To};
+use more::More;
 use smallvec::SmallVec;
 use std::sync::Arc;
+use subscription::{Pending, Subscription};
 
 /// The time, read once a loop turn.
 #[derive(Debug, Clone, Copy, Default)]
@@ -97,32 +99,14 @@ impl Tokens {
 pub struct Turn<'a> {
     pub now: Now,
     pub rules: &'a Rules,
-    pub hub: &'a mut Channels,
+    /// For reading: what is to change there is an effect.
+    pub hub: &'a Channels,
     pub fx: &'a mut Effects,
     pub tokens: &'a mut Tokens,
     /// Whether the owner of a channel takes no more requests; asked by name.
     pub owner_is_full: &'a dyn Fn(&str) -> bool,
     /// The session's name, made of its client id: by it other requests find the session.
     pub name: &'a dyn Fn([u8; 16]) -> String,
-}
-
-/// A subscription: session x channel.
-#[derive(Debug, Clone, Copy)]
-struct Sub {
-    channel: ChannelId,
-    /// Its place in the hub, or [`PENDING`], or [`ASKED`].
-    slot: u32,
-}
-
-/// The channel's owner was asked and has not answered.
-const PENDING: u32 = u32::MAX;
-/// The backend was asked whether it may.
-const ASKED: u32 = u32::MAX - 1;
-
-impl Sub {
-    fn is_live(&self) -> bool {
-        self.slot < ASKED
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +136,7 @@ pub struct Session {
     /// The id issued to the client, a UUID's 16 bytes.
     client: [u8; 16],
     user: CompactString,
-    subs: SmallVec<[Sub; 2]>,
+    subs: SmallVec<[Subscription; 2]>,
     /// Shown to others as `conn_info`.
     info: Option<Box<Bytes>>,
     /// What few sessions have, or few moments.
@@ -174,7 +158,6 @@ pub struct Session {
 // The memory of an idle client is decided here: docs/memory.md has the sum.
 // A byte more, and the allocator takes the next size.
 const _: () = assert!(size_of::<Session>() <= 104);
-const _: () = assert!(size_of::<Sub>() <= 8);
 
 /// Links of the list of one user's clients: connection indices.
 #[derive(Debug, Clone, Copy)]
@@ -259,7 +242,7 @@ impl Session {
 
     /// When [`Session::handle_timeout`] is next wanted.
     pub fn next_deadline(&self) -> Tick {
-        let subs = self.more.as_ref().map_or(NEVER, |more| more.next_expiry());
+        let subs = self.more.as_ref().map_or(NEVER, |more| more.states.next_expiry());
         self.next_ping.min(self.pong_due).min(self.expires).min(subs)
     }
 
@@ -276,7 +259,7 @@ impl Session {
             turn.fx.push(Effect::Close(Disconnect::NO_PONG));
         } else if now >= self.expires {
             self.expire(turn);
-        } else if self.more.as_ref().is_some_and(|more| now >= more.next_expiry()) {
+        } else if self.more.as_ref().is_some_and(|more| now >= more.states.next_expiry()) {
             self.expire_subscriptions(turn);
         } else if now >= self.next_ping {
             self.ping(turn);
@@ -330,23 +313,32 @@ impl Session {
     /// The subscription at `back` stands at `slot` in the hub now.
     pub fn set_slot(&mut self, back: u16, slot: u32) {
         if let Some(sub) = self.subs.get_mut(usize::from(back)) {
-            sub.slot = slot;
+            sub.place(slot);
+        }
+    }
+
+    /// `channel` is held for a subscription, and its owner is asked for it. `pending`: unless it is plain.
+    pub fn wait_for_owner(&mut self, channel: ChannelId, pending: Option<Box<Pending>>) {
+        self.subs.push(Subscription::Waiting { channel });
+        if let Some(pending) = pending {
+            self.more().states.wait(channel, pending);
         }
     }
 
     /// Where the subscription at `back` stands in the hub, if it has begun. For checks.
     pub fn slot(&self, back: u16) -> Option<(ChannelId, u32)> {
-        self.subs.get(usize::from(back)).filter(|sub| sub.is_live()).map(|sub| (sub.channel, sub.slot))
+        self.subs.get(usize::from(back)).and_then(|sub| Some((sub.channel(), sub.slot()?)))
     }
 
     /// Subscriptions, those not yet answered with them.
     pub fn subscriptions(&self) -> usize {
-        self.subs.len()
+        self.subs.len() + self.more.as_ref().map_or(0, |more| more.states.reserved())
     }
 
     /// Does this client want `publication` of a channel that it chooses from by tags?
     pub fn wants(&self, channel: ChannelId, publication: &Publication) -> bool {
-        let filter = self.more.as_ref().and_then(|more| more.filter(channel));
+        let details = self.more.as_ref().and_then(|more| more.states.details(channel));
+        let filter = details.and_then(|details| details.filter.as_deref());
         filter.is_none_or(|filter| filter.matches(&publication.tags))
     }
 
@@ -354,27 +346,17 @@ impl Session {
     /// more; false if there is nothing to wait for.
     fn end_sub(&mut self, at: usize, ticket: Option<u32>, turn: &mut Turn<'_>) -> bool {
         let sub = self.remove_sub(at, turn);
+        let (channel, slot) = (sub.channel(), sub.slot());
         let (mut flags, mut chan_info) = (Flags::default(), Bytes::new());
-        match sub.slot {
-            // Its owner has not heard of it.
-            ASKED => {
-                if let Some(more) = &mut self.more {
-                    more.asked.retain(|(channel, _)| *channel != sub.channel);
+        match slot {
+            None => {
+                if let Some(pending) = self.more().states.abandon(channel) {
+                    (flags, chan_info) = (pending.flags, pending.details.info);
                 }
-                self.drop_more();
-                turn.hub.release(sub.channel);
-                return false;
             }
-            PENDING => {
-                let (more, mut to) = (self.more(), To::Reply);
-                if let Some(pending) = more.take_pending(sub.channel) {
-                    (flags, chan_info, to) = (pending.flags, pending.details.info, pending.to);
-                }
-                more.abandoned.push((sub.channel, to));
-            }
-            slot => {
-                flags = turn.hub.slot(sub.channel, slot).map_or(flags, |slot| slot.flags);
-                if let Some(details) = self.more.as_mut().and_then(|more| more.take_details(sub.channel)) {
+            Some(slot) => {
+                flags = turn.hub.slot(channel, slot).map_or(flags, |slot| slot.flags);
+                if let Some(details) = self.more.as_mut().and_then(|more| more.states.take_details(channel)) {
                     chan_info = details.info;
                 }
             }
@@ -382,8 +364,8 @@ impl Session {
         self.drop_more();
         let seen = flags.has(Flags::PRESENT) || flags.has(Flags::ANNOUNCED);
         let ticket = ticket.filter(|_| seen);
-        let (slot, gone) = (sub.is_live().then_some(sub.slot), self.gone(flags, chan_info));
-        turn.fx.push(Effect::Leave { channel: sub.channel, slot, gone, ticket });
+        let gone = self.gone(flags, chan_info);
+        turn.fx.push(Effect::Leave { channel, slot, gone, ticket });
         ticket.is_some()
     }
 
@@ -400,10 +382,12 @@ impl Session {
     }
 
     /// Takes the subscription at `at` off the list; its neighbours' places are kept in step with the hub.
-    fn remove_sub(&mut self, at: usize, turn: &mut Turn<'_>) -> Sub {
+    fn remove_sub(&mut self, at: usize, turn: &mut Turn<'_>) -> Subscription {
         let sub = self.subs.swap_remove(at);
-        if let Some(moved) = self.subs.get(at).filter(|moved| moved.is_live()) {
-            turn.hub.set_back(moved.channel, moved.slot, at as u16);
+        if let Some(moved) = self.subs.get(at)
+            && let Some(slot) = moved.slot()
+        {
+            turn.fx.push(Effect::SetBack { channel: moved.channel(), slot, back: at as u16 });
         }
         sub
     }
@@ -417,13 +401,16 @@ impl Session {
 
     /// Tells the client that its subscription at `at` is over, which it now is.
     fn take_away(&mut self, at: usize, (code, reason): (u32, &str), turn: &mut Turn<'_>) {
-        let channel = self.subs[at].channel;
+        let channel = self.subs[at].channel();
         let name = turn.hub.name(channel).to_string();
-        let untold = self.more.as_ref().is_some_and(|more| more.is_untold(channel));
+        let untold = self.more.as_ref().is_some_and(|more| more.states.is_untold(channel));
         self.end_sub(at, None, turn);
-        if untold {
-            return;
+        if !untold {
+            self.push_unsubscribed(name, (code, reason), turn);
         }
+    }
+
+    fn push_unsubscribed(&self, name: String, (code, reason): (u32, &str), turn: &mut Turn<'_>) {
         let unsubscribe = Some(Unsubscribe { code, reason: reason.to_owned() });
         self.push(Push { channel: name, unsubscribe, ..Push::default() }, turn);
     }

@@ -2,9 +2,10 @@
 
 use super::backend::{Ask, RefreshGrant, Said, SubscribeGrant};
 use super::commands::{Failure, Outcome};
-use super::more::{Details, Pending, To};
+use super::more::To;
 use super::rules::{Decides, Terms};
-use super::{ASKED, Effect, PENDING, Session, Sub, Turn, deadline};
+use super::subscription::{Details, Pending, Subscription};
+use super::{Effect, Session, Turn, deadline};
 use crate::auth::{ChannelClaims, TokenError};
 use crate::base::wheel::NEVER;
 use crate::broker::{Found, Member, Recover, Want};
@@ -31,10 +32,10 @@ impl Session {
         if name.len() > turn.rules.channel_length_max {
             return Err(ClientError::BadRequest.into());
         }
-        if self.find(name, turn).is_some() {
+        if self.is_taken(name, turn) {
             return Err(ClientError::AlreadySubscribed.into());
         }
-        if self.subs.len() >= turn.rules.channel_limit {
+        if self.subscriptions() >= turn.rules.channel_limit {
             return Err(ClientError::LimitExceeded.into());
         }
         let namespace = turn.rules.namespace(name).ok_or(ClientError::UnknownChannel)?;
@@ -48,12 +49,12 @@ impl Session {
             Permit::Given(grant) => self.subscribe_granted(id, request, grant, turn),
             Permit::AskBackend => {
                 self.check_wishes(&request, turn)?;
-                self.reserve(name, id, turn);
+                self.more().states.reserve(name, id);
                 self.ask_in_place(id, Ask::Subscribe(Box::new(request)), turn)
             }
             Permit::WantsKeys(url) => {
                 let then = Box::new(Command { id, subscribe: Some(request.clone()), ..Command::default() });
-                self.reserve(&request.channel, id, turn);
+                self.more().states.reserve(&request.channel, id);
                 self.ask_in_place(id, Ask::Keys { url, then }, turn)
             }
         }
@@ -143,13 +144,6 @@ impl Session {
         Ok(())
     }
 
-    /// The channel is this session's from now on, though nobody knows yet whether it may have it.
-    fn reserve(&mut self, channel: &str, ticket: u32, turn: &mut Turn<'_>) {
-        let channel = turn.hub.hold(channel);
-        self.more().asked.push((channel, ticket));
-        self.subs.push(Sub { channel, slot: ASKED });
-    }
-
     /// Asks the channel's owner for a subscription that is granted.
     pub(super) fn begin_subscription(
         &mut self,
@@ -172,25 +166,12 @@ impl Session {
             let (expires, left) = deadline(grant.expire_at, delay_ms, turn.now);
             (details.expires, ttl) = (expires, (!refreshed_by_server).then_some(left));
         }
-        let channel = match self.asked(&request.channel, ticket, turn) {
-            Some(at) => {
-                let sub = &mut self.subs[at];
-                sub.slot = PENDING;
-                let channel = sub.channel;
-                self.more().take_asked(channel, ticket);
-                self.drop_more();
-                channel
-            }
-            None => {
-                let channel = turn.hub.hold(&request.channel);
-                self.subs.push(Sub { channel, slot: PENDING });
-                channel
-            }
-        };
+        if self.is_reserved_for(&request.channel, ticket) {
+            self.unreserve(&request.channel);
+        }
         let plain = flags == Flags::default() && details.is_empty() && grant.data.is_empty();
-        if !plain {
-            self.more().pending.push(Pending {
-                channel,
+        let pending = (!plain).then(|| {
+            Box::new(Pending {
                 ticket,
                 flags,
                 to,
@@ -200,17 +181,23 @@ impl Session {
                 data: grant.data,
                 ttl,
                 details,
-            });
-        }
-        turn.fx.push(Effect::Subscribe { channel, ticket, want });
+            })
+        });
+        let known = turn.hub.find(&request.channel).map(|id| turn.hub.name(id).clone());
+        let channel = known.unwrap_or_else(|| request.channel.into());
+        turn.fx.push(Effect::Subscribe { channel, ticket, want, pending });
     }
 
-    /// Where the channel stands whose subscription the backend was asked for, for the command of `ticket`: another
-    /// command may have come since, and an answer of its own will.
-    fn asked(&self, channel: &str, ticket: u32, turn: &Turn<'_>) -> Option<usize> {
-        let id = turn.hub.find(channel)?;
-        self.more.as_ref()?.asked.contains(&(id, ticket)).then_some(())?;
-        self.subs.iter().position(|sub| sub.channel == id && sub.slot == ASKED)
+    /// Does the answer for the command of `ticket` still decide about this channel?
+    fn is_reserved_for(&self, channel: &str, ticket: u32) -> bool {
+        self.more.as_ref().is_some_and(|more| more.states.is_reserved_for(channel, ticket))
+    }
+
+    /// False if it was not reserved.
+    fn unreserve(&mut self, channel: &str) -> bool {
+        let was = self.more.as_mut().is_some_and(|more| more.states.unreserve(channel));
+        self.drop_more();
+        was
     }
 
     fn want(
@@ -249,28 +236,35 @@ impl Session {
         turn: &mut Turn<'_>,
     ) {
         turn.fx.kept = (ticket != 0).then_some(ticket);
-        if let Some(to) = self.more.as_mut().and_then(|more| more.take_abandoned(channel)) {
+        if let Some(to) = self.more.as_mut().and_then(|more| more.states.take_abandoned(channel)) {
             self.drop_more();
-            turn.hub.release(channel);
+            turn.fx.push(Effect::Release { channel });
             return match to {
                 To::Reply => self.tell_subscribed(ticket, SubscribeResult::default(), turn),
                 To::Connect => self.one_less_to_wait_for(turn),
                 To::Push => {}
             };
         }
-        let back = self.subs.iter().position(|sub| sub.channel == channel && sub.slot == PENDING);
+        let back = self.subs.iter().position(|sub| *sub == Subscription::Waiting { channel });
         debug_assert!(back.is_some(), "an answer without a question: {channel} {ticket} {self:?}");
-        let Some(back) = back else { return };
-        let Some(pending) = self.more.as_mut().and_then(|more| more.take_pending(channel)) else {
+        let Some(back) = back else { return turn.fx.push(Effect::Release { channel }) };
+        let Some(pending) = self.more.as_mut().and_then(|more| more.states.take_pending(channel)) else {
             turn.fx.push(Effect::Join { channel, back: back as u16, flags: Flags::default() });
             return self.tell_subscribed(ticket, SubscribeResult::default(), turn);
         };
-        self.subscribed(back, pending, found, turn);
+        self.subscribed(back, channel, *pending, found, turn);
     }
 
     /// The same for one that is more than plain.
-    fn subscribed(&mut self, back: usize, pending: Pending, found: Option<Box<Found>>, turn: &mut Turn<'_>) {
-        let Pending { channel, ticket, mut flags, to, recoverable, recovers, data, ttl, details, .. } = pending;
+    fn subscribed(
+        &mut self,
+        back: usize,
+        channel: ChannelId,
+        pending: Pending,
+        found: Option<Box<Found>>,
+        turn: &mut Turn<'_>,
+    ) {
+        let Pending { ticket, mut flags, to, recoverable, recovers, data, ttl, details, .. } = pending;
         let (position, recovery) = found.map_or((None, None), |found| (Some(found.position), found.recovery));
         let recovery = recovery.unwrap_or_default();
         let recovered = recovery.recovered;
@@ -303,7 +297,7 @@ impl Session {
             delta: flags.has(Flags::DELTA),
         };
         if !details.is_empty() {
-            self.more().subs.push((channel, details));
+            self.more().states.begin(channel, details);
         }
         self.drop_more();
         turn.fx.push(Effect::Join { channel, back: back as u16, flags });
@@ -349,7 +343,7 @@ impl Session {
 
     /// What the backend said of a subscription, or the keys for its token.
     pub(super) fn subscribe_said(&mut self, id: u32, request: SubscribeRequest, said: Said, turn: &mut Turn<'_>) {
-        if self.asked(&request.channel, id, turn).is_none() {
+        if !self.is_reserved_for(&request.channel, id) {
             // Unsubscribed meanwhile.
             return self.tell_subscribed(id, SubscribeResult::default(), turn);
         }
@@ -363,25 +357,18 @@ impl Session {
             said => Err(said.refusal()),
         };
         if outcome.is_err() {
-            self.unreserve(&request.channel, id, turn);
+            self.unreserve(&request.channel);
         }
         self.settle(id, outcome, turn);
-    }
-
-    fn unreserve(&mut self, channel: &str, ticket: u32, turn: &mut Turn<'_>) {
-        if let Some(at) = self.asked(channel, ticket, turn) {
-            let channel = self.remove_sub(at, turn).channel;
-            self.more().take_asked(channel, ticket);
-            self.drop_more();
-            turn.hub.release(channel);
-        }
     }
 
     pub(super) fn unsubscribe(&mut self, id: u32, request: UnsubscribeRequest, turn: &mut Turn<'_>) -> Outcome {
         if request.channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        if let Some(at) = self.find(&request.channel, turn) {
+        if !self.unreserve(&request.channel)
+            && let Some(at) = self.find(&request.channel, turn)
+        {
             let before = turn.fx.list.len();
             if self.end_sub(at, Some(id), turn) {
                 // The answer comes from the owner, once nobody sees this client in the channel any more.
@@ -396,10 +383,15 @@ impl Session {
     /// The backend takes `channel` away ("" = every one); how many there were.
     pub fn unsubscribe_by_server(&mut self, channel: &str, turn: &mut Turn<'_>) -> usize {
         let mut ended = 0;
+        while let Some(name) = self.more.as_mut().and_then(|more| more.states.take_reserved(channel)) {
+            self.push_unsubscribed(name.into(), UNSUBSCRIBED_BY_SERVER, turn);
+            ended += 1;
+        }
+        self.drop_more();
         let mut at = self.subs.len();
         while at > 0 {
             at -= 1;
-            if channel.is_empty() || **turn.hub.name(self.subs[at].channel) == *channel {
+            if channel.is_empty() || **turn.hub.name(self.subs[at].channel()) == *channel {
                 self.take_away(at, UNSUBSCRIBED_BY_SERVER, turn);
                 ended += 1;
             }
@@ -414,8 +406,8 @@ impl Session {
         grant: SubscribeGrant,
         turn: &mut Turn<'_>,
     ) -> bool {
-        let room = self.subs.len() < turn.rules.channel_limit && self.is_connected();
-        if !room || self.find(&request.channel, turn).is_some() {
+        let room = self.subscriptions() < turn.rules.channel_limit && self.is_connected();
+        if !room || self.is_taken(&request.channel, turn) {
             return false;
         }
         self.begin_subscription(0, request, grant, To::Push, turn);
@@ -424,8 +416,8 @@ impl Session {
 
     /// Publications of `channel` are missing: this client is told, and recovers by itself.
     pub fn handle_gap(&mut self, channel: ChannelId, turn: &mut Turn<'_>) {
-        let Some(at) = self.subs.iter().position(|sub| sub.channel == channel && sub.is_live()) else { return };
-        let flags = turn.hub.slot(channel, self.subs[at].slot).map_or(Flags::default(), |slot| slot.flags);
+        let Some((at, slot)) = self.live(channel) else { return };
+        let flags = turn.hub.slot(channel, slot).map_or(Flags::default(), |slot| slot.flags);
         if flags.has(Flags::SERVER_SIDE) {
             turn.fx.push(Effect::Close(Disconnect::INSUFFICIENT_STATE));
         } else if flags.has(Flags::POSITIONED) {
@@ -437,8 +429,7 @@ impl Session {
         if request.channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let at = self.find(&request.channel, turn).filter(|at| self.subs[*at].slot != ASKED);
-        let Some(at) = at else { return Err(ClientError::PermissionDenied.into()) };
+        let Some(at) = self.find(&request.channel, turn) else { return Err(ClientError::PermissionDenied.into()) };
         if request.token.is_empty() {
             return Err(ClientError::BadRequest.into());
         }
@@ -461,7 +452,7 @@ impl Session {
         if expire_at > 0 && expire_at <= turn.now.seconds() {
             return Err(ClientError::Expired.into());
         }
-        let ttl = self.expire_sub_at(self.subs[at].channel, expire_at, turn.rules.expired_sub_delay_ms, turn);
+        let ttl = self.expire_sub_at(self.subs[at].channel(), expire_at, turn.rules.expired_sub_delay_ms, turn);
         let result = SubRefreshResult { expires: ttl.is_some(), ttl: ttl.unwrap_or(0) };
         turn.fx.reply(self.wire, &Reply { id, sub_refresh: Some(result), ..Reply::default() });
         Ok(())
@@ -476,17 +467,8 @@ impl Session {
                 (tick, Some(left))
             }
         };
-        let more = self.more();
-        if more.details(channel).is_none() {
-            more.subs.push((channel, Details::default()));
-        }
-        if let Some(details) = more.details(channel) {
-            (details.expires, details.refreshing) = (expires, false);
-        }
-        if self.more.as_mut().and_then(|more| more.details(channel)).is_some_and(|details| details.is_empty()) {
-            self.more().take_details(channel);
-            self.drop_more();
-        }
+        self.more().states.change(channel, |details| (details.expires, details.refreshing) = (expires, false));
+        self.drop_more();
         left
     }
 
@@ -494,15 +476,15 @@ impl Session {
     pub(super) fn expire_subscriptions(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now.tick;
         let Some(more) = &mut self.more else { return };
-        let due: Vec<ChannelId> = more.subs.iter().filter(|(_, d)| d.expires <= now).map(|(id, _)| *id).collect();
-        for channel in due {
-            let Some(at) = self.subs.iter().position(|sub| sub.channel == channel && sub.is_live()) else { continue };
+        let due = more.states.live().filter(|(_, details)| details.expires <= now);
+        let due: Vec<(ChannelId, bool)> = due.map(|(id, details)| (id, details.refreshing)).collect();
+        for (channel, refreshing) in due {
+            let Some((at, _)) = self.live(channel) else { continue };
             let name = turn.hub.name(channel).clone();
             let asks = turn.rules.channel(&name).is_some_and(|options| options.sub_refresh_proxy_enabled);
             let delay = deadline(turn.now.seconds(), turn.rules.expired_sub_delay_ms, turn.now).0;
-            let details = self.more.as_mut().and_then(|more| more.details(channel));
-            if let Some(details) = details.filter(|details| asks && !details.refreshing) {
-                (details.refreshing, details.expires) = (true, delay);
+            if asks && !refreshing {
+                self.more().states.change(channel, |details| (details.refreshing, details.expires) = (true, delay));
                 self.ask(0, Ask::SubRefresh { channel: name.to_string() }, turn);
                 continue;
             }
@@ -516,7 +498,8 @@ impl Session {
     /// The time of the subscription at `at` is over. A client cannot ask for one of the server's again, so it has to
     /// connect anew.
     fn end_expired(&mut self, at: usize, turn: &mut Turn<'_>) {
-        let slot = turn.hub.slot(self.subs[at].channel, self.subs[at].slot);
+        let sub = self.subs[at];
+        let slot = sub.slot().and_then(|slot| turn.hub.slot(sub.channel(), slot));
         if slot.is_some_and(|slot| slot.flags.has(Flags::SERVER_SIDE)) {
             return turn.fx.push(Effect::Close(Disconnect::SUBSCRIPTION_EXPIRED));
         }
@@ -526,36 +509,47 @@ impl Session {
     /// The backend gives a subscription more time, or does not.
     pub(super) fn sub_refresh_said(&mut self, channel: &str, grant: RefreshGrant, turn: &mut Turn<'_>) {
         let Some(at) = self.find(channel, turn).filter(|at| self.subs[*at].is_live()) else { return };
-        let id = self.subs[at].channel;
+        let id = self.subs[at].channel();
         if grant.expired {
             return self.end_expired(at, turn);
         }
         self.expire_sub_at(id, grant.expire_at, 0, turn);
         if let Some(info) = grant.info
-            && let Some(details) = self.more.as_mut().and_then(|more| more.details(id))
+            && let Some(more) = self.more.as_mut().filter(|more| more.states.details(id).is_some())
         {
-            details.info = info;
+            more.states.change(id, |details| details.info = info);
         }
     }
 
     /// What is shown to others of the subscription to `channel`, if there is one.
     pub(super) fn chan_info(&self, channel: &str, turn: &Turn<'_>) -> Bytes {
         let (Some(more), Some(id)) = (&self.more, turn.hub.find(channel)) else { return Bytes::new() };
-        let pending = more.pending.iter().find(|pending| pending.channel == id).map(|pending| &pending.details);
-        let details = pending.or_else(|| more.subs.iter().find(|(sub, _)| *sub == id).map(|(_, details)| details));
+        let pending = more.states.pending(id).map(|pending| &pending.details);
+        let details = pending.or_else(|| more.states.details(id));
         details.map_or_else(Bytes::new, |details| details.info.clone())
     }
 
     /// Where the subscription to `channel` stands, answered or not.
     pub(super) fn find(&self, channel: &str, turn: &Turn<'_>) -> Option<usize> {
         let id: ChannelId = turn.hub.find(channel)?;
-        self.subs.iter().position(|sub| sub.channel == id)
+        self.subs.iter().position(|sub| sub.channel() == id)
+    }
+
+    /// Where the live subscription stands, in the list and in the hub.
+    fn live(&self, channel: ChannelId) -> Option<(usize, u32)> {
+        let at = self.subs.iter().position(|sub| sub.channel() == channel)?;
+        Some((at, self.subs[at].slot()?))
+    }
+
+    /// Is there a subscription to `channel`, whatever its state?
+    fn is_taken(&self, channel: &str, turn: &Turn<'_>) -> bool {
+        self.find(channel, turn).is_some() || self.more.as_ref().is_some_and(|more| more.states.is_reserved(channel))
     }
 
     /// Is the subscription to `channel` granted? What comes behind the subscribe command finds it so, whether its
     /// owner has answered or not.
     pub(super) fn is_subscribed(&self, channel: &str, turn: &Turn<'_>) -> bool {
-        self.find(channel, turn).is_some_and(|at| self.subs[at].slot != ASKED)
+        self.find(channel, turn).is_some()
     }
 }
 

@@ -1,7 +1,7 @@
 //! F7 · Carrying out what a session wants done, in order.
 
 use super::{FRAME_PING, Mail, Out, Shard, Table};
-use crate::broker::{Asker, ConnKey, Gone, Request, Treatment, Want};
+use crate::broker::{Asker, ConnKey, Gone, Request, Treatment};
 use crate::hub::{ChannelId, Flags, Moved, Slot};
 use crate::protocol::code::Disconnect;
 use crate::session::backend::{Call, Hook};
@@ -41,13 +41,18 @@ impl Shard {
                 Effect::Ping => self.out.push(Out::Send { conn, frame: wire.ping() }),
                 Effect::PingFrame => self.out.push(Out::Send { conn, frame: FRAME_PING }),
                 Effect::Connected => self.connected(table, conn),
-                Effect::Subscribe { channel, ticket, want } => self.subscribe(now, key, channel, ticket, want),
+                Effect::Subscribe { channel, ticket, want, pending } => {
+                    let Some(session) = table.session(conn) else { continue };
+                    session.wait_for_owner(self.hub.hold(channel.clone()), pending);
+                    self.ask(now, Request::Subscribe { channel, from: key, ticket, want });
+                }
                 Effect::Join { channel, back, flags } => self.join_hub(table, client, channel, back, flags),
                 Effect::Leave { channel, slot, gone, ticket } => {
                     let name = self.hub.name(channel).clone();
                     self.leave_hub(table, channel, slot);
                     self.leave_owner(now, key, name, gone, ticket);
                 }
+                Effect::SetBack { channel, slot, back } => self.hub.set_back(channel, slot, back),
                 Effect::Release { channel } => self.hub.release(channel),
                 Effect::Publish { channel, publication, ticket, treatment, skip_own } => {
                     let asker = Asker::Client { conn: key, ticket };
@@ -101,11 +106,6 @@ impl Shard {
             let (client, user) = (session.client(), session.user().into());
             self.out.push(Out::Hook(Hook::Connected { client, user }));
         }
-    }
-
-    fn subscribe(&mut self, now: Now, from: ConnKey, channel: ChannelId, ticket: u32, want: Option<Box<Want>>) {
-        let channel = self.hub.name(channel).clone();
-        self.ask(now, Request::Subscribe { channel, from, ticket, want });
     }
 
     fn join_hub(&mut self, table: &mut impl Table, client: Client, channel: ChannelId, back: u16, flags: Flags) {

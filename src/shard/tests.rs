@@ -1,5 +1,7 @@
 //! F7 · What happens seldom between a session, its shard and the backend, step by step.
 
+mod model;
+
 use super::*;
 use crate::config::{ChannelOptions, Config};
 use crate::protocol::Encoding;
