@@ -2,23 +2,23 @@
 //!
 //! Owns, for each channel that hashes here and is in use, how many subscribers each reactor holds, the stream and the
 //! presence. Pure: the time and requests in, events out. A publication goes once to each reactor with subscribers,
-//! however many it has. A channel lives while it has subscribers or a stream; streams end by their TTL, and their
-//! bytes have a limit.
+//! however many it has. A channel lives while it has subscribers or a stream. A stream begins with its first
+//! publication or positioned subscriber. It ends by its TTL, with its last subscriber if nothing was ever in it, or
+//! when all streams and idempotency keys reach their limit of bytes: what costs least is forgotten first.
 
+use super::kept::{Kept, Rank};
 use super::presence::Presence;
 use super::recent::Recent;
-use super::stream::Stream;
+use super::stream::{PLACE_BYTES, Stream};
 use super::{
-    Answer, ConnKey, Epoch, Event, Extras, Found, Gone, Keep, Member, Query, Request, Target, Treatment, Want,
+    Answer, ConnKey, Event, Extras, Found, Gone, Keep, Member, Position, Query, Request, Target, Treatment, Want,
 };
 use crate::protocol::code::ClientError;
 use crate::protocol::{Publication, delta};
-use foldhash::quality::{FixedState, RandomState};
+use bytes::Bytes;
+use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
 /// Deadlines looked at in one call, so that a million streams do not end in one turn.
@@ -30,10 +30,23 @@ const OCCUPIED_MS: u64 = 60_000;
 /// What one share of the broker may hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of streams. 0 = no limit; beyond: publications that are to be kept are refused.
+    /// Bytes of streams and idempotency keys. 0 = no limit; beyond: what costs least is forgotten, and publications
+    /// that are to be kept are refused if nothing is left to forget.
     pub history_bytes: usize,
     /// Idempotency keys remembered.
     pub recent: usize,
+}
+
+/// What was forgotten before its time, and refused, because of [`Limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Evicted {
+    /// Streams as a whole: nobody subscribed, or nothing was in them.
+    pub streams: u64,
+    /// The publications of streams whose positions stayed.
+    pub histories: u64,
+    pub keys: u64,
+    /// Publications refused.
+    pub refused: u64,
 }
 
 /// Subscribers by reactor; reactors without any are not listed.
@@ -60,14 +73,10 @@ pub struct Memory {
     channels: HashMap<Arc<str>, Channel, RandomState>,
     /// Channels with subscribers.
     occupied: usize,
-    /// When streams are next to be looked at: each once, its true deadline may be later.
-    deadlines: BinaryHeap<Reverse<(u64, Arc<str>)>>,
+    kept: Kept,
     recent: Recent,
-    stream_bytes: usize,
     limits: Limits,
-    /// Epochs are drawn from this and a count.
-    seed: u64,
-    epochs: u64,
+    evicted: Evicted,
     /// Tell when channels are occupied and vacated.
     pub announces: bool,
 }
@@ -83,12 +92,10 @@ impl Memory {
         Memory {
             channels: HashMap::default(),
             occupied: 0,
-            deadlines: BinaryHeap::new(),
+            kept: Kept::new(seed),
             recent: Recent::new(limits.recent),
-            stream_bytes: 0,
             limits,
-            seed,
-            epochs: 0,
+            evicted: Evicted::default(),
             announces: false,
         }
     }
@@ -128,10 +135,9 @@ impl Memory {
         out: &mut Out,
     ) {
         let want = want.map_or(Want::default(), |want| *want);
-        if let Some(keep) = want.position {
-            self.stream(now_ms, &name, keep);
-        }
-        let channel = self.channels.entry(name.clone()).or_default();
+        self.forget_if_over(now_ms, &name);
+        let Memory { channels, kept, .. } = self;
+        let channel = channels.entry(name.clone()).or_default();
         if channel.interest.is_empty() {
             self.occupied += 1;
             if self.announces {
@@ -142,20 +148,28 @@ impl Memory {
             Some((_, count)) => *count += 1,
             None => channel.interest.push((from.reactor, 1)),
         }
-        let stream = channel.stream.as_mut().filter(|_| want.position.is_some());
-        let found = stream.map(|stream| {
+        let found = want.position.map(|keep| {
+            let stream = channel.stream.get_or_insert_with(|| kept.begin(&name));
+            stream.touch(now_ms, keep);
             stream.deltas += u32::from(want.delta);
             let recovery = want.recover.map(|ask| stream.recover(&ask));
             Box::new(Found { position: stream.position(), recovery })
         });
+        if let Some(stream) = &mut channel.stream {
+            kept.settle(&name, stream, true);
+        }
         let target = Target::Reactor(from.reactor);
         out.push((target, Event::Subscribed { channel: name.clone(), conn: from, ticket, found }));
-        let Some(Member { client, info, presence, announce }) = want.member else { return };
-        if presence {
-            channel.presence.get_or_insert_default().insert(client, &info);
+        if let Some(Member { client, info, presence, announce }) = want.member {
+            if presence {
+                channel.presence.get_or_insert_default().insert(client, &info);
+            }
+            if announce {
+                tell(&channel.interest, out, || Event::Join { channel: name.clone(), info: info.clone() });
+            }
         }
-        if announce {
-            tell(&channel.interest, out, || Event::Join { channel: name.clone(), info: info.clone() });
+        if want.position.is_some() {
+            self.make_room(&name, |_| 0);
         }
     }
 
@@ -176,13 +190,29 @@ impl Memory {
                 if self.announces {
                     out.push((Target::Backend, Event::Occupied { channel: name.clone(), occupied: false }));
                 }
-                if channel.is_unused() {
-                    self.channels.remove(name);
-                }
+                self.settle_idle(name);
             }
         }
         if let Some(asker) = asker {
             out.push((asker.into(), Event::Answer { asker, answer: Answer::Left }));
+        }
+    }
+
+    /// The last subscriber went. A stream without publications goes with it: its channel's epoch tells as much.
+    fn settle_idle(&mut self, name: &Arc<str>) {
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        if let Some(stream) = channel.stream.take_if(|stream| stream.is_empty()) {
+            self.kept.forget(name, stream);
+        }
+        if let Some(stream) = &mut channel.stream {
+            self.kept.settle(name, stream, false);
+        }
+        self.remove_if_unused(name);
+    }
+
+    fn remove_if_unused(&mut self, name: &Arc<str>) {
+        if self.channels.get(name).is_some_and(Channel::is_unused) {
+            self.channels.remove(name);
         }
     }
 
@@ -200,30 +230,19 @@ impl Memory {
             }
             return Answer::Published(None);
         };
-        let Treatment { keep, delta: wants_delta, except, idempotency_key: key, version, version_epoch } = *treatment;
+        let key = treatment.idempotency_key.clone();
         if !key.is_empty()
             && let Some(first) = self.recent.find(now_ms, &name, &key)
         {
             return Answer::Published(first);
         }
-        let mut extras = Extras { delta: None, except };
+        let mut extras = Extras { delta: None, except: treatment.except };
         let mut position = None;
-        if let Some(keep) = keep {
-            if self.is_full(&publication) {
-                return Answer::Refused(ClientError::TooManyRequests);
+        if let Some(keep) = treatment.keep {
+            match self.keep(now_ms, &name, keep, &treatment, &mut publication) {
+                Ok((at, delta)) => (position, extras.delta) = (Some(at), delta),
+                Err(answer) => return answer,
             }
-            let stream = self.stream(now_ms, &name, keep);
-            if stream.is_stale(version, &version_epoch) {
-                return Answer::Published(Some(stream.position()));
-            }
-            if wants_delta && stream.deltas > 0 {
-                extras.delta = stream.latest().and_then(|before| delta::shorter(&before.data, &publication.data));
-            }
-            let before = stream.bytes_kept();
-            stream.add(now_ms, keep, Arc::make_mut(&mut publication));
-            position = Some(stream.position());
-            let after = stream.bytes_kept();
-            self.stream_bytes = self.stream_bytes + after - before;
         }
         let extras = (extras != Extras::default()).then_some(extras);
         if let Some(Channel { interest, .. }) = self.channels.get(&name) {
@@ -231,89 +250,147 @@ impl Memory {
         }
         if !key.is_empty() {
             self.recent.insert(now_ms, &name, &key, position);
+            self.make_room(&name, |_| 0);
         }
         Answer::Published(position)
     }
 
-    fn is_full(&self, publication: &Publication) -> bool {
-        let max = self.limits.history_bytes;
-        max > 0 && self.stream_bytes + Stream::cost(publication) > max
+    /// Gives a publication its place in the channel's stream, which begins now if there is none; its position, and its
+    /// delta if it is to have one. Otherwise the answer: it is older than the latest, or there is no room.
+    fn keep(
+        &mut self,
+        now_ms: u64,
+        name: &Arc<str>,
+        keep: Keep,
+        treatment: &Treatment,
+        publication: &mut Arc<Publication>,
+    ) -> Result<(Position, Option<Bytes>), Answer> {
+        let Treatment { delta: wants_delta, version, version_epoch, .. } = treatment;
+        self.forget_if_over(now_ms, name);
+        if let Some(stream) = self.channels.get_mut(name).and_then(|channel| channel.stream.as_mut())
+            && stream.is_stale(*version, version_epoch)
+        {
+            return Err(Answer::Published(Some(stream.position())));
+        }
+        let growth = |stream: Option<&Stream>| match stream {
+            Some(stream) => stream.growth(keep, publication) + version_epoch.len(),
+            None => Stream::new_cost(name) + Stream::cost(publication) + version_epoch.len() + PLACE_BYTES,
+        };
+        if !self.make_room(name, growth) {
+            self.evicted.refused += 1;
+            return Err(Answer::Refused(ClientError::TooManyRequests));
+        }
+        let Memory { channels, kept, .. } = self;
+        let Channel { stream, interest, .. } = channels.entry(name.clone()).or_default();
+        let stream = stream.get_or_insert_with(|| kept.begin(name));
+        stream.set_version(*version, version_epoch);
+        let latest = if *wants_delta && stream.deltas > 0 { stream.latest() } else { None };
+        let delta = latest.and_then(|before| delta::shorter(&before.data, &publication.data));
+        stream.add(now_ms, keep, Arc::make_mut(publication));
+        kept.settle(name, stream, !interest.is_empty());
+        kept.list(name, stream, now_ms.saturating_add(keep.ttl_ms).min(stream.until).max(now_ms + 1));
+        Ok((stream.position(), delta))
     }
 
-    /// The stream of a channel, which begins now if there is none.
-    fn stream(&mut self, now_ms: u64, name: &Arc<str>, keep: Keep) -> &mut Stream {
-        let Memory { channels, deadlines, stream_bytes, seed, epochs, .. } = self;
-        let Channel { stream: held, interest, .. } = channels.entry(name.clone()).or_default();
-        if let Some(stream) = held {
-            let before = stream.bytes_kept();
-            let lives = stream.expire(now_ms) || !interest.is_empty();
-            if !lives {
-                let listed = stream.listed;
-                **stream = Stream::new(next_epoch(*seed, epochs));
-                stream.listed = listed;
+    /// Makes room for what `needed` says of the channel's stream; false if there is none even so.
+    fn make_room(&mut self, name: &Arc<str>, needed: impl Fn(Option<&Stream>) -> usize) -> bool {
+        let max = self.limits.history_bytes;
+        loop {
+            let stream = self.channels.get(name).and_then(|channel| channel.stream.as_deref());
+            let needed = needed(stream);
+            if max == 0 || self.kept_bytes() + needed <= max {
+                return true;
             }
-            *stream_bytes = *stream_bytes + stream.bytes_kept() - before;
+            if needed > max || !self.evict(name) {
+                return false;
+            }
         }
-        let stream = held.get_or_insert_with(|| {
-            let stream = Box::new(Stream::new(next_epoch(*seed, epochs)));
-            *stream_bytes += stream.bytes_kept();
-            stream
-        });
-        stream.touch(now_ms, keep);
-        if !std::mem::replace(&mut stream.listed, true) {
-            let first = now_ms.saturating_add(keep.ttl_ms).min(stream.until).max(now_ms + 1);
-            deadlines.push(Reverse((first, name.clone())));
+    }
+
+    /// Forgets what costs least, but not the stream of `spared` as a whole; false if there is nothing to forget.
+    fn evict(&mut self, spared: &Arc<str>) -> bool {
+        let whole = [Rank::Empty, Rank::Idle].into_iter().find_map(|rank| self.kept.oldest(rank, spared));
+        if let Some(name) = whole {
+            self.evicted.streams += 1;
+            self.forget_stream(&name);
+            return true;
         }
-        stream
+        let part = self.kept.oldest(Rank::Heard, spared).unwrap_or_else(|| spared.clone());
+        if let Some(Channel { stream: Some(stream), interest, .. }) = self.channels.get_mut(&part)
+            && stream.has_publications()
+        {
+            self.evicted.histories += 1;
+            stream.clear();
+            self.kept.settle(&part, stream, !interest.is_empty());
+            return true;
+        }
+        self.recent.evict_oldest()
+    }
+
+    fn forget_stream(&mut self, name: &Arc<str>) {
+        if let Some(stream) = self.channels.get_mut(name).and_then(|channel| channel.stream.take()) {
+            self.kept.forget(name, stream);
+            self.remove_if_unused(name);
+        }
+    }
+
+    /// Forgets of a channel's stream what is past its time.
+    fn forget_if_over(&mut self, now_ms: u64, name: &Arc<str>) {
+        let Some(Channel { stream: Some(stream), interest, .. }) = self.channels.get_mut(name) else { return };
+        match stream.expire(now_ms) || !interest.is_empty() {
+            true => self.kept.settle(name, stream, !interest.is_empty()),
+            false => self.forget_stream(name),
+        }
     }
 
     fn history(&mut self, now_ms: u64, name: &Arc<str>, query: &Query) -> Answer {
-        let stream = self.stream(now_ms, name, query.keep);
-        match stream.query(query) {
-            Ok(publications) => Answer::History(Box::new((stream.position(), publications))),
-            Err(error) => Answer::Refused(error),
-        }
+        self.forget_if_over(now_ms, name);
+        let Memory { channels, kept, .. } = self;
+        let found = match channels.get_mut(name) {
+            Some(Channel { stream: Some(stream), interest, .. }) => {
+                stream.touch(now_ms, query.keep);
+                kept.settle(name, stream, !interest.is_empty());
+                stream.query(query).map(|publications| (stream.position(), publications))
+            }
+            // A question begins nothing.
+            _ => {
+                let stream = Stream::new(kept.epoch(name), 0, 0);
+                stream.query(query).map(|publications| (stream.position(), publications))
+            }
+        };
+        found.map_or_else(Answer::Refused, |found| Answer::History(Box::new(found)))
     }
 
     fn remove_history(&mut self, name: &Arc<str>) -> Answer {
-        if let Some(stream) = self.channels.get_mut(name).and_then(|channel| channel.stream.as_mut()) {
-            let before = stream.bytes_kept();
+        if let Some(Channel { stream: Some(stream), interest, .. }) = self.channels.get_mut(name) {
             stream.clear();
-            self.stream_bytes = self.stream_bytes + stream.bytes_kept() - before;
+            self.kept.settle(name, stream, !interest.is_empty());
         }
         Answer::Removed
     }
 
     /// Forgets what is past its time, a part in each call; when the next call is wanted.
     pub fn expire(&mut self, now_ms: u64) -> Option<u64> {
-        self.recent.forget(now_ms);
+        if self.recent.forget(now_ms) {
+            return Some(now_ms);
+        }
         for _ in 0..EXPIRED_MAX {
-            match self.deadlines.peek() {
-                Some(Reverse((due, _))) if *due <= now_ms => {}
-                Some(Reverse((due, _))) => return Some(*due),
-                None => return None,
-            }
-            if let Some(Reverse((_, name))) = self.deadlines.pop() {
-                self.expire_one(now_ms, name);
+            match self.kept.due(now_ms) {
+                Ok(name) => self.expire_one(now_ms, &name),
+                Err(next) => return next,
             }
         }
         Some(now_ms)
     }
 
-    fn expire_one(&mut self, now_ms: u64, name: Arc<str>) {
-        let Some(channel) = self.channels.get_mut(&name) else { return };
-        let Some(stream) = &mut channel.stream else { return };
-        let before = stream.bytes_kept();
-        let lives = stream.expire(now_ms) || !channel.interest.is_empty();
-        self.stream_bytes = self.stream_bytes + stream.bytes_kept() - before;
-        if lives {
-            let due = Some(stream.due()).filter(|&due| due > now_ms).unwrap_or(now_ms + OCCUPIED_MS);
-            return self.deadlines.push(Reverse((due, name)));
+    fn expire_one(&mut self, now_ms: u64, name: &Arc<str>) {
+        if let Some(Channel { stream: Some(stream), .. }) = self.channels.get_mut(name) {
+            stream.listed = None;
         }
-        self.stream_bytes -= stream.bytes_kept();
-        channel.stream = None;
-        if channel.is_unused() {
-            self.channels.remove(&name);
+        self.forget_if_over(now_ms, name);
+        if let Some(Channel { stream: Some(stream), .. }) = self.channels.get_mut(name) {
+            let due = Some(stream.due()).filter(|&due| due > now_ms).unwrap_or(now_ms + OCCUPIED_MS);
+            self.kept.list(name, stream, due);
         }
     }
 
@@ -326,9 +403,14 @@ impl Memory {
         self.occupied == 0
     }
 
-    /// Bytes that streams count for.
-    pub fn stream_bytes(&self) -> usize {
-        self.stream_bytes
+    /// Bytes that streams and idempotency keys count for.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept.bytes() + self.recent.bytes()
+    }
+
+    /// What the limits cost, since the start.
+    pub fn evicted(&self) -> Evicted {
+        Evicted { keys: self.recent.evicted, ..self.evicted }
     }
 
     /// Each channel owned here that has subscribers, with their number over all reactors.
@@ -367,11 +449,6 @@ fn part(channel: &mut Channel, name: &Arc<str>, gone: Gone, out: &mut Out) {
     if announce {
         tell(&channel.interest, out, || Event::Leave { channel: name.clone(), info: info.clone() });
     }
-}
-
-fn next_epoch(seed: u64, epochs: &mut u64) -> Epoch {
-    *epochs += 1;
-    Epoch::random(FixedState::with_seed(seed).hash_one(*epochs))
 }
 
 #[cfg(test)]
@@ -513,21 +590,155 @@ mod tests {
     }
 
     #[test]
-    fn bytes_have_a_limit_and_come_back() {
-        let mut memory = Memory::new(7, Limits { history_bytes: 1500, recent: 0 });
+    fn what_is_kept_comes_back() {
+        let mut memory = Memory::new(7, Limits { history_bytes: 2000, recent: 0 });
         let large = || kept(&"x".repeat(500), |_| {});
         assert_eq!(published(&mut memory, 0, large()).0, Ok(1));
         assert_eq!(published(&mut memory, 0, large()).0, Ok(2));
-        assert_eq!(published(&mut memory, 0, large()).0, Err(ClientError::TooManyRequests));
-        assert!(memory.stream_bytes() > 1000);
+        assert!(memory.kept_bytes() > 1000);
         let request = Request::RemoveHistory { channel: "c".into(), asker: Asker::Backend(1) };
         handle(&mut memory, 0, request);
-        assert_eq!(published(&mut memory, 0, large()).0, Ok(3), "room again, and the offset goes on");
+        assert!(memory.kept_bytes() < 500);
+        assert_eq!(published(&mut memory, 0, large()).0, Ok(3), "the offset goes on");
         assert_eq!(memory.expire(0), Some(100));
         assert_eq!(memory.expire(100), Some(1000), "the stream outlives its publications");
-        assert!(memory.stream_bytes() < 500);
+        assert!(memory.kept_bytes() < 500);
         assert_eq!(memory.expire(1000), None);
-        assert_eq!((memory.stream_bytes(), memory.channels.len()), (0, 0));
+        assert_eq!((memory.kept_bytes(), memory.channels.len()), (0, 0));
+    }
+
+    /// A request to another channel than "c".
+    fn of(name: &str, mut request: Request) -> Request {
+        match &mut request {
+            Request::Publish { channel, .. } | Request::History { channel, .. } => *channel = name.into(),
+            other => panic!("not this: {other:?}"),
+        }
+        request
+    }
+
+    fn ask_history() -> Request {
+        let query = Box::new(Query { keep: KEEP, since: None, limit: 0, reverse: false });
+        Request::History { channel: "c".into(), asker: Asker::Backend(1), query }
+    }
+
+    fn position(memory: &mut Memory, now_ms: u64, name: &str) -> Position {
+        match handle(memory, now_ms, of(name, ask_history())).pop() {
+            Some(Event::Answer { answer: Answer::History(found), .. }) => found.0,
+            other => panic!("no history: {other:?}"),
+        }
+    }
+
+    fn subscribe_to(memory: &mut Memory, name: &str, want: Want) {
+        let (from, want) = (ConnKey { reactor: 0, index: 7, generation: 1 }, Some(Box::new(want)));
+        handle(memory, 0, Request::Subscribe { channel: name.into(), from, ticket: 3, want });
+    }
+
+    fn leave(memory: &mut Memory, name: &str) {
+        handle(memory, 0, Request::Leave { channel: name.into(), reactor: 0, gone: None });
+    }
+
+    #[test]
+    fn made_up_names_cost_nothing_and_their_epochs_hold() {
+        let mut memory = memory();
+        let asked: Vec<Position> = (0..2000).map(|n| position(&mut memory, 0, &n.to_string())).collect();
+        assert_eq!((memory.kept_bytes(), memory.channels.len()), (0, 0), "a question begins nothing");
+        for n in 0..2000 {
+            subscribe_to(&mut memory, &n.to_string(), positioned());
+        }
+        assert!(memory.kept_bytes() > 2000 * 256, "subscriptions are counted");
+        for n in 0..2000 {
+            leave(&mut memory, &n.to_string());
+        }
+        assert_eq!((memory.kept_bytes(), memory.channels.len()), (0, 0), "and cost nothing once they are over");
+        assert_eq!(memory.evicted(), Evicted::default());
+        for (n, asked) in asked.into_iter().enumerate() {
+            let name = n.to_string();
+            handle(&mut memory, 0, of(&name, kept("1", |_| {})));
+            let epoch = position(&mut memory, 0, &name).epoch;
+            assert!(asked.offset == 0 && asked.epoch == epoch, "who was told an epoch is recovered in it");
+        }
+    }
+
+    #[test]
+    fn a_position_is_never_taken_for_one_in_another_life() {
+        let mut memory = memory();
+        let mut epochs = vec![position(&mut memory, 0, "c").epoch];
+        for life in 0..50 {
+            handle(&mut memory, life * 5000, kept("1", |_| {}));
+            assert_eq!(Some(&position(&mut memory, life * 5000, "c").epoch), epochs.last());
+            let next = position(&mut memory, life * 5000 + 2000, "c");
+            assert!(next.offset == 0 && !epochs.contains(&next.epoch));
+            epochs.push(next.epoch);
+        }
+    }
+
+    /// The attack: a subscriber makes up names until the limit is reached. What others publish is kept all the same.
+    #[test]
+    fn publications_go_on_while_names_are_made_up() {
+        let max = 16 * 1024;
+        let mut memory = Memory::new(7, Limits { history_bytes: max, recent: 100 });
+        subscribe_to(&mut memory, "good", positioned());
+        let mut offset = 0;
+        for n in 0..3000 {
+            let name = format!("made up {n}");
+            match n % 3 {
+                0 => subscribe_to(&mut memory, &name, positioned()),
+                1 => handle(&mut memory, n, of(&name, ask_history())).truncate(0),
+                _ => handle(&mut memory, n, of(&name, kept("an outsider may publish, too", |_| {}))).truncate(0),
+            }
+            let request = of("good", kept("x", |treatment| treatment.idempotency_key = n.to_string().into()));
+            offset += 1;
+            assert_eq!(published(&mut memory, n, request), (Ok(offset), 1));
+            assert!(memory.kept_bytes() <= max, "{} of {max}", memory.kept_bytes());
+        }
+        let Evicted { streams, refused, .. } = memory.evicted();
+        assert!(streams > 1900 && refused == 0, "{streams}");
+        assert_eq!(
+            memory.channels.len(),
+            memory.len() + memory.channels.values().filter(|c| c.interest.is_empty()).count()
+        );
+        assert!(memory.channels.values().filter(|channel| channel.interest.is_empty()).count() < 100);
+    }
+
+    #[test]
+    fn what_costs_least_is_forgotten_first() {
+        let long = Keep { size: 3, ttl_ms: 1_000_000, meta_ttl_ms: 1_000_000 };
+        let kept = |data: &str| kept(data, |treatment| treatment.keep = Some(long));
+        let data = "x".repeat(400);
+        let publish = |memory: &mut Memory, now_ms, name| published(memory, now_ms, of(name, kept(&data))).0;
+        let mut memory = Memory::new(7, Limits { history_bytes: 2900, recent: 10 });
+        subscribe_to(&mut memory, "heard", positioned());
+        assert_eq!(publish(&mut memory, 0, "heard"), Ok(1));
+        assert_eq!(publish(&mut memory, 1, "idle"), Ok(1));
+        assert_eq!(publish(&mut memory, 2000, "later"), Ok(1));
+        subscribe_to(&mut memory, "empty", positioned());
+        let (idle, heard) = (position(&mut memory, 3500, "idle"), position(&mut memory, 1, "heard"));
+        let has =
+            |memory: &Memory, name: &str| memory.channels.get(name).is_some_and(|channel| channel.stream.is_some());
+        let all = |memory: &Memory| ["empty", "later", "idle", "heard"].map(|name| has(memory, name));
+        assert_eq!(all(&memory), [true; 4]);
+        let mut next = 5000;
+        let mut add = |memory: &mut Memory| {
+            next += 2000;
+            publish(memory, next, "new")
+        };
+        assert_eq!(add(&mut memory), Ok(1));
+        assert_eq!((all(&memory), memory.evicted().streams), ([false, true, true, true], 1), "nothing was in it");
+        assert_eq!(add(&mut memory), Ok(2));
+        assert_eq!(all(&memory), [false, false, true, true], "the other was asked for later");
+        assert_eq!((add(&mut memory), add(&mut memory)), (Ok(3), Ok(4)));
+        let mut large = kept(&"y".repeat(1800));
+        large = of("new", large);
+        assert_eq!(published(&mut memory, 20_000, large).0, Ok(5));
+        assert_eq!(all(&memory), [false, false, false, true], "nobody subscribed");
+        let after = position(&mut memory, 1, "heard");
+        assert_eq!(after, heard, "its subscribers go on");
+        assert_ne!(position(&mut memory, 1, "idle").epoch, idle.epoch);
+        let Evicted { histories, refused, .. } = memory.evicted();
+        assert!(histories > 0 && refused == 0);
+        let beyond = of("new", kept(&"z".repeat(3000)));
+        assert_eq!(published(&mut memory, 20_000, beyond).0, Err(ClientError::TooManyRequests));
+        assert_eq!(memory.evicted().refused, 1);
     }
 
     #[test]

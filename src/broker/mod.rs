@@ -9,12 +9,13 @@
 //! Owns the contract (requests, events, who owns what). Knows nothing of sessions or options: it sees a return address,
 //! and is told with each request what a channel keeps.
 
+mod kept;
 mod memory;
 mod presence;
 mod recent;
 mod stream;
 
-pub use memory::{Limits, Memory};
+pub use memory::{Evicted, Limits, Memory};
 
 use crate::protocol::code::ClientError;
 use crate::protocol::{ClientInfo, Publication};

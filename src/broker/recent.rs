@@ -1,24 +1,49 @@
 //! F3 · Publications that were made already: a key that comes again is answered as it was the first time.
 //!
-//! Owns the keys of the last five minutes, at most as many as it is told; beyond, the oldest is forgotten first.
+//! Owns the keys of the last five minutes, each once, at most as many as it is told; beyond, the oldest is forgotten
+//! first.
 
 use super::Position;
 use compact_str::CompactString;
 use foldhash::quality::RandomState;
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 /// How long a key is remembered, as Centrifugo does.
 const REMEMBERED_MS: u64 = 5 * 60 * 1000;
+/// What a key counts for beside itself and its channel's name: its entry, its place in the table, and the allocator's.
+const KEY_BYTES: usize = 128;
+/// Keys forgotten in one call because of their age, so that as many as came at once do not end in one turn.
+const FORGOTTEN_MAX: usize = 256;
 
-type Key = (Arc<str>, CompactString);
+#[derive(Debug)]
+struct Entry {
+    until: u64,
+    channel: Arc<str>,
+    key: CompactString,
+    result: Option<Position>,
+}
+
+impl Entry {
+    fn cost(&self) -> usize {
+        KEY_BYTES + self.channel.len() + self.key.len()
+    }
+}
 
 #[derive(Debug, Default)]
 pub struct Recent {
-    results: HashMap<Key, Option<Position>, RandomState>,
-    order: VecDeque<(u64, Key)>,
+    /// In the order in which they came; the first has the number `first`.
+    entries: VecDeque<Entry>,
+    first: u64,
+    /// Numbers of the entries, by channel and key.
+    numbers: HashTable<u64>,
+    hasher: RandomState,
+    bytes: usize,
     size_max: usize,
+    /// Keys forgotten before their time.
+    pub evicted: u64,
 }
 
 impl Recent {
@@ -26,35 +51,67 @@ impl Recent {
         Recent { size_max, ..Recent::default() }
     }
 
+    /// Bytes that the keys count for.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The result of the first publication with this key, if there was one.
-    pub fn find(&mut self, now_ms: u64, channel: &Arc<str>, key: &CompactString) -> Option<Option<Position>> {
-        self.forget(now_ms);
-        self.results.get(&(channel.clone(), key.clone())).copied()
+    pub fn find(&self, now_ms: u64, channel: &Arc<str>, key: &CompactString) -> Option<Option<Position>> {
+        let hash = self.hasher.hash_one((channel, key));
+        let is_it = |number: &u64| {
+            let entry = &self.entries[(number - self.first) as usize];
+            entry.key == *key && entry.channel == *channel && entry.until > now_ms
+        };
+        self.numbers.find(hash, is_it).map(|number| self.entries[(number - self.first) as usize].result)
     }
 
     pub fn insert(&mut self, now_ms: u64, channel: &Arc<str>, key: &CompactString, result: Option<Position>) {
         if self.size_max == 0 {
             return;
         }
-        let key = (channel.clone(), key.clone());
-        self.results.insert(key.clone(), result);
-        self.order.push_back((now_ms + REMEMBERED_MS, key));
-        while self.order.len() > self.size_max {
-            self.forget_oldest();
-        }
+        let Recent { entries, first, numbers, hasher, bytes, .. } = self;
+        let number = *first + entries.len() as u64;
+        let until = now_ms + REMEMBERED_MS;
+        let entry = Entry { until, channel: channel.clone(), key: key.clone(), result };
+        *bytes += entry.cost();
+        entries.push_back(entry);
+        let hash_of = |number: &u64| {
+            let entry = &entries[(number - *first) as usize];
+            hasher.hash_one((&entry.channel, &entry.key))
+        };
+        numbers.insert_unique(hasher.hash_one((channel, key)), number, hash_of);
+        while self.entries.len() > self.size_max && self.evict_oldest() {}
     }
 
-    /// Drops what is past its time.
-    pub fn forget(&mut self, now_ms: u64) {
-        while self.order.front().is_some_and(|(until, _)| *until <= now_ms) {
+    /// Drops what is past its time, a part in each call; is there more?
+    pub fn forget(&mut self, now_ms: u64) -> bool {
+        let is_old = |recent: &Recent| recent.entries.front().is_some_and(|entry| entry.until <= now_ms);
+        for _ in 0..FORGOTTEN_MAX {
+            if !is_old(self) {
+                return false;
+            }
             self.forget_oldest();
         }
+        is_old(self)
     }
 
-    fn forget_oldest(&mut self) {
-        if let Some((_, key)) = self.order.pop_front() {
-            self.results.remove(&key);
+    /// Drops the oldest before its time; false if there is none.
+    pub fn evict_oldest(&mut self) -> bool {
+        let had = self.forget_oldest();
+        self.evicted += u64::from(had);
+        had
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let Some(entry) = self.entries.pop_front() else { return false };
+        let hash = self.hasher.hash_one((&entry.channel, &entry.key));
+        if let Ok(number) = self.numbers.find_entry(hash, |number| *number == self.first) {
+            number.remove();
         }
+        self.first += 1;
+        self.bytes -= entry.cost();
+        true
     }
 }
 
@@ -75,7 +132,8 @@ mod tests {
         assert_eq!(recent.find(1, &other, &key), Some(None));
         assert_eq!(recent.find(1, &channel, &"other".into()), None);
         assert_eq!(recent.find(REMEMBERED_MS, &channel, &key), None);
-        assert!(recent.results.is_empty() && recent.order.is_empty());
+        assert!(!recent.forget(REMEMBERED_MS));
+        assert!(recent.entries.is_empty() && recent.numbers.is_empty() && recent.bytes == 0);
     }
 
     #[test]
@@ -88,7 +146,19 @@ mod tests {
         }
         let known: Vec<u64> =
             (0..10).filter(|number| recent.find(10, &channel, &number.to_string().into()).is_some()).collect();
-        assert_eq!((known, recent.results.len()), (vec![7, 8, 9], 3));
+        assert_eq!((known, recent.numbers.len(), recent.evicted), (vec![7, 8, 9], 3, 7));
         assert_eq!(none.find(10, &channel, &"9".into()), None);
+    }
+
+    #[test]
+    fn keys_end_a_part_in_each_call_and_count_once() {
+        let mut recent = Recent::new(10_000);
+        let channel: Arc<str> = "c".into();
+        for number in 0..1000 {
+            recent.insert(0, &channel, &format!("{number:0>300}").into(), None);
+        }
+        assert_eq!(recent.bytes(), 1000 * (KEY_BYTES + 301));
+        let calls = (0..).take_while(|_| recent.forget(REMEMBERED_MS)).count();
+        assert_eq!((calls, recent.bytes(), recent.evicted), (1000 / FORGOTTEN_MAX, 0, 0));
     }
 }

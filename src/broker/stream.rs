@@ -3,6 +3,7 @@
 //! Owns offsets, the epoch and the kept publications, each as its Protobuf bytes: a publication that waits to be asked
 //! for costs its size and a few words. Knows nothing of subscribers or of clocks.
 
+use super::kept::UsePlace;
 use super::{Epoch, Keep, Position, Query, Recover, Recovery};
 use crate::protocol::Publication;
 use crate::protocol::code::ClientError;
@@ -14,8 +15,8 @@ use std::collections::VecDeque;
 const STREAM_BYTES: usize = 256;
 /// The same for a publication: the pointer, and what the allocator adds.
 const ENTRY_BYTES: usize = 32;
-/// How long a stream that never had a publication is remembered.
-const EMPTY_MS: u64 = 10 * 60 * 1000;
+/// What a publication grows by when it gets its offset, and the first one the epoch, at most.
+pub const PLACE_BYTES: usize = 24;
 
 #[derive(Debug)]
 pub struct Stream {
@@ -33,12 +34,20 @@ pub struct Stream {
     version_epoch: CompactString,
     /// Subscribers that take deltas.
     pub deltas: u32,
-    /// The owner's list of deadlines has this stream.
-    pub listed: bool,
+    /// The list of deadlines has this stream, at this time.
+    pub listed: Option<u64>,
+    /// Where it stands in the order of use.
+    pub place: Option<UsePlace>,
+    pub used_ms: u64,
+    /// Tells it from every other of this owner's.
+    pub id: u64,
+    /// Bytes that the owner counts for it.
+    pub counted: usize,
+    name_len: usize,
 }
 
 impl Stream {
-    pub fn new(epoch: Epoch) -> Stream {
+    pub fn new(epoch: Epoch, id: u64, name_len: usize) -> Stream {
         Stream {
             epoch,
             top: 0,
@@ -49,7 +58,12 @@ impl Stream {
             version: 0,
             version_epoch: CompactString::default(),
             deltas: 0,
-            listed: false,
+            listed: None,
+            place: None,
+            used_ms: 0,
+            id,
+            counted: 0,
+            name_len,
         }
     }
 
@@ -59,22 +73,39 @@ impl Stream {
 
     /// Bytes it counts for.
     pub fn bytes_kept(&self) -> usize {
-        STREAM_BYTES + self.bytes
+        STREAM_BYTES + self.name_len + self.version_epoch.len() + self.bytes
     }
 
-    /// Bytes that adding `publication` makes, nothing being dropped for it.
+    /// Bytes that a stream of the channel called `name` counts for, while nothing is in it.
+    pub fn new_cost(name: &str) -> usize {
+        STREAM_BYTES + name.len()
+    }
+
+    /// Bytes that a publication counts for.
     pub fn cost(publication: &Publication) -> usize {
         publication.encoded_len() + ENTRY_BYTES
     }
 
-    /// It is in use: it will not be forgotten before its meta TTL from now. One without publications has less to
-    /// remember, and anyone who may ask for a history can begin as many as there are names.
+    /// Bytes that adding `publication` makes, less those of what goes for it.
+    pub fn growth(&self, keep: Keep, publication: &Publication) -> usize {
+        let going = (self.entries.len() + 1).saturating_sub((keep.size as usize).max(1));
+        let freed: usize = self.entries.iter().take(going).map(|entry| entry.len() + ENTRY_BYTES).sum();
+        (Stream::cost(publication) + PLACE_BYTES).saturating_sub(freed)
+    }
+
+    /// It never had a publication.
+    pub fn is_empty(&self) -> bool {
+        self.top == 0
+    }
+
+    pub fn has_publications(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
+    /// It is in use: it will not be forgotten before its meta TTL from now.
     pub fn touch(&mut self, now_ms: u64, keep: Keep) {
-        let life_ms = match self.top {
-            0 => keep.meta_ttl_ms.min(EMPTY_MS),
-            _ => keep.meta_ttl_ms.max(keep.ttl_ms),
-        };
-        self.until = self.until.max(now_ms.saturating_add(life_ms));
+        self.used_ms = now_ms;
+        self.until = self.until.max(now_ms.saturating_add(keep.meta_ttl_ms.max(keep.ttl_ms)));
     }
 
     /// When something of it is next forgotten.
@@ -90,17 +121,16 @@ impl Stream {
         now_ms < self.until
     }
 
-    /// Is this version not above the latest one of its epoch? Otherwise it is the latest from now on.
-    pub fn is_stale(&mut self, version: u64, epoch: &CompactString) -> bool {
-        if version == 0 {
-            return false;
+    /// Is this version not above the latest one of its epoch?
+    pub fn is_stale(&self, version: u64, epoch: &CompactString) -> bool {
+        version > 0 && version <= self.version && (epoch.is_empty() || *epoch == self.version_epoch)
+    }
+
+    /// This version, if it is one, is the latest from now on.
+    pub fn set_version(&mut self, version: u64, epoch: &CompactString) {
+        if version > 0 {
+            (self.version, self.version_epoch) = (version, epoch.clone());
         }
-        if version <= self.version && (epoch.is_empty() || *epoch == self.version_epoch) {
-            return true;
-        }
-        self.version = version;
-        self.version_epoch = epoch.clone();
-        false
     }
 
     /// Gives `publication` its offset and keeps it.
@@ -200,7 +230,7 @@ mod tests {
 
     /// One with `count` publications, of which the latest `KEEP.size` are kept.
     fn stream(count: usize) -> Stream {
-        let mut stream = Stream::new(epoch(b'e'));
+        let mut stream = Stream::new(epoch(b'e'), 1, 0);
         for number in 1..=count {
             add(&mut stream, 0, &number.to_string());
         }
@@ -311,7 +341,7 @@ mod tests {
 
     #[test]
     fn publications_and_then_the_stream_are_forgotten_in_time() {
-        let mut stream = Stream::new(epoch(b'e'));
+        let mut stream = Stream::new(epoch(b'e'), 1, 0);
         stream.touch(0, KEEP);
         assert_eq!((stream.due(), stream.bytes_kept()), (1000, STREAM_BYTES));
         let first = add(&mut stream, 0, "1");
@@ -328,19 +358,19 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_stream_is_not_remembered_for_long() {
-        let keep = Keep { size: 1, ttl_ms: 24 * EMPTY_MS, meta_ttl_ms: 48 * EMPTY_MS };
-        let mut stream = Stream::new(epoch(b'e'));
-        stream.touch(0, keep);
-        assert_eq!(stream.due(), EMPTY_MS);
-    }
-
-    #[test]
     fn bytes_are_those_of_what_is_kept() {
         let mut stream = stream(0);
         for number in 0..500_usize {
+            let before = stream.bytes_kept();
+            let next = Publication {
+                data: "x".repeat(number % 70).into(),
+                offset: number as u64 + 1,
+                ..Publication::default()
+            };
+            let growth = stream.growth(KEEP, &next);
             let publication = add(&mut stream, 0, &"x".repeat(number % 70));
             let cost = Stream::cost(&publication);
+            assert!(stream.bytes_kept() <= before + growth);
             assert!(stream.bytes_kept() >= STREAM_BYTES + cost);
             let kept: usize = stream.entries.iter().map(|entry| entry.len() + ENTRY_BYTES).sum();
             assert_eq!(stream.bytes_kept(), STREAM_BYTES + kept);
@@ -365,6 +395,9 @@ mod tests {
         ];
         for (version, epoch, stale) in table {
             assert_eq!(stream.is_stale(version, &epoch.into()), stale, "{version} of {epoch:?}");
+            if !stale {
+                stream.set_version(version, &epoch.into());
+            }
         }
     }
 }

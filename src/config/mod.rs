@@ -312,13 +312,15 @@ options! {
         max_length: usize = 255, Rule::Bytes(1, 64 * KIB);
         /// How long offset and epoch of a channel outlive its last publication.
         history_meta_ttl: Duration = MONTH, Rule::Time(secs(1), YEAR);
-        /// Bytes that history may take in one reactor. 0 = no limit; beyond: publications that are to be kept get
-        /// 111 / 503.
+        /// Bytes that history and idempotency keys may take in one reactor. 0 = no limit; beyond: what was unused for
+        /// the longest is forgotten, and if nothing is left to forget, publications that are to be kept get 111 / 503.
         history_memory_limit: usize = 0, Rule::Bytes(0, NO_MAX);
         /// As a channel's publication_data_format, for channels whose own is empty.
         publication_data_format: String = String::new(), Rule::OneOf(FORMATS);
         /// Results of publications with an idempotency_key that are remembered, for five minutes each, in one reactor.
         idempotency_cache_size: usize = 65536, Rule::Count(0, 1 << 24);
+        /// Bytes of an idempotency_key, and of a version_epoch; beyond: error 107.
+        idempotency_key_max_length: usize = 256, Rule::Bytes(1, 64 * KIB);
         /// `[{name, ...options}]`; names match ^[-a-zA-Z0-9_.]{2,}$ and are unique. The options are those
         /// of channel.without_namespace.
         namespaces: Vec<NamespaceOptions> = Vec::new();

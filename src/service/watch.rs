@@ -95,7 +95,7 @@ pub fn draining(admission: Arc<Admission>) -> tokio::sync::watch::Receiver<bool>
 /// Counters worth a line when they grow, and what to do about each.
 type Watched = (fn(&Counters) -> u64, &'static str);
 
-const WATCHED: [Watched; 10] = [
+const WATCHED: [Watched; 14] = [
     (
         |c| c.limit_connections,
         "clients refused at the connection limit: raise client.connection_limit or LimitNOFILE, or add nodes",
@@ -111,6 +111,19 @@ const WATCHED: [Watched; 10] = [
     (|c| c.limit_service, "HTTP connections refused by http_server.service_connection_limit"),
     (|c| c.descriptors_exhausted, "accepts found no file descriptor: raise LimitNOFILE"),
     (|c| c.origins_refused, "browsers refused by client.allowed_origins: add the origin if the page is yours"),
+    (
+        |c| c.streams_evicted,
+        "streams forgotten at channel.history_memory_limit, unused for the longest: raise it if these were wanted",
+    ),
+    (
+        |c| c.histories_evicted,
+        "histories of channels in use forgotten at channel.history_memory_limit: raise it, or lower history_size",
+    ),
+    (|c| c.history_refused, "publications refused at channel.history_memory_limit: raise it, or lower history_size"),
+    (
+        |c| c.idempotency_keys_evicted,
+        "idempotency keys forgotten early: raise channel.idempotency_cache_size or channel.history_memory_limit",
+    ),
     (|c| c.publications_dropped, "publications dropped at a full mailbox: raise reactor.mailbox_size or add reactors"),
 ];
 

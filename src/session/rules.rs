@@ -26,6 +26,8 @@ pub struct Rules {
     pub include_time: bool,
     pub channel_limit: usize,
     pub channel_length_max: usize,
+    /// Bytes of an idempotency key, and of a version's epoch.
+    pub idempotency_key_length_max: usize,
     /// Connections of one user. 0 = any number.
     pub user_connection_limit: usize,
     pub history_limit: usize,
@@ -108,6 +110,7 @@ impl Rules {
             include_time: client.connect_include_server_time,
             channel_limit: client.channel_limit.min(usize::from(u16::MAX)),
             channel_length_max: channel.max_length,
+            idempotency_key_length_max: channel.idempotency_key_max_length,
             user_connection_limit: client.user_connection_limit,
             history_limit: client.history_max_publication_limit,
             recovery_limit: client.recovery_max_publication_limit,

@@ -61,7 +61,7 @@ pub struct Stats {
     pub channels: usize,
     /// Bytes of publications that wait for delivery.
     pub waiting_bytes: usize,
-    /// Bytes of the history kept here.
+    /// Bytes of the history and idempotency keys kept here.
     pub history_bytes: usize,
     /// Values that wait in the mailbox.
     pub mailbox: usize,
@@ -134,6 +134,9 @@ impl Shard {
         let mut counters = self.counters.clone();
         (counters.tokens_remembered, counters.tokens_verified) = (self.tokens.cache.hits, self.tokens.cache.misses);
         counters.gaps = self.hub.gaps();
+        let broker::Evicted { streams, histories, keys, refused } = self.broker.evicted();
+        (counters.streams_evicted, counters.histories_evicted) = (streams, histories);
+        (counters.idempotency_keys_evicted, counters.history_refused) = (keys, refused);
         let deflated = self.deflater.tally;
         counters.messages_compressed = deflated.messages;
         counters.messages_incompressible = deflated.in_vain;
@@ -146,7 +149,7 @@ impl Shard {
             subscriptions: self.hub.subscriptions(),
             channels: self.broker.len(),
             waiting_bytes: self.hub.waiting_bytes(),
-            history_bytes: self.broker.stream_bytes(),
+            history_bytes: self.broker.kept_bytes(),
             mailbox: self.mailbox,
             counters,
         }

@@ -118,6 +118,8 @@ fn what_a_method_refuses_is_an_error_with_status_200() {
         ("publish", json!({ "channel": "nowhere:c", "data": 1 }), 102),
         ("publish", json!({ "channel": "c", "b64data": "AAE=" }), 107),
         ("publish", json!({ "channel": "c", "data": 1, "version": 1 }), 108),
+        ("publish", json!({ "channel": "c", "data": 1, "idempotency_key": "x".repeat(257) }), 107),
+        ("publish", json!({ "channel": "c", "data": 1, "version_epoch": "x".repeat(257) }), 107),
         ("broadcast", json!({ "channels": [], "data": 1 }), 107),
         ("disconnect", json!({}), 107),
         ("disconnect", json!({ "user": "1", "disconnect": { "code": 1000 } }), 107),

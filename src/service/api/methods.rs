@@ -105,6 +105,10 @@ async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResu
     if !is_publishable(namespace, &content.publication.data, content.is_json) {
         return Err(BAD_REQUEST.into());
     }
+    let longest = content.idempotency_key.len().max(content.version_epoch.len());
+    if longest > api.node.rules.idempotency_key_length_max {
+        return Err(BAD_REQUEST.into());
+    }
     let keep = namespace.keep.filter(|_| !content.skip_history);
     if content.version > 0 && keep.is_none() {
         // Nobody would remember it: the caller must not believe that it was looked at.
