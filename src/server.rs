@@ -13,7 +13,7 @@ use crate::admission::Admission;
 use crate::base::mailbox::{Mailbox, Sender, mailbox};
 use crate::config::{Config, Warning};
 use crate::reactor::{Links, Reactor, Steering, WAKER, listen};
-use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, Replies, Service};
+use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, PortRoom, Replies, Service};
 use crate::session::Rules;
 use crate::shard::{ControlAnswer, Mail, Shard};
 use log::Logger;
@@ -90,7 +90,8 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
     let parts = mailboxes(count, config.reactor.mailbox_size).map_err(cannot("make the reactors' polls"))?;
     let senders: Vec<Sender<Mail>> = parts.iter().map(|part| part.sender.clone()).collect();
     let (answers, replies) = unbounded_channel();
-    let (hand_off, handed_off, room) = service::hand_off(room.http);
+    let rooms = room.ports();
+    let (hand_off, handed_off) = service::hand_off(rooms.public.clone());
     let (outgoing, backend, hook) =
         service::outgoing(config.clone(), rules.clone(), senders.clone()).map_err(cannot_start)?;
 
@@ -123,7 +124,7 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
         handed_off,
         replies: Replies(replies),
         outgoing,
-        room,
+        rooms,
         log_dropped: log.dropped.clone(),
     };
     spawn("service".into(), move || {
@@ -272,8 +273,11 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> ServeError {
 pub(crate) struct Room {
     pub sockets: usize,
     pub clients: usize,
-    /// Plain HTTP connections.
+    /// Plain HTTP connections of the public port.
     pub http: usize,
+    /// Those of the second port and of the gRPC API, each if it is on.
+    pub internal: usize,
+    pub grpc: usize,
 }
 
 impl Room {
@@ -282,11 +286,23 @@ impl Room {
         DESCRIPTORS_RESERVED + reactors * DESCRIPTORS_PER_REACTOR + service::descriptors(config)
     }
 
-    /// Shares out `open` descriptors: plain HTTP gets at most a sixteenth, so that it cannot crowd the clients out.
+    /// Shares out `open` descriptors: plain HTTP gets at most a sixteenth at each port, so that it cannot crowd the
+    /// clients out, nor one port another.
     pub fn share(open: usize, config: &Config, reactors: usize) -> Room {
-        let sockets = open.saturating_sub(Room::reserved(config, reactors));
-        let http = config.http_server.service_connection_limit.min((sockets / 16).max(8)).min(sockets);
-        Room { sockets, clients: sockets - http, http }
+        let all = open.saturating_sub(Room::reserved(config, reactors));
+        let part = |is_on: bool, limit: usize| if is_on { limit.min((all / 16).max(8)).min(all / 4) } else { 0 };
+        let server = &config.http_server;
+        let http = part(true, server.service_connection_limit);
+        let internal = part(server.internal_port != 0, server.internal_connection_limit);
+        let grpc = part(config.grpc_api.enabled, config.grpc_api.connection_limit);
+        let sockets = all - internal - grpc;
+        Room { sockets, clients: sockets - http, http, internal, grpc }
+    }
+
+    /// Room for the connections of each port.
+    fn ports(self) -> service::Rooms {
+        let room = |size: usize| PortRoom::new(size.max(1));
+        service::Rooms { public: room(self.http), internal: room(self.internal), grpc: room(self.grpc) }
     }
 }
 

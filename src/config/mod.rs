@@ -156,8 +156,11 @@ options! {
         send_buffer_size: usize = 0, Rule::Bytes(0, GIB);
         /// Kernel receive buffer, in the same way. 0 = the kernel's own sizing.
         receive_buffer_size: usize = 0, Rule::Bytes(0, GIB);
-        /// HTTP connections served at once by the service thread (api, health, metrics, pages).
+        /// HTTP connections served at once on the public port (emulation, pages; api, health and metrics if they are
+        /// there); beyond: 503. While fewer than a quarter are free, idle ones end after a second.
         service_connection_limit: usize = 4096, Rule::Count(1, MIB);
+        /// The same on the internal port; beyond: they wait.
+        internal_connection_limit: usize = 4096, Rule::Count(1, MIB);
         /// Bytes of an HTTP request body for the server API.
         body_size_limit: usize = 8 << 20, Rule::Bytes(1, GIB);
     }
@@ -456,6 +459,8 @@ options! {
         error_mode: String = String::new(), Rule::OneOf(&["", "transport"]);
         /// Bytes of one request; beyond: OUT_OF_RANGE.
         max_receive_message_size: usize = 4 << 20, Rule::Bytes(1, GIB);
+        /// Connections served at once; beyond: they wait. While fewer than a quarter are free, idle ones end.
+        connection_limit: usize = 4096, Rule::Count(1, MIB);
     }
 }
 

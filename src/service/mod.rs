@@ -13,6 +13,7 @@ mod hooks;
 mod jwks;
 mod node;
 mod pages;
+mod room;
 mod source;
 mod sums;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod watch;
 pub use backend::{BackendLink, descriptors};
 pub use hooks::HookLink;
 pub use node::{Node, NodeInfo, Replies};
+pub use room::{ConnectionPermit, PortRoom};
 
 use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;
@@ -39,7 +41,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_io_timeout::TimeoutWriter;
 
 /// A listener that gave no connection is asked again after this long.
@@ -48,24 +50,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A socket from a reactor, with the bytes it read and its place here.
 pub type HandedOff = (TcpStream, Bytes, ConnectionPermit);
 
-/// A connection's place among those served at once, and in the counts of the node if it came by a reactor.
-pub struct ConnectionPermit {
-    _permit: OwnedSemaphorePermit,
-    _entry: Option<Entry>,
-}
-
 /// What reactors call to hand a socket off.
 #[derive(Clone)]
 pub struct HandOff {
     sender: mpsc::UnboundedSender<HandedOff>,
-    room: Arc<Semaphore>,
+    room: Arc<PortRoom>,
 }
 
 impl HandOff {
     /// Gives the socket to the service thread, or back if too many are there.
     pub fn give(&self, stream: TcpStream, bytes: Bytes, entry: Entry) -> Result<(), TcpStream> {
-        let Ok(permit) = self.room.clone().try_acquire_owned() else { return Err(stream) };
-        let place = ConnectionPermit { _permit: permit, _entry: Some(entry) };
+        let Some(place) = self.room.take(entry) else { return Err(stream) };
         self.sender.send((stream, bytes, place)).map_err(|refused| refused.0.0)
     }
 }
@@ -106,17 +101,23 @@ pub struct Service {
     pub handed_off: mpsc::UnboundedReceiver<HandedOff>,
     pub replies: Replies,
     pub outgoing: Outgoing,
-    /// For the second port's own connections.
-    pub room: Arc<Semaphore>,
+    pub rooms: Rooms,
     /// Lines that the log dropped so far.
     pub log_dropped: Arc<dyn Fn() -> usize + Send + Sync>,
 }
 
+/// Connections that each port may have.
+#[derive(Clone)]
+pub struct Rooms {
+    pub public: Arc<PortRoom>,
+    pub internal: Arc<PortRoom>,
+    pub grpc: Arc<PortRoom>,
+}
+
 /// The two ends by which reactors reach the service.
-pub fn hand_off(limit: usize) -> (HandOff, mpsc::UnboundedReceiver<HandedOff>, Arc<Semaphore>) {
+pub fn hand_off(room: Arc<PortRoom>) -> (HandOff, mpsc::UnboundedReceiver<HandedOff>) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let room = Arc::new(Semaphore::new(limit));
-    (HandOff { sender, room: room.clone() }, receiver, room)
+    (HandOff { sender, room }, receiver)
 }
 
 impl Service {
@@ -147,12 +148,12 @@ impl Service {
         let head_timeout = self.config.http_server.handshake_timeout;
         if let Some(listener) = self.internal.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(accept(listener, internal, self.room.clone(), head_timeout));
+            tokio::spawn(accept(listener, internal, self.rooms.internal.clone(), head_timeout));
         }
         if let Some(listener) = self.grpc.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let drained = watch::draining(self.admission.clone());
-            tokio::spawn(api::serve_grpc(listener, grpc, self.room.clone(), head_timeout, drained));
+            tokio::spawn(api::serve_grpc(listener, grpc, self.rooms.grpc.clone(), head_timeout, drained));
         }
         while let Some((stream, bytes, place)) = self.handed_off.recv().await {
             if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
@@ -164,13 +165,12 @@ impl Service {
 }
 
 /// The second port.
-async fn accept(listener: tokio::net::TcpListener, router: Router, room: Arc<Semaphore>, head_timeout: Duration) {
+async fn accept(listener: tokio::net::TcpListener, router: Router, room: Arc<PortRoom>, head_timeout: Duration) {
     loop {
         // A place first: connections beyond the limit wait in the kernel's queue.
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Some(place) = room.wait().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let place = ConnectionPermit { _permit: permit, _entry: None };
                 tokio::spawn(serve_one(stream, Bytes::new(), router.clone(), place, head_timeout));
             }
             Err(error) => {
@@ -200,12 +200,20 @@ async fn serve_one(
     let mut writer = TimeoutWriter::new(writer);
     writer.set_timeout(Some(head_timeout));
     let io = TokioIo::new(tokio::io::join(io::Cursor::new(bytes).chain(reader), Box::pin(writer)));
-    let served = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Also ends a connection that is kept alive and asks nothing.
         .header_read_timeout(head_timeout)
-        .serve_connection(io, TowerToHyperService::new(router))
-        .await;
+        .serve_connection(io, TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        // It answers what it has begun to, and goes.
+        () = place.shortage() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "HTTP connection ended");
     }

@@ -1,12 +1,12 @@
 //! F10 · Health, metrics and the chat page, and which port answers what.
 
-use super::Service;
 use super::api::{self, Calls, GrpcService};
 use super::backend::Backend;
 use super::emulation;
 use super::hooks::HookCounts;
 use super::node::{Node, Unavailable};
 use super::watch;
+use super::{PortRoom, Rooms, Service};
 use crate::admission::Admission;
 use crate::base::metrics::{Counters, Page};
 use crate::config::Config;
@@ -30,6 +30,7 @@ struct Operator {
     log_dropped: Arc<dyn Fn() -> usize + Send + Sync>,
     backend: Arc<Backend>,
     told: Arc<HookCounts>,
+    rooms: Rooms,
     /// Seconds since 1970 at the start of the process.
     started: f64,
 }
@@ -75,6 +76,7 @@ pub fn internal(service: &Service) -> (Router, GrpcService) {
         log_dropped,
         backend: service.outgoing.backend.clone(),
         told: service.outgoing.told.clone(),
+        rooms: service.rooms.clone(),
         started: watch::started(node.info.started.elapsed()),
     };
     let mut router = Router::new();
@@ -141,6 +143,7 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     for (name, help, part) in PER_REACTOR {
         page.labelled(name, help, "gauge", "reactor", stats.iter().map(|s| (s.reactor, part(s))));
     }
+    ports(&mut page, &operator.rooms);
     process(&mut page, operator.started);
     let dropped = "Log lines dropped because the log's queue was full: lower log.level or raise log.queue_size.";
     page.single("gannet_log_lines_dropped_total", dropped, "counter", (operator.log_dropped)());
@@ -149,6 +152,20 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     operator.backend.write(&mut page);
     operator.told.write(&mut page);
     page
+}
+
+/// Connections that are no clients', by the port that they came to.
+fn ports(page: &mut Page, rooms: &Rooms) {
+    let Rooms { public, internal, grpc } = rooms;
+    let each = [("public", public), ("internal", internal), ("grpc", grpc)];
+    let series = |part: fn(&PortRoom) -> u64| each.map(|(port, room)| (port, part(room)));
+    let help = "Plain HTTP and gRPC connections served, by port.";
+    page.labelled("gannet_service_connections", help, "gauge", "port", series(|room| room.taken() as u64));
+    let help = "How many that may be: http_server.service_connection_limit, http_server.internal_connection_limit, \
+                grpc_api.connection_limit, or what the file descriptors allow.";
+    page.labelled("gannet_service_connections_limit", help, "gauge", "port", series(|room| room.size() as u64));
+    let help = "Connections ended because fewer than a quarter of those of their port were free.";
+    page.labelled("gannet_service_connections_ended_total", help, "counter", "port", series(PortRoom::ended));
 }
 
 /// What the process spends, by the names that Prometheus's client libraries have for it. How many descriptors are open

@@ -55,6 +55,31 @@ fn the_public_port_answers_all_if_it_is_the_only_one() {
     assert_eq!(echo.response().status, 404, "echo is off by default");
 }
 
+/// Connections that asked once and ask no more take all the room of the public port, and none of the second one.
+#[test]
+fn idle_connections_on_the_public_port_keep_nobody_from_the_second() {
+    let options = ["--http_server.internal_port", &free_port(), "--http_server.internal_address", INTERNAL];
+    let limit = ["--http_server.service_connection_limit", "8", "--sse.enabled"];
+    let server = Server::with(OPEN, &[&options[..], &limit].concat());
+    let internal = server.internal.expect("the second port");
+    let ask = |peer: &mut Peer| peer.request("GET", "/nothing", &[], "").map(|answer| answer.status);
+    let mut idle: Vec<Peer> = Vec::new();
+    for _ in 0..8 {
+        let mut peer = Peer::open(server.address);
+        assert_eq!(ask(&mut peer), Some(404));
+        idle.push(peer);
+    }
+    for (method, path) in OPERATORS {
+        assert_eq!(status(internal, method, path), 200, "{path}");
+    }
+    // On the public port there is room again soon, long before an idle connection has had its time.
+    crate::server::until("room", || (ask(&mut Peer::open(server.address)) == Some(404)).then_some(()));
+    idle.iter_mut().for_each(Peer::ended);
+    let page = Peer::open(internal).request("GET", "/metrics", &[], "").expect("an answer").body;
+    let line = page.lines().find(|line| line.starts_with("gannet_service_connections_ended_total{port=\"public\"}"));
+    assert!(line.is_some_and(|line| !line.ends_with(" 0")), "{line:?}");
+}
+
 #[test]
 fn a_handshake_after_plain_http_is_sent_to_a_connection_of_its_own() {
     let server = Server::start(OPEN);

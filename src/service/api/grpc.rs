@@ -8,8 +8,8 @@ use super::http::scheme_key;
 use super::messages::Response as Answer;
 use super::{Api, ApiError, BatchRequest, Calls, Method, MethodError, grpc_call, method_name};
 use crate::config::GrpcApi;
-use crate::service::accept_failed;
 use crate::service::node::Node;
+use crate::service::{ConnectionPermit, PortRoom, accept_failed};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -20,11 +20,11 @@ use std::io::Cursor;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio_io_timeout::TimeoutWriter;
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, UnaryService};
@@ -116,6 +116,22 @@ impl WrongKeys {
     }
 }
 
+/// A call that is counted among those under way.
+struct UnderWay(Arc<AtomicU32>);
+
+impl UnderWay {
+    fn begin(calls: &Arc<AtomicU32>) -> UnderWay {
+        calls.fetch_add(1, Ordering::Relaxed);
+        UnderWay(calls.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// `authorization: apikey KEY`, compared in constant time. An empty key fits nothing.
 fn has_key(key: &str, metadata: &MetadataMap) -> bool {
     let given = metadata.get("authorization").and_then(|value| value.to_str().ok()).and_then(scheme_key);
@@ -198,17 +214,17 @@ fn status(error: ApiError) -> Status {
 pub async fn serve(
     listener: TcpListener,
     service: GrpcService,
-    room: Arc<Semaphore>,
+    room: Arc<PortRoom>,
     preface_timeout: Duration,
     mut draining: watch::Receiver<bool>,
 ) {
     loop {
         // A place first: connections beyond the limit wait in the kernel's queue.
         let permit = tokio::select! {
-            permit = room.clone().acquire_owned() => permit,
+            permit = room.wait() => permit,
             () = begun(&mut draining) => return,
         };
-        let Ok(permit) = permit else { return };
+        let Some(permit) = permit else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = begun(&mut draining) => return,
@@ -217,8 +233,7 @@ pub async fn serve(
             Ok((stream, _)) => {
                 let (service, draining) = (service.clone(), draining.clone());
                 tokio::spawn(async move {
-                    serve_one(stream, service, preface_timeout, draining).await;
-                    drop(permit);
+                    serve_one(stream, service, preface_timeout, draining, &permit).await;
                 });
             }
             Err(error) => {
@@ -238,6 +253,7 @@ async fn serve_one(
     service: GrpcService,
     preface_timeout: Duration,
     mut draining: watch::Receiver<bool>,
+    permit: &ConnectionPermit,
 ) {
     let (mut reader, writer) = stream.into_split();
     let mut preface = [0; PREFACE.len()];
@@ -252,9 +268,15 @@ async fn serve_one(
     let io = TokioIo::new(tokio::io::join(preface.chain(reader), Box::pin(writer)));
     let wrong_keys = Arc::new(WrongKeys::default());
     let counted = wrong_keys.clone();
+    let calls = Arc::new(AtomicU32::new(0));
+    let begun_calls = calls.clone();
     let answer = hyper::service::service_fn(move |request| {
         let (service, wrong_keys) = (service.clone(), counted.clone());
-        async move { Ok::<_, Infallible>(service.answer(request, &wrong_keys).await) }
+        let under_way = UnderWay::begin(&begun_calls);
+        async move {
+            let _under_way = under_way;
+            Ok::<_, Infallible>(service.answer(request, &wrong_keys).await)
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -272,13 +294,29 @@ async fn serve_one(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = permit.shortage() => {
+            connection.as_mut().graceful_shutdown();
+            end(connection, &calls).await
+        }
         () = wrong_keys.enough.notified() => {
             connection.as_mut().graceful_shutdown();
-            // It may not care, and ask on.
             tokio::time::timeout(END_TIMEOUT, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "gRPC connection ended");
+    }
+}
+
+/// Waits for the end of a connection that was told to end, and whose peer may not care: `calls` that are under way may
+/// take their time, and the rest has a little.
+async fn end<C: Future<Output = hyper::Result<()>>>(mut connection: Pin<&mut C>, calls: &AtomicU32) -> C::Output {
+    let until = Instant::now() + CALL_TIMEOUT;
+    loop {
+        match tokio::time::timeout(END_TIMEOUT, connection.as_mut()).await {
+            Ok(ended) => return ended,
+            Err(_) if calls.load(Ordering::Relaxed) == 0 || Instant::now() > until => return Ok(()),
+            Err(_) => {}
+        }
     }
 }

@@ -1,0 +1,121 @@
+//! F10 · How many connections a port serves at once, and which of them go when that gets tight.
+//!
+//! Owns the count of one port. Each port has its own: what comes to the public one cannot keep anybody from the
+//! operators' port.
+
+use crate::admission::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// How long a connection may be idle while its port is short of room.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// The connections that one port may have.
+pub struct PortRoom {
+    free: Arc<Semaphore>,
+    size: usize,
+    /// Less than a quarter was free, and it is not half yet.
+    short: watch::Sender<bool>,
+    /// Connections that ended for it.
+    ended: AtomicU64,
+}
+
+/// A connection's place, and its part in the counts of the node if it came by a reactor.
+pub struct ConnectionPermit {
+    room: Arc<PortRoom>,
+    permit: Option<OwnedSemaphorePermit>,
+    _entry: Option<Entry>,
+}
+
+impl PortRoom {
+    pub fn new(size: usize) -> Arc<PortRoom> {
+        let (free, (short, _)) = (Arc::new(Semaphore::new(size)), watch::channel(false));
+        Arc::new(PortRoom { free, size, short, ended: AtomicU64::new(0) })
+    }
+
+    /// A place if there is one.
+    pub fn take(self: &Arc<Self>, entry: Entry) -> Option<ConnectionPermit> {
+        let permit = self.free.clone().try_acquire_owned().ok();
+        if permit.is_none() {
+            // Those that are idle go, so that the next one finds a place.
+            self.short.send_replace(true);
+        }
+        permit.map(|permit| self.permit(permit, Some(entry)))
+    }
+
+    /// A place once there is one.
+    pub async fn wait(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        let permit = self.free.clone().acquire_owned().await.ok()?;
+        Some(self.permit(permit, None))
+    }
+
+    fn permit(self: &Arc<Self>, permit: OwnedSemaphorePermit, entry: Option<Entry>) -> ConnectionPermit {
+        self.look();
+        ConnectionPermit { room: self.clone(), permit: Some(permit), _entry: entry }
+    }
+
+    /// Connections that are here.
+    pub fn taken(&self) -> usize {
+        self.size - self.free.available_permits()
+    }
+
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Connections that ended because there was little room.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    fn look(&self) {
+        let free = self.free.available_permits();
+        let short = if free * 4 < self.size { Some(true) } else { (free * 2 >= self.size).then_some(false) };
+        if let Some(short) = short {
+            self.short.send_if_modified(|was| std::mem::replace(was, short) != short);
+        }
+    }
+}
+
+impl ConnectionPermit {
+    /// Ends once room has been short for as long as a connection may be idle then.
+    pub fn shortage(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (mut short, room) = (self.room.short.subscribe(), self.room.clone());
+        async move {
+            if short.wait_for(|short| *short).await.is_err() {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(IDLE_MAX).await;
+            room.ended.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.permit = None;
+        self.room.look();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_is_short_from_a_quarter_until_a_half_is_free() {
+        let room = PortRoom::new(8);
+        let mut taken = Vec::new();
+        let is_short = || *room.short.borrow();
+        for count in 1..=8 {
+            taken.push(room.wait().await.expect("a place"));
+            assert_eq!((room.taken(), is_short()), (count, count > 6), "{count}");
+        }
+        for count in (0..8).rev() {
+            taken.pop();
+            assert_eq!((room.taken(), is_short()), (count, count > 4), "{count}");
+        }
+    }
+}
