@@ -7,6 +7,7 @@
 //! - `lanes` several channels of one server in turn; `calls` the server API by HTTP;
 //! - `server` a server under measurement as a child process; `account` its CPU and memory by the kernel's books;
 //! - `strace` system calls of a running server; `machine` limits and cores; `figures` medians, spreads, tables;
+//! - `abuse` attackers beside a control group, and the limits on what they may do to it;
 //! - `million` a million clients over many processes on one port, and what grows on the way there;
 //! - `results` the result files read back; `standings` and `capacity` the tables made of them; `svg` a plot, `plots` those
 //!   that are made; `page` tables and plots where they are committed, and whether they are what the results give;
@@ -14,6 +15,7 @@
 //!
 //! It shares no code with the server, so that a mistake there cannot hide here.
 
+pub mod abuse;
 pub mod account;
 pub mod calls;
 pub mod capacity;

@@ -21,7 +21,7 @@ pub fn client_frame_in(dialect: Dialect, out: &mut Vec<u8>, payload: &[u8]) {
     masked_frame(out, if dialect == Dialect::Prefixed { 0x82 } else { 0x81 }, payload);
 }
 
-fn masked_frame(out: &mut Vec<u8>, first: u8, payload: &[u8]) {
+pub(crate) fn masked_frame(out: &mut Vec<u8>, first: u8, payload: &[u8]) {
     out.push(first);
     match payload.len() {
         len @ 0..=125 => out.push(0x80 | len as u8),

@@ -21,7 +21,10 @@ pub fn next(bytes: &[u8]) -> io::Result<Option<(Frame<'_>, &[u8])>> {
         return Err(io::Error::other(format!("unexpected frame head {first:02x} {second:02x}")));
     }
     let (size, rest) = match (second, rest) {
-        (127, _) => return Err(io::Error::other("a frame of 64 KiB or more")),
+        (127, _) => match rest.split_first_chunk() {
+            Some((size, rest)) => (usize::try_from(u64::from_be_bytes(*size)).map_err(io::Error::other)?, rest),
+            None => return Ok(None),
+        },
         (126, [high, low, rest @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), rest),
         (126, _) => return Ok(None),
         (size, rest) => (usize::from(*size), rest),
@@ -69,6 +72,11 @@ mod tests {
         assert_eq!(frame, Frame::Text(&long));
         assert_eq!(next(rest).expect("valid"), Some((Frame::Close(3001), &[][..])));
         assert!(next(&[0x01, 0]).is_err(), "a fragment");
+        let longer = [&[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0][..], &[b'y'; 65536]].concat();
+        assert_eq!(next(&longer).expect("valid"), Some((Frame::Text(&longer[10..]), &[][..])));
+        for cut in [2, 9, 10, longer.len() - 1] {
+            assert_eq!(next(&longer[..cut]).expect("valid"), None, "cut at {cut}");
+        }
     }
 
     #[test]
