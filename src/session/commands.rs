@@ -246,7 +246,7 @@ impl Session {
             Ask::Keys { then, .. } => self.keys_said(ticket, *then, said, turn),
             Ask::Subscribe(request) => self.subscribe_said(ticket, *request, said, turn),
             Ask::Refresh => match said {
-                Said::Refresh(grant) => self.refresh_granted(grant, turn),
+                Said::Refresh(grant) => self.refresh_said(grant, turn),
                 said => not_refreshed(said, turn),
             },
             Ask::SubRefresh { channel } => match said {

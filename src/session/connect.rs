@@ -4,7 +4,7 @@ use super::backend::{Ask, ConnectGrant, RefreshGrant, Said, SubscribeGrant, Who}
 use super::commands::{Failure, Outcome};
 use super::limits::charge_connect;
 use super::more::{Connecting, To, Wishes};
-use super::{Effect, Phase, Renewal, Session, Turn, deadline};
+use super::{Effect, Phase, Renewal, Session, Turn, deadline, is_past};
 use crate::auth::{Claims, SubClaims, TokenError};
 use crate::base::wheel::{NEVER, Tick};
 use crate::protocol::code::{ClientError, Disconnect};
@@ -131,6 +131,9 @@ impl Session {
 
     /// It is somebody now: subscribes it to what the server wants, and answers when that is done.
     fn connect_as(&mut self, id: u32, grant: ConnectGrant, wishes: Wishes, turn: &mut Turn<'_>) -> Outcome {
+        if is_past(grant.expire_at, turn) {
+            return Err(ClientError::Expired.into());
+        }
         let subs = self.server_subscriptions(&grant, &wishes, turn)?;
         if subs.len() > turn.rules.channel_limit {
             return Err(Disconnect::CHANNEL_LIMIT.into());
@@ -312,9 +315,15 @@ impl Session {
         self.ask(0, Ask::Refresh, turn);
     }
 
+    /// The answer to a proxy request for more time. One that names no time leaves the old one, which is over.
+    pub(super) fn refresh_said(&mut self, grant: RefreshGrant, turn: &mut Turn<'_>) {
+        let over = grant.expire_at == 0 && self.renewal == Renewal::Asked;
+        self.refresh_granted(RefreshGrant { expired: grant.expired || over, ..grant }, turn);
+    }
+
     /// The backend gives more time, or does not.
     pub fn refresh_granted(&mut self, grant: RefreshGrant, turn: &mut Turn<'_>) {
-        if grant.expired {
+        if grant.expired || is_past(grant.expire_at, turn) {
             return turn.fx.push(Effect::Close(Disconnect::CONNECTION_EXPIRED));
         }
         if let Some(info) = grant.info {

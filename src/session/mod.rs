@@ -444,6 +444,11 @@ impl Session {
     }
 }
 
+/// Is `at`, in seconds since 1970, a time that has come? 0 = never.
+fn is_past(at: u64, turn: &Turn<'_>) -> bool {
+    at > 0 && at <= turn.now.seconds()
+}
+
 /// The tick at which something that ends at `at` (seconds since 1970) is `delay_ms` past it, and the seconds left until
 /// it ends, at least 1, as a client is told.
 fn deadline(at: u64, delay_ms: u64, now: Now) -> (Tick, u32) {

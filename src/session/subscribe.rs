@@ -5,7 +5,7 @@ use super::commands::{Failure, Outcome};
 use super::more::To;
 use super::rules::{Decides, Terms};
 use super::subscription::{Details, Pending, Subscription};
-use super::{Effect, Session, Turn, deadline};
+use super::{Effect, Session, Turn, deadline, is_past};
 use crate::auth::{ChannelClaims, TokenError};
 use crate::base::wheel::NEVER;
 use crate::broker::{Found, Member, Recover, Want};
@@ -95,7 +95,7 @@ impl Session {
         self.is_for_us(&claims, &request.channel)?;
         let ChannelClaims { info, data, expire_at, overrides, .. } = &*claims;
         let expire_at = expire_at.unwrap_or(0);
-        if expire_at > 0 && expire_at <= turn.now.seconds() {
+        if is_past(expire_at, turn) {
             return Err(ClientError::Expired.into());
         }
         let (info, data) = (info.clone(), data.clone());
@@ -133,6 +133,9 @@ impl Session {
         turn: &mut Turn<'_>,
     ) -> Outcome {
         self.check_wishes(&request, turn)?;
+        if is_past(grant.expire_at, turn) {
+            return Err(ClientError::Expired.into());
+        }
         if (turn.owner_is_full)(&request.channel) {
             return Err(ClientError::TooManyRequests.into());
         }
@@ -449,7 +452,7 @@ impl Session {
         };
         self.is_for_us(&claims, &request.channel)?;
         let expire_at = claims.expire_at.unwrap_or(0);
-        if expire_at > 0 && expire_at <= turn.now.seconds() {
+        if is_past(expire_at, turn) {
             return Err(ClientError::Expired.into());
         }
         let ttl = self.expire_sub_at(self.subs[at].channel(), expire_at, turn.rules.expired_sub_delay_ms, turn);
@@ -510,7 +513,10 @@ impl Session {
     pub(super) fn sub_refresh_said(&mut self, channel: &str, grant: RefreshGrant, turn: &mut Turn<'_>) {
         let Some(at) = self.find(channel, turn).filter(|at| self.subs[*at].is_live()) else { return };
         let id = self.subs[at].channel();
-        if grant.expired {
+        let details = self.more.as_ref().and_then(|more| more.states.details(id));
+        // An answer that names no time leaves the old one, which is over.
+        let over = grant.expire_at == 0 && details.is_some_and(|details| details.refreshing);
+        if grant.expired || over || is_past(grant.expire_at, turn) {
             return self.end_expired(at, turn);
         }
         self.expire_sub_at(id, grant.expire_at, 0, turn);

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::{ChannelOptions, Config};
 use crate::protocol::Encoding;
 use crate::protocol::code::ClientError;
-use crate::session::backend::ConnectGrant;
+use crate::session::backend::{ConnectGrant, RefreshGrant};
 use serde_json::json;
 
 const SEED: u64 = 7;
@@ -171,10 +171,62 @@ fn no_more_time_from_the_backend_ends_the_connection_if_the_subscription_is_the_
         let later = Now { tick: 2000, ms: 200_000, unix_ms: 1_800_000_100_000 };
         node.shard.timeout(later, &mut node.clients, conn);
         assert!(node.out().is_empty());
-        let grant = crate::session::backend::RefreshGrant { expired: true, ..Default::default() };
+        let grant = RefreshGrant { expired: true, ..Default::default() };
         assert_eq!(node.answer(Said::Refresh(grant)), [expected]);
         assert!(node.shard.hub().is_empty());
     }
+}
+
+/// A clock that is behind, or a relative time: the backend is asked once, and what it says is over is over.
+#[test]
+fn an_answer_that_gives_no_time_ends_what_it_was_asked_about() {
+    let late = Now { tick: 2000, ms: 200_000, unix_ms: 1_800_000_100_000 };
+    for expire_at in [0, 3600, 1_800_000_100] {
+        let grant = RefreshGrant { expire_at, ..RefreshGrant::default() };
+        let mut node = Node::new(1, |config| config.client.proxy.refresh.enabled = true, |_| {});
+        let conn = node.open();
+        node.say(conn, &[connect(token(json!({"sub": "u", "exp": 1_800_000_001_u64})))]);
+        node.shard.timeout(late, &mut node.clients, conn);
+        assert!(node.out().is_empty());
+        let Call { conn: key, ticket, ask, .. } = node.asked.pop().expect("a proxy request");
+        let said = Said::Refresh(grant.clone());
+        node.shard.mail(late, &mut node.clients, Mail::Backend { conn: key, ticket, ask, said });
+        assert_eq!(node.out(), ["close 3005"], "{expire_at}");
+
+        let asks = |config: &mut Config| config.channel.without_namespace.sub_refresh_proxy_enabled = true;
+        let mut node = Node::new(1, asks, |_| {});
+        let conn = node.open();
+        node.say(conn, &[connect(token(json!({"sub": "u"})))]);
+        node.say(conn, &[json!({"id": 2, "subscribe": {"channel": "c"}})]);
+        let expiring = token(json!({"sub": "u", "channel": "c", "exp": 1_800_000_001_u64}));
+        let said = node.say(conn, &[json!({"id": 3, "sub_refresh": {"channel": "c", "token": expiring}})]);
+        assert!(said.concat().contains(r#""ttl":1"#), "{said:?}");
+        node.shard.timeout(late, &mut node.clients, conn);
+        assert!(node.out().is_empty());
+        let Call { conn: key, ticket, ask, .. } = node.asked.pop().expect("a proxy request");
+        node.shard.mail(late, &mut node.clients, Mail::Backend { conn: key, ticket, ask, said: Said::Refresh(grant) });
+        assert!(node.out().concat().contains("2501"), "{expire_at}");
+    }
+}
+
+#[test]
+fn what_is_granted_for_a_time_that_is_past_is_refused_with_110() {
+    let mut node = Node::new(1, |config| config.client.proxy.connect.enabled = true, |_| {});
+    let conn = node.open();
+    node.say(conn, &[json!({"id": 1, "connect": {}})]);
+    let grant = ConnectGrant { user: "u".into(), expire_at: 3600, ..ConnectGrant::default() };
+    let said = node.answer(Said::Connect(Box::new(grant))).concat();
+    assert!(said.contains(r#"1={"id":1,"error":{"code":110"#), "{said}");
+    let conn = node.open();
+    let said = node.say(conn, &[connect(token(json!({"sub": "u", "expire_at": 3600})))]).concat();
+    assert!(said.contains(r#""error":{"code":110"#), "{said}");
+    let mut node = Node::new(1, proxied, |_| {});
+    let conn = node.open();
+    node.say(conn, &[json!({"id": 1, "connect": {}}), json!({"id": 2, "subscribe": {"channel": "c"}})]);
+    let grant = crate::session::backend::SubscribeGrant { expire_at: 3600, ..Default::default() };
+    let said = node.answer(Said::Subscribe(Box::new(grant))).concat();
+    assert!(said.contains(r#""error":{"code":110"#), "{said}");
+    assert!(node.shard.hub().is_empty());
 }
 
 #[test]
