@@ -153,7 +153,7 @@ impl Shard {
     fn be_only_one(&mut self, table: &mut impl Table, key: ConnKey) {
         let Some(session) = table.session(key.index) else { return };
         let user = CompactString::from(session.user());
-        self.only_ones.push(key);
+        self.only_ones.insert(key);
         let reactor = crate::broker::owner(&user, self.reactors, self.seed);
         self.out.push(Out::Mail { reactor, mail: Mail::BeOnlyOne { user, conn: key } });
     }

@@ -1,6 +1,6 @@
 //! F7 · What the backend asks of a reactor's clients, and the reactor's numbers.
 
-use super::{Shard, Table};
+use super::{Out, Shard, Table};
 use crate::base::metrics::Counters;
 use crate::broker;
 use crate::protocol::SubscribeRequest;
@@ -69,43 +69,14 @@ pub struct Stats {
 }
 
 impl Shard {
-    pub(super) fn control(&mut self, now: Now, table: &mut impl Table, control: Control) -> ControlAnswer {
-        match control {
-            Control::Disconnect { chosen, keep, disconnect } => {
-                let mut clients = self.chosen(table, &chosen);
-                clients.retain(|(_, id)| !keep.contains(id));
-                for (conn, _) in &clients {
-                    self.close(now, table, *conn, Some(disconnect.clone()));
-                }
-                ControlAnswer::Met(clients.len())
-            }
-            Control::Subscribe { chosen, request, grant } => {
-                let mut begun = 0;
-                for (conn, _) in self.chosen(table, &chosen) {
-                    let (request, grant) = (request.clone(), grant.clone());
-                    self.with(now, table, conn, |session, turn| {
-                        begun += usize::from(session.subscribe_by_server(request, grant, turn));
-                    });
-                }
-                ControlAnswer::Met(begun)
-            }
-            Control::Unsubscribe { chosen, channel } => {
-                let mut ended = 0;
-                for (conn, _) in self.chosen(table, &chosen) {
-                    self.with(now, table, conn, |session, turn| {
-                        ended += session.unsubscribe_by_server(&channel, turn);
-                    });
-                }
-                self.counters.unsubscribes_by_server += ended as u64;
-                ControlAnswer::Met(ended)
-            }
-            Control::Refresh { chosen, grant } => {
-                let clients = self.chosen(table, &chosen);
-                for (conn, _) in &clients {
-                    let (Some(key), grant) = (table.key(*conn), grant.clone()) else { continue };
-                    self.with_key(now, table, key, |session, turn| session.refresh_granted(grant, turn));
-                }
-                ControlAnswer::Met(clients.len())
+    pub(super) fn control(&mut self, now: Now, table: &mut impl Table, ticket: u64, control: Control) {
+        let answer = match control {
+            Control::Disconnect { ref chosen, .. }
+            | Control::Subscribe { ref chosen, .. }
+            | Control::Unsubscribe { ref chosen, .. }
+            | Control::Refresh { ref chosen, .. } => {
+                let user = chosen.user.clone();
+                return self.begin_call(now, table, ticket, &user, control);
             }
             Control::Channels(pattern) => {
                 let fits = |name: &str| pattern.as_ref().is_none_or(|pattern| pattern.is_match(name));
@@ -114,19 +85,8 @@ impl Shard {
             }
             Control::Stats => ControlAnswer::Stats(Box::new(self.stats())),
             Control::Users => ControlAnswer::Users(self.users.hashes().collect()),
-        }
-    }
-
-    /// The clients, with their ids.
-    pub(super) fn chosen(&self, table: &mut impl Table, chosen: &Chosen) -> Vec<(u32, String)> {
-        let all = self.users.clients(table, &chosen.user);
-        let named = all.into_iter().filter_map(|conn| Some((conn, table.session(conn)?.client())));
-        let mut clients: Vec<_> = named.filter(|(_, id)| chosen.client.is_empty() || *id == chosen.client).collect();
-        if !chosen.session.is_empty() {
-            let is_named = |conn: u32, table: &mut _| self.session_name(table, conn) == Some(chosen.session.clone());
-            clients.retain(|(conn, _)| is_named(*conn, table));
-        }
-        clients
+        };
+        self.out.push(Out::Answer { ticket, answer });
     }
 
     /// This shard's numbers.

@@ -7,6 +7,7 @@
 mod carry;
 mod control;
 mod name;
+mod slices;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +27,7 @@ use crate::ws::Deflater;
 use bytes::Bytes;
 use compact_str::CompactString;
 use foldhash::quality::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
@@ -144,7 +145,9 @@ pub struct Shard {
     /// Connections of each user that is counted here.
     seats: HashMap<CompactString, u32, RandomState>,
     /// Clients here that want to be their user's only one, and have not been put in an order yet.
-    only_ones: Vec<ConnKey>,
+    only_ones: HashSet<ConnKey, RandomState>,
+    /// Calls of the server API that are under way.
+    calls: VecDeque<slices::ClientCall>,
     secret: Arc<Secret>,
     /// Signature checks up to the last [`Shard::take_checks`].
     checks_told: u64,
@@ -184,7 +187,8 @@ impl Shard {
             full: vec![false; usize::from(reactors)],
             tokens,
             seats: HashMap::default(),
-            only_ones: Vec::new(),
+            only_ones: HashSet::default(),
+            calls: VecDeque::new(),
             secret,
             checks_told: 0,
             answered_bytes: 0,
@@ -277,8 +281,7 @@ impl Shard {
             Mail::Ask(request) => self.ask(now, request),
             Mail::Event(event) => self.event(now, table, event),
             Mail::Control { ticket, control } => {
-                let answer = self.control(now, table, *control);
-                self.out.push(Out::Answer { ticket, answer });
+                self.control(now, table, ticket, *control);
             }
             Mail::Backend { conn, ticket, ask, said } => self.said(now, table, conn, ticket, ask, said),
             Mail::Keys(jwks) => self.tokens.jwks = jwks,
@@ -310,8 +313,8 @@ impl Shard {
                 }
             }
             Mail::CloseOthers { user, keep } => {
-                self.only_ones.retain(|conn| *conn != keep);
-                for (conn, _) in self.chosen(table, &Chosen { user: user.into(), ..Chosen::default() }) {
+                self.only_ones.remove(&keep);
+                for conn in self.users.clients(table, &user) {
                     let later = |key: ConnKey| key == keep || self.only_ones.contains(&key);
                     if !table.key(conn).is_some_and(later) {
                         self.close(now, table, conn, Some(Disconnect::CONNECTION_LIMIT));
@@ -374,7 +377,7 @@ impl Shard {
 
     /// Does the fan-out have more to do?
     pub fn has_work(&self) -> bool {
-        self.hub.has_work()
+        self.hub.has_work() || !self.calls.is_empty()
     }
 
     /// What comes with time: streams end, and publications that were held back leave. When the next call is wanted, as
@@ -387,7 +390,9 @@ impl Shard {
 
     /// Up to `budget` deliveries; how many it was. Joins that waited for their turn are done on the way.
     pub fn fan_out(&mut self, now: Now, table: &mut impl Table, budget: usize) -> usize {
-        let mut done = 0;
+        // A call of the server API takes turns with the fan-outs.
+        let share = if self.hub.has_work() { budget.div_ceil(2) } else { budget };
+        let mut done = self.run_calls(now, table, share);
         while done < budget
             && let Some(work) = self.hub.next(budget - done, &mut self.deflater)
         {

@@ -63,7 +63,8 @@ impl Node {
     }
 
     fn open(&mut self) -> u32 {
-        let id = [self.clients.0.len() as u8; 16];
+        let mut id = [1; 16];
+        id[..4].copy_from_slice(&(self.clients.0.len() as u32).to_le_bytes());
         self.clients.0.push(Some(self.shard.open(self.now, id, Wire::websocket(Encoding::Json), false)));
         self.clients.0.len() as u32 - 1
     }
@@ -416,4 +417,43 @@ fn a_step_of_the_wall_clock_neither_fills_nor_locks_a_rate_limit() {
         node.now = later(node.now, 60_000, 0);
         assert!(granted(&mut node), "{step}: and no silence after one back");
     }
+}
+
+/// All anonymous clients are told to go: in slices, between which others come and go.
+#[test]
+fn a_call_over_very_many_clients_goes_in_slices_and_misses_none() {
+    let mut node = Node::new(1, |_| {}, |_| {});
+    let clients: Vec<u32> = (0..1000).map(|_| node.connected(&[])).collect();
+    let ids: Vec<String> = clients.iter().map(|&conn| node.session(conn).client()).collect();
+    let control = |keep: Vec<String>| {
+        let (chosen, disconnect) = (Chosen::default(), Disconnect::FORCE_DISCONNECT);
+        Box::new(Control::Disconnect { chosen, keep, disconnect })
+    };
+    let kept = vec![ids[3].clone(), ids[700].clone()];
+    node.shard.mail(node.now, &mut node.clients, Mail::Control { ticket: 5, control: control(kept) });
+    let (mut met, mut slices) = (None, 0);
+    loop {
+        let mut closed = 0;
+        for out in std::mem::take(&mut node.shard.out) {
+            match out {
+                Out::Close { .. } => closed += 1,
+                Out::Answer { ticket: 5, answer: ControlAnswer::Met(count) } => met = Some(count),
+                _ => {}
+            }
+        }
+        assert!(closed <= 256, "{closed} in one slice");
+        if !node.shard.has_work() {
+            break;
+        }
+        assert_eq!(met, None, "the answer comes last");
+        slices += 1;
+        if slices == 2 {
+            node.shard.close(node.now, &mut node.clients, 999, None);
+            node.shard.close(node.now, &mut node.clients, 0, None);
+        }
+        assert!(node.shard.fan_out(node.now, &mut node.clients, 100) <= 100);
+    }
+    let left = clients.iter().filter(|conn| node.clients.session(**conn).is_some()).copied().collect::<Vec<_>>();
+    assert_eq!(left, [3, 700]);
+    assert!(slices >= 7 && met.is_some_and(|met| (996..=998).contains(&met)), "{slices} {met:?}");
 }
