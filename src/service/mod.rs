@@ -9,6 +9,7 @@ mod api;
 mod backend;
 mod emulation;
 mod fetch;
+mod guard;
 mod hooks;
 mod jwks;
 mod node;

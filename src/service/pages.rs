@@ -3,6 +3,7 @@
 use super::api::{self, Calls, GrpcService};
 use super::backend::Backend;
 use super::emulation;
+use super::guard::guarded;
 use super::hooks::HookCounts;
 use super::node::{Node, Unavailable};
 use super::watch;
@@ -95,7 +96,7 @@ pub fn internal(service: &Service) -> (Router, GrpcService) {
     }
     let grpc = GrpcService::new(node.clone(), calls.clone(), &config.grpc_api);
     let api = api::router(node.clone(), calls, &config.http_api, config.http_server.body_size_limit);
-    (router.with_state(operator).merge(api), grpc)
+    (guarded(router.with_state(operator).merge(api), config), grpc)
 }
 
 /// 200 while this node takes clients, 503 from the first signal to stop on.

@@ -23,6 +23,7 @@ mod limits;
 mod namespaces;
 mod order;
 mod overload;
+mod pages;
 mod peer;
 mod ports;
 mod proxy_channels;
