@@ -26,7 +26,8 @@
 //! **F10, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP:
 //! the server API, health, metrics, and what is asked of the application's backend.
 //!
-//! **F11, assembly.** `server` starts and drains the node. `cli` is the command line; `main` prints and exits.
+//! **F11, assembly.** `host` tells what this host lacks, `server` starts and drains the node. `cli` is the command
+//! line; `main` prints and exits.
 
 #![forbid(unsafe_code)]
 
@@ -55,4 +56,5 @@ pub mod reactor;
 pub mod service;
 
 pub mod cli;
+pub mod host;
 pub mod server;

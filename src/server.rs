@@ -11,7 +11,8 @@ pub use leave::Left;
 
 use crate::admission::Admission;
 use crate::base::mailbox::{Mailbox, Sender, mailbox};
-use crate::config::{Config, Warning};
+use crate::config::{Config, ListenSocket, Warning};
+use crate::host;
 use crate::reactor::{Links, Reactor, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, PortRoom, Replies, Service};
 use crate::session::Rules;
@@ -22,7 +23,7 @@ use signal_hook::iterator::Signals;
 use signals::{Reader, Wish};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -75,8 +76,8 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
         tracing::warn!(option = warning.option, "{warning}");
     }
     let config = Arc::new(config);
-    let count = reactor_count(&config);
-    let room = raise_descriptors(&config, count)?;
+    let count = host::reactor_count(&config);
+    let room = share_descriptors(&config, count)?;
     let (listeners, bound, steering) = open_public(&config, count)?;
     let internal = open_internal(&config)?;
     let grpc = open_grpc(&config)?;
@@ -193,37 +194,12 @@ fn links(
     }
 }
 
-fn reactor_count(config: &Config) -> usize {
-    match config.reactors {
-        0 => thread::available_parallelism().map_or(1, |cores| cores.get()),
-        set => set,
-    }
-}
-
-/// Where to listen: all addresses, of both families, unless one is given; loopback with `dev`.
-fn address((option, host): (&str, &str), port: u16, dev: bool) -> Result<SocketAddr, ServeError> {
-    let unset = if dev { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
-    let ip = match host {
-        "" if !dev && !has_ipv6() => IpAddr::from([0, 0, 0, 0]),
-        "" => unset,
-        "localhost" => IpAddr::from([127, 0, 0, 1]),
-        text => text
-            .parse()
-            .map_err(|_| cannot_start(format!("{option} {text:?} is no IP address; leave it empty for all")))?,
-    };
-    Ok(SocketAddr::new(ip, port))
-}
-
-fn has_ipv6() -> bool {
-    TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
-}
-
 /// A listener for each reactor, where they are, and how the kernel chooses among them.
 fn open_public(config: &Config, count: usize) -> Result<(Vec<TcpListener>, SocketAddr, Steering), ServeError> {
     let http = &config.http_server;
     let steering = Steering::new(http, count).map_err(cannot_start)?;
-    let address = address(("http_server.address", &http.address), http.port, config.dev)?;
-    let listeners = listen(http, address, count, http.share_port).map_err(|error| cannot_listen(address, &error))?;
+    let [public, ..] = config.sockets()[..] else { return Err(cannot_start("there is no public port".into())) };
+    let (listeners, address) = open(config, public, count, http.share_port)?;
     steering.attach(&listeners, http.share_port).map_err(|error| {
         cannot_start(format!("cannot steer by CPU: {error}; it takes Linux 4.6, or http_server.steering = hash"))
     })?;
@@ -231,41 +207,27 @@ fn open_public(config: &Config, count: usize) -> Result<(Vec<TcpListener>, Socke
     Ok((listeners, bound, steering))
 }
 
+fn open(
+    config: &Config,
+    socket: ListenSocket<'_>,
+    count: usize,
+    share: bool,
+) -> Result<(Vec<TcpListener>, SocketAddr), ServeError> {
+    let address = host::address(socket, config.dev).map_err(cannot_start)?;
+    let listeners = listen(&config.http_server, address, count, share)
+        .map_err(|error| cannot_start(host::cannot_listen(socket, address, &error)))?;
+    Ok((listeners, address))
+}
+
 fn open_internal(config: &Config) -> Result<Option<TcpListener>, ServeError> {
-    let http = &config.http_server;
-    if http.internal_port == 0 {
-        return Ok(None);
-    }
-    let host = match http.internal_address.as_str() {
-        "" => ("http_server.address", http.address.as_str()),
-        own => ("http_server.internal_address", own),
-    };
-    let address = address(host, http.internal_port, config.dev)?;
-    let mut listeners = listen(http, address, 1, false).map_err(|error| cannot_listen(address, &error))?;
-    Ok(listeners.pop())
+    let Some(socket) = config.internal_socket() else { return Ok(None) };
+    Ok(open(config, socket, 1, false)?.0.pop())
 }
 
 fn open_grpc(config: &Config) -> Result<Option<TcpListener>, ServeError> {
-    let grpc = &config.grpc_api;
-    if !grpc.enabled {
-        return Ok(None);
-    }
-    let address = address(("grpc_api.address", &grpc.address), grpc.port, config.dev)?;
-    let listener = listen(&config.http_server, address, 1, config.http_server.share_port).map_err(|error| {
-        cannot_start(format!("cannot listen on {address}: {error}; another port is chosen with --grpc_api.port"))
-    })?;
-    Ok(listener.into_iter().next())
-}
-
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> ServeError {
-    let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; another program has the port: choose one with --http_server.port, or for an upgrade --http_server.share_port"
-        }
-        io::ErrorKind::PermissionDenied => "; a port below 1024 needs CAP_NET_BIND_SERVICE",
-        _ => "",
-    };
-    cannot_start(format!("cannot listen on {address}: {error}{advice}"))
+    let grpc = config.sockets().into_iter().find(|socket| socket.port_option == "grpc_api.port");
+    let Some(socket) = grpc else { return Ok(None) };
+    Ok(open(config, socket, 1, config.http_server.share_port)?.0.pop())
 }
 
 /// What the file descriptors allow.
@@ -306,27 +268,10 @@ impl Room {
     }
 }
 
-/// Raises the soft limit of file descriptors to the hard one, and shares it out.
-fn raise_descriptors(config: &Config, reactors: usize) -> Result<Room, ServeError> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let open = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
-    let open = open.unwrap_or(u64::MAX).min(u64::from(u32::MAX)) as usize;
-    if open < 2 * Room::reserved(config, reactors) {
-        return Err(cannot_start(format!("the file descriptor limit is {open}, too few to serve: raise LimitNOFILE")));
-    }
-    let room = Room::share(open, config, reactors);
-    let clients = room.clients;
-    let asked = config.client.connection_limit;
-    if asked > clients {
-        tracing::warn!(
-            asked,
-            clients,
-            "client.connection_limit is more than the file descriptors allow: raise LimitNOFILE"
-        );
-    }
-    Ok(room)
+/// What the descriptors that this process may have leave room for.
+fn share_descriptors(config: &Config, reactors: usize) -> Result<Room, ServeError> {
+    let open = host::raise_descriptors(config, reactors).map_err(cannot_start)?;
+    Ok(Room::share(open, config, reactors))
 }
 
 fn node_info(config: &Config, bound: SocketAddr) -> Result<NodeInfo, ServeError> {

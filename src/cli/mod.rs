@@ -17,6 +17,7 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 
 use crate::config::{self, Config, ConfigError, File, Format, Warning};
+use crate::host;
 
 /// What is left to do.
 #[derive(Debug)]
@@ -74,7 +75,14 @@ pub fn run(
     if name == "version" && unknown.is_empty() {
         return print(out, &format!("gannet {}\n", env!("CARGO_PKG_VERSION")));
     }
-    let (config, warnings) = load(&root, unknown, &env)?;
+    let (config, mut warnings) = load(&root, unknown, &env)?;
+    if matches!(name, "check" | "serve") {
+        warnings.extend(host::shortcomings(&config));
+        let obstacles = host::obstacles(&config);
+        if !obstacles.is_empty() {
+            return Err(refuse(&obstacles, &warnings));
+        }
+    }
     match name {
         "check" => print(out, &(warnings.iter().map(line).collect::<String>() + "config ok\n")),
         "config" => {

@@ -148,7 +148,8 @@ fn wrong_arguments_are_clap_s_to_tell() {
 
 #[test]
 fn check_tells_warnings() {
-    let secure = "gannet check --client.token.hmac_secret_key k --client.allowed_origins *";
+    let secure =
+        "gannet check --client.token.hmac_secret_key 0123456789abcdef0123456789abcdef --client.allowed_origins *";
     assert_eq!(output(secure, &[]), "config ok\n");
     let text = output("gannet check --dev", &[]);
     assert!(text.starts_with("warning: dev: "), "{text}");

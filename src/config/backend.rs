@@ -521,7 +521,7 @@ mod tests {
 
     #[test]
     fn values_of_headers_are_not_printed_and_their_stand_in_is_not_read() {
-        let config = toml(EVERYTHING).unwrap();
+        let config = toml(&EVERYTHING.replace("?x=1", "")).unwrap();
         for format in [Format::Toml, Format::Yaml, Format::Json] {
             assert!(!print(&config, format).contains("hush"));
         }

@@ -11,7 +11,7 @@ use super::channel;
 use super::list::header_fault;
 use super::registry::{self, Meta, Visit, Visitor};
 use super::value::{Value, show_duration};
-use super::{ChannelOptions, Config, ConfigError};
+use super::{ChannelOptions, Config, ConfigError, ListenAddress, fit};
 
 /// A setting that works but that its operator should know about.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,7 +105,10 @@ impl Config {
         let mut judge = Judge(Vec::new());
         let whole: &mut dyn Visit = &mut self.clone();
         registry::walk(whole, "", &mut judge);
+        judge.0.extend(self.check_addresses());
         judge.0.extend(self.check_origins());
+        let unsendable = self.api_keys().into_iter().map(|(option, key)| (option, fit::unsendable(key)));
+        judge.0.extend(unsendable.filter_map(|(option, message)| Some(problem(option, message?))));
         judge.0.extend(self.check_namespaces());
         judge.0.extend(self.client.token_faults().into_iter().map(|(option, text)| problem(&option, text)));
         for (at, options) in self.channels() {
@@ -133,10 +136,7 @@ impl Config {
             problems.push(problem("client.pong_timeout", message));
         }
         let server = &self.http_server;
-        if server.internal_port != 0 && server.internal_port == server.port {
-            let message = format!("expected another port than http_server.port; got {}", server.port);
-            problems.push(problem("http_server.internal_port", message));
-        }
+        problems.extend(self.check_ports());
         if server.share_port && server.steering == "cpu" {
             let message = "expected hash with http_server.share_port: the kernel would count the other process's \
                            listeners among the reactors of this one; got \"cpu\"";
@@ -152,6 +152,10 @@ impl Config {
             }
         }
         problems
+    }
+
+    fn api_keys(&self) -> [(&'static str, &str); 2] {
+        [("http_api.key", &self.http_api.key), ("grpc_api.key", &self.grpc_api.key)]
     }
 
     fn check_origins(&self) -> Vec<Problem> {
@@ -265,10 +269,12 @@ impl Config {
         if client.allowed_origins.is_empty() {
             warn("client.allowed_origins", "is empty: pages served from other hosts will get 403");
         }
-        for origin in &client.allowed_origins {
-            if !origin.contains("://") && !origin.starts_with('*') && origin != "null" {
-                let message = format!("{origin:?} matches nothing: an origin begins with its scheme, https://");
-                warn("client.allowed_origins", &message);
+        for message in client.allowed_origins.iter().filter_map(|origin| fit::odd_origin(origin)) {
+            warn("client.allowed_origins", &message);
+        }
+        for (option, key) in self.api_keys() {
+            if let Some(message) = fit::weak_key(key).filter(|_| !self.dev) {
+                warn(option, &message);
             }
         }
         client.token_warnings().iter().for_each(|(option, message)| warn(option, message));
@@ -316,10 +322,8 @@ fn is_namespace_name(name: &str) -> bool {
     name.len() >= 2 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
-/// By its text: an address to bind is a literal, and of names only `localhost` is known to stay here.
 fn is_loopback(address: &str) -> bool {
-    let four = |rest: &str| rest.split('.').count() == 3 && rest.split('.').all(|n| n.parse::<u8>().is_ok());
-    matches!(address, "localhost" | "::1" | "[::1]") || address.strip_prefix("127.").is_some_and(four)
+    matches!(ListenAddress::parse(address), Some(ListenAddress::At(ip)) if ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -533,7 +537,8 @@ mod tests {
     fn dev_refuses_another_address() {
         for open in ["0.0.0.0", "::", "10.0.0.1", "127.example.com", "127.0.0.1.5", "127.0.0.256"] {
             let wrong = said(|c| (c.dev, c.http_server.address) = (true, open.into()));
-            assert!(wrong[0].starts_with("http_server.address: with dev, expected loopback"), "{open}");
+            let text = "http_server.address: with dev, expected loopback";
+            assert!(wrong.iter().any(|line| line.starts_with(text)), "{open}");
         }
         for closed in ["", "127.0.0.1", "127.1.2.3", "::1", "localhost"] {
             assert!(said(|c| (c.dev, c.http_server.address) = (true, closed.into())).is_empty(), "{closed}");

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::go;
 use super::registry::{self, Meta, Visit, Visitor, join};
 use super::tree::{self, Format};
-use super::value::{Given, HIDDEN, Rule, Value, ValueFault};
+use super::value::{self, Given, HIDDEN, Rule, Value, ValueFault};
 
 /// An object in a list.
 pub trait ListEntry: Visit + Default + Clone {
@@ -85,7 +85,8 @@ fn tree_of(given: Given<'_>, accepts: &str) -> Result<Json, Vec<ValueFault>> {
 fn read_entry<T: ListEntry>(item: &Json) -> Result<T, Vec<ValueFault>> {
     let Json::Object(fields) = item else {
         let with = T::NEEDED.first().map(|name| format!(" with a {name}")).unwrap_or_default();
-        return Err(one(format!("expected an object{with}; got {}", Given::Tree(item).shown())));
+        let got = if item.is_string() { "a text".to_owned() } else { Given::Tree(item).shown() };
+        return Err(one(format!("expected an object{with}; got {got}")));
     };
     let mut entry = T::default();
     let mut faults = descend(&mut entry, "", fields);
@@ -157,7 +158,7 @@ fn show_entry(item: &mut dyn Visit) -> Json {
             let mut parts = meta.name.split('.').peekable();
             while let Some(part) = parts.next() {
                 if parts.peek().is_none() {
-                    place.insert(part.to_owned(), value.show());
+                    place.insert(part.to_owned(), value::show(value, meta.rule));
                     return;
                 }
                 let below = place.entry(part).or_insert_with(|| Json::Object(Map::new()));

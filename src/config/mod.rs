@@ -11,16 +11,19 @@ mod registry;
 mod backend;
 mod channel;
 mod check;
+mod fit;
 mod foreign;
 mod go;
 mod limits;
 mod list;
+mod listen;
 mod load;
 mod print;
 mod token;
 mod transport;
 mod tree;
 mod unknown;
+mod url;
 mod value;
 mod variables;
 
@@ -34,12 +37,14 @@ pub use channel::regex as channel_regex;
 pub use check::Warning;
 pub use limits::{BucketOptions, Commands, RateLimit};
 pub use list::Headers;
+pub use listen::{ListenAddress, ListenSocket};
 pub use load::{ConfigError, File, Place, examine, load};
 pub use print::{note, print};
 pub use registry::{Listed, Section, options, sections};
 pub use token::{EcdsaKey, KeySource, Pattern, SubscriptionToken, Wanted, is_sound_rsa};
 pub use transport::{ConnectCodes, Emulation, HttpStream, UniWebSocket};
 pub use tree::Format;
+pub use url::shown as shown_url;
 use value::{NO_MAX, Rule};
 
 const KIB: u64 = 1 << 10;
@@ -295,7 +300,7 @@ options! {
         ecdsa_public_key: String = String::new();
         /// URL of a JSON Web Key Set. If set, all tokens are checked with its keys and with no other. {{name}} stands
         /// for what the group (?P<name>one|two) of issuer_regex or audience_regex matched.
-        jwks_public_endpoint: String = String::new();
+        jwks_public_endpoint: String = String::new(), Rule::UrlTemplate;
         /// What `aud` must be, or hold. Empty = it is not looked at.
         audience: String = String::new();
         /// In place of audience: what `aud`, or one of its list, must match; put it in ^ and $.

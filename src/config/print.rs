@@ -108,7 +108,9 @@ fn print_json(sections: &[Section]) -> String {
 }
 
 fn is_hidden(option: &Listed) -> bool {
-    option.is_secret() && option.value != json!("") && option.value != json!({})
+    let is_url = matches!(option.rule, Rule::Url | Rule::UrlTemplate);
+    let is_part_hidden = is_url && option.value.as_str().is_some_and(|url| url.contains(HIDDEN));
+    is_part_hidden || option.is_secret() && option.value != json!("") && option.value != json!({})
 }
 
 /// A secret's line is commented out, so that its stand-in is not taken for the secret when it is loaded.
@@ -117,7 +119,7 @@ fn hidden_mark(option: &Listed) -> &'static str {
 }
 
 fn shown(option: &Listed) -> Json {
-    if is_hidden(option) { json!(HIDDEN) } else { option.value.clone() }
+    if option.is_secret() && is_hidden(option) { json!(HIDDEN) } else { option.value.clone() }
 }
 
 /// On one line. What differs between the two is only what stands between a key and its value.

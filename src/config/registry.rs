@@ -7,7 +7,7 @@
 use serde_json::Value as Json;
 
 use super::Config;
-use super::value::{Given, Rule, Value, ValueFault};
+use super::value::{self, Given, Rule, Value, ValueFault};
 
 /// What the walk tells about one field. For a section only `name` and `about` mean something.
 #[derive(Clone, Copy)]
@@ -169,7 +169,7 @@ pub fn listing(config: &Config) -> Vec<Section> {
                 about: meta.about,
                 rule: meta.rule,
                 kind: value.kind(meta.rule),
-                value: value.show(),
+                value: value::show(value, meta.rule),
                 default: Json::Null,
             };
             if let Some(section) = self.0.iter_mut().find(|s| s.path == path) {

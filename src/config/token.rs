@@ -13,7 +13,7 @@ use rsa::pkcs8::DecodePublicKey;
 use rsa::traits::PublicKeyParts;
 
 use super::registry::{Meta, Visit, Visitor, beside, join};
-use super::{Client, Token};
+use super::{Client, Token, fit, url};
 
 /// Key sets that one endpoint may stand for.
 const URLS_MAX: usize = 64;
@@ -132,23 +132,35 @@ impl Token {
     }
 
     /// What works and may not be meant.
-    fn warnings(&self) -> Vec<(&'static str, &'static str)> {
+    fn warnings(&self) -> Vec<(&'static str, String)> {
         let mut warnings = Vec::new();
+        let mut warn = |key, message: &str| warnings.push((key, message.to_owned()));
         if self.jwks_public_endpoint.starts_with("http://") {
-            warnings.push(("jwks_public_endpoint", "is not https: who can change the answer can make tokens"));
+            warn("jwks_public_endpoint", "is not https: who can change the answer can make tokens");
         }
-        let keys = [
-            ("hmac_secret_key", &self.hmac_secret_key),
-            ("hmac_previous_secret_key", &self.hmac_previous_secret_key),
-            ("rsa_public_key", &self.rsa_public_key),
-            ("ecdsa_public_key", &self.ecdsa_public_key),
-        ];
-        let unused = keys.into_iter().filter(|(_, value)| !self.jwks_public_endpoint.is_empty() && !value.is_empty());
-        warnings.extend(unused.map(|(key, _)| (key, "is not used: with jwks_public_endpoint only its keys count")));
+        let secrets =
+            [("hmac_secret_key", &self.hmac_secret_key), ("hmac_previous_secret_key", &self.hmac_previous_secret_key)];
+        let public = [("rsa_public_key", &self.rsa_public_key), ("ecdsa_public_key", &self.ecdsa_public_key)];
+        if self.jwks_public_endpoint.is_empty() {
+            for (key, secret) in secrets {
+                if let Some(message) = fit::weak_secret(secret) {
+                    warn(key, &message);
+                }
+            }
+        } else {
+            for (key, _) in secrets.into_iter().chain(public).filter(|(_, value)| !value.is_empty()) {
+                warn(key, "is not used: with jwks_public_endpoint only its keys count");
+            }
+        }
+        for (key, claim) in [("audience", &self.audience), ("issuer", &self.issuer)] {
+            if let Some(what) = fit::edge(claim) {
+                warn(key, &format!("{what}: only a claim that does is the same"));
+            }
+        }
         let regexes = [("audience_regex", &self.audience_regex), ("issuer_regex", &self.issuer_regex)];
         for (key, regex) in regexes.into_iter().filter(|(_, regex)| !regex.is_empty()) {
             if regex_syntax::parse(regex).is_ok_and(|hir| !is_anchored(&hir)) {
-                warnings.push((key, "may match anywhere within the claim: put it between ^( and )$"));
+                warn(key, "may match anywhere within the claim: put it between ^( and )$");
             }
         }
         warnings
@@ -174,22 +186,23 @@ impl Client {
         sections.flat_map(|(path, token)| named(path, token.read().err().unwrap_or_default())).collect()
     }
 
-    pub(super) fn token_warnings(&self) -> Vec<(String, &'static str)> {
+    pub(super) fn token_warnings(&self) -> Vec<(String, String)> {
         let mut warnings = Vec::new();
+        let mut warn = |option: &str, message: &str| warnings.push((option.to_owned(), message.to_owned()));
         if self.insecure_skip_token_signature_verify {
             let message = "anyone may write a token and be whom they like";
-            warnings.push(("client.insecure_skip_token_signature_verify".to_owned(), message));
+            warn("client.insecure_skip_token_signature_verify", message);
         }
         let open =
             self.insecure || self.allow_anonymous_connect_without_token || self.insecure_skip_token_signature_verify;
         let open = open || self.proxy.connect.enabled;
         if !self.token.has_key() && !open {
             let message = "is empty, and so is every other key: no token is accepted, so no client can connect";
-            warnings.push(("client.token.hmac_secret_key".to_owned(), message));
+            warn("client.token.hmac_secret_key", message);
         }
         if !self.subscription_token.enabled && self.subscription_token.token != Token::default() {
             let message = "is false: what client.subscription_token has is not used";
-            warnings.push(("client.subscription_token.enabled".to_owned(), message));
+            warn("client.subscription_token.enabled", message);
         }
         for (path, token) in self.token_sections() {
             warnings.extend(token.warnings().into_iter().map(|(key, message)| (join(path, key), message)));
@@ -261,8 +274,10 @@ impl KeySource {
         for pick in &picks {
             let url =
                 expand(&template, |name| pick.get(name).map(|value: &&String| value.as_str())).unwrap_or_default();
-            if !is_http_url(&url) {
-                return Err(format!("expected a URL that begins with https:// or http://; got {url:?}"));
+            let url = url::with_plain_scheme(&url);
+            if let Some(more) = url::fault(&url) {
+                let shown = url::shown(&url);
+                return Err(format!("expected a URL that begins with https:// or http://{more}; got {shown:?}"));
             }
             urls.insert(url);
         }
@@ -349,13 +364,6 @@ fn find_groups<'a>(hir: &'a Hir, name: &str, found: &mut Vec<&'a Hir>) {
 fn is_plain(text: &str) -> bool {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b));
     plain && !text.is_empty() && !text.contains("..") && text != "."
-}
-
-fn is_http_url(url: &str) -> bool {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let host = rest.and_then(|rest| rest.split(['/', '?']).next());
-    let visible = url.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>\\^`{|}#".contains(&b));
-    visible && host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
 }
 
 #[cfg(test)]

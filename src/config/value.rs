@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::go;
+use super::{go, url};
 
 /// What an option demands beyond its type. Both bounds are included.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,6 +22,8 @@ pub enum Rule {
     Path,
     /// What is asked over HTTP. May be empty.
     Url,
+    /// URLs that differ in what stands for `{{name}}`. Judged where the names are known.
+    UrlTemplate,
     /// Printed as [`HIDDEN`], never quoted in a message.
     Secret,
 }
@@ -82,16 +84,26 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// For "got ...": one line, not long.
+    /// For "got ...": one line, not long. What is in a list or a section is not told, for it may be a secret.
     pub fn shown(self) -> String {
         let text = match self {
             Given::Text(text) => Json::from(text).to_string(),
+            Given::Tree(Json::Array(_)) => "a list".to_owned(),
+            Given::Tree(Json::Object(_)) => "a section".to_owned(),
             Given::Tree(tree) => tree.to_string(),
         };
         if text.chars().count() <= 60 {
             return text;
         }
         text.chars().take(57).chain("...".chars()).collect()
+    }
+}
+
+/// A value as `gannet config` prints it: what may be a secret is left out.
+pub fn show(value: &dyn Value, rule: Rule) -> Json {
+    match (value.show(), rule) {
+        (Json::String(text), Rule::Url | Rule::UrlTemplate) => Json::from(url::shown(&text)),
+        (shown, _) => shown,
     }
 }
 
@@ -283,7 +295,7 @@ impl Value for String {
     fn kind(&self, rule: Rule) -> &'static str {
         match rule {
             Rule::Path => "PATH",
-            Rule::Url => "URL",
+            Rule::Url | Rule::UrlTemplate => "URL",
             Rule::Secret => "SECRET",
             _ => "TEXT",
         }
@@ -292,7 +304,7 @@ impl Value for String {
         match rule {
             Rule::OneOf(words) => format!("one of {}", one_of(words)),
             Rule::Path => "a URL path that begins with '/'".into(),
-            Rule::Url => "a URL that begins with http:// or https://".into(),
+            Rule::Url | Rule::UrlTemplate => "a URL that begins with http:// or https://".into(),
             _ => "text".into(),
         }
     }
@@ -306,7 +318,12 @@ impl Value for String {
                 return Err(fault(message));
             }
         };
+        let plain;
         *self = match rule {
+            Rule::Url => {
+                plain = url::with_plain_scheme(text);
+                &plain
+            }
             // A slash at the end makes no difference to who asks.
             Rule::Path if text.len() > 1 => text.strip_suffix('/').unwrap_or(text),
             Rule::OneOf(words) => {
@@ -324,8 +341,18 @@ impl Value for String {
                 let plain = self.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b));
                 plain && self.starts_with('/') && !self.ends_with('/') && !self.contains("//")
             }
-            Rule::Url => match url_fault(self) {
-                Some(more) => return Some(format!("expected {}{more}; got {self:?}", self.accepts(rule))),
+            Rule::Url | Rule::UrlTemplate if self.contains(HIDDEN) => {
+                return Some(format!("{HIDDEN} only stands for what is not printed; give the whole URL"));
+            }
+            Rule::Url if !self.is_empty() => match url::fault(self) {
+                // Not offered yet, which is another fault than not to be a URL.
+                Some(_) if self.starts_with("grpc://") => {
+                    let why = "(proxies over gRPC are not offered: the same questions come as JSON over HTTP)";
+                    return Some(format!("expected {} {why}; got {:?}", self.accepts(rule), url::shown(self)));
+                }
+                Some(more) => {
+                    return Some(format!("expected {}{more}; got {:?}", self.accepts(rule), url::shown(self)));
+                }
                 None => true,
             },
             Rule::Secret if self == HIDDEN => {
@@ -340,25 +367,6 @@ impl Value for String {
     fn show(&self) -> Json {
         Json::from(self.as_str())
     }
-}
-
-/// What is wrong with a URL, as the end of a sentence.
-fn url_fault(url: &str) -> Option<&'static str> {
-    if url.is_empty() {
-        return None;
-    }
-    if url.starts_with("grpc://") {
-        return Some(" (proxies over gRPC are not offered: the same questions come as JSON over HTTP)");
-    }
-    let Some(rest) = url.strip_prefix("http://").or(url.strip_prefix("https://")) else { return Some("") };
-    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    if authority.contains('@') {
-        return Some(", without a user in it (give an Authorization header in static_headers)");
-    }
-    let plain = !authority.is_empty()
-        && authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b))
-        && path.bytes().all(|b| b.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&b));
-    (!plain).then_some(", a host, and no space or fragment")
 }
 
 impl Value for Vec<String> {

@@ -113,11 +113,6 @@ fn tls_client() -> Result<Client<HttpsConnector<HttpConnector>, Body>, FetchErro
     Ok(client(builder.https_only().enable_http1().wrap_connector(inner)))
 }
 
-/// An endpoint for the log: without its query, which may be secret.
-pub fn place(endpoint: &str) -> &str {
-    endpoint.split(['?', '#']).next().unwrap_or_default()
-}
-
 impl Http {
     /// Reads the certificates now, so that the first request over TLS need not wait for it.
     pub async fn prepare_tls(self: Arc<Self>) {

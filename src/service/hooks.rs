@@ -104,7 +104,8 @@ pub fn hooks(
         return Ok((HookLink { sender: None, wanted, counts: counts.clone() }, None, counts));
     }
     let wrong = |text: String| format!("hooks: {text}");
-    let endpoint = options.endpoint.parse().map_err(|e| wrong(format!("{:?}: {e}", options.endpoint)))?;
+    let endpoint =
+        options.endpoint.parse().map_err(|e| wrong(format!("{:?}: {e}", config::shown_url(&options.endpoint))))?;
     let headers = fixed_headers(&options.http.static_headers).map_err(wrong)?;
     let (sender, queue) = mpsc::channel(options.queue_size);
     let link = HookLink { sender: Some(sender), wanted, counts: counts.clone() };
@@ -123,7 +124,7 @@ impl Hooks {
                 continue;
             };
             self.counts.failed.fetch_add(count, Ordering::Relaxed);
-            let endpoint = fetch::place(&self.options.endpoint).to_owned();
+            let endpoint = config::shown_url(&self.options.endpoint);
             let advice = "events for the backend are lost: does hooks.endpoint answer 200, and in hooks.timeout?";
             sums::add("hooks", count, move |events| tracing::warn!(endpoint, events, error = %failure, "{advice}"));
         }

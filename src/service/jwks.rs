@@ -122,7 +122,7 @@ impl Keys {
         state.fetches += 1;
         if let Err(failure) = &result {
             state.errors += 1;
-            let (place, failure) = (fetch::place(url).to_owned(), failure.clone());
+            let (place, failure) = (config::shown_url(url), failure.clone());
             let advice =
                 "a key set cannot be fetched: tokens whose keys are in it are refused; does its server answer?";
             let write = move |count| tracing::warn!(url = place, count, error = %failure, "{advice}");

@@ -7,6 +7,7 @@ mod api;
 mod api_methods;
 mod backend;
 mod bad_input;
+mod check;
 mod client;
 mod command_line;
 mod commands;

@@ -91,11 +91,12 @@ impl Proxy {
         common: &config::BackendOptions,
     ) -> Result<Proxy, String> {
         let wrong = |text: String| format!("proxy {label}: {text}");
-        let endpoint = options.endpoint.parse().map_err(|e| wrong(format!("{:?}: {e}", options.endpoint)))?;
+        let endpoint =
+            options.endpoint.parse().map_err(|e| wrong(format!("{:?}: {e}", config::shown_url(&options.endpoint))))?;
         let inner = Inner { breaker: Breaker::new(common, Instant::now()), counts: Counts::default() };
         Ok(Proxy {
             endpoint,
-            place: fetch::place(&options.endpoint).to_owned(),
+            place: config::shown_url(&options.endpoint),
             timeout: options.timeout,
             size_max: common.response_size_limit,
             binary: options.binary_encoding,
