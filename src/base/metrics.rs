@@ -139,7 +139,7 @@ counters! {
     commands_astray: "gannet_client_emulation_unknown_session_total" "Requests to the emulation endpoint whose session is gone, or never was.",
     gaps: "gannet_node_position_gaps_total" "Gaps in a channel's stream on their way to a reactor, of which its positioned subscribers were told (2500, 3010): see publications_dropped.",
     streams_evicted: "gannet_node_history_streams_evicted_total" "Streams without subscribers or publications that were forgotten at channel.history_memory_limit: clients that come back to them do not recover.",
-    histories_evicted: "gannet_node_history_publications_evicted_total" "Streams with subscribers whose publications were forgotten at channel.history_memory_limit: their subscribers miss nothing, clients that come back do not recover.",
+    histories_evicted: "gannet_node_histories_evicted_total" "Streams with subscribers whose publications were forgotten at channel.history_memory_limit: their subscribers miss nothing, clients that come back do not recover.",
     history_refused: "gannet_node_history_memory_limit_total" "Publications refused by channel.history_memory_limit: nothing was left to forget.",
     idempotency_keys_evicted: "gannet_node_idempotency_keys_evicted_total" "Idempotency keys forgotten before their five minutes, by channel.idempotency_cache_size or channel.history_memory_limit.",
     recoverable: "gannet_client_positioned_subscriptions_total" "Subscriptions begun that know their position.",

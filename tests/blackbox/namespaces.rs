@@ -227,19 +227,29 @@ fn history_takes_no_more_memory_than_it_may() {
         { "name": "plain", "allow_publish_for_client": true }]);
     let server = started(namespace, &["--channel.history_memory_limit=10000"]);
     let mut client = Client::connected_as(&server, "42");
-    let publish = |channel: &str| json!({ "publish": { "channel": channel, "data": "x".repeat(1000) } });
-    let mut kept = 0;
-    let refusal = loop {
-        let reply = client.ask(publish("kept:a"));
-        if reply["error"].is_object() {
-            break reply["error"].clone();
-        }
-        kept += 1;
-    };
-    assert!((1..10).contains(&kept), "{kept}");
+    let publish = |channel: &str, bytes: usize| json!({ "publish": { "channel": channel, "data": "x".repeat(bytes) } });
+    // What is older makes room for what comes.
+    for _ in 0..30 {
+        assert_eq!(client.ask(publish("kept:a", 1000))["publish"], json!({}));
+    }
+    let history = client.ask(json!({ "history": { "channel": "kept:a", "limit": 100 } }))["history"].clone();
+    let kept: Vec<u64> = history["publications"].as_array().expect("a list").iter().map(offset).collect();
+    assert!((1..10).contains(&kept.len()) && kept.last() == Some(&30), "{kept:?}");
+    assert_eq!(history["offset"], 30);
+    let evicted = || server.metric("gannet_node_histories_evicted_total");
+    let before = evicted();
+    assert!((1..30).contains(&before), "{before}");
+    assert_eq!(server.metric("gannet_node_history_streams_evicted_total"), 0, "offsets and the epoch stay");
+    // What fits nowhere is refused, and nothing is forgotten for it.
+    let refusal = client.ask(publish("kept:a", 12_000))["error"].clone();
     assert_eq!(refusal, json!({ "code": 111, "message": "too many requests", "temporary": true }));
-    assert_eq!(client.ask(publish("plain:a"))["publish"], json!({}));
-    assert_eq!(client.ask(json!({ "history": { "channel": "kept:a" } }))["history"]["offset"], kept);
+    server.counts("gannet_node_history_memory_limit_total", 1);
+    assert_eq!(evicted(), before);
+    assert_eq!(client.ask(publish("plain:a", 1000))["publish"], json!({}));
+}
+
+fn offset(publication: &Value) -> u64 {
+    publication["offset"].as_u64().expect("an offset")
 }
 
 #[test]
