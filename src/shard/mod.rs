@@ -390,11 +390,12 @@ impl Shard {
 
     /// Up to `budget` deliveries; how many it was. Joins that waited for their turn are done on the way.
     pub fn fan_out(&mut self, now: Now, table: &mut impl Table, budget: usize) -> usize {
-        // A call of the server API takes turns with the fan-outs.
-        let share = if self.hub.has_work() { budget.div_ceil(2) } else { budget };
-        let mut done = self.run_calls(now, table, share);
-        while done < budget
-            && let Some(work) = self.hub.next(budget - done, &mut self.deflater)
+        // A call of the server API takes turns with the fan-outs. These go first: what was published before a client is
+        // disconnected still reaches it.
+        let share = if self.calls.is_empty() { budget } else { budget.div_ceil(2) };
+        let mut done = 0;
+        while done < share
+            && let Some(work) = self.hub.next(share - done, &mut self.deflater)
         {
             match work {
                 Work::Deliver(delivery) => {
@@ -429,7 +430,7 @@ impl Shard {
             }
         }
         self.settle_local(now, table);
-        done
+        done + self.run_calls(now, table, budget.saturating_sub(done))
     }
 
     /// One call of a session, and what follows from it.

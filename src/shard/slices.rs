@@ -40,7 +40,9 @@ impl Shard {
             _ => HashSet::default(),
         };
         let call = ClientCall { ticket, control, clients, kept, met: 0 };
-        self.go_on(now, table, call, AT_ONCE);
+        // Publications that came before it are delivered first.
+        let at_once = if self.hub.has_work() { 0 } else { AT_ONCE };
+        self.go_on(now, table, call, at_once);
     }
 
     /// A slice of the calls that are under way, at most `budget` clients; how many it was.

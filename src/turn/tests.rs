@@ -6,7 +6,8 @@ use crate::base::wheel::NEVER;
 use crate::broker::{Answer as Owned, Asker, Keep, Request, Treatment, owner};
 use crate::config::Config;
 use crate::protocol::Publication;
-use crate::shard::Table;
+use crate::protocol::code::Disconnect;
+use crate::shard::{Chosen, Control, Table};
 use crate::ws::Deflate;
 use std::sync::Arc;
 use std::time::Duration;
@@ -411,6 +412,21 @@ fn a_full_hub_holds_publications_back_and_nothing_else() {
     assert_eq!(bench.turn.mail_waiting(), 0);
     let text = |line: &Line| String::from_utf8_lossy(&line.clone().take_written()).matches("xxx\"").count();
     assert_eq!((text(&other) > 0, bench.turn.shard.hub().waiting_bytes()), (true, 0));
+}
+
+#[test]
+fn what_was_published_before_a_disconnect_reaches_the_client() {
+    let (mut bench, line) = (Bench::new(1, |_| {}), Line::default());
+    let conn = bench.client(&line, "");
+    line.say(&frame(r#"{"id":2,"subscribe":{"channel":"c"}}"#));
+    bench.run(&[conn]);
+    let (chosen, disconnect) = (Chosen::default(), Disconnect::FORCE_DISCONNECT);
+    let control = Box::new(Control::Disconnect { chosen, keep: Vec::new(), disconnect });
+    bench.run_with(&[], vec![publish("c", long(10), None), Mail::Control { ticket: 5, control }]);
+    bench.settle(5);
+    let written = line.written();
+    assert!(String::from_utf8_lossy(&written).contains(r#""pub":"#));
+    assert_eq!(close_code(&written), Some(3503));
 }
 
 #[test]
