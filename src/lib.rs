@@ -24,7 +24,8 @@
 //! **F9, who may come in.** `admission` is the limits of the whole node, `origin` the pages whose scripts may connect.
 //!
 //! **F10, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP:
-//! the server API, health, metrics, and what is asked of the application's backend.
+//! the server API, health, metrics, and what is asked of the application's backend. `workers` are threads for what
+//! would hold a reactor up.
 //!
 //! **F11, assembly.** `host` tells what this host lacks, `server` starts and drains the node. `cli` is the command
 //! line; `main` prints and exits.
@@ -54,6 +55,7 @@ pub mod origin;
 
 pub mod reactor;
 pub mod service;
+pub mod workers;
 
 pub mod cli;
 pub mod host;

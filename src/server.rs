@@ -16,7 +16,9 @@ use crate::host;
 use crate::reactor::{Links, Reactor, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, PortRoom, Replies, Service};
 use crate::session::Rules;
+use crate::session::backend::Ask;
 use crate::shard::{ControlAnswer, Mail, Shard};
+use crate::workers::{Pool, TokenChecks};
 use log::Logger;
 use mio::{Poll, Waker};
 use signal_hook::iterator::Signals;
@@ -96,11 +98,12 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
     let (outgoing, backend, hook) =
         service::outgoing(config.clone(), rules.clone(), senders.clone()).map_err(cannot_start)?;
 
+    let checks = start_workers(&config, &rules, &senders)?;
     let (happened, happening) = channel();
     for (at, (part, listener)) in parts.into_iter().zip(listeners).enumerate() {
         let me = at as u16;
         let shard = Shard::new(me, count as u16, seed, secret.clone(), rules.clone());
-        let ends = (hand_off.clone(), backend.clone(), hook.clone());
+        let ends = (hand_off.clone(), backend.clone(), hook.clone(), checks.clone());
         let links = links(senders.clone(), ends, answers.clone(), happened.clone());
         let failed = happened.clone();
         let start = || {
@@ -114,12 +117,12 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
         steering.start_on(at, start).map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
     }
     let node = Arc::new(Node::new(info, rules, senders.clone(), seed));
-    let at = |listener: &Option<TcpListener>| listener.as_ref().and_then(|listener| listener.local_addr().ok());
-    let others = (at(&internal), at(&grpc));
+    let others = (address_of(&internal), address_of(&grpc));
     let service = Service {
         node,
         config: config.clone(),
         admission: admission.clone(),
+        workers: checks.pool,
         internal,
         grpc,
         handed_off,
@@ -137,6 +140,15 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
     announce(&config, bound, others, &steering, count, &admission);
     serve(&log, &happening)?;
     leave::leave(&config.shutdown, &admission, &senders, &happening)
+}
+
+fn start_workers(config: &Config, rules: &Arc<Rules>, reactors: &[Sender<Mail>]) -> Result<TokenChecks, ServeError> {
+    let pool = Pool::start(config.workers.threads, config.workers.queue_size).map_err(cannot("start a worker"))?;
+    Ok(TokenChecks { pool: Arc::new(pool), rules: rules.clone(), reactors: reactors.into() })
+}
+
+fn address_of(listener: &Option<TcpListener>) -> Option<SocketAddr> {
+    listener.as_ref().and_then(|listener| listener.local_addr().ok())
 }
 
 fn cannot(what: &'static str) -> impl Fn(io::Error) -> ServeError {
@@ -178,14 +190,19 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
 #[expect(clippy::result_large_err)]
 fn links(
     reactors: Vec<Sender<Mail>>,
-    (hand_off, backend, hook): (HandOff, BackendLink, HookLink),
+    (hand_off, backend, hook, checks): (HandOff, BackendLink, HookLink, TokenChecks),
     answers: UnboundedSender<Vec<(u64, ControlAnswer)>>,
     happened: std::sync::mpsc::Sender<Happened>,
 ) -> Links {
+    let pool = checks.pool.clone();
     Links {
         reactors,
         hand_off: Box::new(move |stream, bytes, entry| hand_off.give(stream, bytes, entry)),
-        backend: Box::new(move |call| backend.ask(call)),
+        ask: Box::new(move |call| match call.ask {
+            Ask::Check(_) => checks.ask(call),
+            _ => backend.ask(call),
+        }),
+        forget: Box::new(move |key| pool.forget(key)),
         hook: Box::new(move |event| hook.tell(event)),
         // The main thread is gone only when the process is.
         drained: Box::new(move || drop(happened.send(Happened::Drained))),

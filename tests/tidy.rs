@@ -13,7 +13,7 @@ const COLUMNS_MAX: usize = 120;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Each module's floor: it may use its own and those below.
-const FLOORS: [(&str, u8); 21] = [
+const FLOORS: [(&str, u8); 22] = [
     ("config", 0),
     ("base", 0),
     ("http", 1),
@@ -29,6 +29,7 @@ const FLOORS: [(&str, u8); 21] = [
     ("admission", 9),
     ("origin", 9),
     ("reactor", 10),
+    ("workers", 10),
     ("service", 10),
     ("host", 11),
     ("server", 11),

@@ -57,7 +57,8 @@ pub fn publish(id: usize, channel: &str, size: usize) -> String {
 pub fn token(secret: &str, user: &str) -> io::Result<String> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_err(io::Error::other)?;
     let claims = json!({"sub": user, "exp": now.as_secs() + 86_400});
-    encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes())).map_err(io::Error::other)
+    let key = EncodingKey::from_secret(secret.as_bytes()).map_err(io::Error::other)?;
+    encode(&Header::default(), &claims, &key).map_err(io::Error::other)
 }
 
 #[cfg(test)]

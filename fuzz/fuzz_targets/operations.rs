@@ -235,8 +235,9 @@ impl Answering {
             Answering::Rpc { json } => Said::Rpc(if *json { "{}" } else { "!" }.into()),
             Answering::Keys { failed } => {
                 let mut jwks = gannet::auth::Jwks::default();
-                if *failed {
-                    jwks.fail("https://keys.example/set".into(), now);
+                match failed {
+                    true => jwks.fail(node::KEYS_AT.into(), now),
+                    false => jwks = node::keys(now),
                 }
                 Said::Keys(Arc::new(jwks))
             }

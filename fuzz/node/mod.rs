@@ -5,7 +5,7 @@
 pub mod client;
 mod setup;
 
-pub use setup::{CHANNELS, USERS, rules, token};
+pub use setup::{CHANNELS, KEYS_AT, USERS, keys, rules, token};
 
 use bytes::Bytes;
 use client::{Client, Known};
@@ -13,7 +13,7 @@ use gannet::broker::{Answer as Owned, Asker, ConnKey, Event, Keep, Query, Reques
 use gannet::hub::Flags;
 use gannet::protocol::Encoding;
 use gannet::protocol::code::{ClientError, Disconnect};
-use gannet::session::backend::{Call, Said};
+use gannet::session::backend::{Ask, Call, Said};
 use gannet::session::{Now, Session, Sessions};
 use gannet::shard::{ControlAnswer, Control, Mail, Out, Shard, Table};
 use gannet::base::wheel::TICK_MS;
@@ -198,6 +198,12 @@ impl Node {
         match said {
             Some(said) => {
                 let Call { conn, ticket, ask, .. } = *call;
+                let said = match (&ask, said) {
+                    (_, said @ Said::Error(_)) => said,
+                    // A worker says nothing else.
+                    (Ask::Check(check), _) => Said::Checked(check.judge(self.shards[to].rules()).into()),
+                    (_, said) => said,
+                };
                 self.mail[SERVICE][to].push_back(Mail::Backend { conn, ticket, ask, said });
             }
             None => self.shards[to].refuse_call(self.now, &mut self.conns[to], *call),
@@ -293,7 +299,7 @@ impl Node {
                     Out::Ask(call) => self.asks.push(call),
                     Out::Answer { ticket, answer } => self.answers.push((ticket, answer)),
                     // Deadlines are looked at whenever time goes on.
-                    Out::Hook(_) | Out::Sooner { .. } | Out::Drain { .. } | Out::Commands { .. } => {}
+                    Out::Hook(_) | Out::Gone(_) | Out::Sooner { .. } | Out::Drain { .. } | Out::Commands { .. } => {}
                 }
             }
             for conn in conns.list.iter_mut().flatten() {

@@ -3,7 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gannet::config::{ChannelOptions, Config, NamespaceOptions};
+use gannet::auth::{Jwks, KeySet};
 use gannet::session::Rules;
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use std::time::Duration;
 /// Of each kind one or two; the last one's namespace is none.
 pub const CHANNELS: [&str; 10] = ["a", "b", "h:1", "h:2", "f:1", "p:1", "c:1", "u:#1,2", "#1", "no:1"];
 pub const USERS: [&str; 3] = ["1", "2", "3"];
+/// Where the key set is said to lie.
+pub const KEYS_AT: &str = "https://keys.example/set";
 
 /// What the bits of `setup` turn on; each set of rules is made once.
 pub fn rules(setup: u8) -> Arc<Rules> {
@@ -33,11 +37,13 @@ fn make(setup: u8) -> Rules {
     client.subscribe_to_user_personal_channel.enabled = on(4);
     client.subscribe_to_user_personal_channel.single_connection = on(5);
     match on(6) {
-        true => client.token.jwks_public_endpoint = "https://keys.example/set".into(),
+        true => client.token.jwks_public_endpoint = KEYS_AT.into(),
         false => client.insecure_skip_token_signature_verify = true,
     }
     client.channel_limit = 3;
     client.token_cache_size = 4;
+    client.bad_token_cache_size = 4;
+    client.bad_token_limit = 2;
     client.ping_interval = Duration::from_secs(2);
     client.pong_timeout = Duration::from_secs(1);
     client.expired_close_delay = Duration::from_secs(1);
@@ -120,8 +126,23 @@ fn namespaces() -> [(&'static str, ChannelOptions); 5] {
     [("h", h), ("f", f), ("p", p), ("c", c), ("u", u)]
 }
 
-/// A token that says `claims`; nobody looks at its signature.
+/// A token that says `claims`, signed by the key of the set; where signatures are skipped nobody looks at that.
 pub fn token(claims: &serde_json::Value) -> String {
-    let parts = [r#"{"alg":"RS256","kid":"1"}"#, &claims.to_string(), "no signature"];
-    parts.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".")
+    let parts = [r#"{"alg":"EdDSA","kid":"1"}"#, &claims.to_string()];
+    let signed = parts.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    let signature = PAIR.with(|pair| URL_SAFE_NO_PAD.encode(pair.sign(signed.as_bytes())));
+    format!("{signed}.{signature}")
+}
+
+/// The key set, fetched at `now`.
+pub fn keys(now: u64) -> Jwks {
+    let x = PAIR.with(|pair| URL_SAFE_NO_PAD.encode(pair.public_key()));
+    let set = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"1","x":"{x}"}}]}}"#);
+    let mut jwks = Jwks::default();
+    jwks.insert(KEYS_AT.into(), KeySet::parse(set.as_bytes()).expect("a key set"), now);
+    jwks
+}
+
+thread_local! {
+    static PAIR: Ed25519KeyPair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a seed");
 }

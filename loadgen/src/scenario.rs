@@ -254,9 +254,10 @@ fn profile(common: &Common, target: &Target) -> Result<Profile, String> {
             if common.subscribe_message.is_some() || common.publish_message.is_some() || common.binary {
                 return Err("--subscribe-message, --publish-message and --binary need --profile raw".to_owned());
             }
+            let key = common.token_secret.as_ref().map(|secret| EncodingKey::from_secret(secret.as_bytes()));
             Ok(Profile::Centrifugal(Centrifugal {
                 encoding: if common.protobuf { Encoding::Protobuf } else { Encoding::Json },
-                key: common.token_secret.as_ref().map(|secret| EncodingKey::from_secret(secret.as_bytes())),
+                key: key.transpose().map_err(|error| format!("--token-secret: {error}"))?,
                 user_prefix: common.user_prefix.clone(),
                 started: started().as_secs(),
             }))

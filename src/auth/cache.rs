@@ -1,11 +1,15 @@
-//! F2 · Tokens that were found good, so that a client that comes back costs no signature check.
+//! F2 · What was found of tokens, so that a client that comes back costs no signature check, and neither does a bad
+//! token that is shown again.
 //!
 //! Owns how many are kept and for how long: none beyond its own times or its key's, none after the keys have changed.
-//! Bad tokens are not kept, so who has no good one cannot fill it. Never verifies: that is `Verifier`'s.
+//! Good ones are kept whole. Of bad ones a keyed hash is kept, and they have room of their own, so that whoever has no
+//! good one cannot drive the good ones out. Never does what is dear: that is `Verifier`'s, on another thread.
 
-use super::{ChannelClaims, Claims, Good, Jwks, TokenError, Verifier};
+use super::{ChannelClaims, Claims, Dear, Found, FoundOf, Holds, Jwks, Need, TokenError, Verdict, Verifier};
+use super::{TOKEN_LEN_MAX, Why};
 use foldhash::quality::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{Equivalent, HashMap};
+use std::hash::{BuildHasher, Hash};
 use std::mem;
 use std::sync::Arc;
 
@@ -17,38 +21,58 @@ const ENTRY_LEN: usize = 1024;
 pub struct Cache {
     connections: Kept<Claims>,
     subscriptions: Kept<ChannelClaims>,
+    /// Makes the hashes of bad tokens.
+    hasher: RandomState,
     /// Of the key sets that the entries were checked with.
     version: u64,
-    /// Tokens that were found here, and that were not.
-    pub hits: u64,
-    pub misses: u64,
+    pub tally: TokenTally,
+    /// See [`Cache::take_checks`].
+    checks: u32,
+}
+
+/// What was counted from the beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokenTally {
+    /// Tokens that were found good before.
+    pub good_again: u64,
+    /// Tokens that were found bad before.
+    pub bad_again: u64,
+    /// Tokens that were looked at whole, here or on another thread.
+    pub verified: u64,
+    /// Of those, the ones whose signature did not fit.
+    pub forged: u64,
+}
+
+/// Tokens of one kind.
+struct Kept<T> {
+    good: Generations<Box<str>, Arc<T>>,
+    /// By hash. A good token that has the hash of a bad one would be refused: with a secret key and 64 bits, nobody
+    /// brings that about, and chance does not.
+    bad: Generations<u64, TokenError>,
 }
 
 /// Two generations: the older one goes when the younger is full, so what is asked for again stays.
-struct Kept<T> {
-    young: HashMap<Box<str>, Entry<T>, RandomState>,
-    old: HashMap<Box<str>, Entry<T>, RandomState>,
+struct Generations<K, V> {
+    young: HashMap<K, Entry<V>, RandomState>,
+    old: HashMap<K, Entry<V>, RandomState>,
     /// Of the younger generation.
     cost: usize,
     /// Entries of one generation.
     half: usize,
 }
 
-struct Entry<T> {
-    claims: Arc<T>,
-    /// Seconds since 1970: good from the first until before the second.
-    from: u64,
-    until: u64,
+struct Entry<V> {
+    found: Holds<V>,
+    cost: usize,
 }
 
 impl Cache {
-    /// `entries` of each kind of token; below two nothing is kept.
-    pub fn new(entries: usize) -> Cache {
-        let (connections, subscriptions) = (Kept::new(entries), Kept::new(entries));
-        Cache { connections, subscriptions, ..Cache::default() }
+    /// `good` tokens of each kind and as many `bad` ones; below two nothing is kept.
+    pub fn new(good: usize, bad: usize) -> Cache {
+        Cache { connections: Kept::new(good, bad), subscriptions: Kept::new(good, bad), ..Cache::default() }
     }
 
-    /// As [`Verifier::connection`].
+    /// As [`Verifier::connection`], but for what is dear: that gives [`Need::Check`].
     pub fn connection(
         &mut self,
         verifier: &Verifier,
@@ -57,15 +81,15 @@ impl Cache {
         now: u64,
     ) -> Result<Arc<Claims>, TokenError> {
         self.heed(jwks);
-        if let Some(claims) = self.connections.get(token, now) {
-            self.hits += 1;
-            return Ok(claims);
+        if let Some(known) = self.connections.recall(token, &self.hasher, now) {
+            return self.tally.known(known);
         }
-        self.misses += 1;
-        Ok(self.connections.keep(token, verifier.good_connection(token, now, jwks)?))
+        let found = verifier.find_connection(token, now, jwks, Dear::Elsewhere);
+        self.checks += u32::from(self.tally.count(&found));
+        self.connections.keep(token, &self.hasher, found, now)
     }
 
-    /// As [`Verifier::subscription`].
+    /// As [`Verifier::subscription`], in the same way.
     pub fn subscription(
         &mut self,
         verifier: &Verifier,
@@ -74,12 +98,53 @@ impl Cache {
         now: u64,
     ) -> Result<Arc<ChannelClaims>, TokenError> {
         self.heed(jwks);
-        if let Some(claims) = self.subscriptions.get(token, now) {
-            self.hits += 1;
-            return Ok(claims);
+        if let Some(known) = self.subscriptions.recall(token, &self.hasher, now) {
+            return self.tally.known(known);
         }
-        self.misses += 1;
-        Ok(self.subscriptions.keep(token, verifier.good_subscription(token, now, jwks)?))
+        let found = verifier.find_subscription(token, now, jwks, Dear::Elsewhere);
+        self.checks += u32::from(self.tally.count(&found));
+        self.subscriptions.keep(token, &self.hasher, found, now)
+    }
+
+    /// What another thread found of a connection token. If keys have changed meanwhile, it is to look again.
+    pub fn connection_judged(
+        &mut self,
+        jwks: &Jwks,
+        token: &str,
+        verdict: Verdict,
+        now: u64,
+    ) -> Result<Arc<Claims>, TokenError> {
+        self.heed(jwks);
+        match verdict.found {
+            FoundOf::Connection(found) if verdict.version == self.version => {
+                self.tally.count(&found);
+                self.connections.keep(token, &self.hasher, found, now)
+            }
+            _ => Err(TokenError::Needs(Need::Check)),
+        }
+    }
+
+    /// The same of a subscription token.
+    pub fn subscription_judged(
+        &mut self,
+        jwks: &Jwks,
+        token: &str,
+        verdict: Verdict,
+        now: u64,
+    ) -> Result<Arc<ChannelClaims>, TokenError> {
+        self.heed(jwks);
+        match verdict.found {
+            FoundOf::Subscription(found) if verdict.version == self.version => {
+                self.tally.count(&found);
+                self.subscriptions.keep(token, &self.hasher, found, now)
+            }
+            _ => Err(TokenError::Needs(Need::Check)),
+        }
+    }
+
+    /// Tokens that were looked at whole here, on this thread, since the last call.
+    pub fn take_checks(&mut self) -> u32 {
+        mem::take(&mut self.checks)
     }
 
     /// Forgets all: for another verifier than before.
@@ -88,13 +153,18 @@ impl Cache {
         self.subscriptions.clear();
     }
 
-    /// Tokens kept.
+    /// Good tokens kept.
     pub fn len(&self) -> usize {
-        self.connections.len() + self.subscriptions.len()
+        self.connections.good.len() + self.subscriptions.good.len()
+    }
+
+    /// Bad tokens kept.
+    pub fn bad_len(&self) -> usize {
+        self.connections.bad.len() + self.subscriptions.bad.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.bad_len() == 0
     }
 
     fn heed(&mut self, jwks: &Jwks) {
@@ -105,46 +175,95 @@ impl Cache {
     }
 }
 
+impl TokenTally {
+    fn known<T>(&mut self, known: Result<T, TokenError>) -> Result<T, TokenError> {
+        self.good_again += u64::from(known.is_ok());
+        self.bad_again += u64::from(known.is_err());
+        known
+    }
+
+    /// Whether anything was found.
+    fn count<T>(&mut self, found: &Found<T>) -> bool {
+        let error = found.as_ref().err().map(|bad| &bad.what);
+        let is_done = !matches!(error, Some(TokenError::Needs(_)));
+        self.verified += u64::from(is_done);
+        self.forged += u64::from(error == Some(&TokenError::Invalid(Why::Signature)));
+        is_done
+    }
+}
+
 impl<T> Default for Kept<T> {
     fn default() -> Kept<T> {
-        Kept::new(0)
+        Kept::new(0, 0)
     }
 }
 
 impl<T> Kept<T> {
-    fn new(entries: usize) -> Kept<T> {
+    fn new(good: usize, bad: usize) -> Kept<T> {
+        Kept { good: Generations::new(good), bad: Generations::new(bad) }
+    }
+
+    fn recall(&mut self, token: &str, hasher: &RandomState, now: u64) -> Option<Result<Arc<T>, TokenError>> {
+        if token.len() > TOKEN_LEN_MAX {
+            // It is not even hashed.
+            return Some(Err(Why::TooLong.into()));
+        }
+        self.good.get(token, now).map(Ok).or_else(|| self.bad.get(&hasher.hash_one(token), now).map(Err))
+    }
+
+    /// What was found may be older than `now`.
+    fn keep(&mut self, token: &str, hasher: &RandomState, found: Found<T>, now: u64) -> Result<Arc<T>, TokenError> {
+        match found {
+            Ok(found) => {
+                let claims = if found.at(now) { Ok(found.what.clone()) } else { Err(TokenError::Expired) };
+                self.good.insert(token.into(), found, good_cost(token));
+                claims
+            }
+            Err(found) => {
+                let error = found.what.clone();
+                // What is broken at first sight is seen as soon as remembered.
+                let is_dear = !matches!(error, TokenError::Invalid(Why::Malformed | Why::Algorithm));
+                if is_dear && found.at(now) {
+                    self.bad.insert(hasher.hash_one(token), found, 0);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.good.clear();
+        self.bad.clear();
+    }
+}
+
+impl<K: Eq + Hash, V: Clone> Generations<K, V> {
+    fn new(entries: usize) -> Generations<K, V> {
         let (young, old) = (HashMap::default(), HashMap::default());
-        Kept { young, old, cost: 0, half: entries / 2 }
+        Generations { young, old, cost: 0, half: entries / 2 }
     }
 
-    fn get(&mut self, token: &str, now: u64) -> Option<Arc<T>> {
-        let is_good = |entry: &Entry<T>| (entry.from..entry.until).contains(&now);
-        if let Some(entry) = self.young.get(token) {
-            return is_good(entry).then(|| entry.claims.clone());
+    fn get<Q: Hash + Equivalent<K> + ?Sized>(&mut self, key: &Q, now: u64) -> Option<V> {
+        if let Some(Entry { found, .. }) = self.young.get(key) {
+            return found.at(now).then(|| found.what.clone());
         }
-        let (token, entry) = self.old.remove_entry(token).filter(|(_, entry)| is_good(entry))?;
-        let claims = entry.claims.clone();
-        self.insert(token, entry);
-        Some(claims)
+        let (key, Entry { found, cost }) = self.old.remove_entry(key).filter(|(_, entry)| entry.found.at(now))?;
+        let what = found.what.clone();
+        self.insert(key, found, cost);
+        Some(what)
     }
 
-    fn keep(&mut self, token: &str, good: Good<T>) -> Arc<T> {
-        let Good { claims, from, until } = good;
-        let claims = Arc::new(claims);
-        if cost(token) <= self.half * ENTRY_LEN {
-            self.insert(token.into(), Entry { claims: claims.clone(), from, until });
+    fn insert(&mut self, key: K, found: Holds<V>, cost: usize) {
+        let most = self.half * ENTRY_LEN;
+        if self.half == 0 || cost > most {
+            return;
         }
-        claims
-    }
-
-    fn insert(&mut self, token: Box<str>, entry: Entry<T>) {
-        let cost = cost(&token);
-        if self.young.len() >= self.half || self.cost + cost > self.half * ENTRY_LEN {
+        if self.young.len() >= self.half || self.cost + cost > most {
             self.old.clear();
             mem::swap(&mut self.young, &mut self.old);
             self.cost = 0;
         }
-        if self.young.insert(token, entry).is_none() {
+        if self.young.insert(key, Entry { found, cost }).is_none() {
             self.cost += cost;
         }
     }
@@ -160,7 +279,7 @@ impl<T> Kept<T> {
     }
 }
 
-/// Bytes of an entry: the token, and claims that are no longer than it.
-fn cost(token: &str) -> usize {
+/// Bytes of a good token's entry: the token, and claims that are no longer than it.
+fn good_cost(token: &str) -> usize {
     2 * token.len() + 192
 }

@@ -4,8 +4,8 @@
 //! caller, on another thread.
 
 use super::signature::{Algorithm, PublicKey};
-use super::{TokenError, Why};
-use crate::config::{EcdsaKey, is_sound_rsa};
+use super::{Need, TokenError, Why};
+use crate::config::{EcdsaKey, RsaKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
@@ -124,26 +124,9 @@ impl Jwk {
 fn public_key(raw: &RawKey<'_>) -> Option<PublicKey> {
     let bytes = |field: &Option<Cow<'_, str>>| URL_SAFE_NO_PAD.decode(field.as_deref()?).ok();
     match (raw.kty.as_ref(), raw.crv.as_deref()) {
-        ("RSA", _) => {
-            let number = |field| Some(rsa::BigUint::from_bytes_be(&bytes(field)?));
-            let key = rsa::RsaPublicKey::new(number(&raw.n)?, number(&raw.e)?).ok()?;
-            is_sound_rsa(&key).then(|| PublicKey::Rsa(Box::new(key)))
-        }
-        ("EC", Some(curve)) => {
-            let (x, y) = (bytes(&raw.x)?, bytes(&raw.y)?);
-            let point = [&[4], x.as_slice(), y.as_slice()].concat();
-            let key = match (curve, x.len()) {
-                ("P-256", 32) => EcdsaKey::P256(p256::ecdsa::VerifyingKey::from_sec1_bytes(&point).ok()?),
-                ("P-384", 48) => EcdsaKey::P384(p384::ecdsa::VerifyingKey::from_sec1_bytes(&point).ok()?),
-                ("P-521", 66) => EcdsaKey::P521(p521::PublicKey::from_sec1_bytes(&point).ok()?),
-                _ => return None,
-            };
-            Some(PublicKey::Ecdsa(Box::new(key)))
-        }
-        ("OKP", Some("Ed25519")) => {
-            let key = ed25519_dalek::VerifyingKey::try_from(bytes(&raw.x)?.as_slice()).ok()?;
-            Some(PublicKey::Ed25519(Box::new(key)))
-        }
+        ("RSA", _) => RsaKey::new(&bytes(&raw.n)?, &bytes(&raw.e)?).map(|key| PublicKey::Rsa(Box::new(key))),
+        ("EC", Some(curve)) => EcdsaKey::new(curve, &bytes(&raw.x)?, &bytes(&raw.y)?).map(PublicKey::Ecdsa),
+        ("OKP", Some("Ed25519")) => Some(PublicKey::Ed25519(bytes(&raw.x)?.try_into().ok()?)),
         _ => None,
     }
 }
@@ -165,7 +148,8 @@ impl Default for Jwks {
 
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Fetched {
-    keys: KeySet,
+    /// Shared, for who fetches copies all there is.
+    keys: Arc<KeySet>,
     /// Seconds since 1970: the last fetch that brought a set, and the last fetch.
     brought_at: Option<u64>,
     tried_at: u64,
@@ -180,10 +164,10 @@ impl Jwks {
     /// What a fetch brought at `now` takes the place of what was there.
     pub fn insert(&mut self, url: Arc<str>, keys: KeySet, now: u64) {
         let fetched = self.sets.entry(url).or_default();
-        if fetched.keys != keys {
+        if *fetched.keys != keys {
             self.version += 1;
         }
-        *fetched = Fetched { keys, brought_at: Some(now), tried_at: now };
+        *fetched = Fetched { keys: keys.into(), brought_at: Some(now), tried_at: now };
     }
 
     /// A fetch brought nothing: what was there stays.
@@ -218,14 +202,14 @@ impl Jwks {
         algorithm: Algorithm,
         now: u64,
     ) -> Result<&PublicKey, TokenError> {
-        let Some(set) = self.sets.get(url) else { return Err(TokenError::KeyWanted(url.clone())) };
+        let Some(set) = self.sets.get(url) else { return Err(TokenError::Needs(Need::Key(url.clone()))) };
         let mut named = set.keys.keys.iter().filter(|jwk| *jwk.kid == *kid).peekable();
         if named.peek().is_some() {
             let fits = |jwk: &&Jwk| jwk.key.fits(algorithm) && jwk.only.is_none_or(|only| only == algorithm);
             return named.find(fits).map(|jwk| &jwk.key).ok_or(TokenError::Invalid(Why::Algorithm));
         }
         if now.abs_diff(set.tried_at) >= self.again_after {
-            return Err(TokenError::KeyWanted(url.clone()));
+            return Err(TokenError::Needs(Need::Key(url.clone())));
         }
         Err(self.missing(url))
     }

@@ -1,7 +1,8 @@
 //! F2 · Token bytes to claims: signature, issuer, audience, times and the user.
 //!
 //! Pure: keys are injected and the time is an argument. Knows nothing of clients or of what claims allow. A key set
-//! that is wanted but not there is named to the caller and never fetched.
+//! that is wanted but not there is named to the caller and never fetched. [`Verifier`] does the whole work where it is
+//! called; [`Cache`] is for a thread that must not wait, and leaves signatures by public keys to others.
 
 mod cache;
 mod claims;
@@ -36,11 +37,21 @@ pub enum TokenError {
     Invalid(Why),
     /// Past its `exp`, or before its `nbf`. Error 109: a new one helps.
     Expired,
-    /// Its key may be in the key set at this URL, which is not known or not recent: fetch it, [`Jwks::insert`] it or
-    /// tell of it with [`Jwks::fail`], and ask again. A second time in a row this does not come.
-    KeyWanted(Arc<str>),
+    /// Nobody knows before somebody has done this.
+    Needs(Need),
     /// Its key set could not be fetched a moment ago. Error 100, which is temporary.
     KeyUnavailable,
+}
+
+/// What is to be done before a token is good or bad.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// Its key may be in the key set at this URL, which is not known or not recent: fetch it, [`Jwks::insert`] it or
+    /// tell of it with [`Jwks::fail`], and ask again. A second time in a row this does not come.
+    Key(Arc<str>),
+    /// Its signature takes long to check: have another thread call [`Verifier::judge`], and give the cache what it
+    /// finds. Only a cache says so.
+    Check,
 }
 
 /// Why a token is invalid.
@@ -55,6 +66,13 @@ pub enum Why {
     Audience,
     Kind,
     Claims,
+}
+
+impl Why {
+    /// Whether anyone could have made the token, for no key of ours did.
+    pub fn is_forgery(self) -> bool {
+        matches!(self, Why::TooLong | Why::Malformed | Why::Algorithm | Why::Signature)
+    }
 }
 
 impl fmt::Display for Why {
@@ -76,12 +94,6 @@ impl fmt::Display for Why {
 impl From<Why> for TokenError {
     fn from(why: Why) -> TokenError {
         TokenError::Invalid(why)
-    }
-}
-
-impl From<WrongType> for TokenError {
-    fn from(_: WrongType) -> TokenError {
-        TokenError::Invalid(Why::Claims)
     }
 }
 
@@ -125,12 +137,71 @@ struct Configured {
     ecdsa: Option<PublicKey>,
 }
 
-/// A token was found good, with what is to be remembered of it.
-struct Good<T> {
-    claims: T,
-    /// Seconds since 1970: good from the first until before the second.
+/// What was found, and when it holds: in seconds since 1970, from the first until before the second.
+#[derive(Debug, Clone, PartialEq)]
+struct Holds<T> {
+    what: T,
     from: u64,
     until: u64,
+}
+
+impl<T> Holds<T> {
+    /// Whatever the time, as long as the keys are the same.
+    fn always(what: T) -> Holds<T> {
+        Holds { what, from: 0, until: u64::MAX }
+    }
+
+    /// Not to be remembered.
+    fn never(what: T) -> Holds<T> {
+        Holds { what, from: 0, until: 0 }
+    }
+
+    fn at(&self, now: u64) -> bool {
+        (self.from..self.until).contains(&now)
+    }
+}
+
+impl From<Why> for Holds<TokenError> {
+    fn from(why: Why) -> Holds<TokenError> {
+        Holds::always(why.into())
+    }
+}
+
+impl From<WrongType> for Holds<TokenError> {
+    fn from(_: WrongType) -> Holds<TokenError> {
+        Holds::always(Why::Claims.into())
+    }
+}
+
+/// A token was found good, or bad.
+type Found<T> = Result<Holds<Arc<T>>, Holds<TokenError>>;
+
+/// The two kinds of token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    Connection,
+    Subscription,
+}
+
+/// What was found of a token on another thread, for [`Cache::connection_judged`] or [`Cache::subscription_judged`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    found: FoundOf,
+    /// Of the key sets that it was found with.
+    version: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum FoundOf {
+    Connection(Found<Claims>),
+    Subscription(Found<ChannelClaims>),
+}
+
+/// Where signatures by public keys are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dear {
+    Here,
+    Elsewhere,
 }
 
 #[derive(Deserialize)]
@@ -144,9 +215,9 @@ struct Header<'a> {
 /// A token taken apart; nothing of it is to be believed yet.
 struct Parts<'a> {
     signed: &'a [u8],
-    header: Vec<u8>,
-    body: Vec<u8>,
-    signature: Vec<u8>,
+    header: &'a str,
+    body: &'a str,
+    signature: &'a str,
 }
 
 impl Verifier {
@@ -160,7 +231,7 @@ impl Verifier {
             _ if skip_signature => Keys::Skipped,
             Some(source) => Keys::Fetched(source),
             None => {
-                let secret = |text: &str| (!text.is_empty()).then(|| HmacSecret::new(text)).flatten();
+                let secret = |text: &str| (!text.is_empty()).then(|| HmacSecret::new(text));
                 let until = match options.hmac_previous_secret_key_valid_until {
                     0 => u64::MAX,
                     until => until,
@@ -169,7 +240,7 @@ impl Verifier {
                     secret: secret(&options.hmac_secret_key),
                     previous: secret(&options.hmac_previous_secret_key).map(|key| (key, until)),
                     rsa: wanted.rsa.map(|key| PublicKey::Rsa(Box::new(key))),
-                    ecdsa: wanted.ecdsa.map(|key| PublicKey::Ecdsa(Box::new(key))),
+                    ecdsa: wanted.ecdsa.map(PublicKey::Ecdsa),
                 }))
             }
         };
@@ -178,14 +249,30 @@ impl Verifier {
     }
 
     /// The claims of a connection token at `now` (seconds since 1970).
-    pub fn connection(&self, token: &str, now: u64, jwks: &Jwks) -> Result<Claims, TokenError> {
-        self.good_connection(token, now, jwks).map(|good| good.claims)
+    pub fn connection(&self, token: &str, now: u64, jwks: &Jwks) -> Result<Arc<Claims>, TokenError> {
+        settled(self.find_connection(token, now, jwks, Dear::Here))
     }
 
     /// The claims of a subscription token. Whether its user, channel and client are those of the request is for the
     /// caller to see.
-    pub fn subscription(&self, token: &str, now: u64, jwks: &Jwks) -> Result<ChannelClaims, TokenError> {
-        self.good_subscription(token, now, jwks).map(|good| good.claims)
+    pub fn subscription(&self, token: &str, now: u64, jwks: &Jwks) -> Result<Arc<ChannelClaims>, TokenError> {
+        settled(self.find_subscription(token, now, jwks, Dear::Here))
+    }
+
+    /// The same for a thread that asked for it because [`Need::Check`] was said. `fetched`: its key set was fetched
+    /// for it a moment ago, so a key that is not there will not come by fetching again.
+    pub fn judge(&self, kind: TokenKind, token: &str, now: u64, jwks: &Jwks, fetched: bool) -> Verdict {
+        let found = match kind {
+            TokenKind::Connection => {
+                let found = self.find_connection(token, now, jwks, Dear::Here);
+                FoundOf::Connection(found.map_err(|bad| bad.once(jwks, fetched)))
+            }
+            TokenKind::Subscription => {
+                let found = self.find_subscription(token, now, jwks, Dear::Here);
+                FoundOf::Subscription(found.map_err(|bad| bad.once(jwks, fetched)))
+            }
+        };
+        Verdict { found, version: jwks.version() }
     }
 
     /// Where key sets lie that tokens may want, to fetch them before they do.
@@ -197,8 +284,8 @@ impl Verifier {
         source.into_iter().flat_map(KeySource::urls)
     }
 
-    fn good_connection(&self, token: &str, now: u64, jwks: &Jwks) -> Result<Good<Claims>, TokenError> {
-        self.open(token, now, jwks, |body, user| {
+    fn find_connection(&self, token: &str, now: u64, jwks: &Jwks, dear: Dear) -> Found<Claims> {
+        self.open(token, now, jwks, dear, |body, user| {
             if body.names_channel() {
                 return Err(Why::Kind.into());
             }
@@ -206,8 +293,8 @@ impl Verifier {
         })
     }
 
-    fn good_subscription(&self, token: &str, now: u64, jwks: &Jwks) -> Result<Good<ChannelClaims>, TokenError> {
-        self.open(token, now, jwks, |body, user| Ok(body.subscription(user)?))
+    fn find_subscription(&self, token: &str, now: u64, jwks: &Jwks, dear: Dear) -> Found<ChannelClaims> {
+        self.open(token, now, jwks, dear, |body, user| Ok(body.subscription(user)?))
     }
 
     /// Issuer and audience come before the signature, for they choose the key set; times last, so that `Expired` is
@@ -217,41 +304,56 @@ impl Verifier {
         token: &str,
         now: u64,
         jwks: &Jwks,
-        read: impl FnOnce(&RawClaims<'_>, CompactString) -> Result<T, TokenError>,
-    ) -> Result<Good<T>, TokenError> {
+        dear: Dear,
+        read: impl FnOnce(&RawClaims<'_>, CompactString) -> Result<T, Holds<TokenError>>,
+    ) -> Found<T> {
         let parts = Parts::split(token)?;
-        let header: Header<'_> = serde_json::from_slice(&parts.header).map_err(|_| Why::Malformed)?;
+        let header = decoded(parts.header)?;
+        let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| Why::Malformed)?;
         let algorithm = Algorithm::parse(&header.alg).ok_or(Why::Algorithm)?;
         if header.crit.is_some() {
             // An extension that changes what the signature means, and must not be passed over.
             return Err(Why::Malformed.into());
         }
-        let body = RawClaims::parse(&parts.body)?;
+        if dear == Dear::Elsewhere && self.is_dear(algorithm) {
+            return Err(Holds::never(TokenError::Needs(Need::Check)));
+        }
+        let (bytes, signature) = (decoded(parts.body)?, decoded(parts.signature)?);
+        let body = RawClaims::parse(&bytes)?;
         let groups = self.issuer_and_audience(&body)?;
         let key_until = match &self.keys {
             Keys::Skipped => u64::MAX,
-            Keys::Configured(keys) => keys.verify(algorithm, &parts, now)?,
+            Keys::Configured(keys) => keys.verify(algorithm, parts.signed, &signature, now)?,
             // A key set has public keys only, so no fetch would bring the one to such a token.
-            Keys::Fetched(_) if matches!(algorithm, Algorithm::Hs(_)) => return Err(Why::Algorithm.into()),
+            Keys::Fetched(_) if algorithm.is_hmac() => return Err(Why::Algorithm.into()),
             Keys::Fetched(source) => {
                 let url = source.url(|name| groups.get(name)).ok_or(Why::UnknownKey)?;
-                let key = jwks.find(url, header.kid.as_deref().ok_or(Why::UnknownKey)?, algorithm, now)?;
-                let is_good = key.verify(algorithm, parts.signed, &parts.signature);
+                let key = jwks.find(url, header.kid.as_deref().ok_or(Why::UnknownKey)?, algorithm, now);
+                let is_good = key.map_err(Holds::never)?.verify(algorithm, parts.signed, &signature);
                 is_good.then_some(u64::MAX).ok_or(Why::Signature)?
             }
         };
-        let user =
-            if self.user_claim.is_empty() { body.user()? } else { user_of_claim(&parts.body, &self.user_claim)? };
-        let claims = read(&body, user)?;
+        let user = if self.user_claim.is_empty() { body.user()? } else { user_of_claim(&bytes, &self.user_claim)? };
+        let claims = Arc::new(read(&body, user)?);
         // A fraction of a second counts up: at second 5 a token until 5.5 is good, and one from 5.5 is not.
         let (from, until) = (body.nbf.map_or(0, whole_seconds), body.exp.map_or(u64::MAX, whole_seconds));
-        if now < from || now >= until {
-            return Err(TokenError::Expired);
+        match now {
+            now if now < from => Err(Holds { what: TokenError::Expired, from: 0, until: from }),
+            now if now >= until => Err(Holds { what: TokenError::Expired, from: until, until: u64::MAX }),
+            _ => Ok(Holds { what: claims, from, until: until.min(key_until) }),
         }
-        Ok(Good { claims, from, until: until.min(key_until) })
     }
 
-    fn issuer_and_audience(&self, body: &RawClaims<'_>) -> Result<Groups, TokenError> {
+    /// Does it take a public key's arithmetic to tell a token of this algorithm good from bad?
+    fn is_dear(&self, algorithm: Algorithm) -> bool {
+        match &self.keys {
+            Keys::Skipped => false,
+            Keys::Configured(keys) => keys.public(algorithm).is_some(),
+            Keys::Fetched(_) => !algorithm.is_hmac(),
+        }
+    }
+
+    fn issuer_and_audience(&self, body: &RawClaims<'_>) -> Result<Groups, Holds<TokenError>> {
         let mut groups = Groups::default();
         if !matches!(self.issuer, Pattern::Any) {
             let issuer = body.issuer()?.unwrap_or_default();
@@ -271,25 +373,48 @@ impl Verifier {
 
 impl Configured {
     /// Before which second the key no longer counts.
-    fn verify(&self, algorithm: Algorithm, parts: &Parts<'_>, now: u64) -> Result<u64, TokenError> {
-        let (signed, signature) = (parts.signed, &parts.signature);
-        let key = match algorithm {
-            Algorithm::Hs(hash) => {
-                if self.secret.as_ref().is_some_and(|secret| secret.verify(hash, signed, signature)) {
-                    return Ok(u64::MAX);
-                }
-                let previous = self.previous.as_ref().filter(|(_, until)| now <= *until);
-                let fits = previous.filter(|(secret, _)| secret.verify(hash, signed, signature));
-                let wrong = if self.secret.is_none() && previous.is_none() { Why::Algorithm } else { Why::Signature };
-                return fits.map(|(_, until)| until.saturating_add(1)).ok_or(wrong.into());
-            }
-            Algorithm::Rs(_) => &self.rsa,
-            Algorithm::Es(_) => &self.ecdsa,
-            Algorithm::EdDsa => &None,
+    fn verify(&self, algorithm: Algorithm, signed: &[u8], signature: &[u8], now: u64) -> Result<u64, Why> {
+        let Algorithm::Hs(hash) = algorithm else {
+            let key = self.public(algorithm).ok_or(Why::Algorithm)?;
+            return key.verify(algorithm, signed, signature).then_some(u64::MAX).ok_or(Why::Signature);
         };
-        let key = key.as_ref().filter(|key| key.fits(algorithm)).ok_or(Why::Algorithm)?;
-        key.verify(algorithm, signed, signature).then_some(u64::MAX).ok_or(Why::Signature.into())
+        if self.secret.as_ref().is_some_and(|secret| secret.verify(hash, signed, signature)) {
+            return Ok(u64::MAX);
+        }
+        let previous = self.previous.as_ref().filter(|(_, until)| now <= *until);
+        let fits = previous.filter(|(secret, _)| secret.verify(hash, signed, signature));
+        let wrong = if self.secret.is_none() && previous.is_none() { Why::Algorithm } else { Why::Signature };
+        fits.map(|(_, until)| until.saturating_add(1)).ok_or(wrong)
     }
+
+    /// The public key that serves an algorithm, if there is one.
+    fn public(&self, algorithm: Algorithm) -> Option<&PublicKey> {
+        [&self.rsa, &self.ecdsa].into_iter().flatten().find(|key| key.fits(algorithm))
+    }
+}
+
+impl Holds<TokenError> {
+    /// A key for which the set was `fetched` already is asked for no more.
+    fn once(self, jwks: &Jwks, fetched: bool) -> Holds<TokenError> {
+        match self.what {
+            TokenError::Needs(Need::Key(url)) if fetched => Holds::never(jwks.missing(&url)),
+            what => Holds { what, ..self },
+        }
+    }
+}
+
+fn settled<T>(found: Found<T>) -> Result<Arc<T>, TokenError> {
+    found.map(|good| good.what).map_err(|bad| bad.what)
+}
+
+/// A token with these claims by HS256, HS384 or HS512; `None` if `algorithm` is none of them.
+pub fn sign(secret: &str, algorithm: &str, claims: &str) -> Option<String> {
+    let Some(Algorithm::Hs(hash)) = Algorithm::parse(algorithm) else { return None };
+    let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let header = format!(r#"{{"typ":"JWT","alg":"{algorithm}"}}"#);
+    let signed = format!("{}.{}", encode(&header), encode(claims));
+    let signature = URL_SAFE_NO_PAD.encode(HmacSecret::new(secret).sign(hash, signed.as_bytes()));
+    Some(format!("{signed}.{signature}"))
 }
 
 /// What named groups matched.
@@ -324,10 +449,12 @@ impl<'a> Parts<'a> {
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(Why::Malformed)?;
         let (header, body) = signed.split_once('.').ok_or(Why::Malformed)?;
-        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| Why::Malformed);
-        let (header, body, signature) = (decode(header)?, decode(body)?, decode(signature)?);
         Ok(Parts { signed: signed.as_bytes(), header, body, signature })
     }
+}
+
+fn decoded(part: &str) -> Result<Vec<u8>, Why> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| Why::Malformed)
 }
 
 /// What is below zero is zero, what is beyond any number the largest.

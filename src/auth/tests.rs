@@ -7,10 +7,9 @@ use super::*;
 use crate::config::{Config, Token};
 use bytes::Bytes;
 use p256::ecdsa::signature::{SignatureEncoding, Signer};
-use p256::elliptic_curve::pkcs8::EncodePublicKey;
 use proptest::prelude::*;
 use rsa::pkcs1::EncodeRsaPublicKey;
-use rsa::pkcs8::LineEnding;
+use rsa::pkcs8::{EncodePublicKey, LineEnding};
 use rsa::traits::PublicKeyParts;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -30,9 +29,9 @@ const PRIMES: [&str; 2] = [
             A8A32F4FA5A77DBA3F2CA04B4E0DCCC59CE950E013693DF5C0E5BC5B2656A715",
 ];
 
-static RSA: LazyLock<rsa::RsaPrivateKey> = LazyLock::new(|| {
-    let [p, q] = PRIMES.map(|hex| rsa::BigUint::parse_bytes(hex.as_bytes(), 16).expect("a number"));
-    rsa::RsaPrivateKey::from_p_q(p, q, 65537u32.into()).expect("two primes")
+static RSA: LazyLock<rsa::PrivateKey> = LazyLock::new(|| {
+    let [p, q] = PRIMES.map(|hex| rsa::BoxedUint::from_be_hex(hex, 1024).expect("a number"));
+    rsa::PrivateKey::from_p_q(p, q, 65537u32.into()).expect("two primes")
 });
 
 fn p256_key() -> p256::ecdsa::SigningKey {
@@ -52,9 +51,9 @@ fn ed25519_key() -> ed25519_dalek::SigningKey {
 }
 
 fn hmac_of(algorithm: &str, secret: &[u8], message: &[u8]) -> Vec<u8> {
-    use hmac::{Hmac, Mac};
-    fn tag<M: Mac + hmac::digest::KeyInit>(secret: &[u8], message: &[u8]) -> Vec<u8> {
-        <M as Mac>::new_from_slice(secret).expect("any length").chain_update(message).finalize().into_bytes().to_vec()
+    use hmac::{Hmac, KeyInit, Mac};
+    fn tag<M: Mac + KeyInit>(secret: &[u8], message: &[u8]) -> Vec<u8> {
+        M::new_from_slice(secret).expect("any length").chain_update(message).finalize().into_bytes().to_vec()
     }
     match algorithm {
         "HS384" => tag::<Hmac<sha2::Sha384>>(secret, message),
@@ -121,7 +120,7 @@ fn verifier(options: &Token) -> Verifier {
     Verifier::new(options, false).expect("good options")
 }
 
-fn verify(claims: Value) -> Result<Claims, TokenError> {
+fn verify(claims: Value) -> Result<Arc<Claims>, TokenError> {
     verifier(&secret()).connection(&token("HS256", claims), NOW, &Jwks::default())
 }
 
@@ -136,13 +135,13 @@ fn key_set() -> Value {
         let (x, y) = point[1..].split_at((point.len() - 1) / 2);
         json!({"kty": "EC", "kid": kid, "crv": name, "x": encode(x), "y": encode(y), "use": "sig"})
     };
-    let (n, e) = (encode(&RSA.n().to_bytes_be()), encode(&RSA.e().to_bytes_be()));
+    let (n, e) = (encode(&RSA.n().to_be_bytes()), encode(&RSA.e().to_be_bytes()));
     json!({"keys": [
         {"kty": "RSA", "kid": "RS", "n": n, "e": e},
         {"kty": "RSA", "kid": "RS512 only", "n": n, "e": e, "alg": "RS512", "key_ops": ["verify"]},
         {"kty": "RSA", "kid": "to encrypt", "n": n, "e": e, "use": "enc"},
-        curve("ES256", "P-256", p256_key().verifying_key().to_encoded_point(false).as_bytes()),
-        curve("ES384", "P-384", p384_key().verifying_key().to_encoded_point(false).as_bytes()),
+        curve("ES256", "P-256", p256_key().verifying_key().to_sec1_point(false).as_bytes()),
+        curve("ES384", "P-384", p384_key().verifying_key().to_sec1_point(false).as_bytes()),
         curve("ES512", "P-521", &p521_secret().public_key().to_sec1_bytes()),
         {"kty": "OKP", "kid": "EdDSA", "crv": "Ed25519", "x": encode(ed25519_key().verifying_key().as_bytes())},
         {"kty": "oct", "kid": "secret", "k": encode(b"key"), "alg": "HS256"},
@@ -183,7 +182,7 @@ fn each_algorithm_wants_its_own_key() {
             let got = verifier.connection(token, NOW, &Jwks::default());
             if name.starts_with(key) {
                 let expected = Claims { user: "42".into(), expire_at: Some(NOW + 10), ..Claims::default() };
-                assert_eq!(got, Ok(expected), "{name} with {key}");
+                assert_eq!(got, Ok(expected.into()), "{name} with {key}");
             } else {
                 assert_eq!(got, invalid(Why::Algorithm), "{name} with {key}");
             }
@@ -319,7 +318,7 @@ fn a_key_set_that_is_not_there_is_asked_for_once() {
     assert_eq!(verifier.key_urls().map(|url| &**url).collect::<Vec<_>>(), [URL]);
     let known = token_of_key("EdDSA", "EdDSA", json!({"sub": "1"}));
     let unknown = token_of_key("EdDSA", "who", json!({"sub": "1"}));
-    let wanted = || Err(TokenError::KeyWanted(URL.into()));
+    let wanted = || Err(TokenError::Needs(Need::Key(URL.into())));
     let mut jwks = Jwks::default();
     assert_eq!(verifier.connection(&known, NOW, &jwks), wanted());
     jwks.fail(URL.into(), NOW);
@@ -341,7 +340,7 @@ fn a_wall_clock_that_steps_back_keeps_no_key_set_from_being_fetched() {
     let unknown = token_of_key("EdDSA", "who", json!({"sub": "1"}));
     let jwks = fetched();
     let earlier = NOW - 7200;
-    assert_eq!(verifier.connection(&unknown, earlier, &jwks), Err(TokenError::KeyWanted(URL.into())));
+    assert_eq!(verifier.connection(&unknown, earlier, &jwks), Err(TokenError::Needs(Need::Key(URL.into()))));
     assert_eq!(jwks.stale(earlier).count(), 1);
     let mut failed = fetched();
     failed.fail(URL.into(), earlier);
@@ -397,7 +396,7 @@ fn the_issuer_picks_among_the_key_sets_there_are() {
     jwks.insert("https://id/red/keys".into(), parsed(&key_set()), NOW);
     assert!(verifier.connection(&token("https://id/realms/red"), NOW, &jwks).is_ok());
     let blue = verifier.connection(&token("https://id/realms/blue"), NOW, &jwks);
-    assert_eq!(blue, Err(TokenError::KeyWanted("https://id/blue/keys".into())), "not the keys of red");
+    assert_eq!(blue, Err(TokenError::Needs(Need::Key("https://id/blue/keys".into()))), "not the keys of red");
     for issuer in ["https://id/realms/green", "https://id/realms/red/../green", "https://evil/https://id/realms/red"] {
         assert_eq!(verifier.connection(&token(issuer), NOW, &jwks), invalid(Why::Issuer), "{issuer}");
     }
@@ -436,9 +435,10 @@ fn reads_what_a_connection_token_says() {
     ];
     let channels = vec!["a".into(), "b".into()];
     let info = bytes(b"{\"name\":\"A\"}");
-    assert_eq!(claims, Ok(Claims { user: "42".into(), info, expire_at: Some(NOW + 10), channels, subs }));
-    assert_eq!(verify(json!({})), Ok(Claims::default()), "anonymous");
-    assert_eq!(verify(json!({"sub": null, "info": null, "channels": null, "subs": null})), Ok(Claims::default()));
+    let expected = Claims { user: "42".into(), info, expire_at: Some(NOW + 10), channels, subs };
+    assert_eq!(claims, Ok(expected.into()));
+    assert_eq!(verify(json!({})), Ok(Arc::default()), "anonymous");
+    assert_eq!(verify(json!({"sub": null, "info": null, "channels": null, "subs": null})), Ok(Arc::default()));
     assert_eq!(verify(json!({"info": {}, "b64info": "W10="})).expect("valid").info, "[]");
     assert_eq!(verify(json!({"exp": NOW + 9, "expire_at": 0})).expect("valid").expire_at, None);
     assert_eq!(verify(json!({"exp": NOW + 9, "expire_at": NOW + 5})).expect("valid").expire_at, Some(NOW + 5));
@@ -460,7 +460,7 @@ fn reads_what_a_subscription_token_says() {
         expire_at: Some(NOW + 5),
         overrides: Overrides { force_recovery: Some(true), ..Overrides::default() },
     };
-    assert_eq!(claims, Ok(expected));
+    assert_eq!(claims, Ok(expected.into()));
     assert_eq!(open(json!({"sub": "42"})).expect("valid").channel, "", "no channel is called so");
     assert_eq!(open(json!({"channel": "c", "client": ""})).expect("valid").client, None);
     assert_eq!(open(json!({"channel": "c", "exp": NOW})), Err(TokenError::Expired));
@@ -563,48 +563,175 @@ fn options_that_make_no_verifier() {
 
 #[test]
 fn many_clients_cost_one_check() {
-    let (mut cache, jwks, verifier) = (Cache::new(10), Jwks::default(), verifier(&secret()));
+    let (mut cache, jwks, verifier) = (Cache::new(10, 10), Jwks::default(), verifier(&secret()));
     let one = token("HS256", json!({"sub": "1", "exp": NOW + 5, "nbf": NOW}));
     let first = cache.connection(&verifier, &jwks, &one, NOW).expect("good");
     for _ in 0..99 {
         let again = cache.connection(&verifier, &jwks, &one, NOW + 4).expect("good");
         assert!(Arc::ptr_eq(&first, &again), "no copy");
     }
-    assert_eq!((cache.hits, cache.misses, cache.len()), (99, 1, 1));
+    assert_eq!((cache.tally.good_again, cache.tally.verified, cache.len()), (99, 1, 1));
     // Neither after its end nor, should the clock be set back, before its beginning.
     assert_eq!(cache.connection(&verifier, &jwks, &one, NOW + 5).err(), Some(TokenError::Expired));
     assert_eq!(cache.connection(&verifier, &jwks, &one, NOW - 1).err(), Some(TokenError::Expired));
+    assert!(cache.connection(&verifier, &jwks, &one, NOW).is_ok(), "and good between them still");
     let other = token("HS256", json!({"sub": "2", "channel": "c"}));
     assert_eq!(cache.connection(&verifier, &jwks, &other, NOW).err(), Some(TokenError::Invalid(Why::Kind)));
     for _ in 0..2 {
         assert_eq!(cache.subscription(&verifier, &jwks, &other, NOW).expect("good").user, "2");
     }
     assert_eq!(cache.connection(&verifier, &jwks, &other, NOW).err(), Some(TokenError::Invalid(Why::Kind)));
-    assert_eq!((cache.hits, cache.misses, cache.len()), (100, 6, 2), "bad tokens are not kept");
+    let tally = cache.tally;
+    assert_eq!((tally.good_again, tally.bad_again, tally.verified, cache.len()), (101, 1, 5, 2));
+    assert_eq!((cache.take_checks(), cache.take_checks()), (5, 0), "all of them here");
     cache.clear();
     assert!(cache.is_empty());
+}
+
+#[test]
+fn a_bad_token_costs_nothing_the_second_time() {
+    let (mut cache, jwks, verifier) = (Cache::new(10, 10), Jwks::default(), verifier(&secret()));
+    let mut open = |token: &str, now| {
+        let error = cache.connection(&verifier, &jwks, token, now).err();
+        (error, cache.take_checks())
+    };
+    let forged = token_of_secret("HS256", "other", json!({"sub": "1"}));
+    let wrong = Some(TokenError::Invalid(Why::Signature));
+    assert_eq!((open(&forged, NOW), open(&forged, NOW + 1)), ((wrong.clone(), 1), (wrong, 0)));
+    // What is over stays so; what is not yet good will be.
+    let over = token("HS256", json!({"exp": NOW}));
+    let expired = Some(TokenError::Expired);
+    assert_eq!((open(&over, NOW), open(&over, NOW + 9)), ((expired.clone(), 1), (expired.clone(), 0)));
+    let early = token("HS256", json!({"nbf": NOW + 5}));
+    assert_eq!((open(&early, NOW), open(&early, NOW + 4)), ((expired.clone(), 1), (expired, 0)));
+    assert_eq!((open(&early, NOW + 5), open(&early, NOW + 5)), ((None, 1), (None, 0)));
+    // Nobody looks at what is too long, and what is broken is seen at once.
+    assert_eq!(open(&"x".repeat(TOKEN_LEN_MAX + 1), NOW), (Some(Why::TooLong.into()), 0));
+    assert_eq!(open("x", NOW).0, Some(Why::Malformed.into()));
+    assert_eq!((cache.tally.bad_again, cache.bad_len()), (4, 3));
+}
+
+#[test]
+fn bad_tokens_are_bounded_and_drive_out_no_good_ones() {
+    let (mut cache, jwks, verifier) = (Cache::new(8, 8), Jwks::default(), verifier(&secret()));
+    let good = token("HS256", json!({"sub": "1"}));
+    assert!(cache.connection(&verifier, &jwks, &good, NOW).is_ok());
+    for number in 0..100 {
+        let forged = token_of_secret("HS256", "other", json!({"sub": number.to_string()}));
+        assert!(cache.connection(&verifier, &jwks, &forged, NOW).is_err());
+        assert!(cache.bad_len() <= 8);
+    }
+    assert!(cache.connection(&verifier, &jwks, &good, NOW).is_ok());
+    assert_eq!((cache.tally.good_again, cache.tally.verified, cache.tally.forged), (1, 101, 100));
+    let mut off = Cache::new(8, 0);
+    for _ in 0..2 {
+        assert!(off.connection(&verifier, &jwks, "e30.e30.e30", NOW).is_err());
+        assert!(off.connection(&verifier, &jwks, &token_of_secret("HS256", "other", json!({})), NOW).is_err());
+    }
+    assert_eq!((off.tally.bad_again, off.bad_len()), (0, 0));
+}
+
+/// By the verifier, as a worker does it.
+fn judged(by: &Verifier, token: &str, jwks: &Jwks, fetched: bool) -> Verdict {
+    by.judge(TokenKind::Connection, token, NOW, jwks, fetched)
+}
+
+#[test]
+fn what_is_dear_is_left_to_others() {
+    let check = || Some(TokenError::Needs(Need::Check));
+    let all = Token { rsa_public_key: rsa_pem(), ecdsa_public_key: ecdsa_pem("P-384"), ..secret() };
+    let (configured, by_set) = (verifier(&all), verifier(&endpoint(URL)));
+    let (mut cache, jwks) = (Cache::new(64, 64), Jwks::default());
+    for name in ALGORITHMS {
+        let good = token(name, json!({"sub": "42"}));
+        let found = cache.connection(&configured, &jwks, &good, NOW);
+        match name {
+            "HS256" | "HS384" | "HS512" => assert!(found.is_ok(), "{name}"),
+            "RS256" | "RS384" | "RS512" | "ES384" => {
+                assert_eq!(found.err(), check(), "{name}");
+                let verdict = judged(&configured, &good, &jwks, false);
+                let claims = cache.connection_judged(&jwks, &good, verdict, NOW).expect(name);
+                assert_eq!(claims.user, "42");
+                assert_eq!(cache.connection(&configured, &jwks, &good, NOW), Ok(claims), "known from here on");
+            }
+            // There is no key, so there is nothing to check.
+            _ => assert_eq!(found.err(), Some(Why::Algorithm.into()), "{name}"),
+        }
+    }
+    assert_eq!(cache.take_checks(), 6, "three good ones, and three at first sight");
+    let mut cache = Cache::new(64, 64);
+    let set = fetched();
+    for name in ALGORITHMS.into_iter().filter(|name| !name.starts_with("HS")) {
+        let kid = if name.starts_with("RS") { "RS" } else { name };
+        let (good, other) =
+            (token_of_key(name, kid, json!({"sub": "42"})), token_of_key(name, kid, json!({"sub": "43"})));
+        assert_eq!(cache.connection(&by_set, &set, &good, NOW).err(), check(), "{name}");
+        let verdict = judged(&by_set, &good, &set, false);
+        assert!(cache.connection_judged(&set, &good, verdict, NOW).is_ok(), "{name}");
+        // Another's signature.
+        let forged =
+            format!("{}{}", &other[..other.rfind('.').expect("parts")], &good[good.rfind('.').expect("parts")..]);
+        assert_eq!(cache.connection(&by_set, &set, &forged, NOW).err(), check(), "{name}");
+        let verdict = judged(&by_set, &forged, &set, false);
+        let wrong = Some(TokenError::Invalid(Why::Signature));
+        assert_eq!(cache.connection_judged(&set, &forged, verdict, NOW).err(), wrong, "{name}");
+        assert_eq!(cache.connection(&by_set, &set, &forged, NOW).err(), wrong, "{name}: the second time");
+    }
+    assert_eq!((cache.take_checks(), cache.tally.forged, cache.tally.bad_again), (0, 7, 7), "none of them here");
+}
+
+#[test]
+fn a_verdict_is_for_its_keys_and_its_time() {
+    let by_set = verifier(&endpoint(URL));
+    let signed = token_of_key("EdDSA", "EdDSA", json!({"sub": "1", "exp": NOW + 5}));
+    let (mut cache, empty, set) = (Cache::new(8, 8), Jwks::default(), fetched());
+    // Of the set before: it is to be looked at again, be it good or bad.
+    let verdict = judged(&by_set, &signed, &set, false);
+    let again = cache.connection_judged(&empty, &signed, verdict.clone(), NOW);
+    assert_eq!(again, Err(TokenError::Needs(Need::Check)));
+    assert!(cache.is_empty());
+    // Its time was over when it came back.
+    assert_eq!(cache.connection_judged(&set, &signed, verdict.clone(), NOW + 5), Err(TokenError::Expired));
+    assert!(cache.connection_judged(&set, &signed, verdict.clone(), NOW).is_ok());
+    // Not of the kind that is asked for.
+    let other = cache.subscription_judged(&set, &signed, verdict, NOW);
+    assert_eq!(other, Err(TokenError::Needs(Need::Check)));
+    // A set that is not known is named once.
+    let first = judged(&by_set, &signed, &empty, false);
+    let wanted = Err(TokenError::Needs(Need::Key(URL.into())));
+    assert_eq!(cache.connection_judged(&empty, &signed, first, NOW), wanted);
+    let second = judged(&by_set, &signed, &empty, true);
+    assert_eq!(cache.connection_judged(&empty, &signed, second, NOW), Err(TokenError::KeyUnavailable));
+    assert!(cache.is_empty(), "neither is known of the token");
 }
 
 #[test]
 fn a_token_is_not_kept_beyond_its_key() {
     let until =
         Token { hmac_previous_secret_key: "old".into(), hmac_previous_secret_key_valid_until: NOW + 5, ..secret() };
-    let (mut cache, mut jwks) = (Cache::new(10), Jwks::default());
+    let (mut cache, mut jwks) = (Cache::new(10, 10), Jwks::default());
     let (old, rotating) = (token_of_secret("HS256", "old", json!({"sub": "1"})), verifier(&until));
     let mut open = |now| cache.connection(&rotating, &jwks, &old, now).map(|_| ());
     assert_eq!([open(NOW), open(NOW + 5)], [Ok(()), Ok(())]);
     assert_eq!(open(NOW + 6), invalid(Why::Signature));
-    assert_eq!((cache.hits, cache.misses), (1, 2));
+    assert_eq!((cache.tally.good_again, cache.tally.verified), (1, 2));
 
     let by_set = verifier(&endpoint(URL));
     let signed = token_of_key("EdDSA", "EdDSA", json!({"sub": "1"}));
+    let forged = token_of_key("ES256", "ES384", json!({"sub": "1"}));
     jwks.insert(URL.into(), parsed(&key_set()), NOW);
-    assert!(cache.connection(&by_set, &jwks, &signed, NOW).is_ok());
-    assert!(cache.connection(&by_set, &jwks, &signed, NOW).is_ok());
-    assert_eq!((cache.hits, cache.misses), (2, 3));
+    for token in [&signed, &forged] {
+        let verdict = judged(&by_set, token, &jwks, false);
+        let _ = cache.connection_judged(&jwks, token, verdict, NOW);
+    }
+    let mut open = |jwks: &Jwks, token: &str| cache.connection(&by_set, jwks, token, NOW).map(|_| ());
+    assert_eq!(open(&jwks, &signed), Ok(()));
     let mut next = jwks.clone();
     next.insert(URL.into(), KeySet::default(), NOW);
-    let gone = cache.connection(&by_set, &next, &signed, NOW).map(|_| ());
+    for token in [&signed, &forged] {
+        assert_eq!(open(&next, token), Err(TokenError::Needs(Need::Check)), "neither good nor bad is known");
+    }
+    let gone = cache.connection_judged(&next, &signed, judged(&by_set, &signed, &next, false), NOW).map(|_| ());
     assert_eq!(gone, invalid(Why::UnknownKey), "taken out of the set");
 }
 
@@ -612,16 +739,16 @@ fn a_token_is_not_kept_beyond_its_key() {
 fn the_cache_is_bounded_and_keeps_what_is_used() {
     let (jwks, verifier) = (Jwks::default(), verifier(&secret()));
     let of_user = |user: usize| token("HS256", json!({"sub": user.to_string()}));
-    let mut cache = Cache::new(8);
+    let mut cache = Cache::new(8, 8);
     let favourite = of_user(1000);
     for user in 0..100 {
         cache.connection(&verifier, &jwks, &of_user(user), NOW).expect("good");
         cache.connection(&verifier, &jwks, &favourite, NOW).expect("good");
         assert!(cache.len() <= 8, "{}", cache.len());
     }
-    assert_eq!((cache.hits, cache.misses), (99, 101));
+    assert_eq!((cache.tally.good_again, cache.tally.verified), (99, 101));
     // Long tokens: bytes are bounded as well.
-    let mut cache = Cache::new(8);
+    let mut cache = Cache::new(8, 8);
     for user in 0..100 {
         let long = token("HS256", json!({"sub": user.to_string(), "info": "x".repeat(700)}));
         cache.connection(&verifier, &jwks, &long, NOW).expect("good");
@@ -631,12 +758,12 @@ fn the_cache_is_bounded_and_keeps_what_is_used() {
     for _ in 0..2 {
         cache.connection(&verifier, &jwks, &longest, NOW).expect("good");
     }
-    assert_eq!(cache.hits, 0, "longer than all that is set aside");
-    let mut off = Cache::new(0);
+    assert_eq!(cache.tally.good_again, 0, "longer than all that is set aside");
+    let mut off = Cache::new(0, 0);
     for _ in 0..2 {
         off.connection(&verifier, &jwks, &favourite, NOW).expect("good");
     }
-    assert_eq!((off.hits, off.misses, off.len()), (0, 2, 0));
+    assert_eq!((off.tally.good_again, off.tally.verified, off.len()), (0, 2, 0));
 }
 
 proptest! {

@@ -1,17 +1,16 @@
 //! F11 · `gannet token`: tokens made with the configured key, and checked as the server would check them.
 //!
-//! Owns the claims of a token that is made. The signature is another library's, and the server's own check has the
-//! last word on what was made. Never reads a clock or prints: the time is an argument, the text the result.
+//! Owns the claims of a token that is made. The server's own check has the last word on what was made. Never reads a
+//! clock or prints: the time is an argument, the text the result.
 
 mod check;
 
 use std::time::Duration;
 
 use clap::ArgMatches;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Map, Value as Json};
 
-use crate::auth::{Jwks, TokenError, Verifier};
+use crate::auth::{self, Jwks, TokenError, Verifier};
 use crate::config::{Client, Token};
 
 /// Which of the two tokens.
@@ -72,7 +71,7 @@ pub fn carry_out(matches: &ArgMatches, client: &Client, now: u64) -> Result<(Str
     }
     let (section, options) = kind.section(client);
     let body = body(kind, flags, options, now)?;
-    let token = sign(&body, algorithm(flags), section, options)?;
+    let token = sign(body, text(flags, "alg").unwrap_or("HS256"), section, options)?;
     match kind.verify(client, &Jwks::default(), &token, now) {
         Ok(()) => Ok((token + "\n", true)),
         Err(Refusal::Unusable(message)) => Err(message),
@@ -82,14 +81,6 @@ pub fn carry_out(matches: &ArgMatches, client: &Client, now: u64) -> Result<(Str
 
 fn text<'a>(flags: &'a ArgMatches, name: &str) -> Option<&'a str> {
     flags.try_get_one::<String>(name).ok().flatten().map(String::as_str)
-}
-
-fn algorithm(flags: &ArgMatches) -> Algorithm {
-    match text(flags, "alg") {
-        Some("HS384") => Algorithm::HS384,
-        Some("HS512") => Algorithm::HS512,
-        _ => Algorithm::HS256,
-    }
 }
 
 /// The claims that the flags ask for, with those that the options demand.
@@ -132,7 +123,7 @@ fn body(kind: Kind, flags: &ArgMatches, options: &Token, now: u64) -> Result<Map
     Ok(body)
 }
 
-fn sign(body: &Map<String, Json>, algorithm: Algorithm, section: &str, options: &Token) -> Result<String, String> {
+fn sign(body: Map<String, Json>, algorithm: &str, section: &str, options: &Token) -> Result<String, String> {
     if !options.jwks_public_endpoint.is_empty() {
         return Err(format!(
             "{section}.jwks_public_endpoint is set, so that only tokens of that provider are taken: ask it for one"
@@ -147,8 +138,8 @@ fn sign(body: &Map<String, Json>, algorithm: Algorithm, section: &str, options: 
              $GANNET_{variable}_HMAC_SECRET_KEY"
         ));
     }
-    let key = EncodingKey::from_secret(options.hmac_secret_key.as_bytes());
-    jsonwebtoken::encode(&Header::new(algorithm), body, &key).map_err(|e| format!("token: {e}"))
+    auth::sign(&options.hmac_secret_key, algorithm, &Json::from(body).to_string())
+        .ok_or_else(|| format!("--alg: expected HS256, HS384 or HS512; got {algorithm:?}"))
 }
 
 #[cfg(test)]
@@ -156,7 +147,7 @@ mod tests {
     use super::super::flags;
     use super::*;
     use crate::config::Config;
-    use jsonwebtoken::{DecodingKey, Validation};
+    use jsonwebtoken::{Algorithm, DecodingKey, Validation};
     use serde_json::json;
 
     fn config() -> Config {
@@ -177,7 +168,7 @@ mod tests {
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
-        let key = DecodingKey::from_secret(key.as_bytes());
+        let key = DecodingKey::from_secret(key.as_bytes()).expect("a key");
         jsonwebtoken::decode::<Json>(token.trim_end(), &key, &validation).expect("a token").claims
     }
 

@@ -14,6 +14,7 @@ mod check;
 mod fit;
 mod foreign;
 mod go;
+mod key;
 mod limits;
 mod list;
 mod listen;
@@ -35,13 +36,14 @@ pub use backend::{
 };
 pub use channel::regex as channel_regex;
 pub use check::Warning;
+pub use key::{EcdsaKey, RsaKey};
 pub use limits::{BucketOptions, Commands, RateLimit};
 pub use list::Headers;
 pub use listen::{ListenAddress, ListenSocket};
 pub use load::{ConfigError, File, Place, examine, load};
 pub use print::{note, print};
 pub use registry::{Listed, Section, options, sections};
-pub use token::{EcdsaKey, KeySource, Pattern, SubscriptionToken, Wanted, is_sound_rsa};
+pub use token::{KeySource, Pattern, SubscriptionToken, Wanted};
 pub use transport::{ConnectCodes, Emulation, HttpStream, UniWebSocket};
 pub use tree::Format;
 pub use url::shown as shown_url;
@@ -116,6 +118,8 @@ options! {
         health: EndpointOptions = EndpointOptions { enabled: true, handler_prefix: "/health".into() };
         /// The endpoint for metrics
         prometheus: EndpointOptions = EndpointOptions { enabled: false, handler_prefix: "/metrics".into() };
+        /// Threads for what would hold a reactor up
+        workers: WorkersOptions = WorkersOptions::default();
         /// Sizes within a reactor thread; rarely worth a change
         reactor: ReactorOptions = ReactorOptions::default();
         /// When to refuse so as to go on serving
@@ -222,6 +226,12 @@ options! {
         /// Tokens that were found good and are remembered, for each reactor and kind, so that a client that comes
         /// back costs no signature check. A KiB is set aside for each. 0 = none.
         token_cache_size: usize = 4096, Rule::Count(0, 10_000_000);
+        /// Tokens that were found bad and are remembered, for each reactor and kind, so that one costs no other
+        /// signature check. 64 bytes are set aside for each. 0 = none.
+        bad_token_cache_size: usize = 4096, Rule::Count(0, 10_000_000);
+        /// Subscribe commands in a row whose token no key has signed that end a connection (3500). The ones before get
+        /// error 103. Tokens that are expired, or for another channel or user, are not counted. 0 = no number does.
+        bad_token_limit: u32 = 5, Rule::Count(0, MIB);
         /// Takes what a token says without looking at its signature. For development.
         insecure_skip_token_signature_verify: bool = false;
         /// Application ping; the first is jittered in [interval/2, interval]. To leave together, pings come early, but
@@ -475,6 +485,17 @@ options! {
         enabled: bool = false;
         /// URL path of the endpoint.
         handler_prefix: String = String::new(), Rule::Path;
+    }
+}
+
+options! {
+    pub struct WorkersOptions {
+        /// Threads that check signatures of tokens by public keys. 0 = half of the cores the process may use, at least
+        /// one.
+        threads: usize = 0, Rule::Count(0, 1024);
+        /// Bytes of jobs that wait for a thread, each counted as a KiB at least. A connection may have as much there as
+        /// is free. Beyond: error 111.
+        queue_size: usize = 16 << 20, Rule::Bytes(64 * KIB, GIB);
     }
 }
 

@@ -8,17 +8,13 @@ use std::sync::Arc;
 
 use regex::Regex;
 use regex_syntax::hir::{Capture, Hir, HirKind, Look, literal::Extractor};
-use rsa::pkcs1::DecodeRsaPublicKey;
-use rsa::pkcs8::DecodePublicKey;
-use rsa::traits::PublicKeyParts;
 
+use super::key::{EcdsaKey, RsaKey};
 use super::registry::{Meta, Visit, Visitor, beside, join};
 use super::{Client, Token, fit, url};
 
 /// Key sets that one endpoint may stand for.
 const URLS_MAX: usize = 64;
-/// RFC 7518 section 3.3 wants so many bits; more than the second number the `rsa` crate does not take.
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 
 /// The options of [`Token`], in force for subscription tokens if `enabled`.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -40,19 +36,11 @@ type Fault = (&'static str, String);
 /// The options of a section as values.
 #[derive(Debug)]
 pub struct Wanted {
-    pub rsa: Option<rsa::RsaPublicKey>,
+    pub rsa: Option<RsaKey>,
     pub ecdsa: Option<EcdsaKey>,
     pub endpoint: Option<KeySource>,
     pub audience: Pattern,
     pub issuer: Pattern,
-}
-
-/// A public key on one of the three curves of JWT.
-#[derive(Debug, Clone, PartialEq)]
-pub enum EcdsaKey {
-    P256(p256::ecdsa::VerifyingKey),
-    P384(p384::ecdsa::VerifyingKey),
-    P521(p521::PublicKey),
 }
 
 /// What a claim must be.
@@ -89,12 +77,12 @@ impl Token {
     pub fn read(&self) -> Result<Wanted, Vec<Fault>> {
         let mut faults = Vec::new();
         let mut keep = |key, error| faults.push((key, error));
-        let rsa = given(&self.rsa_public_key).map(rsa_key).transpose();
+        let rsa = given(&self.rsa_public_key).map(|pem| RsaKey::from_pem(pem.trim())).transpose();
         let rsa = rsa.unwrap_or_else(|error| {
             keep("rsa_public_key", error);
             None
         });
-        let ecdsa = given(&self.ecdsa_public_key).map(ecdsa_key).transpose();
+        let ecdsa = given(&self.ecdsa_public_key).map(|pem| EcdsaKey::from_pem(pem.trim())).transpose();
         let ecdsa = ecdsa.unwrap_or_else(|error| {
             keep("ecdsa_public_key", error);
             None
@@ -213,27 +201,6 @@ impl Client {
 
 fn given(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
-}
-
-fn rsa_key(pem: &str) -> Result<rsa::RsaPublicKey, String> {
-    let key = rsa::RsaPublicKey::from_public_key_pem(pem.trim())
-        .or_else(|_| rsa::RsaPublicKey::from_pkcs1_pem(pem.trim()))
-        .map_err(|_| "expected an RSA public key in PEM (-----BEGIN PUBLIC KEY-----)".to_owned())?;
-    let bits = key.n().bits();
-    if is_sound_rsa(&key) { Ok(key) } else { Err(format!("expected a key of 2048 to 4096 bits; got {bits}")) }
-}
-
-/// Whether it has as many bits as an RSA key must and may have.
-pub fn is_sound_rsa(key: &rsa::RsaPublicKey) -> bool {
-    RSA_BITS.contains(&key.n().bits())
-}
-
-fn ecdsa_key(pem: &str) -> Result<EcdsaKey, String> {
-    let pem = pem.trim();
-    let key = p256::ecdsa::VerifyingKey::from_public_key_pem(pem).map(EcdsaKey::P256);
-    let key = key.or_else(|_| p384::ecdsa::VerifyingKey::from_public_key_pem(pem).map(EcdsaKey::P384));
-    let key = key.or_else(|_| p521::PublicKey::from_public_key_pem(pem).map(EcdsaKey::P521));
-    key.map_err(|_| "expected a public key on P-256, P-384 or P-521 in PEM (-----BEGIN PUBLIC KEY-----)".into())
 }
 
 fn pattern(exact: &str, regex: &str) -> Result<Pattern, String> {
@@ -370,7 +337,7 @@ fn is_plain(text: &str) -> bool {
 mod tests {
     use super::super::{Config, File, load};
     use super::*;
-    use p256::elliptic_curve::pkcs8::{EncodePublicKey, LineEnding};
+    use rsa::pkcs8::{EncodePublicKey, LineEnding};
 
     fn faults(token: &Token) -> Vec<&'static str> {
         token.read().err().unwrap_or_default().into_iter().map(|(key, _)| key).collect()
@@ -396,7 +363,10 @@ mod tests {
         assert!(matches!(good.read().expect("good").ecdsa, Some(EcdsaKey::P521(_))));
         let swapped = Token { rsa_public_key: ecdsa.clone(), ecdsa_public_key: "x".into(), ..Token::default() };
         assert_eq!(faults(&swapped), ["rsa_public_key", "ecdsa_public_key"]);
-        let weak = rsa::RsaPublicKey::new((rsa::BigUint::from(1u8) << 1023) + 1u8, 65537u32.into()).expect("a number");
+        let mut modulus = [0; 128];
+        (modulus[0], modulus[127]) = (0x80, 1);
+        let modulus = rsa::BoxedUint::from_be_slice(&modulus, 1024).expect("a number");
+        let weak = rsa::PublicKey::new_unchecked(modulus, 65537u32.into());
         let rsa_public_key = weak.to_public_key_pem(LineEnding::LF).expect("PEM");
         let weak = Token { rsa_public_key, ..Token::default() };
         assert_eq!(message(&weak), "expected a key of 2048 to 4096 bits; got 1024");

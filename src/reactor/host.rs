@@ -5,6 +5,7 @@ use super::{Answered, Links, machine_ns};
 use crate::admission::{Admission, Entry, Refused};
 use crate::base::mailbox::Sender;
 use crate::base::metrics::Counters;
+use crate::broker::ConnKey;
 use crate::config::Config;
 use crate::http::{Head, answer};
 use crate::session::backend::{Call, Hook};
@@ -125,7 +126,11 @@ impl Host for Outside {
     }
 
     fn ask(&mut self, call: Call) -> Result<(), Call> {
-        (self.links.backend)(call)
+        (self.links.ask)(call)
+    }
+
+    fn forget(&mut self, key: ConnKey) {
+        (self.links.forget)(key);
     }
 
     fn hook(&mut self, hook: Hook) {

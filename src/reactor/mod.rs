@@ -21,6 +21,7 @@ pub use steering::Steering;
 use crate::admission::{Admission, Entry};
 use crate::base::mailbox::{Mailbox, Sender};
 use crate::base::wheel::Tick;
+use crate::broker::ConnKey;
 use crate::config::Config;
 use crate::session::Now;
 use crate::session::backend::{Call, Hook};
@@ -47,8 +48,10 @@ pub struct Links {
     pub reactors: Vec<Sender<Mail>>,
     /// Sockets whose request is not a reactor's, with the bytes read so far. Gives a socket back that it cannot take.
     pub hand_off: Box<dyn Fn(TcpStream, Bytes, Entry) -> Result<(), TcpStream> + Send>,
-    /// Proxy requests. Gives one back when too many are under way.
-    pub backend: Box<dyn Fn(Call) -> Result<(), Call> + Send>,
+    /// Proxy requests, and what a worker is to do. Gives one back when too many are under way.
+    pub ask: Box<dyn Fn(Call) -> Result<(), Call> + Send>,
+    /// Sessions that are over: nobody waits for what workers were to do for them.
+    pub forget: Box<dyn Fn(ConnKey) + Send>,
     /// What the backend wants to know; dropped and counted when too much waits.
     pub hook: Box<dyn Fn(Hook) + Send>,
     /// Answers to the service thread.

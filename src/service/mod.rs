@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::session::Rules;
 use crate::session::backend::Call;
 use crate::shard::Mail;
+use crate::workers::Pool;
 use axum::Router;
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -95,6 +96,8 @@ pub struct Service {
     pub node: Arc<Node>,
     pub config: Arc<Config>,
     pub admission: Arc<Admission>,
+    /// For its numbers.
+    pub workers: Arc<Pool>,
     /// The second port's listener, if there is one.
     pub internal: Option<std::net::TcpListener>,
     /// That of the gRPC API, if it is on.
@@ -144,7 +147,7 @@ impl Service {
             tokio::spawn(hooks.run());
         }
         tokio::spawn(watch::memory(self.config.overload.memory_limit, self.admission.clone()));
-        tokio::spawn(watch::refusals(self.node.clone()));
+        tokio::spawn(watch::refusals(self.node.clone(), self.workers.clone()));
         tokio::spawn(sums::write());
         let head_timeout = self.config.http_server.handshake_timeout;
         if let Some(listener) = self.internal.take() {

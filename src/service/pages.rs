@@ -12,6 +12,7 @@ use crate::admission::Admission;
 use crate::base::metrics::{Counters, Page};
 use crate::config::Config;
 use crate::shard::Stats;
+use crate::workers::Pool;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -32,6 +33,7 @@ struct Operator {
     backend: Arc<Backend>,
     told: Arc<HookCounts>,
     rooms: Rooms,
+    workers: Arc<Pool>,
     /// Seconds since 1970 at the start of the process.
     started: f64,
 }
@@ -78,6 +80,7 @@ pub fn internal(service: &Service) -> (Router, GrpcService) {
         backend: service.outgoing.backend.clone(),
         told: service.outgoing.told.clone(),
         rooms: service.rooms.clone(),
+        workers: service.workers.clone(),
         started: watch::started(node.info.started.elapsed()),
     };
     let mut router = Router::new();
@@ -152,6 +155,7 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     operator.calls.write(&mut page);
     operator.backend.write(&mut page);
     operator.told.write(&mut page);
+    operator.workers.write(&mut page);
     page
 }
 

@@ -4,6 +4,7 @@ use super::node::Node;
 use super::sums;
 use crate::admission::Admission;
 use crate::base::metrics::Counters;
+use crate::workers::Pool;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
@@ -95,7 +96,7 @@ pub fn draining(admission: Arc<Admission>) -> tokio::sync::watch::Receiver<bool>
 /// Counters worth a line when they grow, and what to do about each.
 type Watched = (fn(&Counters) -> u64, &'static str);
 
-const WATCHED: [Watched; 14] = [
+const WATCHED: [Watched; 15] = [
     (
         |c| c.limit_connections,
         "clients refused at the connection limit: raise client.connection_limit or LimitNOFILE, or add nodes",
@@ -124,12 +125,16 @@ const WATCHED: [Watched; 14] = [
         |c| c.idempotency_keys_evicted,
         "idempotency keys forgotten early: raise channel.idempotency_cache_size or channel.history_memory_limit",
     ),
+    (
+        |c| c.limit_bad_tokens,
+        "connections ended by client.bad_token_limit: forged tokens, or a backend that signs with another key",
+    ),
     (|c| c.publications_dropped, "publications dropped at a full mailbox: raise reactor.mailbox_size or add reactors"),
 ];
 
 /// One line for each limit that bit since the last look: never one for each refusal.
-pub async fn refusals(node: Arc<Node>) {
-    let mut before = Counters::default();
+pub async fn refusals(node: Arc<Node>, workers: Arc<Pool>) {
+    let (mut before, mut jobs_before) = (Counters::default(), 0);
     loop {
         tokio::time::sleep(sums::INTERVAL).await;
         let Ok(stats) = node.stats().await else {
@@ -145,6 +150,12 @@ pub async fn refusals(node: Arc<Node>) {
             }
         }
         before = now;
+        let jobs = workers.refused();
+        if jobs > jobs_before {
+            let advice = "tokens not checked, error 111: workers.queue_size is used up; more workers.threads, or fewer forged tokens";
+            tracing::warn!(count = jobs - jobs_before, "{advice}");
+        }
+        jobs_before = jobs;
     }
 }
 

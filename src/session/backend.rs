@@ -4,8 +4,9 @@
 //! comes back with its answer, so that a session keeps nothing of it while it waits. Also what the backend is told
 //! without being asked ([`Hook`]). Plain data; knows nothing of HTTP.
 
+use super::Rules;
 use super::commands::Failure;
-use crate::auth::{Jwks, Overrides};
+use crate::auth::{Jwks, Need, Overrides, TokenKind, Verdict};
 use crate::broker::ConnKey;
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{Command, ConnectRequest, Encoding, Error, PublishRequest, RpcRequest, SubscribeRequest};
@@ -54,6 +55,53 @@ pub enum Ask {
         url: Box<str>,
         then: Box<Command>,
     },
+    /// What a token is, whose signature takes too long to check on a reactor.
+    Check(Box<Check>),
+}
+
+/// A token to check, and with what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    pub jwks: Arc<Jwks>,
+    /// Keys were fetched for it a moment ago.
+    pub fetched: bool,
+    /// Seconds since 1970.
+    pub now: u64,
+    /// The command that has the token, and waits for it.
+    pub then: Command,
+}
+
+impl Check {
+    /// Does the work. It takes long.
+    pub fn judge(&self, rules: &Rules) -> Verdict {
+        let Command { connect, refresh, subscribe, sub_refresh, .. } = &self.then;
+        let of_connection = connect.as_ref().map(|it| &it.token).or(refresh.as_ref().map(|it| &it.token));
+        let of_channel = subscribe.as_ref().map(|it| &it.token).or(sub_refresh.as_ref().map(|it| &it.token));
+        let (verifier, kind) = match of_connection {
+            Some(_) => (&rules.verifier, TokenKind::Connection),
+            None => (rules.subscription_verifier(), TokenKind::Subscription),
+        };
+        let token = of_connection.or(of_channel).map_or("", |token| token);
+        verifier.judge(kind, token, self.now, &self.jwks, self.fetched)
+    }
+
+    /// Bytes that it holds while it waits, apart from what all of them hold.
+    pub fn size(&self) -> usize {
+        prost::Message::encoded_len(&self.then)
+    }
+}
+
+impl Ask {
+    /// What is to be asked before the token of `then` is good or bad.
+    pub(super) fn about_token(need: Need, then: Command, turn: &super::Turn<'_>) -> Ask {
+        match need {
+            Need::Key(url) => Ask::Keys { url: (&*url).into(), then: then.into() },
+            Need::Check => {
+                let (jwks, fetched) = (turn.tokens.jwks.clone(), turn.tokens.asked);
+                Ask::Check(Check { jwks, fetched, now: turn.now.seconds(), then }.into())
+            }
+        }
+    }
 }
 
 /// How much longer a connection or subscription lives whose refresh could not be asked for.
@@ -68,9 +116,8 @@ impl Ask {
                 let expire_at = now_seconds + REPRIEVE_SECONDS;
                 Said::Refresh(RefreshGrant { expire_at, ..RefreshGrant::default() })
             }
-            Ask::Connect(_) | Ask::Subscribe(_) | Ask::Publish(_) | Ask::Rpc(_) | Ask::Keys { .. } => {
-                Said::Error(error.into())
-            }
+            Ask::Connect(_) | Ask::Subscribe(_) | Ask::Publish(_) | Ask::Rpc(_) => Said::Error(error.into()),
+            Ask::Keys { .. } | Ask::Check(_) => Said::Error(error.into()),
         }
     }
 }
@@ -88,6 +135,8 @@ pub enum Said {
     Rpc(Bytes),
     /// All key sets known by now.
     Keys(Arc<Jwks>),
+    /// To `Check`.
+    Checked(Box<Verdict>),
     /// A reply with this error.
     Error(Error),
     Disconnect(Disconnect),
@@ -100,7 +149,7 @@ impl Said {
             Said::Error(error) => Failure::Said(error),
             Said::Disconnect(disconnect) => Failure::Close(disconnect),
             Said::Connect(_) | Said::NoCredentials | Said::Refresh(_) | Said::Subscribe(_) => unfit(),
-            Said::Publish(_) | Said::Rpc(_) | Said::Keys(_) => unfit(),
+            Said::Publish(_) | Said::Rpc(_) | Said::Keys(_) | Said::Checked(_) => unfit(),
         }
     }
 }

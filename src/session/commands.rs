@@ -243,7 +243,8 @@ impl Session {
         turn.fx.kept = (ticket != 0).then_some(ticket);
         match ask {
             Ask::Connect(request) => self.connect_said(ticket, *request, said, turn),
-            Ask::Keys { then, .. } => self.keys_said(ticket, *then, said, turn),
+            Ask::Keys { then, .. } => self.token_said(ticket, *then, said, turn),
+            Ask::Check(check) => self.token_said(ticket, check.then, said, turn),
             Ask::Subscribe(request) => self.subscribe_said(ticket, *request, said, turn),
             Ask::Refresh => match said {
                 Said::Refresh(grant) => self.refresh_said(grant, turn),
@@ -270,8 +271,8 @@ impl Session {
         }
     }
 
-    /// The keys that a command's token wants were fetched, or could not be.
-    fn keys_said(&mut self, ticket: u32, then: Command, said: Said, turn: &mut Turn<'_>) {
+    /// What a command's token wants is there, or could not be had.
+    fn token_said(&mut self, ticket: u32, then: Command, said: Said, turn: &mut Turn<'_>) {
         if let Some(request) = then.connect {
             return self.connect_said(ticket, request, said, turn);
         }
@@ -279,7 +280,7 @@ impl Session {
             return self.subscribe_said(ticket, request, said, turn);
         }
         let outcome = match said {
-            Said::Keys(_) => self.command(then, turn),
+            Said::Keys(_) | Said::Checked(_) => self.command(then, turn),
             said => Err(said.refusal()),
         };
         self.settle(ticket, outcome, turn);

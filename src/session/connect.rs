@@ -60,10 +60,10 @@ impl Session {
             Err(TokenError::Expired) => return Err(ClientError::TokenExpired.into()),
             Err(TokenError::Invalid(_)) => return Err(Disconnect::INVALID_TOKEN.into()),
             Err(TokenError::KeyUnavailable) => return Err(ClientError::Internal.into()),
-            Err(TokenError::KeyWanted(url)) => {
+            Err(TokenError::Needs(need)) => {
                 self.wait_to_connect(id, turn);
-                let then = Box::new(Command { id, connect: Some(request), ..Command::default() });
-                self.ask(id, Ask::Keys { url: (&*url).into(), then }, turn);
+                let then = Command { id, connect: Some(request), ..Command::default() };
+                self.ask(id, Ask::about_token(need, then, turn), turn);
                 return Ok(());
             }
         };
@@ -282,7 +282,7 @@ impl Session {
                 let outcome = self.take_seat(id, *grant, request.subs, turn);
                 self.settle_connect(id, outcome, turn);
             }
-            Said::Keys(_) => {
+            Said::Keys(_) | Said::Checked(_) => {
                 let outcome = self.authenticate(id, request, turn);
                 self.settle_connect(id, outcome, turn);
             }
@@ -354,9 +354,9 @@ impl Session {
             Err(TokenError::Expired) => return Err(Disconnect::CONNECTION_EXPIRED.into()),
             Err(TokenError::Invalid(_)) => return Err(Disconnect::INVALID_TOKEN.into()),
             Err(TokenError::KeyUnavailable) => return Err(ClientError::Internal.into()),
-            Err(TokenError::KeyWanted(url)) => {
-                let then = Box::new(Command { id, refresh: Some(request), ..Command::default() });
-                return self.ask_in_place(id, Ask::Keys { url: (&*url).into(), then }, turn);
+            Err(TokenError::Needs(need)) => {
+                let then = Command { id, refresh: Some(request), ..Command::default() };
+                return self.ask_in_place(id, Ask::about_token(need, then, turn), turn);
             }
         };
         if claims.user != self.user {

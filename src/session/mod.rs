@@ -23,7 +23,7 @@ pub use effects::{Effect, Effects};
 pub use rules::{Namespace, Rules, Terms};
 pub use users::{Sessions, Users};
 
-use crate::auth::{Cache, ChannelClaims, Claims, Jwks, TokenError};
+use crate::auth::{Cache, ChannelClaims, Claims, Jwks, Need, TokenError, Verdict};
 use crate::base::wheel::{NEVER, TICK_MS, Tick};
 use crate::broker::{Gone, Member};
 use crate::hub::{ChannelId, Flags, Hub};
@@ -74,22 +74,37 @@ pub struct Tokens {
     pub jwks: Arc<Jwks>,
     /// Keys were asked for in this turn: a token that still lacks its key does not get it by asking again.
     pub asked: bool,
+    /// What was found of the token of the command that is carried out now.
+    pub verdict: Option<Box<Verdict>>,
+    /// Connections that client.bad_token_limit ended.
+    pub limited: u64,
 }
 
 impl Tokens {
     fn connection(&mut self, rules: &Rules, token: &str, now: Now) -> Result<Arc<Claims>, TokenError> {
-        let claims = self.cache.connection(&rules.verifier, &self.jwks, token, now.seconds());
+        let claims = match self.verdict.take() {
+            Some(verdict) => self.cache.connection_judged(&self.jwks, token, *verdict, now.seconds()),
+            None => self.cache.connection(&rules.verifier, &self.jwks, token, now.seconds()),
+        };
         claims.map_err(|error| self.once(error))
     }
 
     fn subscription(&mut self, rules: &Rules, token: &str, now: Now) -> Result<Arc<ChannelClaims>, TokenError> {
-        let claims = self.cache.subscription(rules.subscription_verifier(), &self.jwks, token, now.seconds());
+        let claims = match self.verdict.take() {
+            Some(verdict) => self.cache.subscription_judged(&self.jwks, token, *verdict, now.seconds()),
+            None => self.cache.subscription(rules.subscription_verifier(), &self.jwks, token, now.seconds()),
+        };
         claims.map_err(|error| self.once(error))
+    }
+
+    /// Signatures checked on this thread since the last call: they take microseconds, and may be many.
+    pub fn take_checks(&mut self) -> u32 {
+        self.cache.take_checks()
     }
 
     fn once(&self, error: TokenError) -> TokenError {
         match error {
-            TokenError::KeyWanted(url) if self.asked => self.jwks.missing(&url),
+            TokenError::Needs(Need::Key(url)) if self.asked => self.jwks.missing(&url),
             error => error,
         }
     }

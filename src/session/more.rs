@@ -21,6 +21,8 @@ pub struct More {
     pub trusted_user: CompactString,
     /// Buckets of its own that are not full.
     pub spent: Spent,
+    /// Bad subscription tokens in a row.
+    pub bad_tokens: u32,
 }
 
 /// Who is told of a subscription.
@@ -56,5 +58,6 @@ impl More {
             && self.headers.is_empty()
             && self.trusted_user.is_empty()
             && self.spent.is_empty()
+            && self.bad_tokens == 0
     }
 }

@@ -20,6 +20,9 @@ pub struct Rules {
     /// Of subscription tokens, if not the same.
     subscription_verifier: Option<Verifier>,
     pub token_cache_size: usize,
+    pub bad_token_cache_size: usize,
+    /// Bad subscription tokens in a row that end a connection. 0 = no number does.
+    pub bad_token_limit: u32,
     pub insecure: bool,
     pub allow_anonymous: bool,
     pub refuse_anonymous_tokens: bool,
@@ -104,6 +107,8 @@ impl Rules {
             verifier: Verifier::new(&client.token, skip)?,
             subscription_verifier: subscription,
             token_cache_size: client.token_cache_size,
+            bad_token_cache_size: client.bad_token_cache_size,
+            bad_token_limit: client.bad_token_limit,
             insecure: client.insecure,
             allow_anonymous: client.allow_anonymous_connect_without_token,
             refuse_anonymous_tokens: client.disallow_anonymous_connection_tokens,

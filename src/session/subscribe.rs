@@ -6,7 +6,7 @@ use super::more::To;
 use super::rules::{Decides, Terms};
 use super::subscription::{Details, Pending, Subscription};
 use super::{Effect, Session, Turn, deadline, is_past};
-use crate::auth::{ChannelClaims, TokenError};
+use crate::auth::{ChannelClaims, Need, TokenError, Why};
 use crate::base::wheel::NEVER;
 use crate::broker::{Found, Member, Recover, Want};
 use crate::hub::{ChannelId, Flags, as_delta};
@@ -52,16 +52,20 @@ impl Session {
                 self.more().states.reserve(name, id);
                 self.ask_in_place(id, Ask::Subscribe(Box::new(request)), turn)
             }
-            Permit::WantsKeys(url) => {
-                let then = Box::new(Command { id, subscribe: Some(request.clone()), ..Command::default() });
-                self.more().states.reserve(&request.channel, id);
-                self.ask_in_place(id, Ask::Keys { url, then }, turn)
+            Permit::Needs(need) => {
+                self.more().states.reserve(name, id);
+                self.ask_about_token(id, request, need, turn)
             }
         }
     }
 
+    fn ask_about_token(&mut self, id: u32, request: SubscribeRequest, need: Need, turn: &mut Turn<'_>) -> Outcome {
+        let then = Command { id, subscribe: Some(request), ..Command::default() };
+        self.ask_in_place(id, Ask::about_token(need, then, turn), turn)
+    }
+
     /// A token decides; without one the channel's name, the backend or the namespace.
-    fn may_subscribe(&self, request: &SubscribeRequest, turn: &mut Turn<'_>) -> Result<Permit, Failure> {
+    fn may_subscribe(&mut self, request: &SubscribeRequest, turn: &mut Turn<'_>) -> Result<Permit, Failure> {
         let name = &request.channel;
         if !request.token.is_empty() {
             return self.permit_by_token(request, turn);
@@ -84,14 +88,15 @@ impl Session {
         short && !(turn.owner_is_full)(channel) && decides == Decides::Yes
     }
 
-    fn permit_by_token(&self, request: &SubscribeRequest, turn: &mut Turn<'_>) -> Result<Permit, Failure> {
+    fn permit_by_token(&mut self, request: &SubscribeRequest, turn: &mut Turn<'_>) -> Result<Permit, Failure> {
         let claims = match self.channel_claims(&request.token, turn) {
             Ok(claims) => claims,
             Err(TokenError::Expired) => return Err(ClientError::TokenExpired.into()),
-            Err(TokenError::Invalid(_)) => return Err(ClientError::PermissionDenied.into()),
+            Err(TokenError::Invalid(why)) => return Err(self.bad_token(why, turn)),
             Err(TokenError::KeyUnavailable) => return Err(ClientError::Internal.into()),
-            Err(TokenError::KeyWanted(url)) => return Ok(Permit::WantsKeys((&*url).into())),
+            Err(TokenError::Needs(need)) => return Ok(Permit::Needs(need)),
         };
+        self.forget_bad_tokens();
         self.is_for_us(&claims, &request.channel)?;
         let ChannelClaims { info, data, expire_at, overrides, .. } = &*claims;
         let expire_at = expire_at.unwrap_or(0);
@@ -100,6 +105,27 @@ impl Session {
         }
         let (info, data) = (info.clone(), data.clone());
         Ok(Permit::Given(SubscribeGrant { expire_at, info, data, overrides: *overrides }))
+    }
+
+    /// One bad token is a mistake, some in a row are none. What was good once, or is for somebody else, is not counted.
+    fn bad_token(&mut self, why: Why, turn: &mut Turn<'_>) -> Failure {
+        let limit = turn.rules.bad_token_limit;
+        if limit > 0 && why.is_forgery() {
+            let more = self.more();
+            more.bad_tokens += 1;
+            if more.bad_tokens >= limit {
+                turn.tokens.limited += 1;
+                return Disconnect::INVALID_TOKEN.into();
+            }
+        }
+        ClientError::PermissionDenied.into()
+    }
+
+    fn forget_bad_tokens(&mut self) {
+        if let Some(more) = &mut self.more {
+            more.bad_tokens = 0;
+            self.drop_more();
+        }
     }
 
     fn channel_claims(&self, token: &str, turn: &mut Turn<'_>) -> Result<Arc<ChannelClaims>, TokenError> {
@@ -344,17 +370,23 @@ impl Session {
         }
     }
 
-    /// What the backend said of a subscription, or the keys for its token.
+    /// What the backend said of a subscription, or what its token wants is there.
     pub(super) fn subscribe_said(&mut self, id: u32, request: SubscribeRequest, said: Said, turn: &mut Turn<'_>) {
         if !self.is_reserved_for(&request.channel, id) {
-            // Unsubscribed meanwhile.
+            // Unsubscribed meanwhile. A bad token is one all the same.
+            if matches!(said, Said::Checked(_))
+                && let Err(Failure::Close(disconnect)) = self.permit_by_token(&request, turn)
+            {
+                return turn.fx.push(Effect::Close(disconnect));
+            }
             return self.tell_subscribed(id, SubscribeResult::default(), turn);
         }
         let outcome = match said {
             Said::Subscribe(grant) => self.subscribe_granted(id, request.clone(), *grant, turn),
-            Said::Keys(_) => match self.permit_by_token(&request, turn) {
+            Said::Keys(_) | Said::Checked(_) => match self.permit_by_token(&request, turn) {
                 Ok(Permit::Given(grant)) => self.subscribe_granted(id, request.clone(), grant, turn),
-                Ok(_) => Err(ClientError::Internal.into()),
+                Ok(Permit::Needs(need)) => self.ask_about_token(id, request.clone(), need, turn),
+                Ok(Permit::AskBackend) => Err(ClientError::Internal.into()),
                 Err(failure) => Err(failure),
             },
             said => Err(said.refusal()),
@@ -445,9 +477,9 @@ impl Session {
             Err(TokenError::Expired) => return Err(ClientError::Expired.into()),
             Err(TokenError::Invalid(_)) => return Err(Disconnect::INVALID_TOKEN.into()),
             Err(TokenError::KeyUnavailable) => return Err(ClientError::Internal.into()),
-            Err(TokenError::KeyWanted(url)) => {
-                let then = Box::new(Command { id, sub_refresh: Some(request), ..Command::default() });
-                return self.ask_in_place(id, Ask::Keys { url: (&*url).into(), then }, turn);
+            Err(TokenError::Needs(need)) => {
+                let then = Command { id, sub_refresh: Some(request), ..Command::default() };
+                return self.ask_in_place(id, Ask::about_token(need, then, turn), turn);
             }
         };
         self.is_for_us(&claims, &request.channel)?;
@@ -563,8 +595,8 @@ impl Session {
 enum Permit {
     Given(SubscribeGrant),
     AskBackend,
-    /// The key that its token names is at this address.
-    WantsKeys(Box<str>),
+    /// Its token does, once this is done.
+    Needs(Need),
 }
 
 fn flags(terms: &Terms) -> Flags {

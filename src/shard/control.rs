@@ -92,7 +92,10 @@ impl Shard {
     /// This shard's numbers.
     pub fn stats(&self) -> Stats {
         let mut counters = self.counters.clone();
-        (counters.tokens_remembered, counters.tokens_verified) = (self.tokens.cache.hits, self.tokens.cache.misses);
+        let tokens = self.tokens.cache.tally;
+        (counters.tokens_remembered, counters.tokens_refused_again) = (tokens.good_again, tokens.bad_again);
+        (counters.tokens_verified, counters.tokens_forged) = (tokens.verified, tokens.forged);
+        counters.limit_bad_tokens = self.tokens.limited;
         counters.gaps = self.hub.gaps();
         let broker::Evicted { streams, histories, keys, refused } = self.broker.evicted();
         (counters.streams_evicted, counters.histories_evicted) = (streams, histories);

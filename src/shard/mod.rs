@@ -104,8 +104,10 @@ pub enum Out {
         ticket: u64,
         answer: ControlAnswer,
     },
-    /// A question for the service thread; if it takes no more, [`Shard::refuse_call`].
+    /// A question for the service thread or a worker; if it takes no more, [`Shard::refuse_call`].
     Ask(Box<Call>),
+    /// The session is over: nobody waits for answers to it.
+    Gone(ConnKey),
     Hook(Hook),
     /// Begin to leave, or be quick about it.
     Drain {
@@ -149,8 +151,6 @@ pub struct Shard {
     /// Calls of the server API that are under way.
     calls: VecDeque<slices::ClientCall>,
     secret: Arc<Secret>,
-    /// Signature checks up to the last [`Shard::take_checks`].
-    checks_told: u64,
     /// Bytes of publications and clients in the answers that this shard gave as an owner.
     pub answered_bytes: u64,
     /// For the reactor, in order. Emptied by it after each call.
@@ -171,7 +171,8 @@ impl Shard {
         let mut broker = Memory::new(seed ^ u64::from(me).rotate_left(32), rules.broker);
         broker.announces = rules.hooks;
         let hub_bytes = rules.fanout_queue_bytes_max;
-        let tokens = Tokens { cache: Cache::new(rules.token_cache_size), ..Tokens::default() };
+        let cache = Cache::new(rules.token_cache_size, rules.bad_token_cache_size);
+        let tokens = Tokens { cache, ..Tokens::default() };
         Shard {
             me,
             reactors,
@@ -190,7 +191,6 @@ impl Shard {
             only_ones: HashSet::default(),
             calls: VecDeque::new(),
             secret,
-            checks_told: 0,
             answered_bytes: 0,
             out: Vec::new(),
             counters: Counters::default(),
@@ -235,8 +235,7 @@ impl Shard {
 
     /// Signatures that were checked here since the last call.
     pub fn take_checks(&mut self) -> u64 {
-        let checks = self.tokens.cache.misses;
-        checks - std::mem::replace(&mut self.checks_told, checks)
+        u64::from(self.tokens.take_checks())
     }
 
     pub fn rules(&self) -> &Rules {
@@ -327,11 +326,13 @@ impl Shard {
 
     /// The service thread answers a question of a client.
     fn said(&mut self, now: Now, table: &mut impl Table, conn: ConnKey, ticket: u32, ask: Ask, said: Said) {
-        if let Said::Keys(jwks) = &said {
-            (self.tokens.jwks, self.tokens.asked) = (jwks.clone(), true);
+        match &said {
+            Said::Keys(jwks) => (self.tokens.jwks, self.tokens.asked) = (jwks.clone(), true),
+            Said::Checked(verdict) => self.tokens.verdict = Some(verdict.clone()),
+            _ => {}
         }
         self.with_key(now, table, conn, |session, turn| session.handle_said(ticket, ask, said, turn));
-        self.tokens.asked = false;
+        (self.tokens.asked, self.tokens.verdict) = (false, None);
     }
 
     /// The service thread takes no more questions: a command is answered with an error; whoever was to be given more
@@ -483,6 +484,7 @@ impl Shard {
         }
         let Some(mut session) = table.take(key.index) else { return };
         let wire = session.wire();
+        self.out.push(Out::Gone(key));
         self.turn(now, key, |turn| session.end(turn));
         self.carry_out(now, table, key, wire);
     }

@@ -5,8 +5,7 @@
 
 use super::{Shard, Table};
 use crate::broker::ConnKey;
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use ring::hmac;
 
 /// 32 random bytes, drawn at start.
 pub type Secret = [u8; 32];
@@ -44,13 +43,11 @@ pub fn place_of(name: &str) -> Option<ConnKey> {
 }
 
 fn mark(secret: &Secret, place: &[u8], client: [u8; 16]) -> [u8; MARK_LEN] {
+    let mut making = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
+    making.update(place);
+    making.update(&client);
     let mut mark = [0; MARK_LEN];
-    // A key of any length will do for HMAC.
-    if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) {
-        mac.update(place);
-        mac.update(&client);
-        mark.copy_from_slice(&mac.finalize().into_bytes()[..MARK_LEN]);
-    }
+    mark.copy_from_slice(&making.sign().as_ref()[..MARK_LEN]);
     mark
 }
 

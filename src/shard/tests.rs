@@ -119,7 +119,7 @@ impl Node {
 }
 
 fn token(claims: serde_json::Value) -> String {
-    let key = jsonwebtoken::EncodingKey::from_secret(b"key");
+    let key = jsonwebtoken::EncodingKey::from_secret(b"key").expect("a key");
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("a token")
 }
 

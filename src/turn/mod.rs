@@ -43,7 +43,7 @@ pub use gap::drop_publications;
 
 use crate::base::metrics::Counters;
 use crate::base::wheel::Tick;
-use crate::broker::Event;
+use crate::broker::{ConnKey, Event};
 use crate::http::{BODY_TAIL_MAX, Head};
 use crate::session::Now;
 use crate::session::backend::{Call, Hook};
@@ -83,10 +83,13 @@ pub trait Host {
     fn hand_off(&mut self, socket: Self::Socket, bytes: &[u8], ip_key: u32, counters: &mut Counters);
     /// A connection is gone; its marks say what it was counted for.
     fn gone(&mut self, marks: Marks, ip_key: u32);
-    /// Puts a proxy request to the application's backend; gives it back when too many are under way.
+    /// Puts a proxy request to the application's backend, or has a worker do something; gives it back when too many are
+    /// under way.
     // It comes back to be answered; a box would cost every one an allocation.
     #[expect(clippy::result_large_err)]
     fn ask(&mut self, call: Call) -> Result<(), Call>;
+    /// A session is over: nobody waits for what workers were to do for it.
+    fn forget(&mut self, key: ConnKey);
     /// Tells the backend what happened; may be dropped.
     fn hook(&mut self, hook: Hook);
     /// The answer to a request of the service thread.

@@ -38,6 +38,7 @@ impl<H: Host> Turns<H> {
                         refused.push(call);
                     }
                 }
+                Out::Gone(key) => self.host.forget(key),
                 Out::Hook(hook) => self.host.hook(hook),
                 Out::Drain { at_once } => self.begin_drain(at_once),
             }

@@ -4,6 +4,7 @@ use super::conns::Marks;
 use super::request::{Decision, Introduction};
 use super::{Bounds, Host, Ready, Socket, Turns};
 use crate::base::metrics::Counters;
+use crate::broker::ConnKey;
 use crate::config::Config;
 use crate::http::Head;
 use crate::protocol::Encoding;
@@ -159,6 +160,10 @@ impl Host for Desk {
     fn ask(&mut self, call: Call) -> Result<(), Call> {
         self.asked.push(call);
         Ok(())
+    }
+
+    fn forget(&mut self, key: ConnKey) {
+        self.asked.retain(|call| call.conn != key);
     }
 
     fn hook(&mut self, _: Hook) {}

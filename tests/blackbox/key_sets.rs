@@ -16,9 +16,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 const TOKENS: &str = "client.token";
 
-static RSA: LazyLock<rsa::RsaPrivateKey> = LazyLock::new(|| {
-    let prime = |text: &str| rsa::BigUint::parse_bytes(text.as_bytes(), 16).expect("hexadecimal");
-    rsa::RsaPrivateKey::from_p_q(prime(PRIMES[0]), prime(PRIMES[1]), 65537u32.into()).expect("two primes")
+static RSA: LazyLock<rsa::PrivateKey> = LazyLock::new(|| {
+    let prime = |text: &str| rsa::BoxedUint::from_be_hex(text, 1024).expect("hexadecimal");
+    rsa::PrivateKey::from_p_q(prime(PRIMES[0]), prime(PRIMES[1]), 65537u32.into()).expect("two primes")
 });
 
 /// Found once with OpenSSL; known to all the world.
@@ -54,7 +54,7 @@ fn set(kids: &[&str]) -> Said {
     let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let key = |kid: &&str| match kid.starts_with('r') {
         true => json!({
-            "kty": "RSA", "kid": kid, "use": "sig", "n": text(&RSA.n().to_bytes_be()), "e": text(&RSA.e().to_bytes_be())
+            "kty": "RSA", "kid": kid, "use": "sig", "n": text(&RSA.n().to_be_bytes()), "e": text(&RSA.e().to_be_bytes())
         }),
         false => json!({
             "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": text(ed_key(kid).verifying_key().as_bytes())

@@ -40,3 +40,4 @@ mod stream;
 mod streams;
 mod tokens;
 mod uni;
+mod workers;

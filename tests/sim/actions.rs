@@ -158,7 +158,7 @@ fn not_offered(id: u32, world: &mut World, may_be_fatal: bool) -> (Command, Expe
 // --- tokens ---
 
 pub fn token(claims: serde_json::Value, key: &str) -> String {
-    let key = jsonwebtoken::EncodingKey::from_secret(key.as_bytes());
+    let key = jsonwebtoken::EncodingKey::from_secret(key.as_bytes()).expect("a key");
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("a token")
 }
 

@@ -14,7 +14,7 @@ use gannet::broker::{self, ConnKey, Event, Request};
 use gannet::protocol::code::Disconnect;
 use gannet::protocol::{Command, Encoding, Reply};
 use gannet::session::Now;
-use gannet::session::backend::{Call, Hook};
+use gannet::session::backend::{Ask, Call, Hook};
 use gannet::shard::{Chosen, Control, ControlAnswer, Mail, Out, Shard, Table};
 use gannet::wire::Wire;
 use gannet::ws::{self, Item, Step};
@@ -388,6 +388,10 @@ impl Reactor {
                 Out::Ask(call) => {
                     let step = world.step + world.rng.below(30) as u64;
                     world.asks.push((step, *call));
+                }
+                // As workers forget what nobody waits for.
+                Out::Gone(key) => {
+                    world.asks.retain(|(_, call)| call.conn != key || !matches!(call.ask, Ask::Check(_)));
                 }
                 Out::Hook(hook) => world.hooks.tell(hook),
                 Out::Drain { .. } => unreachable!("the simulated node is not told to leave"),

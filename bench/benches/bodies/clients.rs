@@ -2,21 +2,27 @@
 
 use super::codec::message;
 use super::{Body, Operation};
-use gannet::auth::{Jwks, Verifier};
+use gannet::auth::{Jwks, KeySet, Verifier};
 use gannet::broker::ConnKey;
-use gannet::config::Config;
+use gannet::config::{Config, Token};
 use gannet::protocol::Encoding;
 use gannet::session::{Now, Rules, Session, Sessions};
 use gannet::shard::{Shard, Table};
 use gannet::wire::Wire;
 use gannet_bench::centrifugal;
 use jsonwebtoken::{EncodingKey, Header, encode};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::hint::black_box;
 use std::sync::Arc;
 
 pub const BODIES: &[Body] = &[
     Body { name: "token/verify_hs256", prepare: verify },
+    Body { name: "token/verify_rs256", prepare: || verify_signed("rs256") },
+    Body { name: "token/verify_rs256_4096", prepare: || verify_signed("rs256_4096") },
+    Body { name: "token/verify_es256", prepare: || verify_signed("es256") },
+    Body { name: "token/verify_es384", prepare: || verify_signed("es384") },
+    Body { name: "token/verify_es512", prepare: || verify_signed("es512") },
+    Body { name: "token/verify_eddsa", prepare: || verify_signed("eddsa") },
     Body { name: "shard/connect_and_subscribe_json", prepare: || live(Encoding::Json, None) },
     Body { name: "shard/connect_and_subscribe_protobuf", prepare: || live(Encoding::Protobuf, None) },
     Body {
@@ -33,7 +39,8 @@ const CONN: u32 = 0;
 
 fn token() -> String {
     let claims = json!({"sub": "user-1", "exp": SECONDS + 86_400});
-    encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("a token")
+    let key = EncodingKey::from_secret(SECRET.as_bytes()).expect("a key");
+    encode(&Header::default(), &claims, &key).expect("a token")
 }
 
 fn config() -> Config {
@@ -47,6 +54,23 @@ fn verify() -> Operation {
     let verifier = Verifier::new(&config().client.token, false).expect("a good key");
     let jwks = Jwks::default();
     let token = token();
+    Box::new(move || {
+        let claims = verifier.connection(black_box(&token), SECONDS, &jwks).expect("a good token");
+        black_box(claims);
+    })
+}
+
+/// A key set with a token by each of its keys, called by the key; made once with OpenSSL.
+const SIGNED: &str = include_str!("signed.json");
+const URL: &str = "https://id.example.com/keys";
+
+fn verify_signed(kid: &str) -> Operation {
+    let options = Token { jwks_public_endpoint: URL.to_owned(), ..Token::default() };
+    let verifier = Verifier::new(&options, false).expect("a good address");
+    let mut jwks = Jwks::default();
+    jwks.insert(URL.into(), KeySet::parse(SIGNED.as_bytes()).expect("a key set"), SECONDS);
+    let made: Value = serde_json::from_str(SIGNED).expect("JSON");
+    let token = made["tokens"][kid].as_str().expect("a token").to_owned();
     Box::new(move || {
         let claims = verifier.connection(black_box(&token), SECONDS, &jwks).expect("a good token");
         black_box(claims);

@@ -125,13 +125,14 @@ mod tests {
         let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
         let centrifugal = Centrifugal {
             encoding: Encoding::Json,
-            key: Some(EncodingKey::from_secret(b"secret")),
+            key: Some(EncodingKey::from_secret(b"secret").expect("a key")),
             user_prefix: "user-".to_owned(),
             started,
         };
         let token = centrifugal.token(42).expect("signed").expect("a token");
         let rules = Validation::new(Algorithm::HS256);
-        let claims = decode::<serde_json::Value>(&token, &DecodingKey::from_secret(b"secret"), &rules).expect("valid");
+        let key = DecodingKey::from_secret(b"secret").expect("a key");
+        let claims = decode::<serde_json::Value>(&token, &key, &rules).expect("valid");
         assert_eq!(claims.claims["sub"], "user-42");
     }
 }

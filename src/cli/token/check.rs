@@ -10,7 +10,7 @@ use clap::ArgMatches;
 use serde_json::Value as Json;
 
 use super::{Kind, Refusal, text};
-use crate::auth::{Jwks, KeySet, TokenError, Verifier};
+use crate::auth::{Jwks, KeySet, Need, TokenError, Verifier};
 use crate::config::Client;
 
 /// The first second that has no date of four digits.
@@ -29,7 +29,7 @@ pub fn carry_out(flags: &ArgMatches, client: &Client, now: u64) -> Result<(Strin
     let verdict = match kind.verify(client, &jwks, token, now) {
         Ok(()) => Ok(()),
         Err(Refusal::Unusable(message)) => return Err(message),
-        Err(Refusal::Token(TokenError::KeyWanted(url))) => {
+        Err(Refusal::Token(TokenError::Needs(Need::Key(url)))) => {
             return Err(format!("the key set at {url} is wanted: fetch it to a file and name that with --jwks"));
         }
         Err(Refusal::Token(error)) => Err(reason(&error)),
@@ -53,7 +53,8 @@ pub fn reason(error: &TokenError) -> String {
     match error {
         TokenError::Invalid(why) => why.to_string(),
         TokenError::Expired => "past its exp, or before its nbf".into(),
-        TokenError::KeyWanted(url) => format!("the key set at {url} is wanted"),
+        TokenError::Needs(Need::Key(url)) => format!("the key set at {url} is wanted"),
+        TokenError::Needs(Need::Check) => "its signature was not checked".into(),
         TokenError::KeyUnavailable => "the key set cannot be had".into(),
     }
 }

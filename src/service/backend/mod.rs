@@ -183,7 +183,7 @@ impl Backend {
                 let options = self.method(&rpc.method)?;
                 (options.proxy_enabled, options.proxy_name.as_str(), Own::Rpc)
             }
-            Ask::Keys { .. } => (false, "", Own::Connect),
+            Ask::Keys { .. } | Ask::Check(_) => (false, "", Own::Connect),
         };
         let proxy = match name {
             "" | "default" => self.own.get(&own),

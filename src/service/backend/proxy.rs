@@ -62,6 +62,7 @@ pub fn kind(ask: &Ask) -> &'static str {
         Ask::Publish(_) => "publish",
         Ask::Rpc(_) => "rpc",
         Ask::Keys { .. } => "keys",
+        Ask::Check(_) => "check",
     }
 }
 

@@ -79,7 +79,7 @@ pub fn question(who: &Who, ask: &Ask, binary: bool) -> Result<Bytes, NotJson> {
             question.method = &rpc.method;
             &rpc.data
         }
-        Ask::Refresh | Ask::Keys { .. } => &Bytes::new(),
+        Ask::Refresh | Ask::Keys { .. } | Ask::Check(_) => &Bytes::new(),
     };
     if binary {
         question.b64data = STANDARD.encode(data);
@@ -199,7 +199,7 @@ pub fn said(ask: &Ask, body: &[u8]) -> Result<Said, String> {
             let result = result.unwrap_or_default();
             Ok(Said::Rpc(payload(result.data, result.b64data)?.unwrap_or_default()))
         }),
-        Ask::Keys { .. } => Err("a key set is no proxy's answer".into()),
+        Ask::Keys { .. } | Ask::Check(_) => Err("what a token is, is no proxy's answer".into()),
     }
 }
 

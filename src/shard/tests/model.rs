@@ -140,7 +140,7 @@ impl World {
                     Out::Close { .. } => self.closed = true,
                     Out::Mail { reactor: 1, mail: Mail::Ask(request) } => self.to_owner.push_back(request),
                     Out::Ask(call) => self.node.asked.push(*call),
-                    Out::Answer { .. } | Out::Sooner { .. } => {}
+                    Out::Answer { .. } | Out::Sooner { .. } | Out::Gone(_) => {}
                     other => panic!("out of place: {other:?}"),
                 }
             }

@@ -3,11 +3,11 @@
 use super::client::{Known, Sdk, Wish};
 use super::line::What;
 use super::options::{CHANNELS, NAMESPACES};
+use super::tokens::{forged, token};
 use super::truth::{Sent, Truth};
-use crate::actions::token;
 use crate::client::command;
 use crate::node::World;
-use crate::options::{KEY, USERS};
+use crate::options::USERS;
 use gannet::protocol::{
     ChannelRequest, Command, ConnectRequest, Encoding, FilterNode, HistoryRequest, PublishRequest, RefreshRequest,
     RpcRequest, StreamPosition, SubRefreshRequest, SubscribeRequest, UnsubscribeRequest,
@@ -76,7 +76,7 @@ pub fn connect(sdk: &mut Sdk, world: &mut World, truth: &mut Truth) {
         }
         let named = |name: &'static str| claims.get(name).map(|value| (name, value.clone()));
         line.granted = ["channels", "subs"].into_iter().filter_map(named).collect();
-        token_text = token(claims, KEY);
+        token_text = token(claims, world);
         truth.users.insert(line.key, user.to_owned());
     }
     given.sort();
@@ -150,7 +150,7 @@ fn subscribe(sdk: &mut Sdk, world: &mut World, truth: &mut Truth, channel: Strin
         if wish.forces_pushes {
             claims["override"]["force_push_join_leave"] = json!({"value": true});
         }
-        token_text = token(claims, KEY);
+        token_text = if world.rng.chance(5) { forged(claims, world) } else { token(claims, world) };
     }
     let tf = wish.filter.as_ref().map(|tag| {
         let (key, cmp, val) = ("t".to_owned(), "eq".to_owned(), tag.clone());
@@ -243,14 +243,14 @@ fn one(sdk: &mut Sdk, world: &mut World, truth: &mut Truth) -> Option<(Command, 
             if world.rng.chance(40) {
                 claims["exp"] = Value::from(seconds(world) + world.rng.within(2, 4) as u64);
             }
-            (Command { refresh: Some(RefreshRequest { token: token(claims, KEY) }), ..it }, What::Refresh)
+            (Command { refresh: Some(RefreshRequest { token: token(claims, world) }), ..it }, What::Refresh)
         }
         _ => {
             let mut claims = json!({"sub": sdk.user, "channel": name});
             if world.rng.chance(60) {
                 claims["exp"] = Value::from(seconds(world) + world.rng.within(2, 4) as u64);
             }
-            let token = token(claims, KEY);
+            let token = token(claims, world);
             let sub_refresh = Some(SubRefreshRequest { channel: name, token, kind: 0 });
             (Command { sub_refresh, ..it }, What::SubRefresh)
         }

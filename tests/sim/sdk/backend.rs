@@ -2,6 +2,7 @@
 //! server API and orders clients about.
 
 use super::acts::{self, seconds};
+use super::tokens;
 use super::truth::Truth;
 use crate::node::World;
 use crate::options::USERS;
@@ -176,6 +177,13 @@ impl Backend {
 }
 
 fn say(world: &mut World, truth: &mut Truth, conn: broker::ConnKey, ask: &Ask) -> Said {
+    // What is no application's to say.
+    match ask {
+        Ask::Keys { .. } | Ask::Check(_) if world.rng.chance(10) => return Said::Error(ClientError::Internal.into()),
+        Ask::Keys { .. } => return Said::Keys(tokens::keys(seconds(world))),
+        Ask::Check(check) => return Said::Checked(check.judge(&world.options.rules).into()),
+        _ => {}
+    }
     match world.rng.below(20) {
         0 => return Said::Error(ClientError::Internal.into()),
         1 => return Said::Error(Error { code: 500, message: "no".into(), temporary: false }),
@@ -214,7 +222,7 @@ fn say(world: &mut World, truth: &mut Truth, conn: broker::ConnKey, ask: &Ask) -
             Said::Publish(Box::new(PublishGrant { data, skip_history: world.rng.chance(20), tags }))
         }
         Ask::Rpc(request) => Said::Rpc(request.data.clone()),
-        Ask::Keys { .. } => panic!("no key is elsewhere"),
+        Ask::Keys { .. } | Ask::Check(_) => unreachable!("answered above"),
     }
 }
 

@@ -109,8 +109,8 @@ impl Sdk {
             3501 => line.refused || !line.connected,
             3502 => !line.connected,
             3504 | 3505 => true,
-            // Tokens of a user that the backend did not name.
-            3500 => world.options.rules.connect_proxy,
+            // Tokens of a user that the backend did not name, or some that nobody has signed.
+            3500 => world.options.rules.connect_proxy || world.options.rules.bad_token_limit > 0,
             _ => false,
         };
         assert!(possible, "closed with {code}; waits for {:?}", line.pending);
@@ -196,7 +196,8 @@ impl Sdk {
         let possible: &[u32] = match &what {
             What::Connect { .. } => &[100, 109, 111, 500],
             What::Subscribe { .. } => &[100, 103, 105, 106, 107, 109, 110, 111, 112, 500],
-            What::Unsubscribe(_) | What::Refresh => &[],
+            What::Unsubscribe(_) => &[],
+            What::Refresh => &[100, 111],
             What::Publish => &[100, 103, 111, 500],
             What::History { .. } => &[103, 108, 111, 112],
             What::Presence { .. } | What::Stats => &[103, 108, 111],

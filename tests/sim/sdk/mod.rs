@@ -6,6 +6,7 @@ mod backend;
 mod client;
 mod line;
 mod options;
+mod tokens;
 mod truth;
 
 use crate::conns::Breakage;

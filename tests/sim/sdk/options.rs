@@ -1,5 +1,6 @@
 //! What one seed simulates of the protocol's larger half: namespaces with options in any mixture.
 
+use super::tokens;
 use crate::options::{KEY, Options};
 use crate::rng::Rng;
 use gannet::config::{ChannelOptions, Config, NamespaceOptions};
@@ -49,7 +50,14 @@ fn config(rng: &mut Rng) -> Config {
     let client = &mut config.client;
     client.insecure = rng.chance(10);
     client.allow_anonymous_connect_without_token = rng.chance(60);
-    client.token.hmac_secret_key = KEY.into();
+    if rng.chance(30) {
+        client.token.jwks_public_endpoint = tokens::KEYS_AT.into();
+    } else {
+        client.token.hmac_secret_key = KEY.into();
+    }
+    client.token_cache_size = *rng.pick(&[0, 4, 4096]);
+    client.bad_token_cache_size = *rng.pick(&[0, 4, 4096]);
+    client.bad_token_limit = *rng.pick(&[0, 1, 3]);
     client.ping_interval = Duration::from_millis(*rng.pick(&[1000, 2300]));
     client.pong_timeout = Duration::from_millis(900);
     client.stale_close_delay = Duration::from_millis(3000);
