@@ -9,14 +9,14 @@ pub use setup::{CHANNELS, KEYS_AT, USERS, keys, rules, token};
 
 use bytes::Bytes;
 use client::{Client, Known};
+use gannet::base::wheel::TICK_MS;
 use gannet::broker::{Answer as Owned, Asker, ConnKey, Event, Keep, Query, Request, owner};
 use gannet::hub::Flags;
 use gannet::protocol::Encoding;
 use gannet::protocol::code::{ClientError, Disconnect};
 use gannet::session::backend::{Ask, Call, Said};
 use gannet::session::{Now, Session, Sessions};
-use gannet::shard::{ControlAnswer, Control, Mail, Out, Shard, Table};
-use gannet::base::wheel::TICK_MS;
+use gannet::shard::{Control, ControlAnswer, Mail, Out, Shard, Table};
 use gannet::wire::Wire;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

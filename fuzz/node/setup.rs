@@ -52,6 +52,8 @@ fn make(setup: u8) -> Rules {
     client.recovery_max_publication_limit = 5;
     config.hooks.endpoint = if on(7) { "https://hooks.example".into() } else { String::new() };
     config.rpc.without_namespace.proxy_enabled = true;
+    config.rpc.proxy.endpoint = "https://backend.example/rpc".into();
+    config.rpc.proxy.http_headers = vec!["x-forwarded".into()];
     config.websocket.message_size_limit = 4096;
     config.channel.max_length = 40;
     config.channel.history_meta_ttl = Duration::from_secs(60);
@@ -61,7 +63,7 @@ fn make(setup: u8) -> Rules {
     config.channel.without_namespace = open();
     config.channel.namespaces =
         namespaces().into_iter().map(|(name, options)| NamespaceOptions { name: name.into(), options }).collect();
-    Rules::new(&config, &["x-forwarded".to_owned()]).expect("rules")
+    Rules::new(&config).expect("rules")
 }
 
 fn open() -> ChannelOptions {
