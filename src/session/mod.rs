@@ -464,11 +464,39 @@ fn is_past(at: u64, turn: &Turn<'_>) -> bool {
     at > 0 && at <= turn.now.seconds()
 }
 
+/// What a client is told of a time that is farther away. SDKs keep it in 32 bits with a sign, or in a timer of
+/// milliseconds: a greater number would be a negative one there, and they would refresh without end.
+const TTL_MAX: u64 = 365 * 24 * 60 * 60;
+
 /// The tick at which something that ends at `at` (seconds since 1970) is `delay_ms` past it, and the seconds left until
-/// it ends, at least 1, as a client is told.
+/// it ends, as a client is told: at least 1, at most a year.
 fn deadline(at: u64, delay_ms: u64, now: Now) -> (Tick, u32) {
     let left_ms = at.saturating_mul(1000).saturating_sub(now.unix_ms);
     let close_in = left_ms.saturating_add(delay_ms).div_ceil(TICK_MS);
     let tick = now.tick.saturating_add(close_in.min(u64::from(NEVER / 2)) as Tick);
-    (tick, (left_ms / 1000).clamp(1, u64::from(u32::MAX)) as u32)
+    (tick, (left_ms / 1000).clamp(1, TTL_MAX) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_of_a_second_to_a_year() {
+        let now = Now { tick: 0, ms: 0, unix_ms: 1_700_000_000_000 };
+        let year = 31_536_000;
+        for (at, ttl) in [
+            (1_700_000_000, 1),
+            (1_600_000_000, 1),
+            (1_700_000_060, 60),
+            (1_700_000_000 + u64::from(year), year),
+            (1_700_000_001 + u64::from(year), year),
+            (1_700_000_000 + (1 << 31), year),
+            // In milliseconds, by mistake.
+            (1_700_000_060_000, year),
+            (u64::MAX, year),
+        ] {
+            assert_eq!(deadline(at, 25_000, now).1, ttl, "{at}");
+        }
+    }
 }
