@@ -204,7 +204,7 @@ fn catches_replies_out_of_order() {
 
 #[test]
 fn catches_a_reply_that_is_lost() {
-    catches(Breakage::LoseFill, &["unanswered at rest", "no rest", "not subscribed"]);
+    catches(Breakage::LoseFill, &["unanswered at rest", "no rest", "not subscribed", "is next"]);
 }
 
 #[test]

@@ -204,6 +204,8 @@ fn say(world: &mut World, truth: &mut Truth, conn: broker::ConnKey, ask: &Ask) -
             Said::Connect(Box::new(ConnectGrant { user: user.into(), expire_at, subs, ..ConnectGrant::default() }))
         }
         Ask::Refresh | Ask::SubRefresh { .. } => {
+            // An answer without a time ends what it was asked about, as one that says so.
+            let expire_at = expire_at.max(seconds(world) + 2);
             Said::Refresh(RefreshGrant { expire_at, expired: world.rng.chance(10), info: None })
         }
         Ask::Subscribe(_) => {

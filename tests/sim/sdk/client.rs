@@ -194,7 +194,7 @@ impl Sdk {
 
     fn refused(&mut self, world: &World, what: What, code: u32) {
         let possible: &[u32] = match &what {
-            What::Connect { .. } => &[100, 109, 111, 500],
+            What::Connect { .. } => &[100, 109, 110, 111, 500],
             What::Subscribe { .. } => &[100, 103, 105, 106, 107, 109, 110, 111, 112, 500],
             What::Unsubscribe(_) => &[],
             What::Refresh => &[100, 111],
@@ -221,7 +221,9 @@ impl Sdk {
                         assert!(sub.wish.filter.is_some() && !options.allow_tags_filter, "107 without need");
                         sub.wish.filter = None;
                     }
-                    109 | 110 => assert!(sub.wish.token),
+                    109 => assert!(sub.wish.token),
+                    // A token's time, or that of a proxy's grant, may end while it is on its way.
+                    110 => assert!(sub.wish.token || options.subscribe_proxy_enabled),
                     103 | 106 => sub.wanted = false,
                     _ => {}
                 }
@@ -245,7 +247,8 @@ impl Sdk {
         let subs: BTreeMap<String, SubscribeResult> =
             result.subs.iter().map(|sub| (sub.channel.clone(), sub.result.clone().expect("a result"))).collect();
         for channel in given {
-            let spared = truth.unsubscribed.contains(&self.user);
+            // The backend may take one away before its owner has answered, and whom that meets is known late.
+            let spared = !truth.unsubscribed.is_empty();
             assert!(spared || subs.contains_key(channel), "{channel} is not in the connect reply");
         }
         let gone: Vec<String> = self.subs.iter().filter(|(_, sub)| sub.server).map(|(name, _)| name.clone()).collect();
