@@ -431,7 +431,9 @@ impl Shard {
             }
         }
         self.settle_local(now, table);
-        done + self.run_calls(now, table, budget.saturating_sub(done))
+        done += self.run_calls(now, table, budget.saturating_sub(done));
+        self.settle_local(now, table);
+        done
     }
 
     /// One call of a session, and what follows from it.
