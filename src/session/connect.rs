@@ -4,7 +4,7 @@ use super::backend::{Ask, ConnectGrant, RefreshGrant, Said, SubscribeGrant, Who}
 use super::commands::{Failure, Outcome};
 use super::limits::charge_connect;
 use super::more::{Connecting, To, Wishes};
-use super::{Effect, Phase, Renewal, Session, Turn, deadline, is_past};
+use super::{Effect, Phase, Pings, Renewal, Session, Turn, deadline, is_past};
 use crate::auth::{Claims, SubClaims, TokenError};
 use crate::base::wheel::{NEVER, Tick};
 use crate::protocol::code::{ClientError, Disconnect};
@@ -168,8 +168,8 @@ impl Session {
             expires: ttl.is_some(),
             ttl: ttl.unwrap_or(0),
             data: grant.data,
-            ping: if self.frame_pings { 0 } else { turn.rules.ping_seconds },
-            pong: !self.frame_pings && !self.wire.is_uni() && turn.rules.pong_timeout.is_some(),
+            ping: if self.pings == Pings::Frames { 0 } else { turn.rules.ping_seconds },
+            pong: self.pings != Pings::Frames && !self.wire.is_uni() && turn.rules.pong_timeout.is_some(),
             time: if turn.rules.include_time { turn.now.unix_ms as i64 } else { 0 },
             ..ConnectResult::default()
         };

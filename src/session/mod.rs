@@ -135,6 +135,17 @@ enum Phase {
     Refused,
 }
 
+/// How a client is pinged, and what it may answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pings {
+    /// By WebSocket frames (`cf_ws_frame_ping_pong`).
+    Frames,
+    /// By messages: a pong that nobody awaits ends the session.
+    Messages,
+    /// The same, but this node did not hear a pong before the next ping was due: there is one for each of them.
+    Unheard,
+}
+
 /// How a connection that expires is given more time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Renewal {
@@ -165,8 +176,7 @@ pub struct Session {
     expires: Tick,
     phase: Phase,
     wire: Wire,
-    /// Pings are WebSocket frames.
-    frame_pings: bool,
+    pings: Pings,
     renewal: Renewal,
 }
 
@@ -199,7 +209,7 @@ impl Session {
             expires: NEVER,
             phase: Phase::New,
             wire,
-            frame_pings,
+            pings: if frame_pings { Pings::Frames } else { Pings::Messages },
             renewal: Renewal::None,
         }
     }
@@ -286,10 +296,13 @@ impl Session {
         self.next_ping = turn.rules.ping_after(now, turn.rules.ping_interval);
         self.forget_spent(turn);
         // The next ping may come before a pong is overdue: it does not give an unanswered one more time.
-        if self.frame_pings {
+        if self.pings == Pings::Frames {
             self.pong_due = self.pong_due.min(now + rules::FRAME_PONG_TIMEOUT);
             turn.fx.push(Effect::PingFrame);
         } else {
+            if self.pong_due != NEVER {
+                self.pings = Pings::Unheard;
+            }
             let answers = turn.rules.pong_timeout.filter(|_| !self.wire.is_uni());
             self.pong_due = answers.map_or(NEVER, |timeout| self.pong_due.min(now + timeout));
             turn.fx.push(Effect::Ping);
@@ -299,7 +312,8 @@ impl Session {
     /// A pong of the application's kind: the caller recognised it by its bytes. One that nobody awaits ends the
     /// session.
     pub fn handle_pong(&mut self, turn: &mut Turn<'_>) {
-        if self.frame_pings || self.pong_due == NEVER || self.phase != Phase::Connected {
+        let asked = self.pings == Pings::Messages && self.pong_due != NEVER || self.pings == Pings::Unheard;
+        if !asked || self.phase != Phase::Connected {
             turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST));
         }
         self.pong_due = NEVER;
@@ -307,7 +321,7 @@ impl Session {
 
     /// A WebSocket pong frame; unasked ones are allowed (RFC 6455 section 5.5.3).
     pub fn handle_pong_frame(&mut self) {
-        if self.frame_pings {
+        if self.pings == Pings::Frames {
             self.pong_due = NEVER;
         }
     }
@@ -315,7 +329,8 @@ impl Session {
     /// What this client said has not been heard yet: a pong that is overdue may be among it.
     pub fn wait_on_for_pong(&mut self, now: Now, rules: &Rules) {
         if self.pong_due <= now.tick {
-            let timeout = if self.frame_pings { Some(rules::FRAME_PONG_TIMEOUT) } else { rules.pong_timeout };
+            let timeout =
+                if self.pings == Pings::Frames { Some(rules::FRAME_PONG_TIMEOUT) } else { rules.pong_timeout };
             self.pong_due = timeout.map_or(NEVER, |timeout| now.tick + timeout);
         }
     }

@@ -90,6 +90,8 @@ impl<H: Host> Turns<H> {
         if !rest.is_empty() {
             let stopped = self.run_commands(conn, &rest, at, left);
             self.keep_rest(conn, rest, stopped);
+            // Nothing of a stream's client is read, behind which its deadline would be looked at.
+            self.conns.arm(conn);
         }
         let Some(it) = self.conns.get(conn).filter(|it| !it.marks.has(Marks::HELD)) else { return };
         let Some(partial) = it.partial.as_ref() else { return };

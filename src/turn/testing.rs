@@ -1,7 +1,7 @@
 //! F8 · A socket in memory and a host without a thread, for the tests of this floor.
 
 use super::conns::Marks;
-use super::request::{Decision, Introduction};
+use super::request::{Decision, Introduction, Spoken, StreamRequest};
 use super::{Bounds, Host, Ready, Socket, Turns};
 use crate::base::metrics::Counters;
 use crate::broker::ConnKey;
@@ -13,6 +13,7 @@ use crate::session::{Now, Rules};
 use crate::shard::{ControlAnswer, Mail, Shard};
 use crate::wire::Wire;
 use crate::ws;
+use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -135,6 +136,14 @@ impl Host for Desk {
                 let frame_pings = head.asks("cf_ws_frame_ping_pong", "true");
                 Decision::Client { upgrade: upgrade.deflating(head), subprotocol: None, wire, frame_pings }
             }
+            Err(_) if head.path == "/stream" => Decision::Stream(StreamRequest {
+                wire: Wire::SseJson,
+                head: Bytes::new(),
+                said: Spoken::Query(br#"{"id":1,"connect":{}}"#.to_vec()),
+                body_max: 0,
+                expects: false,
+                introduction: Introduction::default(),
+            }),
             Err(_) => Decision::HandOff,
         }
     }

@@ -330,6 +330,57 @@ fn nobody_is_judged_by_a_pong_that_lies_unread() {
     assert!(bench.turn.conns.get(conn).is_some_and(|it| it.session.is_some()), "the pong was heard");
 }
 
+/// Pings go on while a client's input waits for this node, and each has its pong.
+#[test]
+fn pongs_that_lay_unread_beyond_the_next_ping_are_no_fault() {
+    let (mut bench, line) = (Bench::new(1, |config| config.reactor.command_budget = 1), Line::default());
+    let conn = bench.client(&line, "");
+    line.say(&commands(2..500, STATS));
+    bench.run(&[conn]);
+    let interval = bench.turn.shard.rules().ping_interval;
+    let mut pings = 0;
+    for _ in 0..3 * interval {
+        bench.now.tick += 1;
+        bench.run(&[]);
+        if line.clone().take_written().ends_with(b"\x81\x02{}") {
+            pings += 1;
+            line.say(&frame("{}"));
+            bench.run(&[conn]);
+        }
+    }
+    assert_eq!((pings, bench.turn.shard.counters.disconnects.len()), (3, 0));
+    bench.settle(600);
+    assert!(bench.turn.conns.get(conn).is_some_and(|it| it.session.is_some()), "all three were heard");
+}
+
+#[test]
+fn a_subscription_that_a_client_of_a_stream_began_by_another_request_ends_in_time() {
+    let mut bench = Bench::new(1, |config| {
+        (config.client.insecure, config.client.allow_anonymous_connect_without_token) = (false, true);
+        config.client.token.hmac_secret_key = "a key".into();
+        config.client.expired_sub_close_delay = Duration::ZERO;
+        config.channel.without_namespace.allow_subscribe_for_client = true;
+    });
+    let line = Line::default();
+    let conn = bench.accept(&line);
+    line.say(b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n");
+    bench.run(&[conn]);
+    let key = bench.turn.conns.key(conn).expect("a key");
+    let session = bench.turn.shard.session_name(&mut bench.turn.conns, conn).expect("a name");
+    let claims = serde_json::json!({ "sub": "", "channel": "c", "exp": bench.now.seconds() + 2 });
+    let secret = jsonwebtoken::EncodingKey::from_secret(b"a key").expect("a key");
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &secret).expect("a token");
+    let message = format!(r#"{{"id":2,"subscribe":{{"channel":"c","token":"{token}"}}}}"#);
+    bench.run_with(&[], vec![Mail::Commands { conn: key, session: session.into(), message: message.into() }]);
+    bench.settle(5);
+    let said = |line: &Line| String::from_utf8_lossy(&line.clone().take_written()).into_owned();
+    assert!(said(&line).contains(r#""expires":true"#));
+    bench.now.tick += 20;
+    bench.now.unix_ms += 2000;
+    bench.run(&[]);
+    assert!(said(&line).contains(r#""code":2501"#));
+}
+
 #[test]
 fn each_byte_that_the_peer_takes_buys_it_time() {
     let (mut bench, line) = (Bench::new(1, |config| config.client.pong_timeout = Duration::ZERO), Line::default());
