@@ -457,3 +457,19 @@ fn a_call_over_very_many_clients_goes_in_slices_and_misses_none() {
     assert_eq!(left, [3, 700]);
     assert!(slices >= 7 && met.is_some_and(|met| (996..=998).contains(&met)), "{slices} {met:?}");
 }
+
+/// Nobody need do anything else for what a slice began to take effect.
+#[test]
+fn a_subscription_by_the_server_begins_with_its_slice() {
+    let mut node = Node::new(1, |_| {}, |_| {});
+    let conn = node.connected(&[json!({"id": 2, "subscribe": {"channel": "c"}})]);
+    node.publish(None);
+    assert!(node.shard.has_work(), "the call waits behind a fan-out");
+    let request = crate::protocol::SubscribeRequest { channel: "d".into(), ..Default::default() };
+    let control = Control::Subscribe { chosen: Chosen::default(), request, grant: Default::default() };
+    node.shard.mail(node.now, &mut node.clients, Mail::Control { ticket: 5, control: Box::new(control) });
+    while node.shard.has_work() {
+        node.shard.fan_out(node.now, &mut node.clients, 100);
+    }
+    assert!(node.session(conn).slot(1).is_some(), "it has begun");
+}
