@@ -4,9 +4,14 @@
 //! its owner sleeps: waking is a function given at creation. A full mailbox refuses what may be refused
 //! ([`Sender::offer`]); what must not be lost ([`Sender::send`]) is bounded by whoever asked for it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+// Under loom each order in which threads can run is tried: tests/loom.
+#[cfg(loom)]
+use loom::sync::{Arc, Mutex, MutexGuard, atomic};
+use std::sync::PoisonError;
+#[cfg(not(loom))]
+use std::sync::{Arc, Mutex, MutexGuard, atomic};
+
+use atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The owner's end.
 pub struct Mailbox<T> {
