@@ -6,6 +6,7 @@ import { once } from 'node:events';
 import net from 'node:net';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { isDeepStrictEqual } from 'node:util';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 const binary = process.env.GANNET ?? path.join(root, 'target/release/gannet');
@@ -80,6 +81,14 @@ export async function startServer(t, options = [], { port, reactors = 2 } = {}) 
       if (error) throw Object.assign(new Error(`api ${method}: ${error.message}`), error);
       return result;
     },
+
+    /**
+     * Waits until the channels and their clients are these. A client may hear of one channel before the owner of
+     * another has heard of the client.
+     */
+    hasChannels: (wanted) => within((async () => {
+      while (!isDeepStrictEqual((await server.api('channels')).channels, wanted));
+    })(), `channels ${JSON.stringify(wanted)}`),
 
     signal: (name) => child.kill(name),
 
