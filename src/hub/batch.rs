@@ -10,12 +10,15 @@ use crate::protocol::{ClientInfo, Encoding, PresencePush, Publication, Push, Rep
 use crate::wire::Wire;
 use crate::ws::Deflater;
 use bytes::Bytes;
+use prost::Message as _;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Bytes of publications that one batch joins, beyond the first.
 const BATCH_BYTES_MAX: usize = 128 * 1024;
+/// What waits for its fan-out takes so many bytes besides its own: a place in the queue and what all share.
+pub(super) const EVENT_BYTES: usize = 256;
 /// Bytes of replies that share a message, beyond the first.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
@@ -27,12 +30,24 @@ pub enum ChannelEvent {
 }
 
 impl ChannelEvent {
-    /// Bytes that wait because of it.
-    pub fn size(&self) -> usize {
+    /// Bytes of it that are encoded for subscribers, about.
+    fn size(&self) -> usize {
         match self {
             ChannelEvent::Publication { publication, .. } => publication.data.len(),
             ChannelEvent::Presence { info, .. } => info.user.len() + info.conn_info.len() + info.chan_info.len(),
         }
+    }
+
+    /// Bytes of memory that it counts for while it waits: however small it is, it takes room.
+    pub fn cost(&self) -> usize {
+        EVENT_BYTES
+            + match self {
+                ChannelEvent::Publication { publication, extras } => {
+                    let delta = extras.as_ref().and_then(|extras| extras.delta.as_ref());
+                    publication.encoded_len() + delta.map_or(0, Bytes::len)
+                }
+                ChannelEvent::Presence { info, .. } => info.encoded_len(),
+            }
     }
 
     fn is_presence(&self) -> bool {
@@ -67,7 +82,9 @@ pub enum Op<J> {
 pub struct Batch {
     pub items: SmallVec<[ChannelEvent; 4]>,
     pub frames: Frames,
-    pub bytes: usize,
+    bytes: usize,
+    /// What its items count for.
+    pub cost: usize,
     pub cursor: usize,
     pub end: usize,
 }
@@ -91,11 +108,12 @@ impl Batch {
     /// Takes items off the front of `queue`, as many as go together, for the first `end` subscribers. `apart`: each
     /// publication by itself, as subscribers choose among them.
     pub fn take<J>(queue: &mut VecDeque<Op<J>>, end: usize, apart: bool) -> Batch {
-        let mut batch = Batch { items: SmallVec::new(), frames: Frames::default(), bytes: 0, cursor: 0, end };
+        let mut batch = Batch { items: SmallVec::new(), frames: Frames::default(), bytes: 0, cost: 0, cursor: 0, end };
         while let Some(Op::Event(next)) = queue.front()
             && batch.takes(next, apart)
         {
             batch.bytes += next.size();
+            batch.cost += next.cost();
             if let Some(Op::Event(next)) = queue.pop_front() {
                 batch.items.push(next);
             }
@@ -105,7 +123,7 @@ impl Batch {
 
     /// The first `end` subscribers are told that something is missing.
     pub fn gap(end: usize) -> Batch {
-        Batch { items: SmallVec::new(), frames: Frames::default(), bytes: 0, cursor: 0, end }
+        Batch { items: SmallVec::new(), frames: Frames::default(), bytes: 0, cost: 0, cursor: 0, end }
     }
 
     pub fn is_gap(&self) -> bool {

@@ -199,6 +199,8 @@ struct Waiting<J> {
     active: bool,
     /// That time, if it is listed with it.
     due: Option<u64>,
+    /// Publications since it began to wait, those that were overtaken too.
+    paced: usize,
     latest_only: bool,
 }
 
@@ -256,7 +258,7 @@ impl<J> Hub<J> {
         self.subscriptions
     }
 
-    /// Bytes of publications that wait for their fan-out or are in it.
+    /// Bytes that wait for their fan-out or are in it, with what each publication takes besides its own.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
@@ -445,21 +447,29 @@ impl<J> Hub<J> {
         None
     }
 
-    fn wait(&mut self, id: ChannelId, op: Op<J>, pace: Option<(Pace, u64)>) {
-        if let Op::Event(item) = &op {
-            self.waiting_bytes += item.size();
-        }
+    fn wait(&mut self, id: ChannelId, mut op: Op<J>, pace: Option<(Pace, u64)>) {
         let channel = &mut self.channels[id as usize];
         let begins = channel.waiting.is_none();
         let waiting = channel.waiting.get_or_insert_with(|| {
             let queue = VecDeque::with_capacity(1);
-            Box::new(Waiting { queue, batch: None, active: false, due: None, latest_only: false })
+            Box::new(Waiting { queue, batch: None, active: false, due: None, paced: 0, latest_only: false })
         });
+        if let Some((pace, _)) = pace
+            && !waiting.active
+        {
+            waiting.paced += 1;
+            waiting.latest_only = pace.latest;
+        }
+        if waiting.latest_only && !waiting.active {
+            self.waiting_bytes -= drop_overtaken(&mut waiting.queue, &mut op);
+        }
+        if let Op::Event(item) = &op {
+            self.waiting_bytes += item.cost();
+        }
         waiting.queue.push_back(op);
         match pace {
             _ if waiting.active => {}
-            Some((pace, now_ms)) if pace.size_max == 0 || waiting.queue.len() < pace.size_max => {
-                waiting.latest_only = pace.latest;
+            Some((pace, now_ms)) if pace.size_max == 0 || waiting.paced < pace.size_max => {
                 if begins {
                     let due = now_ms + pace.delay_ms;
                     waiting.due = Some(due);
@@ -522,7 +532,7 @@ impl<J> Hub<J> {
                 break;
             }
             if let Some(batch) = waiting.batch.take() {
-                self.waiting_bytes -= batch.bytes;
+                self.waiting_bytes -= batch.cost;
             }
             match waiting.queue.front() {
                 None => {
@@ -610,25 +620,42 @@ enum Follows {
     Not,
 }
 
+/// Drops the publication at the end of `queue` if `next` is a later one; bytes dropped.
+fn drop_overtaken<J>(queue: &mut VecDeque<Op<J>>, next: &mut Op<J>) -> usize {
+    if !is_publication(next) {
+        return 0;
+    }
+    let Some(Op::Event(last)) = queue.pop_back_if(|last| is_publication(last)) else { return 0 };
+    forget_delta(next);
+    last.cost()
+}
+
+fn is_publication<J>(op: &Op<J>) -> bool {
+    matches!(op, Op::Event(ChannelEvent::Publication { .. }))
+}
+
+/// The delta of `op` is to a publication that nobody got; bytes dropped.
+fn forget_delta<J>(op: &mut Op<J>) -> usize {
+    let Op::Event(ChannelEvent::Publication { extras: Some(extras), .. }) = op else { return 0 };
+    extras.delta.take().map_or(0, |delta| delta.len())
+}
+
 /// Drops all publications but the last; bytes dropped.
 fn keep_latest<J>(queue: &mut VecDeque<Op<J>>) -> usize {
-    let is_publication = |op: &Op<J>| matches!(op, Op::Event(ChannelEvent::Publication { .. }));
     let last = queue.iter().rposition(is_publication).unwrap_or(0);
     let (mut at, mut dropped) = (0, 0);
     queue.retain(|op| {
         let goes = is_publication(op) && at < last;
         at += 1;
         if let (true, Op::Event(item)) = (goes, op) {
-            dropped += item.size();
+            dropped += item.cost();
         }
         !goes
     });
     if dropped > 0
-        && let Some(Op::Event(ChannelEvent::Publication { extras: Some(extras), .. })) =
-            queue.iter_mut().rev().find(|op| is_publication(op))
+        && let Some(latest) = queue.iter_mut().rfind(|op| is_publication(op))
     {
-        // Its delta is to one that nobody got.
-        extras.delta = None;
+        dropped += forget_delta(latest);
     }
     dropped
 }

@@ -1,8 +1,10 @@
 //! F5 · The table of channels and the fan-out: order, gaps, batching, and that nobody is missed or served twice.
 
+use super::batch::EVENT_BYTES;
 use super::*;
 use crate::protocol::Encoding;
 use crate::ws;
+use prost::Message as _;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -170,6 +172,7 @@ fn publications_leave_together_when_their_time_has_come_or_there_are_enough() {
     let latest = |now_ms| Some((Pace { size_max: 0, delay_ms: 50, latest: true }, now_ms));
     for now_ms in [3000, 3001, 3002] {
         hub.publish("c", at(0, ""), None, latest(now_ms));
+        assert_eq!(hub.waiting_bytes(), EVENT_BYTES + at(0, "").encoded_len(), "what was overtaken takes no room");
     }
     hub.wake(4000);
     assert_eq!((waiting(&mut hub), hub.waiting_bytes()), ("p".to_owned(), 0));
@@ -179,20 +182,49 @@ fn publications_leave_together_when_their_time_has_come_or_there_are_enough() {
     assert_eq!(waiting(&mut hub), "pj");
 }
 
-/// A thousand bytes are too many: whatever came before and comes after leaves at once, and nothing is left to wait.
+/// However small publications are, and whatever their tags hold: all of it counts.
+#[test]
+fn what_waits_counts_for_the_room_that_it_takes() {
+    let mut hub: Hub<u32> = Hub::with_room(100 * EVENT_BYTES);
+    subscribe(&mut hub, 1, Encoding::Json);
+    let day = Some((Pace { size_max: 0, delay_ms: 86_400_000, latest: false }, 1000));
+    let published = (0..200).take_while(|_| !hub.has_work() && hub.publish("c", publication(""), None, day)).count();
+    assert_eq!(published, 101, "one more than fits");
+    waiting(&mut hub);
+    let tags = HashMap::from([("tag".to_owned(), "x".repeat(100 * EVENT_BYTES))]);
+    hub.publish("c", Publication { tags: tags.into_iter().collect(), ..Publication::default() }.into(), None, day);
+    assert!(hub.has_work());
+}
+
+/// So many publications leave at once, though all but the latest were overtaken.
+#[test]
+fn overtaken_publications_count_for_the_size_of_a_batch() {
+    let mut hub: Hub<u32> = Hub::default();
+    subscribe(&mut hub, 1, Encoding::Json);
+    let pace = Some((Pace { size_max: 3, delay_ms: 50, latest: true }, 1000));
+    for left in ["", "", "p", "", "", "p"] {
+        let extras = Extras { delta: Some("a delta".into()), ..Extras::default() };
+        hub.publish("c", at(0, ""), Some(Box::new(extras)), pace);
+        assert_eq!(if hub.has_work() { waiting(&mut hub) } else { String::new() }, left);
+    }
+    assert_eq!((hub.waiting_bytes(), hub.delayed.len()), (0, 0));
+}
+
+/// Ten of these are too many: whatever came before and comes after leaves at once, and nothing is left to wait.
 #[test]
 fn a_full_hub_waits_for_nothing() {
-    let mut hub: Hub<u32> = Hub::with_room(1000);
+    let large = Arc::new(Publication { data: vec![b'1'; 110].into(), ..Publication::default() });
+    let cost = EVENT_BYTES + large.encoded_len();
+    let mut hub: Hub<u32> = Hub::with_room(9 * cost);
     let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();
     for (conn, name) in names.iter().enumerate() {
         let id = hub.hold(name.as_str());
         hub.join(id, json_slot(conn as u32));
     }
     let day = Some((Pace { size_max: 0, delay_ms: 86_400_000, latest: false }, 1000));
-    let large = Arc::new(Publication { data: vec![b'1'; 110].into(), ..Publication::default() });
     for (at, name) in names.iter().enumerate() {
         hub.publish(name, large.clone(), None, day);
-        assert_eq!((hub.has_work(), hub.waiting_bytes()), (at == 9, (at + 1) * 110));
+        assert_eq!((hub.has_work(), hub.waiting_bytes()), (at == 9, (at + 1) * cost));
     }
     assert_eq!((hub.wake(1000), waiting(&mut hub)), (None, "pppppppppp".to_owned()));
     assert_eq!(hub.waiting_bytes(), 0);
