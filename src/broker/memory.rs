@@ -10,14 +10,13 @@ use super::kept::{Kept, Rank};
 use super::presence::Presence;
 use super::recent::Recent;
 use super::stream::{PLACE_BYTES, Stream};
+use super::table::ChannelTable;
 use super::{
     Answer, ConnKey, Event, Extras, Found, Gone, Keep, Member, Position, Query, Request, Target, Treatment, Want,
 };
 use crate::protocol::code::ClientError;
-use crate::protocol::{Publication, delta};
+use crate::protocol::{ClientInfo, Publication, delta};
 use bytes::Bytes;
-use foldhash::quality::RandomState;
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -70,7 +69,7 @@ type Out = Vec<(Target, Event)>;
 /// A shard of the memory broker.
 #[derive(Debug)]
 pub struct Memory {
-    channels: HashMap<Arc<str>, Channel, RandomState>,
+    channels: ChannelTable<Channel>,
     /// Channels with subscribers.
     occupied: usize,
     kept: Kept,
@@ -90,7 +89,7 @@ impl Memory {
     /// `seed`: of this shard, for epochs that no other life of a stream has.
     pub fn new(seed: u64, limits: Limits) -> Memory {
         Memory {
-            channels: HashMap::default(),
+            channels: ChannelTable::default(),
             occupied: 0,
             kept: Kept::new(seed),
             recent: Recent::new(limits.recent),
@@ -114,7 +113,12 @@ impl Memory {
             Request::RemoveHistory { channel, asker } => (asker, self.remove_history(&channel)),
             Request::Presence { channel, asker } => {
                 let presence = self.channels.get(&channel).and_then(|channel| channel.presence.as_ref());
-                (asker, Answer::Presence(presence.map_or(Vec::new(), |presence| presence.all())))
+                (
+                    asker,
+                    Answer::Presence(
+                        presence.map_or(Vec::new(), |presence| presence.clients(None).map(|(_, info)| info).collect()),
+                    ),
+                )
             }
             Request::PresenceStats { channel, asker } => {
                 let presence = self.channels.get(&channel).and_then(|channel| channel.presence.as_ref());
@@ -137,7 +141,7 @@ impl Memory {
         let want = want.map_or(Want::default(), |want| *want);
         self.forget_if_over(now_ms, &name);
         let Memory { channels, kept, .. } = self;
-        let channel = channels.entry(name.clone()).or_default();
+        let channel = channels.get_or_insert_default(&name);
         if channel.interest.is_empty() {
             self.occupied += 1;
             if self.announces {
@@ -281,7 +285,7 @@ impl Memory {
             return Err(Answer::Refused(ClientError::TooManyRequests));
         }
         let Memory { channels, kept, .. } = self;
-        let Channel { stream, interest, .. } = channels.entry(name.clone()).or_default();
+        let Channel { stream, interest, .. } = channels.get_or_insert_default(name);
         let stream = stream.get_or_insert_with(|| kept.begin(name));
         stream.set_version(*version, version_epoch);
         let latest = if *wants_delta && stream.deltas > 0 { stream.latest() } else { None };
@@ -413,10 +417,27 @@ impl Memory {
         Evicted { keys: self.recent.evicted, ..self.evicted }
     }
 
-    /// Each channel owned here that has subscribers, with their number over all reactors.
-    pub fn channels(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
-        let occupied = self.channels.iter().filter(|(_, channel)| !channel.interest.is_empty());
+    /// The clients present in a channel that follow the one with the id `after`, from the first without; at most `max`.
+    pub fn present(&self, channel: &str, after: Option<[u8; 16]>, max: usize) -> Vec<([u8; 16], ClientInfo)> {
+        let presence = self.channels.get(channel).and_then(|channel| channel.presence.as_ref());
+        presence.map_or(Vec::new(), |presence| presence.clients(after).take(max).collect())
+    }
+
+    /// How many clients are present in a channel.
+    pub fn presence_count(&self, channel: &str) -> usize {
+        let presence = self.channels.get(channel).and_then(|channel| channel.presence.as_ref());
+        presence.map_or(0, |presence| presence.counts().0 as usize)
+    }
+
+    /// Each channel of one of [`CHANNEL_PARTS`] parts that has subscribers, with their number over all reactors.
+    pub fn channels(&self, part: usize) -> impl Iterator<Item = (&Arc<str>, u64)> {
+        let occupied = self.channels.part(part).filter(|(_, channel)| !channel.interest.is_empty());
         occupied.map(|(name, channel)| (name, channel.interest.iter().map(|&(_, n)| u64::from(n)).sum()))
+    }
+
+    /// How many channels a part has, those without subscribers too.
+    pub fn part_len(&self, part: usize) -> usize {
+        self.channels.part(part).len()
     }
 }
 
@@ -453,7 +474,7 @@ fn part(channel: &mut Channel, name: &Arc<str>, gone: Gone, out: &mut Out) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Asker;
+    use super::super::{Asker, CHANNEL_PARTS};
     use super::*;
 
     fn memory() -> Memory {
@@ -469,6 +490,11 @@ mod tests {
     fn subscribe(memory: &mut Memory, reactor: u16) -> Vec<(Target, Event)> {
         let from = ConnKey { reactor, index: 7, generation: 1 };
         ask(memory, Request::Subscribe { channel: "c".into(), from, ticket: 3, want: None })
+    }
+
+    /// The subscribers of each channel.
+    fn all(memory: &Memory) -> Vec<u64> {
+        (0..CHANNEL_PARTS).flat_map(|part| memory.channels(part).map(|(_, n)| n)).collect()
     }
 
     /// Where a publication and then its answer go.
@@ -498,7 +524,7 @@ mod tests {
         assert_eq!(publish(&mut memory, backend), [Target::Reactor(0), Target::Reactor(2), Target::Backend]);
         let client = Asker::Client { conn: ConnKey { reactor: 5, index: 1, generation: 1 }, ticket: 1 };
         assert_eq!(publish(&mut memory, client), [Target::Reactor(0), Target::Reactor(2), Target::Reactor(5)]);
-        assert_eq!(memory.channels().map(|(_, n)| n).collect::<Vec<_>>(), [3]);
+        assert_eq!(all(&memory), [3]);
     }
 
     #[test]
@@ -604,7 +630,7 @@ mod tests {
         assert_eq!(memory.expire(100), Some(1000), "the stream outlives its publications");
         assert!(memory.kept_bytes() < 500);
         assert_eq!(memory.expire(1000), None);
-        assert_eq!((memory.kept_bytes(), memory.channels.len()), (0, 0));
+        assert_eq!((memory.kept_bytes(), memory.channels.iter().count()), (0, 0));
     }
 
     /// A request to another channel than "c".
@@ -641,7 +667,7 @@ mod tests {
     fn made_up_names_cost_nothing_and_their_epochs_hold() {
         let mut memory = memory();
         let asked: Vec<Position> = (0..2000).map(|n| position(&mut memory, 0, &n.to_string())).collect();
-        assert_eq!((memory.kept_bytes(), memory.channels.len()), (0, 0), "a question begins nothing");
+        assert_eq!((memory.kept_bytes(), memory.channels.iter().count()), (0, 0), "a question begins nothing");
         for n in 0..2000 {
             subscribe_to(&mut memory, &n.to_string(), positioned());
         }
@@ -649,7 +675,11 @@ mod tests {
         for n in 0..2000 {
             leave(&mut memory, &n.to_string());
         }
-        assert_eq!((memory.kept_bytes(), memory.channels.len()), (0, 0), "and cost nothing once they are over");
+        assert_eq!(
+            (memory.kept_bytes(), memory.channels.iter().count()),
+            (0, 0),
+            "and cost nothing once they are over"
+        );
         assert_eq!(memory.evicted(), Evicted::default());
         for (n, asked) in asked.into_iter().enumerate() {
             let name = n.to_string();
@@ -694,10 +724,10 @@ mod tests {
         let Evicted { streams, refused, .. } = memory.evicted();
         assert!(streams > 1900 && refused == 0, "{streams}");
         assert_eq!(
-            memory.channels.len(),
-            memory.len() + memory.channels.values().filter(|c| c.interest.is_empty()).count()
+            memory.channels.iter().count(),
+            memory.len() + memory.channels.iter().filter(|(_, c)| c.interest.is_empty()).count()
         );
-        assert!(memory.channels.values().filter(|channel| channel.interest.is_empty()).count() < 100);
+        assert!(memory.channels.iter().filter(|(_, channel)| channel.interest.is_empty()).count() < 100);
     }
 
     #[test]

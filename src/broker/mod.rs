@@ -14,8 +14,10 @@ mod memory;
 mod presence;
 mod recent;
 mod stream;
+mod table;
 
 pub use memory::{Evicted, Limits, Memory};
+pub use table::PARTS as CHANNEL_PARTS;
 
 use crate::protocol::code::ClientError;
 use crate::protocol::{ClientInfo, Publication};

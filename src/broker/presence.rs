@@ -9,10 +9,13 @@ use compact_str::CompactString;
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 #[derive(Debug, Default)]
 pub struct Presence {
-    clients: HashMap<[u8; 16], Present, RandomState>,
+    /// In an order, so that they can be listed a part at a time while others come and go.
+    clients: BTreeMap<[u8; 16], Present>,
     users: HashMap<CompactString, u32, RandomState>,
 }
 
@@ -42,8 +45,7 @@ impl Presence {
                 count.remove();
             }
         }
-        if self.clients.len() < self.clients.capacity() / 8 {
-            self.clients.shrink_to(self.clients.len() * 2);
+        if self.users.len() < self.users.capacity() / 8 {
             self.users.shrink_to(self.users.len() * 2);
         }
     }
@@ -57,13 +59,14 @@ impl Presence {
         (self.clients.len() as u32, self.users.len() as u32)
     }
 
-    pub fn all(&self) -> Vec<ClientInfo> {
-        let one = |(client, present): (&[u8; 16], &Present)| {
+    /// The clients that follow the one with the id `after`, from the first without; in the order of their ids.
+    pub fn clients(&self, after: Option<[u8; 16]>) -> impl Iterator<Item = ([u8; 16], ClientInfo)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.clients.range((from, Bound::Unbounded)).map(|(client, present)| {
             let (conn_info, chan_info) = present.infos.as_deref().cloned().unwrap_or_default();
-            let client = uuid::Uuid::from_bytes(*client).to_string();
-            ClientInfo { user: present.user.to_string(), client, conn_info, chan_info }
-        };
-        self.clients.iter().map(one).collect()
+            let id = uuid::Uuid::from_bytes(*client).to_string();
+            (*client, ClientInfo { user: present.user.to_string(), client: id, conn_info, chan_info })
+        })
     }
 }
 
@@ -98,10 +101,19 @@ mod tests {
                 prop_assert_eq!(presence.counts(), (model.len() as u32, users.len() as u32));
                 prop_assert_eq!(presence.is_empty(), model.is_empty());
             }
-            let mut all = presence.all();
-            all.sort_by(|a, b| a.client.cmp(&b.client));
-            let expected: Vec<ClientInfo> = model.iter().map(|(&client, &user)| info(client, user)).collect();
-            prop_assert_eq!(all, expected);
+            let expected: Vec<([u8; 16], ClientInfo)> =
+                model.iter().map(|(&client, &user)| ([client; 16], info(client, user))).collect();
+            prop_assert_eq!(presence.clients(None).collect::<Vec<_>>(), &expected[..]);
+            let (mut listed, mut after) = (Vec::new(), None);
+            loop {
+                let before = listed.len();
+                listed.extend(presence.clients(after).take(7));
+                after = listed.last().map(|&(client, _)| client);
+                if listed.len() == before {
+                    break;
+                }
+            }
+            prop_assert_eq!(listed, expected);
         }
     }
 }

@@ -506,8 +506,8 @@ options! {
         mailbox_size: usize = 65536, Rule::Count(1, 1 << 24);
         /// Connections accepted in one loop turn.
         accept_budget: usize = 64, Rule::Count(1, MIB);
-        /// Bytes of publications that wait for delivery in one reactor, 256 and its own for each; beyond: its mailbox waits,
-        /// publishers get 111 / 503.
+        /// Bytes of publications that wait for delivery in one reactor, for each 256 and its own; beyond: its
+        /// mailbox waits, publishers get 111 / 503.
         fanout_queue_size: usize = 64 << 20, Rule::Bytes(1, NO_MAX);
         /// Deliveries of a fan-out in one slice, after which the loop looks at its sockets again.
         fanout_slice: usize = 1024, Rule::Count(1, MIB);

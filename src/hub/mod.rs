@@ -622,10 +622,10 @@ enum Follows {
 
 /// Drops the publication at the end of `queue` if `next` is a later one; bytes dropped.
 fn drop_overtaken<J>(queue: &mut VecDeque<Op<J>>, next: &mut Op<J>) -> usize {
-    if !is_publication(next) {
+    if !is_publication(next) || !queue.back().is_some_and(is_publication) {
         return 0;
     }
-    let Some(Op::Event(last)) = queue.pop_back_if(|last| is_publication(last)) else { return 0 };
+    let Some(Op::Event(last)) = queue.pop_back() else { return 0 };
     forget_delta(next);
     last.cost()
 }

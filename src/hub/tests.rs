@@ -4,8 +4,8 @@ use super::batch::EVENT_BYTES;
 use super::*;
 use crate::protocol::Encoding;
 use crate::ws;
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 use std::collections::HashMap;
 
 fn publication(text: &str) -> Arc<Publication> {

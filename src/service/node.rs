@@ -16,6 +16,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 /// How long a reactor may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for what goes in slices, over as many clients or channels as a reactor has.
+const SLICES_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who this node is.
 #[derive(Debug, Clone)]
@@ -80,9 +82,11 @@ impl Node {
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         let (asker, answer) = oneshot::channel();
         self.lock().insert(ticket, asker);
-        let result = match self.offer(reactor, letter(ticket)) {
+        let letter = letter(ticket);
+        let patience = patience(&letter);
+        let result = match self.offer(reactor, letter) {
             Err(why) => Err(why),
-            Ok(()) => match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(()) => match tokio::time::timeout(patience, answer).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 _ => Err(Unavailable::Silent),
             },
@@ -192,6 +196,14 @@ impl Node {
         hashes.sort_unstable();
         hashes.dedup();
         Ok(hashes.len())
+    }
+}
+
+fn patience(letter: &Mail) -> Duration {
+    match letter {
+        Mail::Control { control, .. } if matches!(**control, Control::Stats | Control::Users) => ANSWER_TIMEOUT,
+        Mail::Control { .. } | Mail::Ask(Request::Presence { .. }) => SLICES_TIMEOUT,
+        _ => ANSWER_TIMEOUT,
     }
 }
 

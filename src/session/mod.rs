@@ -192,7 +192,7 @@ pub(crate) struct UserLinks {
 }
 
 /// No neighbour.
-pub(crate) const NO_CLIENT: u32 = u32::MAX;
+pub const NO_CLIENT: u32 = u32::MAX;
 
 impl Session {
     /// A client that just finished its handshake. `client` are 16 random bytes; they become a version 4 UUID.

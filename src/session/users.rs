@@ -14,6 +14,13 @@ pub trait Sessions {
     fn session(&mut self, conn: u32) -> Option<&mut Session>;
 }
 
+impl Session {
+    /// The next client of the same user, or [`NO_CLIENT`].
+    pub fn next_of_user(&self) -> u32 {
+        self.same_user.next
+    }
+}
+
 /// User to the first of its clients.
 #[derive(Debug)]
 pub struct Users {
@@ -105,6 +112,12 @@ impl Users {
         } else {
             entry.get_mut().conn = next;
         }
+    }
+
+    /// The first client of `user` on this reactor; [`Session::next_of_user`] leads to the others. A client that comes
+    /// while somebody goes through them stands behind the first.
+    pub fn first(&self, table: &mut impl Sessions, user: &str) -> Option<u32> {
+        self.head(table, user)
     }
 
     /// The clients of `user` on this reactor.

@@ -78,11 +78,7 @@ impl Shard {
                 let user = chosen.user.clone();
                 return self.begin_call(now, table, ticket, &user, control);
             }
-            Control::Channels(pattern) => {
-                let fits = |name: &str| pattern.as_ref().is_none_or(|pattern| pattern.is_match(name));
-                let found = self.broker.channels().filter(|(name, _)| fits(name));
-                ControlAnswer::Channels(found.map(|(name, clients)| (name.clone(), clients)).collect())
-            }
+            Control::Channels(pattern) => return self.list_channels(now, table, ticket, pattern),
             Control::Stats => ControlAnswer::Stats(Box::new(self.stats())),
             Control::Users => ControlAnswer::Users(self.users.hashes().collect()),
         };

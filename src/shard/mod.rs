@@ -148,8 +148,8 @@ pub struct Shard {
     seats: HashMap<CompactString, u32, RandomState>,
     /// Clients here that want to be their user's only one, and have not been put in an order yet.
     only_ones: HashSet<ConnKey, RandomState>,
-    /// Calls of the server API that are under way.
-    calls: VecDeque<slices::ClientCall>,
+    /// Work over very many clients or channels that is under way.
+    slow: VecDeque<slices::Slow>,
     secret: Arc<Secret>,
     /// Bytes of publications and clients in the answers that this shard gave as an owner.
     pub answered_bytes: u64,
@@ -189,7 +189,7 @@ impl Shard {
             tokens,
             seats: HashMap::default(),
             only_ones: HashSet::default(),
-            calls: VecDeque::new(),
+            slow: VecDeque::new(),
             secret,
             answered_bytes: 0,
             out: Vec::new(),
@@ -378,7 +378,7 @@ impl Shard {
 
     /// Does the fan-out have more to do?
     pub fn has_work(&self) -> bool {
-        self.hub.has_work() || !self.calls.is_empty()
+        self.hub.has_work() || !self.slow.is_empty()
     }
 
     /// What comes with time: streams end, and publications that were held back leave. When the next call is wanted, as
@@ -391,9 +391,9 @@ impl Shard {
 
     /// Up to `budget` deliveries; how many it was. Joins that waited for their turn are done on the way.
     pub fn fan_out(&mut self, now: Now, table: &mut impl Table, budget: usize) -> usize {
-        // A call of the server API takes turns with the fan-outs. These go first: what was published before a client is
+        // What else goes in slices takes turns with the fan-outs. These go first: what was published before a client is
         // disconnected still reaches it.
-        let share = if self.calls.is_empty() { budget } else { budget.div_ceil(2) };
+        let share = if self.slow.is_empty() { budget } else { budget.div_ceil(2) };
         let mut done = 0;
         while done < share
             && let Some(work) = self.hub.next(share - done, &mut self.deflater)
@@ -431,7 +431,7 @@ impl Shard {
             }
         }
         self.settle_local(now, table);
-        done += self.run_calls(now, table, budget.saturating_sub(done));
+        done += self.run_slice(now, table, budget.saturating_sub(done));
         self.settle_local(now, table);
         done
     }
@@ -475,6 +475,8 @@ impl Shard {
         let Some(session) = table.session(key.index) else { return };
         if session.is_connected() {
             let (client, user) = (session.client(), CompactString::from(session.user()));
+            let next = session.next_of_user();
+            self.pass_over(key.index, next);
             self.users.remove(table, key.index);
             self.clients -= 1;
             if self.rules.user_connection_limit > 0 && !user.is_empty() {
@@ -497,18 +499,28 @@ impl Shard {
         if owner != self.me {
             return self.out.push(Out::Mail { reactor: owner, mail: Mail::Ask(request) });
         }
+        if let Request::Presence { channel, asker } = &request
+            && self.broker.presence_count(channel) > slices::AT_ONCE
+        {
+            return self.list_present(channel.clone(), *asker);
+        }
         let mut told = std::mem::take(&mut self.told);
         self.broker.handle(now.ms, request, &mut told);
         for (target, event) in told.drain(..) {
-            self.answered_bytes += event.answered_bytes() as u64;
-            match target {
-                Target::Reactor(reactor) if reactor != self.me => {
-                    self.out.push(Out::Mail { reactor, mail: Mail::Event(event) });
-                }
-                Target::Reactor(_) | Target::Backend => self.local.push_back(event),
-            }
+            self.tell(target, event);
         }
         self.told = told;
+    }
+
+    /// What this shard says as an owner.
+    fn tell(&mut self, target: Target, event: Event) {
+        self.answered_bytes += event.answered_bytes() as u64;
+        match target {
+            Target::Reactor(reactor) if reactor != self.me => {
+                self.out.push(Out::Mail { reactor, mail: Mail::Event(event) });
+            }
+            Target::Reactor(_) | Target::Backend => self.local.push_back(event),
+        }
     }
 
     fn settle_local(&mut self, now: Now, table: &mut impl Table) {

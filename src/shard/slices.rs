@@ -1,26 +1,54 @@
-//! F7 · What the backend wants done with many clients, in slices.
+//! F7 · Work over very many clients or channels, in slices.
 //!
-//! Owns the calls of the server API that are under way: the clients that were there when each came, and how far it has
-//! come. A call takes turns with the others and with fan-outs. Its answer goes when its last slice is done. Who comes
-//! meanwhile is not met; who goes is passed over.
+//! Owns what is under way: calls of the server API that do something with many clients, lists of channels, and lists of
+//! who is present. Each goes on where it was, takes turns with the others and with fan-outs, and is answered when its
+//! last slice is done. What comes meanwhile may be missed; whatever goes is passed over; what is there all the while is
+//! met.
 
 use super::{Chosen, Control, ControlAnswer, Out, Shard, Table};
-use crate::broker::ConnKey;
-use crate::session::Now;
+use crate::broker::{Answer, Asker, CHANNEL_PARTS, ConnKey, Event};
+use crate::protocol::ClientInfo;
+use crate::session::{NO_CLIENT, Now};
 use foldhash::quality::RandomState;
 use hashbrown::HashSet;
+use std::sync::Arc;
 
-/// Clients looked at in the call itself: few are met at once.
-const AT_ONCE: usize = 256;
+/// Looked at in the call itself: few are met at once.
+pub(super) const AT_ONCE: usize = 256;
+
+pub(super) enum Slow {
+    Clients(ClientCall),
+    Channels(ChannelList),
+    Present(PresentList),
+}
 
 pub(super) struct ClientCall {
     ticket: u64,
-    control: Control,
-    clients: std::vec::IntoIter<ConnKey>,
+    control: Arc<Control>,
     /// Client ids to spare.
     kept: HashSet<String, RandomState>,
+    /// The client that is next in the list of its user's.
+    next: u32,
     /// Clients or subscriptions that were met.
     met: usize,
+}
+
+/// The channels owned here that match.
+pub(super) struct ChannelList {
+    ticket: u64,
+    pattern: Option<globset::GlobMatcher>,
+    /// The part of them that is next.
+    part: usize,
+    found: Vec<(Arc<str>, u64)>,
+}
+
+/// Who is in a channel.
+pub(super) struct PresentList {
+    channel: Arc<str>,
+    asker: Asker,
+    /// The last one found.
+    after: Option<[u8; 16]>,
+    found: Vec<ClientInfo>,
 }
 
 impl Shard {
@@ -33,89 +61,163 @@ impl Shard {
         user: &str,
         mut control: Control,
     ) {
-        let clients = self.users.clients(table, user).into_iter().filter_map(|conn| table.key(conn));
-        let clients = clients.collect::<Vec<_>>().into_iter();
         let kept = match &mut control {
             Control::Disconnect { keep, .. } => std::mem::take(keep).into_iter().collect(),
             _ => HashSet::default(),
         };
-        let call = ClientCall { ticket, control, clients, kept, met: 0 };
+        let next = self.users.first(table, user).unwrap_or(NO_CLIENT);
+        let call = ClientCall { ticket, control: Arc::new(control), kept, next, met: 0 };
+        self.begin(now, table, Slow::Clients(call));
+    }
+
+    pub(super) fn list_channels(
+        &mut self,
+        now: Now,
+        table: &mut impl Table,
+        ticket: u64,
+        pattern: Option<globset::GlobMatcher>,
+    ) {
+        self.begin(now, table, Slow::Channels(ChannelList { ticket, pattern, part: 0, found: Vec::new() }));
+    }
+
+    /// For a channel in which there are many. It goes on later, as everything is in its place by then.
+    pub(super) fn list_present(&mut self, channel: Arc<str>, asker: Asker) {
+        self.slow.push_back(Slow::Present(PresentList { channel, asker, after: None, found: Vec::new() }));
+    }
+
+    fn begin(&mut self, now: Now, table: &mut impl Table, work: Slow) {
         // Publications that came before it are delivered first.
         let at_once = if self.hub.has_work() { 0 } else { AT_ONCE };
-        self.go_on(now, table, call, at_once);
+        self.slow.push_front(work);
+        self.run_first(now, table, at_once);
     }
 
-    /// A slice of the calls that are under way, at most `budget` clients; how many it was.
-    pub(super) fn run_calls(&mut self, now: Now, table: &mut impl Table, budget: usize) -> usize {
-        let Some(call) = self.calls.pop_front() else { return 0 };
-        self.go_on(now, table, call, budget)
-    }
-
-    fn go_on(&mut self, now: Now, table: &mut impl Table, mut call: ClientCall, budget: usize) -> usize {
-        let mut done = 0;
-        while done < budget
-            && let Some(key) = call.clients.next()
-        {
-            done += 1;
-            self.meet(now, table, &mut call, key);
+    /// A slice of what is under way, of about `budget` clients or channels; how many it was.
+    pub(super) fn run_slice(&mut self, now: Now, table: &mut impl Table, budget: usize) -> usize {
+        match self.slow.is_empty() {
+            true => 0,
+            false => self.run_first(now, table, budget),
         }
-        match call.clients.len() {
-            0 => self.out.push(Out::Answer { ticket: call.ticket, answer: ControlAnswer::Met(call.met) }),
-            _ => self.calls.push_back(call),
+    }
+
+    /// The first of the line goes on, and to its end if it is not done.
+    fn run_first(&mut self, now: Now, table: &mut impl Table, budget: usize) -> usize {
+        let (mut done, mut goes_on) = (0, true);
+        while goes_on && done < budget {
+            let (count, more) = match self.slow.front_mut() {
+                Some(Slow::Clients(_)) => (1, self.meet_next(now, table)),
+                Some(Slow::Channels(list)) => {
+                    let fits = |name: &str| list.pattern.as_ref().is_none_or(|pattern| pattern.is_match(name));
+                    let found = self.broker.channels(list.part).filter(|(name, _)| fits(name));
+                    list.found.extend(found.map(|(name, clients)| (name.clone(), clients)));
+                    list.part += 1;
+                    (self.broker.part_len(list.part - 1), list.part < CHANNEL_PARTS)
+                }
+                Some(Slow::Present(list)) => {
+                    let found = self.broker.present(&list.channel, list.after, budget - done);
+                    let count = found.len();
+                    list.after = found.last().map(|&(client, _)| client);
+                    list.found.extend(found.into_iter().map(|(_, info)| info));
+                    (count, count == budget - done)
+                }
+                None => (0, false),
+            };
+            (done, goes_on) = (done + count, more);
+        }
+        let Some(first) = self.slow.pop_front() else { return done };
+        match goes_on {
+            true => self.slow.push_back(first),
+            false => self.answer_slow(first),
         }
         done
     }
 
-    fn meet(&mut self, now: Now, table: &mut impl Table, call: &mut ClientCall, key: ConnKey) {
+    fn answer_slow(&mut self, work: Slow) {
+        match work {
+            Slow::Clients(ClientCall { ticket, met, .. }) => {
+                self.out.push(Out::Answer { ticket, answer: ControlAnswer::Met(met) });
+            }
+            Slow::Channels(ChannelList { ticket, found, .. }) => {
+                self.out.push(Out::Answer { ticket, answer: ControlAnswer::Channels(found) });
+            }
+            Slow::Present(PresentList { asker, found, .. }) => {
+                self.tell(asker.into(), Event::Answer { asker, answer: Answer::Presence(found) });
+            }
+        }
+    }
+
+    /// The client `conn` leaves the list of its user's, where `next` follows it.
+    pub(super) fn pass_over(&mut self, conn: u32, next: u32) {
+        for work in &mut self.slow {
+            if let Slow::Clients(call) = work
+                && call.next == conn
+            {
+                call.next = next;
+            }
+        }
+    }
+
+    /// The call at the front of the line meets the client that is its next; false if that was the last.
+    fn meet_next(&mut self, now: Now, table: &mut impl Table) -> bool {
+        let Some(Slow::Clients(call)) = self.slow.front_mut() else { return false };
+        let conn = call.next;
+        let (Some(session), control) = (table.session(conn), call.control.clone()) else { return false };
+        call.next = session.next_of_user();
+        let Some(key) = table.key(conn) else { return false };
+        let met = self.meet(now, table, &control, key);
+        let Some(Slow::Clients(call)) = self.slow.front_mut() else { return false };
+        call.met += met;
+        call.next != NO_CLIENT
+    }
+
+    /// How many clients or subscriptions of this connection were met.
+    fn meet(&mut self, now: Now, table: &mut impl Table, control: &Control, key: ConnKey) -> usize {
         let conn = key.index;
         let (Control::Disconnect { chosen, .. }
         | Control::Subscribe { chosen, .. }
         | Control::Unsubscribe { chosen, .. }
-        | Control::Refresh { chosen, .. }) = &call.control
+        | Control::Refresh { chosen, .. }) = control
         else {
-            return;
+            return 0;
         };
-        if table.key(conn) != Some(key) || !self.is_chosen(table, conn, chosen, &call.kept) {
-            return;
+        if !self.is_chosen(table, conn, chosen) {
+            return 0;
         }
-        let met = &mut call.met;
-        match &call.control {
+        let mut met = 0;
+        match control {
             Control::Disconnect { disconnect, .. } => {
-                *met += 1;
+                met = 1;
                 self.close(now, table, conn, Some(disconnect.clone()));
             }
             Control::Subscribe { request, grant, .. } => {
                 let (request, grant) = (request.clone(), grant.clone());
                 self.with(now, table, conn, |session, turn| {
-                    *met += usize::from(session.subscribe_by_server(request, grant, turn));
+                    met = usize::from(session.subscribe_by_server(request, grant, turn));
                 });
             }
             Control::Unsubscribe { channel, .. } => {
-                let mut ended = 0;
-                self.with(now, table, conn, |session, turn| ended = session.unsubscribe_by_server(channel, turn));
-                *met += ended;
-                self.counters.unsubscribes_by_server += ended as u64;
+                self.with(now, table, conn, |session, turn| met = session.unsubscribe_by_server(channel, turn));
+                self.counters.unsubscribes_by_server += met as u64;
             }
             Control::Refresh { grant, .. } => {
-                *met += 1;
+                met = 1;
                 let grant = grant.clone();
                 self.with_key(now, table, key, |session, turn| session.refresh_granted(grant, turn));
             }
             Control::Channels(_) | Control::Stats | Control::Users => {}
         }
+        met
     }
 
-    fn is_chosen(
-        &self,
-        table: &mut impl Table,
-        conn: u32,
-        chosen: &Chosen,
-        kept: &HashSet<String, RandomState>,
-    ) -> bool {
+    fn is_chosen(&self, table: &mut impl Table, conn: u32, chosen: &Chosen) -> bool {
         let Some(session) = table.session(conn).filter(|session| session.is_connected()) else { return false };
         if session.user() != chosen.user {
             return false;
         }
+        let kept = match self.slow.front() {
+            Some(Slow::Clients(call)) => &call.kept,
+            _ => return false,
+        };
         if !chosen.client.is_empty() || !kept.is_empty() {
             let id = session.client();
             if !chosen.client.is_empty() && id != chosen.client || kept.contains(&id) {

@@ -3,6 +3,7 @@
 mod model;
 
 use super::*;
+use crate::broker::Answer;
 use crate::config::{ChannelOptions, Config};
 use crate::protocol::Encoding;
 use crate::protocol::code::ClientError;
@@ -456,6 +457,72 @@ fn a_call_over_very_many_clients_goes_in_slices_and_misses_none() {
     let left = clients.iter().filter(|conn| node.clients.session(**conn).is_some()).copied().collect::<Vec<_>>();
     assert_eq!(left, [3, 700]);
     assert!(slices >= 7 && met.is_some_and(|met| (996..=998).contains(&met)), "{slices} {met:?}");
+}
+
+/// While the call goes on, the client that is next leaves, and its place is another user's.
+#[test]
+fn a_call_in_slices_follows_its_user_whatever_becomes_of_places() {
+    let mut node = Node::new(1, |_| {}, |_| {});
+    let clients: Vec<u32> = (0..600).map(|_| node.connected(&[])).collect();
+    let chosen = Chosen::default();
+    let control = Control::Disconnect { chosen, keep: Vec::new(), disconnect: Disconnect::FORCE_DISCONNECT };
+    node.shard.mail(node.now, &mut node.clients, Mail::Control { ticket: 5, control: Box::new(control) });
+    let mut gone = 256;
+    while node.shard.has_work() {
+        for at in [0, 1] {
+            let next = clients.iter().rev().find(|conn| node.clients.session(**conn).is_some()).copied();
+            if let Some(conn) = next.filter(|_| at == 0 || node.shard.has_work()) {
+                node.shard.close(node.now, &mut node.clients, conn, None);
+                gone += 1;
+            }
+        }
+        gone += node.shard.fan_out(node.now, &mut node.clients, 10);
+    }
+    assert!(clients.iter().all(|conn| node.clients.session(*conn).is_none()), "{gone} of 600");
+    assert_eq!((gone, node.shard.clients()), (600, 0));
+}
+
+/// So many channels and members that neither can be listed at once.
+#[test]
+fn channels_and_who_is_in_one_are_listed_in_slices() {
+    let mut node = Node::new(1, |config| config.channel.without_namespace.presence = true, |_| {});
+    let clients: Vec<u32> =
+        (0..700).map(|_| node.connected(&[json!({"id": 2, "subscribe": {"channel": "c"}})])).collect();
+    for channel in 0..1300 {
+        let conn = clients[channel % clients.len()];
+        node.say(conn, &[json!({"id": 3, "subscribe": {"channel": format!("c{channel}")}})]);
+    }
+    let pattern = globset::Glob::new("c1*").expect("a pattern").compile_matcher();
+    node.shard.out.clear();
+    let control = Box::new(Control::Channels(Some(pattern)));
+    node.shard.mail(node.now, &mut node.clients, Mail::Control { ticket: 5, control });
+    let (channel, asker) = ("c".into(), Asker::Backend(6));
+    node.shard.mail(node.now, &mut node.clients, Mail::Ask(Request::Presence { channel, asker }));
+    assert!(node.shard.has_work() && node.shard.out.is_empty());
+    // Somebody goes and somebody comes; the others are there all the while.
+    node.shard.close(node.now, &mut node.clients, clients[0], None);
+    node.connected(&[json!({"id": 2, "subscribe": {"channel": "c"}})]);
+    let mut slices = 0;
+    while node.shard.has_work() {
+        assert!(node.shard.fan_out(node.now, &mut node.clients, 100) <= 120, "a part may be begun with one left");
+        slices += 1;
+    }
+    let (mut channels, mut present) = (std::collections::HashMap::new(), std::collections::HashSet::new());
+    for out in std::mem::take(&mut node.shard.out) {
+        match out {
+            Out::Answer { ticket: 5, answer: ControlAnswer::Channels(list) } => {
+                assert!(list.into_iter().all(|(name, clients)| channels.insert(name, clients).is_none()));
+            }
+            Out::Answer { ticket: 6, answer: ControlAnswer::Owner(Answer::Presence(list)) } => {
+                assert!(list.into_iter().all(|info| present.insert(info.client)), "each once");
+            }
+            _ => {}
+        }
+    }
+    assert!(slices > 12, "{slices}");
+    assert_eq!(channels.len(), 1 + 10 + 100 + 300);
+    assert!(clients[1..].iter().all(|conn| present.contains(&node.session(*conn).client())));
+    assert!((699..=701).contains(&present.len()), "{}", present.len());
 }
 
 /// Nobody need do anything else for what a slice began to take effect.
