@@ -2,8 +2,9 @@
 
 use crate::client::{Client, Witness};
 use crate::order::raise_descriptors;
-use crate::peer::Peer;
+use crate::peer::{PATH, Peer, upgrade_head};
 use crate::server::{Server, until};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -74,7 +75,7 @@ fn clients_beyond_what_the_descriptors_allow_get_503() {
     assert!((50..1200).contains(&limit), "{limit}");
     let mut kept: Vec<Peer> = (0..limit).map(|_| Peer::upgraded(&server)).collect();
     let mut beyond = Peer::open(server.address);
-    beyond.send(crate::peer::upgrade_head(crate::peer::PATH, &[]).as_bytes());
+    beyond.send(upgrade_head(PATH, &[]).as_bytes());
     assert_eq!(beyond.response().status, 503);
     assert_eq!(server.metric("gannet_node_client_connection_limit_total"), 1);
     // A balancer that asks a full node on a connection of its own must not take it for a dead one.
@@ -90,4 +91,28 @@ fn too_few_descriptors_to_serve_is_an_error_at_start() {
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("the file descriptor limit is 100") && text.contains("LimitNOFILE"), "{text}");
+}
+
+/// Nobody else comes meanwhile, so nothing but the end of the pause tells the reactor that somebody is there.
+#[test]
+fn accepting_goes_on_by_itself_when_descriptors_are_free_again() {
+    let server = Server::start(&["--client.insecure", "--reactors", "1"]);
+    let mut witness = Witness::join(&server);
+    witness.hears(&server);
+    let process = Pid::from_raw(server.pid() as i32);
+    // The server has as many as it may: those that this process may have, too.
+    let most = getrlimit(Resource::Nofile).maximum;
+    let set = |current| prlimit(process, Resource::Nofile, Rlimit { current, maximum: most }).expect("a limit");
+    // Even what the server keeps in reserve is beyond it.
+    set(Some(3));
+    let mut waits = Peer::open(server.address);
+    waits.send(upgrade_head(PATH, &[]).as_bytes());
+    // Each answer comes from a turn of the reactor that is later than the peer.
+    for _ in 0..2 {
+        assert!(server.call("info", serde_json::json!({}))["result"].is_object());
+    }
+    assert_eq!(server.metric("gannet_reactor_connections{reactor=\"0\"}"), 1, "nobody was accepted");
+    set(most);
+    assert_eq!(waits.response().status, 101);
+    witness.hears(&server);
 }

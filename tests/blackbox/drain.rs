@@ -1,7 +1,7 @@
 //! Leaving: health first, then the port, then the clients one after the other; and never later than the deadline.
 
 use crate::client::Client;
-use crate::peer::{CLOSE, Peer};
+use crate::peer::{CLOSE, PATH, Peer, upgrade_head};
 use crate::server::{OPEN, Server, until};
 use rustix::process::Signal;
 use serde_json::json;
@@ -102,4 +102,25 @@ fn a_socket_that_says_nothing_holds_nobody_up() {
     assert_eq!(server.exit().code(), Some(0));
     idle.iter_mut().chain([&mut begun]).for_each(Peer::ended);
     assert!(server.logged("drained"));
+}
+
+/// The kernel told these peers that they are connected: none is thrown out unread when the port closes.
+#[test]
+fn peers_that_wait_to_be_accepted_are_answered_before_the_port_closes() {
+    let options = ["--client.insecure", "--reactors", "1", "--reactor.accept_budget", "1", "--shutdown.delay", "0s"];
+    let mut server = Server::start(&options);
+    let mut client = Client::connected(&server);
+    server.signal(Signal::STOP);
+    let mut peers: Vec<Peer> = (0..300).map(|_| Peer::open(server.address)).collect();
+    peers.iter_mut().for_each(|peer| peer.send(upgrade_head(PATH, &[]).as_bytes()));
+    server.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    for peer in &mut peers {
+        match peer.response().status {
+            101 => assert_eq!(peer.closed().0, 3001),
+            status => assert_eq!(status, 503),
+        }
+    }
+    assert_eq!(client.closed(), 3001);
+    assert_eq!(server.exit().code(), Some(0));
 }
