@@ -9,32 +9,44 @@ use crate::config::Config;
 use hashbrown::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// So many a second, with a burst of one second's worth, shared without a lock.
 #[derive(Debug)]
 struct Rate {
-    /// `None` = no limit.
-    bucket: Option<Bucket>,
+    /// 0 = no limit.
+    per_second: AtomicU32,
     full_at_ns: AtomicU64,
 }
 
 impl Rate {
     /// `per_second` = 0 is no limit.
     fn new(per_second: usize) -> Rate {
-        let rate = u32::try_from(per_second).unwrap_or(u32::MAX);
-        Rate { bucket: (rate > 0).then(|| Bucket::new(rate, Duration::from_secs(1))), full_at_ns: AtomicU64::new(0) }
+        let rate = Rate { per_second: AtomicU32::new(0), full_at_ns: AtomicU64::new(0) };
+        rate.set(per_second);
+        rate
+    }
+
+    fn set(&self, per_second: usize) {
+        self.per_second.store(u32::try_from(per_second).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// Takes one at `now_ns`, of any monotonic clock; false if there is none left.
     fn take(&self, now_ns: u64) -> bool {
-        let Some(bucket) = self.bucket else { return true };
+        let rate = self.per_second.load(Ordering::Relaxed);
+        if rate == 0 {
+            return true;
+        }
+        let bucket = Bucket::new(rate, Duration::from_secs(1));
         let step = |full_at| bucket.take(full_at, now_ns);
         self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).is_ok()
     }
 }
+
+/// The key of a socket that is not counted by its address: there was no limit when it came.
+const UNCOUNTED: u32 = 0;
 
 /// Why a handshake is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,10 +66,12 @@ pub struct Admission {
     sockets: AtomicUsize,
     sockets_max: usize,
     clients: AtomicUsize,
-    clients_max: usize,
+    /// How many clients the file descriptors allow.
+    clients_room: usize,
+    clients_max: AtomicUsize,
     handshakes: Rate,
     accepts: Rate,
-    per_ip_max: usize,
+    per_ip_max: AtomicUsize,
     per_ip: Mutex<HashMap<u32, u32, foldhash::quality::RandomState>>,
     hasher: foldhash::quality::RandomState,
     over_memory: AtomicBool,
@@ -90,21 +104,32 @@ impl Drop for Entry {
 impl Admission {
     /// `sockets`: how many the file descriptors allow; `clients`: how many of them may be clients.
     pub fn new(config: &Config, sockets: usize, clients: usize) -> Admission {
-        let limit = config.client.connection_limit;
-        Admission {
+        let admission = Admission {
             sockets: AtomicUsize::new(0),
             sockets_max: sockets,
             clients: AtomicUsize::new(0),
-            clients_max: if limit == 0 { clients } else { limit.min(clients) },
-            handshakes: Rate::new(config.client.connection_rate_limit),
-            accepts: Rate::new(config.overload.accept_rate_limit),
-            per_ip_max: config.client.connection_limit_per_ip,
+            clients_room: clients,
+            clients_max: AtomicUsize::new(0),
+            handshakes: Rate::new(0),
+            accepts: Rate::new(0),
+            per_ip_max: AtomicUsize::new(0),
             per_ip: Mutex::default(),
             hasher: Default::default(),
             over_memory: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-        }
+        };
+        admission.take_settings(config);
+        admission
+    }
+
+    /// Goes on with the limits of another configuration. Whoever is in stays.
+    pub fn take_settings(&self, config: &Config) {
+        let (limit, room) = (config.client.connection_limit, self.clients_room);
+        self.clients_max.store(if limit == 0 { room } else { limit.min(room) }, Ordering::Relaxed);
+        self.handshakes.set(config.client.connection_rate_limit);
+        self.accepts.set(config.overload.accept_rate_limit);
+        self.per_ip_max.store(config.client.connection_limit_per_ip, Ordering::Relaxed);
     }
 
     /// May a socket be read at all?
@@ -118,8 +143,8 @@ impl Admission {
             self.sockets.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Sockets);
         }
-        if self.per_ip_max == 0 {
-            return Ok(0);
+        if self.per_ip_max.load(Ordering::Relaxed) == 0 {
+            return Ok(UNCOUNTED);
         }
         self.enter_from(ip).inspect_err(|_| {
             self.sockets.fetch_sub(1, Ordering::Relaxed);
@@ -133,9 +158,10 @@ impl Admission {
             IpAddr::V6(v6) => self.hasher.hash_one(v6.octets().first_chunk::<8>()),
         } as u32;
         // The key is a hash: two addresses that share one of four billion would be counted together.
+        let key = if key == UNCOUNTED { UNCOUNTED + 1 } else { key };
         let mut table = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
         let count = table.entry(key).or_insert(0);
-        if *count as usize >= self.per_ip_max {
+        if *count as usize >= self.per_ip_max.load(Ordering::Relaxed) {
             return Err(Refused::Address);
         }
         *count += 1;
@@ -145,7 +171,7 @@ impl Admission {
     /// A socket that entered with `key` is gone.
     pub fn leave(&self, key: u32) {
         self.sockets.fetch_sub(1, Ordering::Relaxed);
-        if self.per_ip_max == 0 {
+        if key == UNCOUNTED {
             return;
         }
         let mut table = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,7 +192,7 @@ impl Admission {
             return Err(Refused::Memory);
         }
         // Counted first and taken back, so that reactors cannot pass the limit together.
-        if self.clients.fetch_add(1, Ordering::Relaxed) >= self.clients_max {
+        if self.clients.fetch_add(1, Ordering::Relaxed) >= self.clients_max() {
             self.dismiss();
             return Err(Refused::Connections);
         }
@@ -188,7 +214,7 @@ impl Admission {
     }
 
     pub fn clients_max(&self) -> usize {
-        self.clients_max
+        self.clients_max.load(Ordering::Relaxed)
     }
 
     pub fn set_over_memory(&self, over: bool) {
@@ -256,5 +282,27 @@ mod tests {
         assert!(admission.enter(ip("2001:db8::1")).is_ok() && admission.enter(ip("2001:db8::2")).is_err());
         admission.leave(key);
         assert!(admission.enter(ip("10.0.0.1")).is_ok());
+    }
+
+    #[test]
+    fn other_limits_hold_for_whoever_comes_next() {
+        let (free, mut config) = (Config::default(), Config::default());
+        (config.client.connection_limit_per_ip, config.client.connection_limit) = (1, 1);
+        (config.client.connection_rate_limit, config.overload.accept_rate_limit) = (1, 1);
+        let admission = Admission::new(&free, 100, 100);
+        let ip = "10.0.0.1".parse::<IpAddr>().expect("address");
+        let uncounted = [0; 3].map(|_| admission.enter(ip).expect("no limit"));
+        assert_eq!([0; 3].map(|_| admission.admit(SECOND)), [Ok(()); 3]);
+        admission.take_settings(&config);
+        uncounted.into_iter().for_each(|key| admission.leave(key));
+        let counted = admission.enter(ip).expect("the first that is counted");
+        assert_eq!(admission.enter(ip), Err(Refused::Address));
+        assert_eq!(admission.admit(SECOND), Err(Refused::Connections), "three are in");
+        assert_eq!((admission.accept(SECOND), admission.accept(SECOND)), (true, false));
+        admission.take_settings(&free);
+        admission.leave(counted);
+        assert!(admission.per_ip.lock().expect("a lock").is_empty(), "what was counted is not left behind");
+        assert_eq!([0; 3].map(|_| admission.admit(SECOND)), [Ok(()); 3]);
+        assert!((0..9).all(|_| admission.accept(SECOND)));
     }
 }

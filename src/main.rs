@@ -13,7 +13,8 @@ fn main() -> ExitCode {
     match cli::run(std::env::args_os(), std::env::vars_os(), &mut std::io::stdout()) {
         Ok(Action::Done) => ExitCode::SUCCESS,
         Ok(Action::No) => ExitCode::FAILURE,
-        Ok(Action::Serve(config, warnings)) => match gannet::server::run(*config, &warnings) {
+        Ok(Action::Serve(config, warnings, source)) => match gannet::server::run(*config, &warnings, &|| source.load())
+        {
             Ok(Left::InTime) => ExitCode::SUCCESS,
             Ok(Left::AtOnce) => ExitCode::from(EXIT_AT_ONCE),
             Err(error) => {

@@ -5,9 +5,11 @@
 
 mod leave;
 mod log;
+mod reload;
 mod signals;
 
 pub use leave::Left;
+pub use reload::Again;
 
 use crate::admission::Admission;
 use crate::base::mailbox::{Mailbox, Sender, mailbox};
@@ -15,12 +17,13 @@ use crate::config::{Config, ListenSocket, Warning};
 use crate::host;
 use crate::reactor::{Links, Reactor, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, PortRoom, Replies, Service};
-use crate::session::Rules;
+use crate::session::Settings;
 use crate::session::backend::Ask;
 use crate::shard::{ControlAnswer, Mail, Shard};
 use crate::workers::{Pool, TokenChecks};
 use log::Logger;
 use mio::{Poll, Waker};
+use reload::Running;
 use signal_hook::iterator::Signals;
 use signals::{Reader, Wish};
 use std::fmt;
@@ -31,6 +34,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 /// Descriptors that are no sockets of reactors: the service thread's, the log's, and room to breathe.
 const DESCRIPTORS_RESERVED: usize = 64;
@@ -70,14 +74,10 @@ enum Happened {
     Drained,
 }
 
-/// Serves until a signal, and then until the drain is over.
-pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
+/// Serves until a signal, and then until the drain is over. `again` loads the configuration once more.
+pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Left, ServeError> {
     let signals = signals::listen().map_err(cannot("listen for signals"))?;
-    let log = Logger::start(&config);
-    for warning in warnings {
-        tracing::warn!(option = warning.option, "{warning}");
-    }
-    let config = Arc::new(config);
+    let log = begin_log(&config, warnings);
     let count = host::reactor_count(&config);
     let room = share_descriptors(&config, count)?;
     let (listeners, bound, steering) = open_public(&config, count)?;
@@ -86,9 +86,9 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
 
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
     let info = node_info(&config, bound)?;
-    let mut rules = Rules::new(&config).map_err(|error| cannot_start(error.to_string()))?;
-    rules.node = info.uid.clone();
-    let rules = Arc::new(rules);
+    let settings = Settings::new(config, &info.uid).map_err(|error| cannot_start(error.to_string()))?;
+    let (rules, config) = (settings.rules.clone(), settings.config.clone());
+    let settings = watch::Sender::new(Arc::new(settings));
     let (seed, secret) = draw()?;
     let parts = mailboxes(count, config.reactor.mailbox_size).map_err(cannot("make the reactors' polls"))?;
     let senders: Vec<Sender<Mail>> = parts.iter().map(|part| part.sender.clone()).collect();
@@ -96,9 +96,9 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
     let rooms = room.ports();
     let (hand_off, handed_off) = service::hand_off(rooms.public.clone());
     let (outgoing, backend, hook) =
-        service::outgoing(config.clone(), rules.clone(), senders.clone()).map_err(cannot_start)?;
+        service::outgoing(settings.borrow().clone(), senders.clone()).map_err(cannot_start)?;
 
-    let checks = start_workers(&config, &rules, &senders)?;
+    let checks = start_workers(&settings, &senders)?;
     let (happened, happening) = channel();
     for (at, (part, listener)) in parts.into_iter().zip(listeners).enumerate() {
         let me = at as u16;
@@ -116,11 +116,12 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
         };
         steering.start_on(at, start).map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
     }
-    let node = Arc::new(Node::new(info, rules, senders.clone(), seed));
+    let node = Arc::new(Node::new(info, senders.clone(), seed));
     let others = (address_of(&internal), address_of(&grpc));
+    let proxies = outgoing.backend.clone();
     let service = Service {
         node,
-        config: config.clone(),
+        settings: settings.subscribe(),
         admission: admission.clone(),
         workers: checks.pool,
         internal,
@@ -138,13 +139,28 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<Left, ServeError> {
     })?;
     spawn_signals(signals, happened)?;
     announce(&config, bound, others, &steering, count, &admission);
-    serve(&log, &happening)?;
-    leave::leave(&config.shutdown, &admission, &senders, &happening)
+    let running = Running { again, settings, log, admission, proxies, reactors: senders };
+    serve(&running, &happening)?;
+    let config = running.settings.borrow().config.clone();
+    leave::leave(&config.shutdown, &running.admission, &running.reactors, &happening)
 }
 
-fn start_workers(config: &Config, rules: &Arc<Rules>, reactors: &[Sender<Mail>]) -> Result<TokenChecks, ServeError> {
-    let pool = Pool::start(config.workers.threads, config.workers.queue_size).map_err(cannot("start a worker"))?;
-    Ok(TokenChecks { pool: Arc::new(pool), rules: rules.clone(), reactors: reactors.into() })
+/// The log, which begins with the warnings.
+fn begin_log(config: &Config, warnings: &[Warning]) -> Logger {
+    let log = Logger::start(config);
+    for warning in warnings {
+        tracing::warn!(option = warning.option, "{warning}");
+    }
+    log
+}
+
+fn start_workers(
+    settings: &watch::Sender<Arc<Settings>>,
+    reactors: &[Sender<Mail>],
+) -> Result<TokenChecks, ServeError> {
+    let options = settings.borrow().config.workers.clone();
+    let pool = Pool::start(options.threads, options.queue_size).map_err(cannot("start a worker"))?;
+    Ok(TokenChecks { pool: Arc::new(pool), settings: settings.subscribe(), reactors: reactors.into() })
 }
 
 fn address_of(listener: &Option<TcpListener>) -> Option<SocketAddr> {
@@ -353,12 +369,12 @@ fn failed(reactor: u16, error: &io::Error) -> ServeError {
 }
 
 /// Serves until a signal to leave.
-fn serve(log: &Logger, happening: &Receiver<Happened>) -> Result<(), ServeError> {
+fn serve(running: &Running<'_>, happening: &Receiver<Happened>) -> Result<(), ServeError> {
     loop {
         match happening.recv() {
             Ok(Happened::Wish(Wish::Leave | Wish::LeaveAtOnce)) => return Ok(()),
-            Ok(Happened::Wish(Wish::Reload)) => tracing::info!("SIGHUP is ignored"),
-            Ok(Happened::Wish(Wish::Reopen)) => log.reopen(),
+            Ok(Happened::Wish(Wish::Reload)) => running.reload(),
+            Ok(Happened::Wish(Wish::Reopen)) => running.log.reopen(),
             Ok(Happened::Wish(Wish::Nothing(signal))) => {
                 tracing::info!("{signal} is ignored: SIGTERM or SIGINT ends the node");
             }

@@ -1,7 +1,8 @@
 //! F2 · What was found of tokens, so that a client that comes back costs no signature check, and neither does a bad
 //! token that is shown again.
 //!
-//! Owns how many are kept and for how long: none beyond its own times or its key's, none after the keys have changed.
+//! Owns how many are kept and for how long: none beyond its own times or its key's, none after the keys have changed or
+//! the options by which tokens are judged.
 //! Good ones are kept whole. Of bad ones a keyed hash is kept, and they have room of their own, so that whoever has no
 //! good one cannot drive the good ones out. Never does what is dear: that is `Verifier`'s, on another thread.
 
@@ -25,6 +26,8 @@ pub struct Cache {
     hasher: RandomState,
     /// Of the key sets that the entries were checked with.
     version: u64,
+    /// Of the verifier that they were checked by.
+    edition: u64,
     pub tally: TokenTally,
     /// See [`Cache::take_checks`].
     checks: u32,
@@ -80,7 +83,7 @@ impl Cache {
         token: &str,
         now: u64,
     ) -> Result<Arc<Claims>, TokenError> {
-        self.heed(jwks);
+        self.heed(verifier, jwks);
         if let Some(known) = self.connections.recall(token, &self.hasher, now) {
             return self.tally.known(known);
         }
@@ -97,7 +100,7 @@ impl Cache {
         token: &str,
         now: u64,
     ) -> Result<Arc<ChannelClaims>, TokenError> {
-        self.heed(jwks);
+        self.heed(verifier, jwks);
         if let Some(known) = self.subscriptions.recall(token, &self.hasher, now) {
             return self.tally.known(known);
         }
@@ -109,14 +112,15 @@ impl Cache {
     /// What another thread found of a connection token. If keys have changed meanwhile, it is to look again.
     pub fn connection_judged(
         &mut self,
+        verifier: &Verifier,
         jwks: &Jwks,
         token: &str,
         verdict: Verdict,
         now: u64,
     ) -> Result<Arc<Claims>, TokenError> {
-        self.heed(jwks);
+        self.heed(verifier, jwks);
         match verdict.found {
-            FoundOf::Connection(found) if verdict.version == self.version => {
+            FoundOf::Connection(found) if (verdict.version, verdict.edition) == (self.version, self.edition) => {
                 self.tally.count(&found);
                 self.connections.keep(token, &self.hasher, found, now)
             }
@@ -127,14 +131,15 @@ impl Cache {
     /// The same of a subscription token.
     pub fn subscription_judged(
         &mut self,
+        verifier: &Verifier,
         jwks: &Jwks,
         token: &str,
         verdict: Verdict,
         now: u64,
     ) -> Result<Arc<ChannelClaims>, TokenError> {
-        self.heed(jwks);
+        self.heed(verifier, jwks);
         match verdict.found {
-            FoundOf::Subscription(found) if verdict.version == self.version => {
+            FoundOf::Subscription(found) if (verdict.version, verdict.edition) == (self.version, self.edition) => {
                 self.tally.count(&found);
                 self.subscriptions.keep(token, &self.hasher, found, now)
             }
@@ -167,9 +172,10 @@ impl Cache {
         self.len() == 0 && self.bad_len() == 0
     }
 
-    fn heed(&mut self, jwks: &Jwks) {
-        if self.version != jwks.version() {
-            self.version = jwks.version();
+    fn heed(&mut self, verifier: &Verifier, jwks: &Jwks) {
+        let now = (jwks.version(), verifier.edition);
+        if (self.version, self.edition) != now {
+            (self.version, self.edition) = now;
             self.clear();
         }
     }

@@ -120,6 +120,8 @@ pub struct Verifier {
     issuer: Pattern,
     /// Empty = `sub`.
     user_claim: String,
+    /// Counts the options that it was made of: what was found by others is not to be believed.
+    pub edition: u64,
 }
 
 enum Keys {
@@ -189,6 +191,8 @@ pub struct Verdict {
     found: FoundOf,
     /// Of the key sets that it was found with.
     version: u64,
+    /// Of the verifier that found it.
+    edition: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -245,7 +249,7 @@ impl Verifier {
             }
         };
         let user_claim = options.user_id_claim.clone();
-        Ok(Verifier { keys, audience: wanted.audience, issuer: wanted.issuer, user_claim })
+        Ok(Verifier { keys, audience: wanted.audience, issuer: wanted.issuer, user_claim, edition: 0 })
     }
 
     /// The claims of a connection token at `now` (seconds since 1970).
@@ -272,7 +276,7 @@ impl Verifier {
                 FoundOf::Subscription(found.map_err(|bad| bad.once(jwks, fetched)))
             }
         };
-        Verdict { found, version: jwks.version() }
+        Verdict { found, version: jwks.version(), edition: self.edition }
     }
 
     /// Where key sets lie that tokens may want, to fetch them before they do.

@@ -650,7 +650,7 @@ fn what_is_dear_is_left_to_others() {
             "RS256" | "RS384" | "RS512" | "ES384" => {
                 assert_eq!(found.err(), check(), "{name}");
                 let verdict = judged(&configured, &good, &jwks, false);
-                let claims = cache.connection_judged(&jwks, &good, verdict, NOW).expect(name);
+                let claims = cache.connection_judged(&configured, &jwks, &good, verdict, NOW).expect(name);
                 assert_eq!(claims.user, "42");
                 assert_eq!(cache.connection(&configured, &jwks, &good, NOW), Ok(claims), "known from here on");
             }
@@ -667,14 +667,14 @@ fn what_is_dear_is_left_to_others() {
             (token_of_key(name, kid, json!({"sub": "42"})), token_of_key(name, kid, json!({"sub": "43"})));
         assert_eq!(cache.connection(&by_set, &set, &good, NOW).err(), check(), "{name}");
         let verdict = judged(&by_set, &good, &set, false);
-        assert!(cache.connection_judged(&set, &good, verdict, NOW).is_ok(), "{name}");
+        assert!(cache.connection_judged(&by_set, &set, &good, verdict, NOW).is_ok(), "{name}");
         // Another's signature.
         let forged =
             format!("{}{}", &other[..other.rfind('.').expect("parts")], &good[good.rfind('.').expect("parts")..]);
         assert_eq!(cache.connection(&by_set, &set, &forged, NOW).err(), check(), "{name}");
         let verdict = judged(&by_set, &forged, &set, false);
         let wrong = Some(TokenError::Invalid(Why::Signature));
-        assert_eq!(cache.connection_judged(&set, &forged, verdict, NOW).err(), wrong, "{name}");
+        assert_eq!(cache.connection_judged(&by_set, &set, &forged, verdict, NOW).err(), wrong, "{name}");
         assert_eq!(cache.connection(&by_set, &set, &forged, NOW).err(), wrong, "{name}: the second time");
     }
     assert_eq!((cache.take_checks(), cache.tally.forged, cache.tally.bad_again), (0, 7, 7), "none of them here");
@@ -687,22 +687,42 @@ fn a_verdict_is_for_its_keys_and_its_time() {
     let (mut cache, empty, set) = (Cache::new(8, 8), Jwks::default(), fetched());
     // Of the set before: it is to be looked at again, be it good or bad.
     let verdict = judged(&by_set, &signed, &set, false);
-    let again = cache.connection_judged(&empty, &signed, verdict.clone(), NOW);
+    let again = cache.connection_judged(&by_set, &empty, &signed, verdict.clone(), NOW);
     assert_eq!(again, Err(TokenError::Needs(Need::Check)));
     assert!(cache.is_empty());
     // Its time was over when it came back.
-    assert_eq!(cache.connection_judged(&set, &signed, verdict.clone(), NOW + 5), Err(TokenError::Expired));
-    assert!(cache.connection_judged(&set, &signed, verdict.clone(), NOW).is_ok());
+    assert_eq!(cache.connection_judged(&by_set, &set, &signed, verdict.clone(), NOW + 5), Err(TokenError::Expired));
+    assert!(cache.connection_judged(&by_set, &set, &signed, verdict.clone(), NOW).is_ok());
     // Not of the kind that is asked for.
-    let other = cache.subscription_judged(&set, &signed, verdict, NOW);
+    let other = cache.subscription_judged(&by_set, &set, &signed, verdict, NOW);
     assert_eq!(other, Err(TokenError::Needs(Need::Check)));
     // A set that is not known is named once.
     let first = judged(&by_set, &signed, &empty, false);
     let wanted = Err(TokenError::Needs(Need::Key(URL.into())));
-    assert_eq!(cache.connection_judged(&empty, &signed, first, NOW), wanted);
+    assert_eq!(cache.connection_judged(&by_set, &empty, &signed, first, NOW), wanted);
     let second = judged(&by_set, &signed, &empty, true);
-    assert_eq!(cache.connection_judged(&empty, &signed, second, NOW), Err(TokenError::KeyUnavailable));
+    assert_eq!(cache.connection_judged(&by_set, &empty, &signed, second, NOW), Err(TokenError::KeyUnavailable));
     assert!(cache.is_empty(), "neither is known of the token");
+}
+
+/// As after a reload: another key, and nothing that the one before found is believed.
+#[test]
+fn nothing_outlives_the_options_that_it_was_found_by() {
+    let (mut cache, jwks) = (Cache::new(8, 8), Jwks::default());
+    let old = verifier(&Token { ecdsa_public_key: ecdsa_pem("P-384"), ..secret() });
+    let mut new = verifier(&Token { hmac_secret_key: "another".into(), ..Token::default() });
+    new.edition = old.edition + 1;
+    let signed = token("HS256", json!({"sub": "1"}));
+    assert!(cache.connection(&old, &jwks, &signed, NOW).is_ok());
+    let fresh = token_of_secret("HS256", "another", json!({"sub": "1"}));
+    assert_eq!(cache.connection(&old, &jwks, &fresh, NOW).map(|_| ()), invalid(Why::Signature));
+    assert_eq!(cache.connection(&new, &jwks, &signed, NOW).map(|_| ()), invalid(Why::Signature));
+    assert!(cache.connection(&new, &jwks, &fresh, NOW).is_ok());
+    // A worker was asked before, and answers after.
+    let dear = token("ES384", json!({"sub": "1"}));
+    let verdict = judged(&old, &dear, &jwks, false);
+    let again = cache.connection_judged(&new, &jwks, &dear, verdict, NOW);
+    assert_eq!(again, Err(TokenError::Needs(Need::Check)));
 }
 
 #[test]
@@ -722,7 +742,7 @@ fn a_token_is_not_kept_beyond_its_key() {
     jwks.insert(URL.into(), parsed(&key_set()), NOW);
     for token in [&signed, &forged] {
         let verdict = judged(&by_set, token, &jwks, false);
-        let _ = cache.connection_judged(&jwks, token, verdict, NOW);
+        let _ = cache.connection_judged(&by_set, &jwks, token, verdict, NOW);
     }
     let mut open = |jwks: &Jwks, token: &str| cache.connection(&by_set, jwks, token, NOW).map(|_| ());
     assert_eq!(open(&jwks, &signed), Ok(()));
@@ -731,7 +751,8 @@ fn a_token_is_not_kept_beyond_its_key() {
     for token in [&signed, &forged] {
         assert_eq!(open(&next, token), Err(TokenError::Needs(Need::Check)), "neither good nor bad is known");
     }
-    let gone = cache.connection_judged(&next, &signed, judged(&by_set, &signed, &next, false), NOW).map(|_| ());
+    let gone =
+        cache.connection_judged(&by_set, &next, &signed, judged(&by_set, &signed, &next, false), NOW).map(|_| ());
     assert_eq!(gone, invalid(Why::UnknownKey), "taken out of the set");
 }
 

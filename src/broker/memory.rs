@@ -99,6 +99,11 @@ impl Memory {
         }
     }
 
+    /// Bytes that may be kept from now on; 0 = no limit. What is too much goes when something new is to be kept.
+    pub fn set_history_limit(&mut self, bytes: usize) {
+        self.limits.history_bytes = bytes;
+    }
+
     /// Carries out `request` at `now_ms`, of a clock that never steps; what follows is appended to `out`, in order.
     pub fn handle(&mut self, now_ms: u64, request: Request, out: &mut Out) {
         let (asker, answer) = match request {

@@ -22,12 +22,43 @@ use crate::host;
 /// What is left to do.
 #[derive(Debug)]
 pub enum Action {
-    /// Serve with this configuration. The warnings are still to be told.
-    Serve(Box<Config>, Vec<Warning>),
+    /// Serve with this configuration. The warnings are still to be told, and by the sources it is loaded again.
+    Serve(Box<Config>, Vec<Warning>, Box<Sources>),
     /// Everything has been done: exit with 0.
     Done,
     /// Everything has been done, and the answer is no: exit with 1.
     No,
+}
+
+/// A configuration, or every problem with it; and the warnings in either case.
+type Examined = (Result<Config, Vec<ConfigError>>, Vec<Warning>);
+
+/// Where the configuration comes from: flags and variables as they were at the start, and a file, read each time.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    path: Option<String>,
+    env: Vec<(String, String)>,
+    flags: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// The configuration as the file has it now. An error is all problems, and nothing else is to be done about them.
+    pub fn load(&self) -> Result<(Config, Vec<Warning>), Vec<String>> {
+        let (result, warnings) = self.examine().map_err(|error| vec![error])?;
+        match result {
+            Ok(config) => Ok((config, warnings)),
+            Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    fn examine(&self) -> Result<Examined, String> {
+        let text = match &self.path {
+            Some(path) => std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?,
+            None => String::new(),
+        };
+        let file = self.path.as_deref().map(|name| File { name, text: &text });
+        Ok(config::examine(file, &self.env, &self.flags))
+    }
 }
 
 /// What to print on standard error before an exit with 2: one line for each problem, the last one ended.
@@ -75,7 +106,9 @@ pub fn run(
     if name == "version" && unknown.is_empty() {
         return print(out, &format!("gannet {}\n", env!("CARGO_PKG_VERSION")));
     }
-    let (config, mut warnings) = load(&root, unknown, &env)?;
+    let source = source(&root, unknown, env)?;
+    let (result, mut warnings) = source.examine().map_err(fail)?;
+    let config = result.map_err(|errors| refuse(&errors, &warnings))?;
     if matches!(name, "check" | "serve") {
         warnings.extend(host::shortcomings(&config));
         let obstacles = host::obstacles(&config);
@@ -100,7 +133,7 @@ pub fn run(
             let done = print(out, &text)?;
             Ok(if fits { done } else { Action::No })
         }
-        _ => Ok(Action::Serve(Box::new(config), warnings)),
+        _ => Ok(Action::Serve(Box::new(config), warnings, Box::new(source))),
     }
 }
 
@@ -134,16 +167,12 @@ fn stopped(error: &clap::Error, unknown: &[(String, String)], out: &mut dyn Writ
     Err(CliError { text: refuse(&others, &[]).text + &text })
 }
 
-/// The configuration from all three sources. Flags may stand before a subcommand and after it.
-fn load(
-    root: &ArgMatches,
-    unknown: Vec<(String, String)>,
-    env: &[(String, String)],
-) -> Result<(Config, Vec<Warning>), CliError> {
+/// All three sources. Flags may stand before a subcommand and after it.
+fn source(root: &ArgMatches, unknown: Vec<(String, String)>, env: Vec<(String, String)>) -> Result<Sources, CliError> {
     let levels = std::iter::successors(Some(root), |level| level.subcommand().map(|(_, below)| below));
     let levels: Vec<&ArgMatches> = levels.filter(|level| level.try_contains_id("config").is_ok()).collect();
-    let mut pairs: Vec<_> = levels.iter().flat_map(|level| flags::given(level)).collect();
-    pairs.extend(unknown);
+    let mut flags: Vec<_> = levels.iter().flat_map(|level| flags::given(level)).collect();
+    flags.extend(unknown);
 
     let mut named = levels.iter().filter_map(|level| level.get_one::<String>("config").cloned());
     let path = named.next();
@@ -152,16 +181,7 @@ fn load(
     }
     let variable = env.iter().find(|(name, value)| name == "GANNET_CONFIG" && !value.is_empty());
     let path = path.or(variable.map(|(_, value)| value.clone()));
-    let text = match &path {
-        Some(path) => std::fs::read_to_string(path).map_err(|error| fail(format!("{path}: {error}")))?,
-        None => String::new(),
-    };
-    let file = path.as_deref().map(|name| File { name, text: &text });
-    let (result, warnings) = config::examine(file, env, &pairs);
-    match result {
-        Ok(config) => Ok((config, warnings)),
-        Err(errors) => Err(refuse(&errors, &warnings)),
-    }
+    Ok(Sources { path, env, flags })
 }
 
 /// Whoever reads may stop early (`gannet config | head`); that is no failure.

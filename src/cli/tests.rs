@@ -31,7 +31,7 @@ fn error(line: &str, env: &[(&str, &str)]) -> String {
 
 fn served(line: &str, env: &[(&str, &str)]) -> Config {
     match try_run(line, env).0 {
-        Ok(Action::Serve(config, _)) => *config,
+        Ok(Action::Serve(config, ..)) => *config,
         other => panic!("{line}: {other:?}"),
     }
 }

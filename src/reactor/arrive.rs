@@ -20,7 +20,7 @@ impl Reactor {
             return;
         }
         self.accept_more = true;
-        for _ in 0..self.accept_budget {
+        for _ in 0..self.turn.accept_budget() {
             if !self.accept_one() {
                 self.accept_more = false;
                 return;

@@ -151,6 +151,16 @@ impl Host for Outside {
         }
     }
 
+    fn take_settings(&mut self, config: &Config) {
+        // The configuration was checked.
+        match Routes::new(config) {
+            Ok(routes) => self.routes = routes,
+            Err(error) => tracing::error!(%error, "the old endpoints and origins stay"),
+        }
+        self.forwarded = config.forwarded_headers();
+        self.user_header = config.client.user_id_http_header.clone();
+    }
+
     fn micros(&mut self) -> u64 {
         machine_ns() / 1000
     }

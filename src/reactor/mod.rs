@@ -73,7 +73,6 @@ const ACCEPT_PAUSE: Tick = 1;
 pub struct Reactor {
     poll: Poll,
     listener: Option<TcpListener>,
-    accept_budget: usize,
     accept_more: bool,
     accept_paused: Tick,
     backlog: u32,
@@ -113,7 +112,6 @@ impl Reactor {
         Ok(Reactor {
             poll,
             listener: Some(listener),
-            accept_budget: config.reactor.accept_budget,
             accept_more: false,
             accept_paused: 0,
             backlog: config.http_server.listen_backlog,

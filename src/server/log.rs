@@ -8,7 +8,7 @@ use tracing::subscriber::set_global_default;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{Layer, Registry};
+use tracing_subscriber::{Layer, Registry, reload};
 
 /// Our own lines; other crates write one for what any peer may do.
 const OWN: &str = "gannet";
@@ -16,6 +16,7 @@ const OWN: &str = "gannet";
 pub struct Logger {
     /// Lines that were dropped because too many waited.
     pub dropped: Arc<dyn Fn() -> usize + Send + Sync>,
+    level: Box<dyn Fn(&str) + Send>,
     /// Writes what waits when it is dropped.
     _guard: WorkerGuard,
 }
@@ -33,8 +34,16 @@ impl Logger {
             false => lines.json().flatten_event(true).boxed(),
         };
         // A subscriber that is set already, as in a test, stays.
-        let _ = set_global_default(Registry::default().with(filter(&config.log.level)).with(lines));
-        Logger { dropped: Arc::new(move || dropped.dropped_lines()), _guard: guard }
+        let (filter, handle) = reload::Layer::new(filter(&config.log.level));
+        let _ = set_global_default(Registry::default().with(filter).with(lines));
+        // It fails only if that subscriber is gone.
+        let level = Box::new(move |level: &str| drop(handle.reload(self::filter(level))));
+        Logger { dropped: Arc::new(move || dropped.dropped_lines()), level, _guard: guard }
+    }
+
+    /// The least grave lines that are written from now on.
+    pub fn set_level(&self, level: &str) {
+        (self.level)(level);
     }
 
     /// Opens the file anew, after somebody has moved it away. Standard error is nobody's to move.

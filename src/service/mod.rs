@@ -21,21 +21,21 @@ mod sums;
 mod testing;
 mod watch;
 
-pub use backend::{BackendLink, descriptors};
+pub use backend::{Backend, BackendLink, descriptors};
 pub use hooks::HookLink;
 pub use node::{Node, NodeInfo, Replies};
 pub use room::{ConnectionPermit, PortRoom};
 
 use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;
-use crate::config::Config;
-use crate::session::Rules;
+use crate::session::Settings;
 use crate::session::backend::Call;
 use crate::shard::Mail;
 use crate::workers::Pool;
 use axum::Router;
 use bytes::Bytes;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::io;
@@ -43,6 +43,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch::Receiver;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_io_timeout::TimeoutWriter;
 
@@ -69,7 +70,7 @@ impl HandOff {
 
 /// What the node asks of others, ready to run.
 pub struct Outgoing {
-    backend: Arc<backend::Backend>,
+    pub backend: Arc<Backend>,
     calls: mpsc::UnboundedReceiver<(Call, OwnedSemaphorePermit)>,
     hooks: Option<hooks::Hooks>,
     told: Arc<hooks::HookCounts>,
@@ -79,14 +80,13 @@ pub struct Outgoing {
 
 /// The outgoing side, and the two ends by which reactors use it. The error is a sentence for the operator.
 pub fn outgoing(
-    config: Arc<Config>,
-    rules: Arc<Rules>,
+    settings: Arc<Settings>,
     reactors: Vec<Sender<Mail>>,
 ) -> Result<(Outgoing, BackendLink, HookLink), String> {
     let http = Arc::new(fetch::Http::default());
-    let (hook, hooks, told) = hooks::hooks(&config.hooks, http.clone())?;
-    let needs_tls = backend::endpoints(&config).any(|endpoint| endpoint.starts_with("https:"));
-    let (backend, link, calls) = backend::Backend::new(config, rules, http.clone(), reactors)?;
+    let (hook, hooks, told) = hooks::hooks(&settings.config.hooks, http.clone())?;
+    let needs_tls = backend::endpoints(&settings.config).any(|endpoint| endpoint.starts_with("https:"));
+    let (backend, link, calls) = Backend::new(settings, http.clone(), reactors)?;
     let tls = needs_tls.then_some(http);
     Ok((Outgoing { backend, calls, hooks, told, tls }, link, hook))
 }
@@ -94,7 +94,8 @@ pub fn outgoing(
 /// The service, ready to run on a thread of its own.
 pub struct Service {
     pub node: Arc<Node>,
-    pub config: Arc<Config>,
+    /// What it serves by; it follows each change.
+    pub settings: Receiver<Arc<Settings>>,
     pub admission: Arc<Admission>,
     /// For its numbers.
     pub workers: Arc<Pool>,
@@ -132,11 +133,11 @@ impl Service {
     }
 
     async fn serve(mut self) -> io::Result<()> {
-        let (internal, grpc) = pages::internal(&self);
-        let external = match self.internal {
-            Some(_) => pages::external(&self),
-            None => pages::external(&self).merge(internal.clone()),
-        };
+        let config = self.settings.borrow().config.clone();
+        let operator = pages::Operator::of(&self);
+        let grpc = operator.grpc(self.settings.clone());
+        let ports = Ports { node: self.node.clone(), operator, apart: self.internal.is_some() };
+        let routers = ports.follow(self.settings.clone());
         tokio::spawn(self.replies.deliver(self.node.clone()));
         tokio::spawn(self.node.clone().send_letters());
         tokio::spawn(self.outgoing.backend.run(self.outgoing.calls));
@@ -146,13 +147,13 @@ impl Service {
         if let Some(hooks) = self.outgoing.hooks {
             tokio::spawn(hooks.run());
         }
-        tokio::spawn(watch::memory(self.config.overload.memory_limit, self.admission.clone()));
+        tokio::spawn(watch::memory(self.settings.clone(), self.admission.clone()));
         tokio::spawn(watch::refusals(self.node.clone(), self.workers.clone()));
         tokio::spawn(sums::write());
-        let head_timeout = self.config.http_server.handshake_timeout;
+        let head_timeout = config.http_server.handshake_timeout;
         if let Some(listener) = self.internal.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(accept(listener, internal, self.rooms.internal.clone(), head_timeout));
+            tokio::spawn(accept(listener, routers.internal, self.rooms.internal.clone(), head_timeout));
         }
         if let Some(listener) = self.grpc.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -161,15 +162,56 @@ impl Service {
         }
         while let Some((stream, bytes, place)) = self.handed_off.recv().await {
             if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
-                tokio::spawn(serve_one(stream, bytes, external.clone(), place, head_timeout));
+                tokio::spawn(serve_one(stream, bytes, routers.external.clone(), place, head_timeout));
             }
         }
         Ok(())
     }
 }
 
+/// What answers requests now.
+type Current = Receiver<Router>;
+
+/// What answers where.
+struct Routers {
+    external: Current,
+    internal: Current,
+}
+
+/// What routers are made of.
+struct Ports {
+    node: Arc<Node>,
+    operator: pages::Operator,
+    /// There is a second port.
+    apart: bool,
+}
+
+impl Ports {
+    fn routers(&self, settings: &Settings) -> (Router, Router) {
+        let internal = pages::internal(&self.operator, settings);
+        let external = pages::external(&self.node, &settings.config);
+        let external = if self.apart { external } else { external.merge(internal.clone()) };
+        (external, internal)
+    }
+
+    /// Routers by what holds now, and by whatever comes to hold.
+    fn follow(self, mut settings: Receiver<Arc<Settings>>) -> Routers {
+        let (external, internal) = self.routers(&settings.borrow_and_update().clone());
+        let (tell_external, external) = tokio::sync::watch::channel(external);
+        let (tell_internal, internal) = tokio::sync::watch::channel(internal);
+        tokio::spawn(async move {
+            while settings.changed().await.is_ok() {
+                let (external, internal) = self.routers(&settings.borrow_and_update().clone());
+                drop(tell_external.send_replace(external));
+                drop(tell_internal.send_replace(internal));
+            }
+        });
+        Routers { external, internal }
+    }
+}
+
 /// The second port.
-async fn accept(listener: tokio::net::TcpListener, router: Router, room: Arc<PortRoom>, head_timeout: Duration) {
+async fn accept(listener: tokio::net::TcpListener, router: Current, room: Arc<PortRoom>, head_timeout: Duration) {
     loop {
         // A place first: connections beyond the limit wait in the kernel's queue.
         let Some(place) = room.wait().await else { return };
@@ -195,7 +237,7 @@ async fn accept_failed(port: &'static str, error: io::Error) {
 async fn serve_one(
     stream: tokio::net::TcpStream,
     bytes: Bytes,
-    router: Router,
+    router: Current,
     place: ConnectionPermit,
     head_timeout: Duration,
 ) {
@@ -208,7 +250,14 @@ async fn serve_one(
         .timer(TokioTimer::new())
         // Also ends a connection that is kept alive and asks nothing.
         .header_read_timeout(head_timeout)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(
+            io,
+            service_fn(move |request| {
+                // Each request by what holds when it comes, on a connection that was kept as well.
+                let router = router.borrow().clone();
+                TowerToHyperService::new(router).call(request)
+            }),
+        );
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,

@@ -5,7 +5,6 @@
 
 use crate::base::mailbox::Sender;
 use crate::broker::{self, Asker, Request};
-use crate::session::Rules;
 use crate::shard::{self, Control, ControlAnswer, Mail, Stats};
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, HashMap};
@@ -29,7 +28,6 @@ pub struct NodeInfo {
 
 pub struct Node {
     pub info: NodeInfo,
-    pub rules: Arc<Rules>,
     reactors: Vec<Sender<Mail>>,
     seed: u64,
     next: AtomicU64,
@@ -67,10 +65,10 @@ impl Replies {
 }
 
 impl Node {
-    pub fn new(info: NodeInfo, rules: Arc<Rules>, reactors: Vec<Sender<Mail>>, seed: u64) -> Node {
+    pub fn new(info: NodeInfo, reactors: Vec<Sender<Mail>>, seed: u64) -> Node {
         let ready = Mutex::new(reactors.iter().map(|_| Vec::new()).collect());
         let (next, open, is_ready) = (AtomicU64::new(1), Mutex::default(), Notify::new());
-        Node { info, rules, reactors, seed, next, open, ready, is_ready }
+        Node { info, reactors, seed, next, open, ready, is_ready }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<ControlAnswer>>> {

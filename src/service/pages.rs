@@ -11,6 +11,7 @@ use super::{PortRoom, Rooms, Service};
 use crate::admission::Admission;
 use crate::base::metrics::{Counters, Page};
 use crate::config::Config;
+use crate::session::Settings;
 use crate::shard::Stats;
 use crate::workers::Pool;
 use axum::Router;
@@ -20,12 +21,13 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get};
 use bytes::Bytes;
 use std::sync::Arc;
+use tokio::sync::watch::Receiver;
 
 /// The chat page of `dev`: one file, no build step.
 const CHAT: &str = include_str!("chat.html");
 
 #[derive(Clone)]
-struct Operator {
+pub struct Operator {
     node: Arc<Node>,
     admission: Arc<Admission>,
     calls: Arc<Calls>,
@@ -39,9 +41,8 @@ struct Operator {
 }
 
 /// What anyone may ask: on the public port, next to the clients.
-pub fn external(service: &Service) -> Router {
-    let config = &service.config;
-    let mut router = emulation::router(service.node.clone(), config);
+pub fn external(node: &Arc<Node>, config: &Config) -> Router {
+    let mut router = emulation::router(node.clone(), config);
     for path in reactors_paths(config) {
         router = router.route(path, any(elsewhere));
     }
@@ -67,22 +68,30 @@ async fn elsewhere() -> Response {
     (StatusCode::MISDIRECTED_REQUEST, [(header::CONNECTION, "close")], text).into_response()
 }
 
-/// What the operator and the backend ask: on the second port if there is one; and the API by gRPC, which has its own.
-pub fn internal(service: &Service) -> (Router, GrpcService) {
-    let Service { node, config, admission, .. } = service;
-    let calls = Arc::new(Calls::default());
-    let log_dropped: Arc<dyn Fn() -> usize + Send + Sync> = service.log_dropped.clone();
-    let operator = Operator {
-        node: node.clone(),
-        admission: admission.clone(),
-        calls: calls.clone(),
-        log_dropped,
-        backend: service.outgoing.backend.clone(),
-        told: service.outgoing.told.clone(),
-        rooms: service.rooms.clone(),
-        workers: service.workers.clone(),
-        started: watch::started(node.info.started.elapsed()),
-    };
+impl Operator {
+    pub fn of(service: &Service) -> Operator {
+        Operator {
+            node: service.node.clone(),
+            admission: service.admission.clone(),
+            calls: Arc::default(),
+            log_dropped: service.log_dropped.clone(),
+            backend: service.outgoing.backend.clone(),
+            told: service.outgoing.told.clone(),
+            rooms: service.rooms.clone(),
+            workers: service.workers.clone(),
+            started: watch::started(service.node.info.started.elapsed()),
+        }
+    }
+
+    /// The API by gRPC, which has a port of its own.
+    pub fn grpc(&self, settings: Receiver<Arc<Settings>>) -> GrpcService {
+        GrpcService::new(self.node.clone(), self.calls.clone(), settings)
+    }
+}
+
+/// What the operator and the backend ask: on the second port if there is one.
+pub fn internal(operator: &Operator, settings: &Settings) -> Router {
+    let config = &settings.config;
     let mut router = Router::new();
     if config.health.enabled {
         router = router.route(&config.health.handler_prefix, get(health));
@@ -97,9 +106,8 @@ pub fn internal(service: &Service) -> (Router, GrpcService) {
         let answer = move || async move { ([(header::CONTENT_TYPE, "application/json")], text) };
         router = router.route(&config.openapi.handler_prefix, get(answer));
     }
-    let grpc = GrpcService::new(node.clone(), calls.clone(), &config.grpc_api);
-    let api = api::router(node.clone(), calls, &config.http_api, config.http_server.body_size_limit);
-    (guarded(router.with_state(operator).merge(api), config), grpc)
+    let api = api::router(operator.node.clone(), operator.calls.clone(), settings);
+    guarded(router.with_state(operator.clone()).merge(api), config)
 }
 
 /// 200 while this node takes clients, 503 from the first signal to stop on.

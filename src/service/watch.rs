@@ -4,11 +4,13 @@ use super::node::Node;
 use super::sums;
 use crate::admission::Admission;
 use crate::base::metrics::Counters;
+use crate::session::Settings;
 use crate::workers::Pool;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch::Receiver;
 
 /// Memory is looked at this often while there is a limit.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(500);
@@ -54,13 +56,19 @@ impl Said {
     }
 }
 
-/// Refuses new clients while memory is over `limit` bytes (0 = no limit).
-pub async fn memory(limit: usize, admission: Arc<Admission>) {
+/// Refuses new clients while memory is over `overload.memory_limit`.
+pub async fn memory(mut settings: Receiver<Arc<Settings>>, admission: Arc<Admission>) {
     let (mut was_over, mut said) = (false, Said::default());
-    if limit == 0 {
-        return;
-    }
     loop {
+        let limit = settings.borrow_and_update().config.overload.memory_limit;
+        if limit == 0 {
+            was_over = false;
+            admission.set_over_memory(false);
+            if settings.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
         // What is not known has not changed.
         let over = resident_bytes().map_or(was_over, |resident| resident > limit);
         if said.is_due(over, Instant::now()) {

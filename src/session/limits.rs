@@ -29,9 +29,12 @@ enum Kind {
     Rpc,
 }
 
-/// All limits of a node. Buckets are known by their place in one list.
+/// All limits of a node. Buckets are known by their place in one list, which goes on through the node's life: what was
+/// spent of a bucket is never taken for another's.
 #[derive(Debug, Default)]
 pub struct RateLimits {
+    /// The place of the first.
+    first: u32,
     buckets: Vec<Bucket>,
     client: Option<Layer>,
     user: Option<(Layer, UserTable)>,
@@ -64,7 +67,16 @@ struct UserTable {
 
 impl RateLimits {
     pub fn new(config: &RateLimit) -> RateLimits {
-        let mut limits = RateLimits::default();
+        RateLimits::from_place(0, config)
+    }
+
+    /// Those that come in place of these.
+    pub fn next(&self, config: &RateLimit) -> RateLimits {
+        RateLimits::from_place(self.end(), config)
+    }
+
+    fn from_place(first: u32, config: &RateLimit) -> RateLimits {
+        let mut limits = RateLimits { first, ..RateLimits::default() };
         limits.client = limits.layer("client_command", &config.client_command);
         let user = limits.layer("user_command", &config.user_command);
         limits.user = user.map(|layer| {
@@ -101,9 +113,18 @@ impl RateLimits {
     }
 
     fn add(&mut self, buckets: &[BucketOptions]) -> Range<u32> {
-        let start = self.buckets.len() as u32;
+        let start = self.end();
         self.buckets.extend(buckets.iter().map(|it| Bucket::new(it.rate, it.interval)));
-        start..self.buckets.len() as u32
+        start..self.end()
+    }
+
+    /// The place behind the last.
+    fn end(&self) -> u32 {
+        self.first + self.buckets.len() as u32
+    }
+
+    fn bucket(&self, at: u32) -> Bucket {
+        self.buckets[(at - self.first) as usize]
     }
 
     /// Is nothing limited by connection?
@@ -114,9 +135,9 @@ impl RateLimits {
     /// One of each bucket in turn, or none at all.
     fn take(&self, places: impl Iterator<Item = u32> + Clone, purse: &mut impl Purse, now: u64) -> bool {
         for (taken, at) in places.clone().enumerate() {
-            if !purse.take(at, self.buckets[at as usize], now) {
+            if !purse.take(at, self.bucket(at), now) {
                 for at in places.take(taken) {
-                    purse.give_back(at, self.buckets[at as usize]);
+                    purse.give_back(at, self.bucket(at));
                 }
                 return false;
             }
@@ -365,6 +386,21 @@ mod tests {
         let taken = (0..6000).filter(|at| charge(&limits, &mut spent, Kind::Publish, at * 10)).count();
         // A hundred at once, and one every 0.6 s for just under a minute.
         assert_eq!(taken, 199);
+    }
+
+    /// As after a reload.
+    #[test]
+    fn what_was_spent_of_one_limit_is_not_taken_for_another() {
+        let (before, mut spent) = (limits(), Spent::default());
+        assert_eq!((0..20).filter(|_| charge(&before, &mut spent, Kind::Publish, 0)).count(), 10);
+        let mut config = Config::default().client.rate_limit;
+        (config.client_command.enabled, config.client_command.total.enabled) = (true, true);
+        config.client_command.total.buckets = buckets(&[(60_000, 5)]);
+        let after = before.next(&config);
+        assert_eq!((0..20).filter(|_| charge(&after, &mut spent, Kind::Publish, 1)).count(), 5);
+        assert!(spent.0.len() == 4 && !charge(&before, &mut spent, Kind::Publish, 1), "the old places stand apart");
+        spent.forget(1_700_000_000_000_000_000 + 61_000_000_000);
+        assert!(spent.is_empty(), "and are forgotten in time");
     }
 
     #[test]

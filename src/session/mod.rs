@@ -20,7 +20,7 @@ mod users;
 
 pub use commands::is_fit;
 pub use effects::{Effect, Effects};
-pub use rules::{Namespace, Rules, Terms};
+pub use rules::{Namespace, Rules, Settings, Terms};
 pub use users::{Sessions, Users};
 
 use crate::auth::{Cache, ChannelClaims, Claims, Jwks, Need, TokenError, Verdict};
@@ -83,7 +83,7 @@ pub struct Tokens {
 impl Tokens {
     fn connection(&mut self, rules: &Rules, token: &str, now: Now) -> Result<Arc<Claims>, TokenError> {
         let claims = match self.verdict.take() {
-            Some(verdict) => self.cache.connection_judged(&self.jwks, token, *verdict, now.seconds()),
+            Some(verdict) => self.cache.connection_judged(&rules.verifier, &self.jwks, token, *verdict, now.seconds()),
             None => self.cache.connection(&rules.verifier, &self.jwks, token, now.seconds()),
         };
         claims.map_err(|error| self.once(error))
@@ -91,7 +91,10 @@ impl Tokens {
 
     fn subscription(&mut self, rules: &Rules, token: &str, now: Now) -> Result<Arc<ChannelClaims>, TokenError> {
         let claims = match self.verdict.take() {
-            Some(verdict) => self.cache.subscription_judged(&self.jwks, token, *verdict, now.seconds()),
+            Some(verdict) => {
+                let verifier = rules.subscription_verifier();
+                self.cache.subscription_judged(verifier, &self.jwks, token, *verdict, now.seconds())
+            }
             None => self.cache.subscription(rules.subscription_verifier(), &self.jwks, token, now.seconds()),
         };
         claims.map_err(|error| self.once(error))

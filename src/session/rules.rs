@@ -1,4 +1,4 @@
-//! F6 · What the configuration means to a session: permissions, limits and deadlines, flattened once at start.
+//! F6 · What the configuration means to a session: permissions, limits and deadlines, flattened when it is loaded.
 
 use super::limits::RateLimits;
 use crate::auth::{KeyError, Overrides, Verifier};
@@ -11,6 +11,52 @@ use crate::protocol::code::Disconnect;
 use crate::protocol::{Error, SubscribeRequest};
 use regex::Regex;
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// What a node serves by, until its configuration is loaded again: all parts of it are given the same.
+pub struct Settings {
+    pub config: Arc<Config>,
+    pub rules: Arc<Rules>,
+}
+
+impl fmt::Debug for Settings {
+    /// It has secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Settings")
+    }
+}
+
+impl Settings {
+    /// Those of `node` from its start on.
+    ///
+    /// # Errors
+    /// As [`Rules::new`].
+    pub fn new(config: Config, node: &str) -> Result<Settings, KeyError> {
+        let mut rules = Rules::new(&config)?;
+        rules.node = node.to_owned();
+        Ok(Settings { config: Arc::new(config), rules: Arc::new(rules) })
+    }
+
+    /// Those that come in place of these.
+    ///
+    /// # Errors
+    /// As [`Rules::new`].
+    pub fn next(&self, config: Config) -> Result<Settings, KeyError> {
+        let (before, now) = (&self.config.client, &config.client);
+        let same_tokens = before.token == now.token
+            && before.subscription_token == now.subscription_token
+            && before.insecure_skip_token_signature_verify == now.insecure_skip_token_signature_verify;
+        let mut rules = Rules::new(&config)?;
+        rules.node = self.rules.node.clone();
+        rules.limits = match before.rate_limit == now.rate_limit {
+            true => self.rules.limits.clone(),
+            false => Arc::new(self.rules.limits.next(&now.rate_limit)),
+        };
+        rules.set_edition(self.rules.verifier.edition + u64::from(!same_tokens));
+        Ok(Settings { config: Arc::new(config), rules: Arc::new(rules) })
+    }
+}
 
 /// Shared by all sessions of a node, never changed.
 pub struct Rules {
@@ -65,7 +111,7 @@ pub struct Rules {
     pub personal: PersonalChannel,
     /// What errors of the connect command are to clients that read no replies, by code.
     uni_disconnects: HashMap<u32, Disconnect>,
-    pub limits: RateLimits,
+    pub limits: Arc<RateLimits>,
     without_namespace: Namespace,
     namespaces: HashMap<String, Namespace>,
 }
@@ -138,7 +184,7 @@ impl Rules {
             forwarded: config.forwarded_headers(),
             uni_disconnects: uni_disconnects(&client.connect_code_to_unidirectional_disconnect),
             personal: client.subscribe_to_user_personal_channel.clone(),
-            limits: RateLimits::new(&client.rate_limit),
+            limits: Arc::new(RateLimits::new(&client.rate_limit)),
             without_namespace: Namespace::new(&channel.without_namespace, channel),
             namespaces: namespaces.map(|n| (n.name.clone(), Namespace::new(&n.options, channel))).collect(),
         })
@@ -147,6 +193,13 @@ impl Rules {
     /// What a client that reads no replies is told of an error.
     pub fn uni_disconnect(&self, error: &Error) -> Disconnect {
         self.uni_disconnects.get(&error.code).cloned().unwrap_or_else(|| Disconnect::of(error))
+    }
+
+    fn set_edition(&mut self, edition: u64) {
+        self.verifier.edition = edition;
+        if let Some(own) = &mut self.subscription_verifier {
+            own.edition = edition;
+        }
     }
 
     /// Whose keys sign subscription tokens.

@@ -158,6 +158,8 @@ impl Session {
         grant: SubscribeGrant,
         turn: &mut Turn<'_>,
     ) -> Outcome {
+        // It may have gone with a reload while the backend or a worker was asked.
+        turn.rules.namespace(&request.channel).ok_or(ClientError::UnknownChannel)?;
         self.check_wishes(&request, turn)?;
         if is_past(grant.expire_at, turn) {
             return Err(ClientError::Expired.into());

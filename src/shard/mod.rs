@@ -21,7 +21,7 @@ use crate::broker::{self, Asker, ConnKey, Event, Memory, Request, Target};
 use crate::hub::{ChannelEvent, Delivery, Flags, Work};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::session::backend::{Ask, Call, Hook, Said};
-use crate::session::{Channels, Effects, Joining, Now, Rules, Session, Sessions, Tokens, Turn, Users};
+use crate::session::{Channels, Effects, Joining, Now, Rules, Session, Sessions, Settings, Tokens, Turn, Users};
 use crate::wire::Wire;
 use crate::ws::Deflater;
 use bytes::Bytes;
@@ -60,6 +60,8 @@ pub enum Mail {
     /// Take no more connections and let the clients go, spread over `shutdown.spread`. Channels are owned to the end:
     /// other reactors may still have clients in them. `at_once`: without the spread, and though it has begun already.
     Drain { at_once: bool },
+    /// Serve by these from now on.
+    Settings(Arc<Settings>),
 }
 
 /// What the reactor is to do.
@@ -113,6 +115,8 @@ pub enum Out {
     Drain {
         at_once: bool,
     },
+    /// Serve by these from now on.
+    Settings(Arc<Settings>),
 }
 
 /// The reactor's connections, as far as a shard needs them.
@@ -305,6 +309,11 @@ impl Shard {
             Mail::Seat { conn, ticket, user, granted } => self.seat(now, table, conn, ticket, user, granted),
             Mail::LeaveSeat { user } => self.leave_seat(user),
             Mail::Drain { at_once } => self.out.push(Out::Drain { at_once }),
+            Mail::Settings(settings) => {
+                self.rules = settings.rules.clone();
+                self.broker.set_history_limit(self.rules.broker.history_bytes);
+                self.out.push(Out::Settings(settings));
+            }
             Mail::BeOnlyOne { user, conn } => {
                 for reactor in 0..self.reactors {
                     let mail = Mail::CloseOthers { user: user.clone(), keep: conn };

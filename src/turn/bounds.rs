@@ -10,6 +10,8 @@ const INFLATED_FACTOR: usize = 10;
 /// What bounds each connection, and each turn.
 #[derive(Debug, Clone)]
 pub struct Bounds {
+    /// Connections accepted in one turn.
+    pub accepts: usize,
     pub handshake: Tick,
     pub write: Tick,
     pub close: Tick,
@@ -43,6 +45,7 @@ impl Bounds {
         }
         let message_bytes = config.websocket.message_size_limit;
         Bounds {
+            accepts: config.reactor.accept_budget,
             handshake: ticks(config.http_server.handshake_timeout),
             write: ticks(config.websocket.write_timeout),
             close: ticks(config.websocket.close_timeout),

@@ -229,6 +229,11 @@ impl<S: Socket> Conns<S> {
         }
     }
 
+    /// What may wait for one peer from now on.
+    pub fn set_outbox_max(&mut self, bytes: usize) {
+        self.outbox_bytes_max = bytes;
+    }
+
     /// Does anything wait for [`Conns::release_delayed`]?
     pub fn has_delayed(&self) -> bool {
         !self.delayed.is_empty()

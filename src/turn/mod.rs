@@ -44,6 +44,7 @@ pub use gap::drop_publications;
 use crate::base::metrics::Counters;
 use crate::base::wheel::Tick;
 use crate::broker::{ConnKey, Event};
+use crate::config::Config;
 use crate::http::{BODY_TAIL_MAX, Head};
 use crate::session::Now;
 use crate::session::backend::{Call, Hook};
@@ -98,6 +99,8 @@ pub trait Host {
     fn is_full(&self, reactor: u16) -> bool;
     /// Sends all of `mail` to a reactor, whether its mailbox is full or not; leaves the vector empty.
     fn send(&mut self, reactor: u16, mail: &mut Vec<Mail>);
+    /// The node serves by this configuration from now on.
+    fn take_settings(&mut self, config: &Config);
     /// Microseconds of a clock that never steps back; measures work, and decides nothing.
     fn micros(&mut self) -> u64;
 }
@@ -203,6 +206,18 @@ impl<H: Host> Turns<H> {
     /// A socket just accepted; its index.
     pub fn accept(&mut self, socket: H::Socket, ip_key: u32) -> u32 {
         self.conns.insert(socket, ip_key, self.now.tick + self.bounds.handshake)
+    }
+
+    /// Goes on with another configuration. What a connection has begun by the old one, it ends by the new one.
+    fn take_settings(&mut self, config: &Config) {
+        self.bounds = Bounds::new(config);
+        self.conns.set_outbox_max(self.bounds.outbox_bytes);
+        self.host.take_settings(config);
+    }
+
+    /// Connections accepted in one turn.
+    pub fn accept_budget(&self) -> usize {
+        self.bounds.accepts
     }
 
     /// Is there work that waits for nothing?

@@ -41,6 +41,7 @@ impl<H: Host> Turns<H> {
                 Out::Gone(key) => self.host.forget(key),
                 Out::Hook(hook) => self.host.hook(hook),
                 Out::Drain { at_once } => self.begin_drain(at_once),
+                Out::Settings(settings) => self.take_settings(&settings.config),
             }
         }
         self.shard.out = out;

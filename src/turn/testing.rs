@@ -123,6 +123,8 @@ pub struct Desk {
     /// Reactors that take no more.
     pub full: Vec<u16>,
     pub gone: usize,
+    /// How often the configuration was another.
+    pub settings: usize,
 }
 
 impl Host for Desk {
@@ -187,6 +189,10 @@ impl Host for Desk {
 
     fn send(&mut self, reactor: u16, mail: &mut Vec<Mail>) {
         self.sent.push((reactor, std::mem::take(mail)));
+    }
+
+    fn take_settings(&mut self, _: &Config) {
+        self.settings += 1;
     }
 
     fn micros(&mut self) -> u64 {

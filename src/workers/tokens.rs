@@ -5,17 +5,18 @@
 use super::{JobKind, Pool};
 use crate::base::mailbox::Sender;
 use crate::protocol::code::ClientError;
-use crate::session::Rules;
 use crate::session::backend::{Ask, Call, Said};
+use crate::session::{Rules, Settings};
 use crate::shard::Mail;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// What a reactor needs to have tokens checked.
 #[derive(Clone)]
 pub struct TokenChecks {
     pub pool: Arc<Pool>,
-    pub rules: Arc<Rules>,
+    pub settings: watch::Receiver<Arc<Settings>>,
     pub reactors: Vec<Sender<Mail>>,
 }
 
@@ -27,7 +28,7 @@ impl TokenChecks {
         let (Ask::Check(check), Some(reactor)) = (&call.ask, self.reactors.get(usize::from(call.conn.reactor))) else {
             return Err(call);
         };
-        let (size, rules, reactor) = (check.size(), self.rules.clone(), reactor.clone());
+        let (size, rules, reactor) = (check.size(), self.settings.borrow().rules.clone(), reactor.clone());
         self.pool.offer((call.conn, JobKind::Token), size, call, move |Call { conn, ticket, ask, .. }| {
             let said = said(&ask, &rules);
             // A place in the queue was given for it, so there are no more of these than may wait.

@@ -1,32 +1,11 @@
 //! The program without a server: what it refuses to start with, and its other commands.
 
 use crate::client::Client;
+use crate::file::File;
 use crate::server::{KEY, OPEN, SECRET, Server, gannet};
 use serde_json::Value;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Command, Output};
-
-/// A configuration file that is gone at the end of its test.
-struct File(PathBuf);
-
-impl File {
-    fn new(name: &str, text: &str) -> File {
-        let path = std::env::temp_dir().join(format!("gannet-blackbox-{}-{name}", std::process::id()));
-        std::fs::write(&path, text).expect("write");
-        File(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().expect("a path of text")
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
 
 fn run(args: &[&str], variables: &[(&str, &str)]) -> Output {
     gannet().args(args).envs(variables.iter().copied()).output().expect("run")

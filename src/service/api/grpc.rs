@@ -10,6 +10,7 @@ use super::{Api, ApiError, BatchRequest, Calls, Method, MethodError, grpc_call, 
 use crate::config::GrpcApi;
 use crate::service::node::Node;
 use crate::service::{ConnectionPermit, PortRoom, accept_failed};
+use crate::session::Settings;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -56,27 +57,32 @@ pub(super) type GrpcResponse = hyper::Response<tonic::body::Body>;
 /// All that a call needs.
 #[derive(Clone)]
 pub struct GrpcService {
-    api: Api,
-    options: Arc<GrpcApi>,
+    node: Arc<Node>,
+    calls: Arc<Calls>,
+    settings: watch::Receiver<Arc<Settings>>,
 }
 
 impl GrpcService {
-    pub fn new(node: Arc<Node>, calls: Arc<Calls>, options: &GrpcApi) -> GrpcService {
-        GrpcService { api: Api { node, calls, via: Via::Grpc }, options: Arc::new(options.clone()) }
+    pub fn new(node: Arc<Node>, calls: Arc<Calls>, settings: watch::Receiver<Arc<Settings>>) -> GrpcService {
+        GrpcService { node, calls, settings }
     }
 
     async fn answer(&self, request: GrpcRequest, wrong_keys: &WrongKeys) -> GrpcResponse {
+        // A call is served by one configuration to its end, and the next one by the next.
+        let settings = self.settings.borrow().clone();
+        let options = &settings.config.grpc_api;
+        let (node, calls) = (self.node.clone(), self.calls.clone());
+        let api = Api { node, rules: settings.rules.clone(), calls, via: Via::Grpc };
         let name = request.uri().path().strip_prefix(SERVICE).unwrap_or_default().to_owned();
-        let transport = self.options.error_mode == "transport";
+        let transport = options.error_mode == "transport";
         let metadata = MetadataMap::from_headers(request.headers().clone());
-        if !self.options.insecure && !has_key(&self.options.key, &metadata) {
-            let why =
-                if self.options.key.is_empty() { "grpc_api.key is not set" } else { "the key is missing or wrong" };
-            self.api.calls.failed(Via::Grpc, method_name(&name), Code::Unauthenticated as u32);
+        if !options.insecure && !has_key(&options.key, &metadata) {
+            let why = if options.key.is_empty() { "grpc_api.key is not set" } else { "the key is missing or wrong" };
+            self.calls.failed(Via::Grpc, method_name(&name), Code::Unauthenticated as u32);
             wrong_keys.add();
             return Status::unauthenticated(why).into_http();
         }
-        let call = GrpcCall { api: &self.api, options: &self.options, transport, reached: AtomicBool::new(false) };
+        let call = GrpcCall { api: &api, options, transport, reached: AtomicBool::new(false) };
         let answered = tokio::time::timeout(CALL_TIMEOUT, grpc_call(&call, &name, request)).await;
         let response = match answered {
             Ok(Some(response)) => response,
@@ -96,7 +102,7 @@ impl GrpcService {
         if let Some(status) = Status::from_header_map(response.headers())
             && !call.reached.load(Ordering::Relaxed)
         {
-            self.api.calls.failed(Via::Grpc, method_name(name), status.code() as u32);
+            self.calls.failed(Via::Grpc, method_name(name), status.code() as u32);
         }
     }
 }

@@ -9,6 +9,7 @@ use super::messages::Response as Answer;
 use super::{Api, ApiError, BAD_REQUEST, BATCH, Calls, Command, Error, Method, MethodError, NOT_FOUND, Reply};
 use crate::config::HttpApi;
 use crate::service::node::Node;
+use crate::session::Settings;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request};
@@ -44,8 +45,10 @@ pub struct Served {
 }
 
 /// The methods, under `options.handler_prefix`.
-pub fn router(node: Arc<Node>, calls: Arc<Calls>, options: &HttpApi, body_limit: usize) -> Router {
-    let api = Api { node, calls, via: Via::Http };
+pub fn router(node: Arc<Node>, calls: Arc<Calls>, settings: &Settings) -> Router {
+    let api = Api { node, rules: settings.rules.clone(), calls, via: Via::Http };
+    let options = &settings.config.http_api;
+    let body_limit = settings.config.http_server.body_size_limit;
     let served = Served { api, options: Arc::new(options.clone()), body_limit };
     let prefix = options.handler_prefix.trim_end_matches('/');
     let methods = super::routes(prefix, &served).route(&format!("{prefix}/{BATCH}"), batch(&served));

@@ -28,10 +28,10 @@ const REASON_MAX: usize = 123;
 impl Api {
     /// The namespace of a channel that a request names.
     fn namespace(&self, channel: &str) -> Result<&Namespace, ApiError> {
-        if channel.is_empty() || channel.len() > self.node.rules.channel_length_max {
+        if channel.is_empty() || channel.len() > self.rules.channel_length_max {
             return Err(BAD_REQUEST);
         }
-        self.node.rules.namespace(channel).ok_or(UNKNOWN_CHANNEL)
+        self.rules.namespace(channel).ok_or(UNKNOWN_CHANNEL)
     }
 
     /// Asks the owner of `channel`.
@@ -106,7 +106,7 @@ async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResu
         return Err(BAD_REQUEST.into());
     }
     let longest = content.idempotency_key.len().max(content.version_epoch.len());
-    if longest > api.node.rules.idempotency_key_length_max {
+    if longest > api.rules.idempotency_key_length_max {
         return Err(BAD_REQUEST.into());
     }
     let keep = namespace.keep.filter(|_| !content.skip_history);

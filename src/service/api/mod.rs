@@ -17,6 +17,7 @@ pub use http::router;
 pub use openapi::document as openapi;
 
 use super::node::{Node, Unavailable};
+use crate::session::Rules;
 use counts::Via;
 use futures_util::{StreamExt, stream};
 use grpc::{GrpcCall, GrpcRequest, GrpcResponse};
@@ -90,10 +91,11 @@ trait Method: Message + Default {
     fn run(self, api: &Api) -> impl Future<Output = Result<Self::Result, MethodError>> + Send;
 }
 
-/// The node, and by which way it is asked.
+/// The node, what it serves by, and by which way it is asked.
 #[derive(Clone)]
 pub struct Api {
     node: Arc<Node>,
+    rules: Arc<Rules>,
     calls: Arc<Calls>,
     via: Via,
 }

@@ -18,15 +18,15 @@ use crate::base::mailbox::Sender;
 use crate::base::metrics::Page;
 use crate::config::{self, Config};
 use crate::protocol::code::ClientError;
-use crate::session::Rules;
+use crate::session::Settings;
 use crate::session::backend::{Ask, Call, Said};
 use crate::shard::Mail;
 use breaker::State;
 use bytes::Bytes;
 use proxy::Proxy;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// A question on its way, with its place among those under way.
@@ -64,12 +64,17 @@ enum Own {
     Rpc,
 }
 
-pub struct Backend {
-    config: Arc<Config>,
-    rules: Arc<Rules>,
-    http: Arc<Http>,
+/// Which proxies there are, and what decides about them.
+pub struct Proxies {
+    settings: Arc<Settings>,
     own: HashMap<Own, Arc<Proxy>>,
     named: HashMap<String, Arc<Proxy>>,
+}
+
+pub struct Backend {
+    proxies: RwLock<Arc<Proxies>>,
+    room_size: usize,
+    http: Arc<Http>,
     keys: Arc<Keys>,
     reactors: Vec<Sender<Mail>>,
     room: Arc<Semaphore>,
@@ -102,29 +107,34 @@ pub fn descriptors(config: &Config) -> usize {
 impl Backend {
     /// The error is a sentence for the operator.
     pub fn new(
-        config: Arc<Config>,
-        rules: Arc<Rules>,
+        settings: Arc<Settings>,
         http: Arc<Http>,
         reactors: Vec<Sender<Mail>>,
     ) -> Result<(Arc<Backend>, BackendLink, mpsc::UnboundedReceiver<Placed>), String> {
-        let proxy = |label: &str, options| Proxy::new(label.to_owned(), options, &config.backend).map(Arc::new);
-        let mut own = HashMap::new();
-        for (at, label, options) in sections(&config) {
-            if !options.endpoint.is_empty() {
-                own.insert(at, proxy(label, options)?);
-            }
-        }
-        let mut named = HashMap::new();
-        for config::NamedProxy { name, proxy: options } in &config.proxies {
-            named.insert(name.clone(), proxy(name, options)?);
-        }
+        let proxies = Proxies::new(&settings, None)?;
+        let config = &settings.config;
         let keys = Arc::new(Keys::new(http.clone(), config.jwks.clone(), reactors.clone()));
         let room = Arc::new(Semaphore::new(config.backend.inflight_limit));
         let refused = Arc::new(AtomicU64::new(0));
         let (sender, receiver) = mpsc::unbounded_channel();
         let link = BackendLink { sender, room: room.clone(), refused: refused.clone() };
-        let backend = Backend { config, rules, http, own, named, keys, reactors, room, refused };
+        let (proxies, room_size) = (RwLock::new(Arc::new(proxies)), config.backend.inflight_limit);
+        let backend = Backend { proxies, room_size, http, keys, reactors, room, refused };
         Ok((Arc::new(backend), link, receiver))
+    }
+
+    fn proxies(&self) -> Arc<Proxies> {
+        self.proxies.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The proxies of other settings, for [`Backend::take`]. The error is a sentence for the operator.
+    pub fn prepare(&self, settings: &Arc<Settings>) -> Result<Proxies, String> {
+        Proxies::new(settings, Some(&self.proxies()))
+    }
+
+    /// Asks these from now on. Questions under way come to their end with the old ones.
+    pub fn take(&self, proxies: Proxies) {
+        *self.proxies.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(proxies);
     }
 
     /// Carries questions out until the process ends.
@@ -154,16 +164,54 @@ impl Backend {
                 None => failed(ClientError::Internal),
             };
         }
-        match self.route(&call.ask) {
+        let proxies = self.proxies();
+        match proxies.route(&call.ask) {
             Ok(proxy) => proxy.ask(&self.http, &call.who, &call.ask).await,
             Err(said) => said,
         }
     }
 
+    /// All numbers as Prometheus text.
+    pub fn write(&self, page: &mut Page) {
+        self.proxies().write(page);
+        let under_way = self.room_size - self.room.available_permits();
+        let help = "Questions under way on this node; the limit is backend.inflight_limit.";
+        page.single("gannet_backend_inflight_requests", help, "gauge", under_way);
+        let help = "Questions refused with 111 by backend.inflight_limit: the backend is slow, or the limit is low.";
+        page.single("gannet_backend_refused_total", help, "counter", self.refused.load(Ordering::Relaxed));
+        self.keys.write(page);
+    }
+}
+
+impl Proxies {
+    /// One that was there before, with the same options, goes on with its breaker and its numbers.
+    fn new(settings: &Arc<Settings>, before: Option<&Proxies>) -> Result<Proxies, String> {
+        let config = &settings.config;
+        let common = &config.backend;
+        let proxy = |label: &str, options: &config::ProxyOptions, old: Option<&Arc<Proxy>>| {
+            let same = before.is_some_and(|before| before.settings.config.backend == *common);
+            match old.filter(|old| same && old.options == *options) {
+                Some(old) => Ok(old.clone()),
+                None => Proxy::new(label.to_owned(), options, common).map(Arc::new),
+            }
+        };
+        let mut own = HashMap::new();
+        for (at, label, options) in sections(config) {
+            if !options.endpoint.is_empty() {
+                own.insert(at, proxy(label, options, before.and_then(|before| before.own.get(&at)))?);
+            }
+        }
+        let mut named = HashMap::new();
+        for config::NamedProxy { name, proxy: options } in &config.proxies {
+            named.insert(name.clone(), proxy(name, options, before.and_then(|before| before.named.get(name)))?);
+        }
+        Ok(Proxies { settings: settings.clone(), own, named })
+    }
+
     /// The proxy that a question is for, or the answer without one.
     fn route(&self, ask: &Ask) -> Result<&Proxy, Said> {
-        let client = &self.config.client.proxy;
-        let channel = |channel| self.rules.channel(channel).ok_or_else(|| failed(ClientError::UnknownChannel));
+        let client = &self.settings.config.client.proxy;
+        let channel = |channel| self.settings.rules.channel(channel).ok_or_else(|| failed(ClientError::UnknownChannel));
         let (enabled, name, own) = match ask {
             Ask::Connect(_) => (client.connect.enabled, "", Own::Connect),
             Ask::Refresh => (client.refresh.enabled, "", Own::Refresh),
@@ -194,7 +242,7 @@ impl Backend {
 
     /// The options of a method, by its namespace.
     fn method(&self, method: &str) -> Result<&config::RpcOptions, Said> {
-        let rpc = &self.config.rpc;
+        let rpc = &self.settings.config.rpc;
         if rpc.ping.enabled && method == rpc.ping.method {
             return Err(Said::Rpc(Bytes::new()));
         }
@@ -209,8 +257,7 @@ impl Backend {
         }
     }
 
-    /// All numbers as Prometheus text.
-    pub fn write(&self, page: &mut Page) {
+    fn write(&self, page: &mut Page) {
         let mut proxies: Vec<&Proxy> = self.own.values().chain(self.named.values()).map(Arc::as_ref).collect();
         proxies.sort_by(|a, b| a.label.cmp(&b.label));
         let (mut durations, mut errors, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -252,11 +299,5 @@ impl Backend {
             "proxy",
             proxies.iter().map(|p| (&p.label, state(p))),
         );
-        let under_way = self.config.backend.inflight_limit - self.room.available_permits();
-        let help = "Questions under way on this node; the limit is backend.inflight_limit.";
-        page.single("gannet_backend_inflight_requests", help, "gauge", under_way);
-        let help = "Questions refused with 111 by backend.inflight_limit: the backend is slow, or the limit is low.";
-        page.single("gannet_backend_refused_total", help, "counter", self.refused.load(Ordering::Relaxed));
-        self.keys.write(page);
     }
 }

@@ -37,6 +37,8 @@ struct Inner {
 pub struct Proxy {
     /// Its name, or that of its section.
     pub label: String,
+    /// What it was made of.
+    pub options: config::ProxyOptions,
     endpoint: Uri,
     /// The same for the log.
     place: String,
@@ -108,6 +110,7 @@ impl Proxy {
             room: Semaphore::new(options.inflight_limit),
             room_size: options.inflight_limit,
             inner: Mutex::new(inner),
+            options: options.clone(),
             label,
         })
     }

@@ -28,9 +28,8 @@ impl Subject {
         let mail = Arc::new(Notify::new());
         let wake = mail.clone();
         let (sender, mailbox) = mailbox(1, move || wake.notify_one());
-        let config = Arc::new(config);
-        let rules = Arc::new(Rules::new(&config).expect("rules"));
-        let (backend, link, calls) = Backend::new(config, rules, Arc::default(), vec![sender]).expect("a backend");
+        let settings = Arc::new(Settings::new(config, "").expect("settings"));
+        let (backend, link, calls) = Backend::new(settings, Arc::default(), vec![sender]).expect("a backend");
         tokio::spawn(backend.clone().run(calls));
         Subject { link, backend, mailbox, mail, headers: "" }
     }
@@ -140,7 +139,8 @@ async fn each_kind_has_its_endpoint() {
         let asked = app.asked().pop().expect("a request");
         assert_eq!((asked.path.as_str(), asked.json()["client"].as_str()), (path, Some("c1")));
         assert_eq!(asked.headers["content-type"], "application/json");
-        let label = it.backend.own.values().find(|p| p.label.ends_with(&format!(".{name}"))).map(|p| p.label.clone());
+        let label =
+            it.backend.proxies().own.values().find(|p| p.label.ends_with(&format!(".{name}"))).map(|p| p.label.clone());
         let label = label.unwrap_or("rpc.proxy".into());
         it.assert_metric(&format!("gannet_proxy_duration_seconds_count{{proxy=\"{label}\",type=\"{name}\"}} 1"));
         it.assert_metric(&format!("gannet_proxy_inflight_requests{{proxy=\"{label}\"}} 0"));

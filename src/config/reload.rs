@@ -1,0 +1,133 @@
+//! F0 · From a configuration that is served to the next one: what may change while a node runs, and what has changed.
+//!
+//! Owns the list of options that need a restart. Every other one is taken from the new configuration.
+
+use super::Config;
+use super::registry::{self, Meta, Visitor};
+use super::value::Value;
+use serde_json::Value as Json;
+
+/// Options that differ, by their names. Never their values: some are secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub taken: Vec<String>,
+    pub need_restart: Vec<String>,
+}
+
+impl Config {
+    /// What is served after `self`, once the configuration is loaded again as `loaded`; and what is other.
+    pub fn followed_by(&self, loaded: Config) -> (Config, Changes) {
+        let mut next = loaded.clone();
+        next.keep_fixed(self);
+        let changes = Changes { taken: differing(self, &next), need_restart: differing(&next, &loaded) };
+        (next, changes)
+    }
+
+    /// Threads, sockets and tables are made at the start, and clients were told of pings when they connected.
+    fn keep_fixed(&mut self, old: &Config) {
+        let old = old.clone();
+        (self.dev, self.reactors, self.node, self.workers) = (old.dev, old.reactors, old.node, old.workers);
+        let body_size_limit = self.http_server.body_size_limit;
+        self.http_server = old.http_server;
+        self.http_server.body_size_limit = body_size_limit;
+        let websocket = &mut self.websocket;
+        websocket.compression = old.websocket.compression;
+        websocket.compression_level = old.websocket.compression_level;
+        websocket.compression_min_size = old.websocket.compression_min_size;
+        let client = &mut self.client;
+        (client.ping_interval, client.pong_timeout) = (old.client.ping_interval, old.client.pong_timeout);
+        client.token_cache_size = old.client.token_cache_size;
+        client.bad_token_cache_size = old.client.bad_token_cache_size;
+        client.write_delay = old.client.write_delay;
+        // Connections are counted from the first on, or not at all.
+        if (client.user_connection_limit == 0) != (old.client.user_connection_limit == 0) {
+            client.user_connection_limit = old.client.user_connection_limit;
+        }
+        self.channel.idempotency_cache_size = old.channel.idempotency_cache_size;
+        self.backend.inflight_limit = old.backend.inflight_limit;
+        (self.jwks, self.hooks) = (old.jwks, old.hooks);
+        let grpc = &mut self.grpc_api;
+        (grpc.enabled, grpc.address, grpc.port) = (old.grpc_api.enabled, old.grpc_api.address, old.grpc_api.port);
+        grpc.connection_limit = old.grpc_api.connection_limit;
+        self.reactor.mailbox_size = old.reactor.mailbox_size;
+        self.reactor.fanout_queue_size = old.reactor.fanout_queue_size;
+        (self.log.format, self.log.queue_size) = (old.log.format, old.log.queue_size);
+    }
+}
+
+fn differing(one: &Config, other: &Config) -> Vec<String> {
+    let pairs = values(one).into_iter().zip(values(other));
+    pairs.filter(|((_, one), (_, other))| one != other).map(|((name, _), _)| name).collect()
+}
+
+fn values(config: &Config) -> Vec<(String, Json)> {
+    struct Values(Vec<(String, Json)>);
+    impl Visitor for Values {
+        fn option(&mut self, meta: Meta<'_>, value: &mut dyn Value) {
+            self.0.push((meta.name.to_owned(), value.show()));
+        }
+    }
+    let mut all = Values(Vec::new());
+    registry::walk(&mut config.clone(), "", &mut all);
+    all.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{File, load, options};
+    use super::*;
+
+    fn toml(text: &str) -> Config {
+        load(Some(File { name: "a.toml", text }), &[], &[]).expect("a configuration").0
+    }
+
+    #[test]
+    fn what_may_change_is_taken_and_the_rest_is_named() {
+        let old = toml("[client.token]\nhmac_secret_key = 'a-secret-of-32-bytes-or-even-more'");
+        let loaded = toml(
+            "reactors = 3\n[http_server]\nport = 9\nbody_size_limit = 5\n[client]\nallowed_origins = ['*']\n\
+             user_connection_limit = 3\n[client.token]\nhmac_secret_key = 'b-secret-of-32-bytes-or-even-more'\n\
+             [http_api]\nkey = 'k'\n[[channel.namespaces]]\nname = 'chat'\n[client.proxy.connect.http]\n\
+             static_headers = {a = 'b'}\n[log]\nlevel = 'debug'\nqueue_size = 7",
+        );
+        let (next, changes) = old.followed_by(loaded.clone());
+        let taken = [
+            "http_server.body_size_limit",
+            "client.allowed_origins",
+            "client.token.hmac_secret_key",
+            "client.proxy.connect.http.static_headers",
+            "channel.namespaces",
+            "http_api.key",
+            "log.level",
+        ];
+        assert_eq!(changes.taken, taken);
+        let fixed = ["reactors", "http_server.port", "client.user_connection_limit", "log.queue_size"];
+        assert_eq!(changes.need_restart, fixed);
+        assert_eq!((next.http_server.port, next.http_server.body_size_limit), (8000, 5));
+        assert_eq!(next.client.token, loaded.client.token);
+        assert_eq!(next.followed_by(next.clone()), (next.clone(), Changes::default()), "nothing changes twice");
+    }
+
+    #[test]
+    fn a_limit_of_connections_changes_while_there_is_one() {
+        let (one, two) = (toml("[client]\nuser_connection_limit = 1"), toml("[client]\nuser_connection_limit = 2"));
+        let (next, changes) = one.followed_by(two);
+        assert_eq!((next.client.user_connection_limit, changes.need_restart.len()), (2, 0));
+        let (next, changes) = next.followed_by(Config::default());
+        assert_eq!((next.client.user_connection_limit, changes.taken.len()), (2, 0));
+        assert_eq!(changes.need_restart, ["client.user_connection_limit"]);
+    }
+
+    /// Whatever is compared tells its values apart: what hides or shortens them would hide a change of a key.
+    #[test]
+    fn secrets_are_compared_whole() {
+        for option in options().into_iter().filter(|option| option.is_secret() && option.kind == "TEXT") {
+            let with = |value: &str| {
+                let mut config = Config::default();
+                registry::set(&mut config, &option.name, super::super::value::Given::Text(value)).expect("an option");
+                config
+            };
+            assert_eq!(differing(&with("one"), &with("two")), [option.name.as_str()]);
+        }
+    }
+}
