@@ -127,6 +127,16 @@ impl Origins {
         self.expects(source.host) && source.origin.is_none_or(|origin| self.allow_page(origin, source.host))
     }
 
+    /// May a request from there use an API that asks for no key? A page of the own host may only if that is an address
+    /// or this machine's name: any other name may be a page's that was led here (DNS rebinding), and must be listed.
+    pub fn allow_without_key(&self, source: Source<'_>) -> bool {
+        let host = source.host.filter(|host| {
+            let name = host_and_port(host).map(|(name, _)| name);
+            name.is_some_and(|name| is_loopback(&name) || name.starts_with('[') || name.parse::<Ipv4Addr>().is_ok())
+        });
+        self.expects(source.host) && source.origin.is_none_or(|origin| self.allow_page(origin, host))
+    }
+
     /// Is a request for `host` meant for this node? With `dev` only one for this machine is: a page whose own name
     /// leads here (DNS rebinding) names itself. Else the names of a node are not known to it.
     pub fn expects(&self, host: Option<&str>) -> bool {
@@ -271,6 +281,28 @@ mod tests {
         ] {
             assert_eq!(allows(&listing(&[listed]), origin, "h"), expected, "{origin} in {listed}");
         }
+    }
+
+    #[test]
+    fn without_a_key_the_own_host_is_an_address_or_is_listed() {
+        for (listed, origin, host, expected) in [
+            (&[][..], "http://evil.example", "evil.example", false),
+            (&[], "http://evil.example:8000", "evil.example:8000", false),
+            (&[], "http://10.0.0.1.evil.example", "10.0.0.1.evil.example", false),
+            (&[], "http://10.0.0.1:8000", "10.0.0.1:8000", true),
+            (&[], "http://10.0.0.2:8000", "10.0.0.1:8000", false),
+            (&[], "http://[2001:db8::1]", "[2001:db8::1]", true),
+            (&[], "http://localhost:8000", "localhost:8000", true),
+            (&[], "http://evil.example", "localhost:8000", false),
+            (&["https://a.example"], "https://a.example", "a.example", true),
+            (&["https://a.example"], "https://evil.example", "evil.example", false),
+        ] {
+            let source = Source { origin: Some(origin), host: Some(host) };
+            let origins = Origins::new(&listing(listed)).expect("globs");
+            assert_eq!(origins.allow_without_key(source), expected, "{origin} at {host}");
+        }
+        let origins = Origins::new(&Config::default()).expect("globs");
+        assert!(origins.allow_without_key(Source { origin: None, host: Some("gannet.example") }), "no browser");
     }
 
     #[test]

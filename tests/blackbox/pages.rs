@@ -46,12 +46,18 @@ fn an_api_without_a_key_is_not_for_pages_of_others() {
     let own = "Host: gannet.example";
     for (lines, expected) in [
         (&[own][..], 200),
-        (&[own, "Origin: https://gannet.example", JSON], 200),
-        (&[own, "Origin: https://gannet.example", TEXT], 403),
+        // Any name may be a page's that was led here.
+        (&[own, "Origin: https://gannet.example", JSON], 403),
+        (&["Host: 127.0.0.1:8000", "Origin: http://127.0.0.1:8000", JSON], 200),
+        (&["Host: 127.0.0.1:8000", "Origin: http://127.0.0.1:8000", TEXT], 403),
         (&[own, foreign, JSON], 403),
     ] {
         assert_eq!(status(&open, "POST /api/publish", lines, BODY), expected, "{lines:?}");
     }
+    let origins = ["--http_api.insecure", "--client.allowed_origins", "https://gannet.example"];
+    let listed = Server::with(OPEN, &origins);
+    assert_eq!(status(&listed, "POST /api/publish", &[own, "Origin: https://gannet.example", JSON], BODY), 200);
+    assert_eq!(status(&listed, "POST /api/publish", &[own, foreign, JSON], BODY), 403);
 }
 
 #[test]
