@@ -4,8 +4,10 @@
 //! read shorter than its buffer has drained the socket, and a write that was cut short is told of room.
 //!
 //! The loop is here, and what a turn asks of it in `host`; `arrive` accepts, `handshake` and `stream` know the
-//! endpoints, `listener` and `steering` are how a connection comes to a reactor, `socket` is how bytes come and go.
+//! endpoints, `listener` and `steering` are how a connection comes to a reactor, `socket` is how bytes come and go,
+//! `acknowledged` how far a peer came with them.
 
+mod acknowledged;
 mod arrive;
 mod handshake;
 mod host;

@@ -1,6 +1,7 @@
 //! F10 · A TCP socket as a turn uses it.
 
-use crate::turn::Socket;
+use super::acknowledged;
+use crate::turn::{Socket, Taken};
 use crate::turn::conns::Conn;
 use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice, Write};
@@ -27,5 +28,9 @@ impl Socket for TcpStream {
     fn end(&mut self) {
         // A peer that is gone already needs no end.
         let _ = self.shutdown(Shutdown::Write);
+    }
+
+    fn taken(&self) -> Option<Taken> {
+        acknowledged::taken(self)
     }
 }

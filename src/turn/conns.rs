@@ -629,7 +629,7 @@ impl<S: Socket> Conns<S> {
     }
 
     /// Frees the slots of the dead; `gone` is told of each.
-    pub fn reap(&mut self, mut gone: impl FnMut(Conn<S>)) {
+    pub fn reap(&mut self, mut gone: impl FnMut(u32, Conn<S>)) {
         let mut queued = false;
         while let Some(conn) = self.dead.pop() {
             self.give_partial_back(conn);
@@ -637,7 +637,7 @@ impl<S: Socket> Conns<S> {
             let mut it = self.slab.remove(conn as usize);
             queued |= it.marks.has(Marks::QUEUED);
             self.pool_outbox(it.outbox.take());
-            gone(it);
+            gone(conn, it);
         }
         if queued {
             self.queue.retain(|&conn| self.slab.contains(conn as usize));

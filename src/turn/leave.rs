@@ -90,9 +90,10 @@ impl<H: Host> Turns<H> {
     }
 
     pub(super) fn reap(&mut self) {
-        let (host, closed) = (&mut self.host, &mut self.shard.counters.closed);
-        self.conns.reap(|it| {
+        let (host, closed, behind) = (&mut self.host, &mut self.shard.counters.closed, &mut self.behind);
+        self.conns.reap(|conn, it| {
             *closed += 1;
+            behind.remove(&conn);
             host.gone(it.marks, it.ip_key);
         });
         self.shard.counters.messages_sent = self.conns.queued;

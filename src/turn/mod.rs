@@ -46,14 +46,14 @@ use crate::base::wheel::Tick;
 use crate::broker::{ConnKey, Event};
 use crate::config::Config;
 use crate::http::{BODY_TAIL_MAX, Head};
-use crate::session::Now;
+use crate::session::{Now, Sessions};
 use crate::session::backend::{Call, Hook};
 use crate::shard::{ControlAnswer, Mail, Shard};
 use crate::ws;
 use conns::{Conns, Marks, Phase};
 use leave::Drain;
 use request::{Decision, Introduction};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 
 /// A connection's bytes, in order, to and from a peer. Never waits: what cannot be done now is `WouldBlock`.
@@ -66,6 +66,17 @@ pub trait Socket {
     fn write_several(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
     /// Says no more; what was written still arrives.
     fn end(&mut self);
+    /// How far the peer came with what was written; `None` = nobody knows.
+    fn taken(&self) -> Option<Taken>;
+}
+
+/// How far a peer came with what it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes it has acknowledged since the connection began.
+    pub acknowledged: u64,
+    /// Bytes that were written and are not acknowledged.
+    pub waiting: usize,
 }
 
 /// What a turn needs of the world: only a thread with a poll, a clock and random numbers has it.
@@ -123,6 +134,8 @@ pub const READ_SIZE: usize = 64 * 1024;
 const FRAME_TAIL_MAX: usize = 14 + ws::CONTROL_PAYLOAD_MAX;
 /// Timers looked at in one turn: so few that who was pinged is still in the cache when the pongs come.
 const TIMERS_MAX: usize = 64;
+/// Bytes on their way to a peer that do not keep a ping from it.
+const ON_THE_WAY: usize = 1024;
 /// Connections looked at together before they are served.
 const APPROACHED: usize = crate::shard::APPROACHED;
 
@@ -154,6 +167,9 @@ pub struct Turns<H: Host> {
     /// When what is held back for client.write_delay must leave, as `now_ns`; `None` = nothing is.
     flush_at: Option<u64>,
     now_ns: u64,
+    /// Bytes that were acknowledged when a pong was overdue, by the peers that were waited for because they take what
+    /// the ping is behind.
+    behind: BTreeMap<u32, u64>,
 }
 
 impl<H: Host> Turns<H> {
@@ -177,6 +193,7 @@ impl<H: Host> Turns<H> {
             wake_at: None,
             flush_at: None,
             now_ns: 0,
+            behind: BTreeMap::new(),
             bounds,
         }
     }
@@ -264,14 +281,33 @@ impl<H: Host> Turns<H> {
             self.shard.counters.message_timeouts += 1;
             return self.end(conn, ws::close::POLICY_VIOLATION, "the message did not end in time");
         }
-        // What the peer said may lie here unread: nobody is judged by that.
-        let unheard = it.marks.has(Marks::HELD) || it.marks.has(Marks::UNREAD);
-        let Some(session) = it.session.as_mut().filter(|session| now.tick >= session.next_deadline()) else { return };
-        if unheard {
+        let Some(session) = it.session.as_ref().filter(|session| now.tick >= session.next_deadline()) else { return };
+        if session.pong_left(now) == Some(0)
+            && self.pong_may_come(conn)
+            && let Some(session) = self.conns.session(conn)
+        {
             session.wait_on_for_pong(now, self.shard.rules());
         }
         self.shard.timeout(now, &mut self.conns, conn);
         self.act();
+    }
+
+    /// A pong is overdue. Is that no fault of the peer's? Its pong may lie here unread; or the ping lies here behind
+    /// what the peer takes steadily, and then it is judged by that.
+    fn pong_may_come(&mut self, conn: u32) -> bool {
+        let Some(it) = self.conns.get(conn) else { return false };
+        if it.marks.has(Marks::HELD) || it.marks.has(Marks::UNREAD) || it.marks.has(Marks::BLOCKED) {
+            return true;
+        }
+        let Some(taken) = it.socket.as_ref().and_then(Socket::taken) else { return false };
+        let is_behind = taken.waiting > ON_THE_WAY;
+        // Once it has taken everything, it may take as long as ever to answer.
+        let before = self.behind.remove(&conn);
+        let waits = before.map_or(is_behind, |before| taken.acknowledged > before);
+        if waits && is_behind {
+            self.behind.insert(conn, taken.acknowledged);
+        }
+        waits
     }
 
     /// The deadline of a handshake, a write or a close has come.

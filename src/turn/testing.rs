@@ -2,7 +2,7 @@
 
 use super::conns::Marks;
 use super::request::{Decision, Introduction, Spoken, StreamRequest};
-use super::{Bounds, Host, Ready, Socket, Turns};
+use super::{Bounds, Host, Ready, Socket, Taken, Turns};
 use crate::base::metrics::Counters;
 use crate::broker::ConnKey;
 use crate::config::Config;
@@ -29,6 +29,7 @@ struct Ends {
     room: usize,
     reads: usize,
     peer_ended: bool,
+    taken: Option<Taken>,
 }
 
 /// A socket whose other end the test holds.
@@ -44,7 +45,7 @@ impl Default for Line {
 impl Line {
     pub fn with_room(room: usize) -> Line {
         let (incoming, written) = (VecDeque::new(), Vec::new());
-        let ends = Ends { incoming, written, room, reads: 0, peer_ended: false };
+        let ends = Ends { incoming, written, room, reads: 0, peer_ended: false, taken: None };
         Line(Rc::new(RefCell::new(ends)))
     }
 
@@ -65,6 +66,11 @@ impl Line {
     /// The peer says no more.
     pub fn hang_up(&self) {
         self.0.borrow_mut().peer_ended = true;
+    }
+
+    /// The kernel says that the peer has acknowledged so much, and that so much waits.
+    pub fn say_taken(&self, acknowledged: u64, waiting: usize) {
+        self.0.borrow_mut().taken = Some(Taken { acknowledged, waiting });
     }
 
     /// The same without what was written; its room stays.
@@ -112,6 +118,10 @@ impl Socket for Line {
     }
 
     fn end(&mut self) {}
+
+    fn taken(&self) -> Option<Taken> {
+        self.0.borrow().taken
+    }
 }
 
 /// Gathers what a turn gives out.

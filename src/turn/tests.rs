@@ -353,6 +353,77 @@ fn pongs_that_lay_unread_beyond_the_next_ping_are_no_fault() {
     assert!(bench.turn.conns.get(conn).is_some_and(|it| it.session.is_some()), "all three were heard");
 }
 
+/// Lets time pass until the client is sent a ping.
+fn ping(bench: &mut Bench, line: &Line, conn: u32) {
+    let session = bench.turn.conns.get(conn).and_then(|it| it.session.as_ref());
+    bench.now.tick = session.expect("a session").next_deadline();
+    bench.run(&[]);
+    assert_eq!(line.clone().take_written(), b"\x81\x02{}");
+}
+
+/// The ping stands behind a large publication in the kernel, of which the peer takes all the while.
+#[test]
+fn nobody_is_judged_by_a_ping_that_is_behind_what_it_takes() {
+    let (mut bench, line) = (Bench::new(1, |_| {}), Line::default());
+    let conn = bench.client(&line, "");
+    let timeout = crate::base::wheel::ticks(Config::default().client.pong_timeout);
+    let has_session = |bench: &mut Bench| bench.turn.conns.get(conn).is_some_and(|it| it.session.is_some());
+    ping(&mut bench, &line, conn);
+    for (acknowledged, waiting) in [(1_000, 3_000_000), (900_000, 2_000_000), (2_000_000, 1_000_000)] {
+        line.say_taken(acknowledged, waiting);
+        bench.now.tick += timeout;
+        bench.run(&[]);
+        assert!(has_session(&mut bench), "{waiting} bytes wait");
+    }
+    // It has everything now, and as long as ever to answer.
+    line.say_taken(3_000_000, 0);
+    bench.now.tick += timeout;
+    bench.run(&[]);
+    assert!(has_session(&mut bench));
+    bench.now.tick += timeout;
+    bench.run(&[]);
+    assert_eq!(bench.turn.shard.counters.disconnects.get(&3012), Some(&1));
+}
+
+#[test]
+fn one_that_takes_nothing_and_answers_no_ping_goes() {
+    for (waiting, rounds) in [(ON_THE_WAY, 1), (ON_THE_WAY + 1, 2)] {
+        let (mut bench, line) = (Bench::new(1, |_| {}), Line::default());
+        let conn = bench.client(&line, "");
+        let timeout = crate::base::wheel::ticks(Config::default().client.pong_timeout);
+        ping(&mut bench, &line, conn);
+        line.say_taken(1_000, waiting);
+        for round in 1..=rounds {
+            assert_eq!(bench.turn.shard.counters.disconnects.get(&3012), None, "{waiting} wait, before round {round}");
+            bench.now.tick += timeout;
+            bench.run(&[]);
+        }
+        assert_eq!(bench.turn.shard.counters.disconnects.get(&3012), Some(&1), "{waiting} wait");
+        assert!(bench.turn.behind.is_empty());
+    }
+}
+
+/// The socket takes no more, and the ping waits here: what the peer takes is what it is judged by.
+#[test]
+fn a_ping_that_waits_here_is_not_overdue() {
+    let (mut bench, line) = (Bench::new(1, |_| {}), Line::default());
+    let conn = bench.client(&line, "");
+    let mut slow = Line::with_room(100);
+    bench.turn.conns.get(conn).expect("a connection").socket = Some(slow.clone());
+    slow.say(&frame(r#"{"id":2,"subscribe":{"channel":"c"}}"#));
+    bench.run(&[conn]);
+    bench.run_with(&[], vec![publish("c", long(60_000), None)]);
+    let write = crate::base::wheel::ticks(Config::default().websocket.write_timeout);
+    let rules = bench.turn.shard.rules();
+    let until = bench.now.tick + 2 * (rules.ping_interval + rules.pong_timeout.expect("a limit"));
+    while bench.now.tick < until {
+        bench.now.tick += write;
+        slow.give_room(100);
+        bench.run(&[]);
+        assert!(bench.turn.conns.get(conn).is_some_and(|it| it.session.is_some()), "at {}", bench.now.tick);
+    }
+}
+
 #[test]
 fn a_subscription_that_a_client_of_a_stream_began_by_another_request_ends_in_time() {
     let mut bench = Bench::new(1, |config| {

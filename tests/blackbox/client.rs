@@ -222,9 +222,14 @@ impl Witness {
         let expected = json!({ "channel": Witness::CHANNEL, "pub": { "data": self.published } });
         assert_eq!(push, json!({ "push": expected }));
     }
+    /// Pings that it was sent.
+    pub fn pings(&self) -> u64 {
+        self.pings.load(Ordering::Relaxed)
+    }
+
     /// Waits for a ping that has not come yet.
     pub fn hears_a_ping(&self) {
-        let before = self.pings.load(Ordering::Relaxed);
-        until("a ping of the witness", || (self.pings.load(Ordering::Relaxed) > before).then_some(()));
+        let before = self.pings();
+        until("a ping of the witness", || (self.pings() > before).then_some(()));
     }
 }

@@ -62,6 +62,55 @@ fn who_takes_nothing_is_given_up() {
     witness.hears(&server);
 }
 
+/// A deaf client with more in the kernel than it has room for, so that pings are behind it.
+fn behind(server: &Server) -> Peer {
+    let peer = deaf(server);
+    server.publish("loud", json!("x".repeat(PILE)));
+    peer
+}
+
+/// Bytes that the kernel takes for a peer at once, and that the peer has no room for.
+const PILE: usize = 200_000;
+/// Pings come every second, and pongs are overdue before the next.
+const IMPATIENT: [&str; 4] = ["--client.ping_interval", "1s", "--client.pong_timeout", "900ms"];
+
+#[test]
+fn who_takes_steadily_what_a_ping_is_behind_stays() {
+    let server = Server::with(OPEN, &IMPATIENT);
+    let witness = Witness::join(&server);
+    let mut peer = behind(&server);
+    let mut taken = 0;
+    until("three pings that are overdue", || {
+        taken += peer.exactly(256).len();
+        assert!(taken < PILE, "the pings were not behind anything");
+        (witness.pings() >= 4).then_some(())
+    });
+    assert_eq!(server.metric("gannet_reactor_writes_blocked_total"), 0, "nothing waits in the server");
+    // It comes to the pings, answers them, and is a client like any other.
+    while taken < PILE {
+        taken += peer.exactly(256.min(PILE - taken)).len();
+    }
+    let mut rest = Vec::new();
+    until("a ping", || {
+        rest.extend(peer.exactly(1));
+        rest.ends_with(b"\x81\x02{}").then_some(())
+    });
+    peer.send_frame(TEXT, b"{}");
+    peer.send_frame(TEXT, br#"{"id":3,"unsubscribe":{"channel":"loud"}}"#);
+    until("its reply", || peer.text().starts_with(r#"{"id":3,"#).then_some(()));
+    assert_eq!(server.disconnects(3012), 0);
+}
+
+#[test]
+fn who_takes_nothing_of_what_a_ping_is_behind_is_given_up() {
+    let server = Server::with(OPEN, &IMPATIENT);
+    let mut witness = Witness::join(&server);
+    let _peer = behind(&server);
+    until("it to be closed", || (server.disconnects(3012) == 1).then_some(()));
+    assert_eq!(server.metric("gannet_reactor_writes_blocked_total"), 0);
+    witness.hears(&server);
+}
+
 #[test]
 fn who_asks_and_does_not_listen_is_slow() {
     let limits = ["--http_server.send_buffer_size", "16KiB", "--client.queue_max_size", "64KiB"];
