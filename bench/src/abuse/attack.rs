@@ -42,7 +42,7 @@ pub struct Allowed {
     pub kept: u64,
     /// All of the process's memory: a limit that the server was given.
     pub total: Option<u64>,
-    /// Publications to bystanders may be refused.
+    /// Publications to bystanders may be refused, and questions to the node.
     pub refusals: bool,
     /// Bystanders whose channel has no history may lose publications.
     pub losses: bool,

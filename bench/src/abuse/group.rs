@@ -123,7 +123,6 @@ impl Loop {
                 None if phase == Phase::End => {
                     let over = *over_at.get_or_insert(now + GRACE);
                     if now > over || self.ledger.is_whole() {
-                        self.ledger.give_up(now);
                         return Ok(());
                     }
                 }

@@ -229,23 +229,6 @@ impl Ledger {
         lost
     }
 
-    /// What has not come by now took until now, at least: a stall that does not end is no shorter for that.
-    pub fn give_up(&mut self, now: u64) {
-        for subscriber in self.subscribers.iter().filter(|subscriber| !subscriber.closed) {
-            let came = |number: usize| subscriber.got.has(number);
-            for (number, publication) in self.publications.iter().enumerate() {
-                let refused = matches!(publication.answers[subscriber.channel as usize], Answer::Refused(_));
-                if !refused && !came(number) {
-                    let waited = now.saturating_sub(publication.due).max(1);
-                    self.latency[publication.window].saturating_record(waited);
-                }
-            }
-            for own in subscriber.own.iter().filter(|own| own.is_missing()) {
-                self.own[own.window].saturating_record(now.saturating_sub(own.due).max(1));
-            }
-        }
-    }
-
     /// True once everybody has everything.
     pub fn is_whole(&self) -> bool {
         let open = || self.subscribers.iter().filter(|subscriber| !subscriber.closed);
@@ -328,19 +311,15 @@ mod tests {
     }
 
     #[test]
-    fn what_never_came_took_until_the_end() {
+    fn what_never_came_is_lost_and_not_late() {
         let mut ledger = ledger();
-        let number = ledger.publish(1_000_000, 1);
-        let refused = ledger.publish(1_000_000, 2);
-        ledger.answer(Channel::Plain, refused, Some(111));
-        ledger.answer(Channel::Kept, refused, Some(111));
-        ledger.publish_own(0, 3_000_000, 0);
-        ledger.heard(0, number, 2_000_000, true);
-        ledger.close(Some(1), "gone".to_owned());
-        ledger.give_up(9_000_000);
+        let numbers = [0, 1].map(|_| ledger.publish(1_000_000, 1));
+        numbers.iter().for_each(|number| ledger.answer(Channel::Plain, *number, None));
+        ledger.heard(0, numbers[0], 2_000_000, true);
+        ledger.publish_own(0, 3_000_000, 1);
         let rounded = percentiles(&ledger.latency).map(|both| both.map(|both| both.map(f64::round)));
-        assert_eq!(rounded, [None, Some([1.0, 8.0]), None]);
-        assert_eq!(percentiles(&ledger.own)[0].map(|both| both[1].round()), Some(6.0));
+        assert_eq!(rounded, [None, Some([1.0, 1.0]), None]);
+        assert_eq!((percentiles(&ledger.own)[1], ledger.lost()), (None, Lost { plain: 3, kept: 0, own: 1 }));
     }
 
     #[test]

@@ -18,6 +18,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Answers {
     pub asked: u64,
     pub failed: u64,
+    /// Those of the failed that the node refused, for it was full.
+    pub refused: u64,
     pub slowest: Duration,
     /// The first failure.
     pub why: Option<String>,
@@ -29,6 +31,7 @@ impl Answers {
         self.slowest = self.slowest.max(took);
         if let Err(error) = answer {
             self.failed += 1;
+            self.refused += u64::from(error.to_string().contains(" 503 "));
             self.why.get_or_insert_with(|| format!("{what}: {error}"));
         }
     }
@@ -79,8 +82,9 @@ mod tests {
         let mut answers = Answers::default();
         answers.add("health", Duration::from_millis(2), Ok(()));
         answers.add("info", Duration::from_millis(5), Err(io::Error::other("one")));
-        answers.add("info", Duration::from_millis(3), Err(io::Error::other("two")));
+        answers.add("info", Duration::from_millis(3), Err(io::Error::other("HTTP/1.1 503 Service Unavailable")));
         assert_eq!((answers.asked, answers.failed, answers.slowest), (3, 2, Duration::from_millis(5)));
+        assert_eq!(answers.refused, 1);
         assert_eq!(answers.why.as_deref(), Some("info: one"));
     }
 }

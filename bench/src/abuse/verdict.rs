@@ -95,7 +95,7 @@ pub fn judge(outcome: &Outcome, allowed: &Allowed, demand: Demand, timed: bool) 
     }
     judge_bystanders(outcome, allowed, &mut verdict.faults);
     judge_memory(&outcome.memory, outcome.waited, allowed, &LIMITS, &mut verdict.faults);
-    judge_service(outcome, demand, &LIMITS, &mut verdict.faults);
+    judge_service(outcome, allowed, demand, &LIMITS, &mut verdict.faults);
     if timed && outcome.attackers < MANY {
         judge_time(outcome, &LIMITS, &mut verdict);
     }
@@ -141,8 +141,9 @@ pub fn most_after(before: u64, allowed: &Allowed, limits: &Limits) -> u64 {
     before + (before / 10).max(limits.rest) + allowed.kept
 }
 
-fn judge_service(outcome: &Outcome, demand: Demand, limits: &Limits, faults: &mut Vec<Fault>) {
-    let failed: u64 = outcome.answers[1..].iter().map(|answers| answers.failed).sum();
+fn judge_service(outcome: &Outcome, allowed: &Allowed, demand: Demand, limits: &Limits, faults: &mut Vec<Fault>) {
+    let failed = |answers: &Answers| answers.failed - if allowed.refusals { answers.refused } else { 0 };
+    let failed: u64 = outcome.answers[1..].iter().map(failed).sum();
     if failed > 0 {
         let why = outcome.answers[1..].iter().find_map(|answers| answers.why.clone());
         faults.push(Fault::NoAnswer(failed, why.unwrap_or_default()));
@@ -321,6 +322,11 @@ mod tests {
         outcome.published = (10, 4, 0);
         outcome.lost = Lost { plain: 3, kept: 0, own: 2 };
         assert_eq!(judge(&outcome, &allowed, Demand::Nothing, true).faults, []);
+        (outcome.answers[1].failed, outcome.answers[1].refused) = (2, 2);
+        assert_eq!(judge(&outcome, &allowed, Demand::Nothing, true).faults, []);
+        outcome.answers[1].refused = 1;
+        assert_eq!(judge(&outcome, &allowed, Demand::Nothing, true).faults.len(), 1, "one was not answered at all");
+        outcome.answers[1].failed = 1;
         outcome.lost.kept = 1;
         assert_eq!(judge(&outcome, &allowed, Demand::Nothing, true).faults.len(), 1, "what is kept is recovered");
         let limited = Allowed { total: Some(110 * MIB), kept: 24 * MIB, ..Allowed::default() };

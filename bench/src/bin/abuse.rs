@@ -29,7 +29,7 @@ afterwards is served; at most 50 lines in the log.
 
 Examples:
   bench/abuse                                  everything; about half an hour
-  bench/abuse --short                          times are shown and not judged; at most four minutes
+  bench/abuse --short                          times are shown and not judged; about three minutes
   bench/abuse --only ping-flood,bad-es512 --server /usr/bin/gannet
   bench/abuse --list                           the attacks
 

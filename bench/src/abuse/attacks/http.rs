@@ -13,7 +13,10 @@ use crate::centrifugal;
 pub fn idle(_: &Site) -> Plan {
     let request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
     let script = Script::raw(Door::Public).send(&request[..]).then(Step::Head).then(Step::Hold).again();
-    Plan::new(vec![Crowd::of(1400, script)])
+    let mut plan = Plan::new(vec![Crowd::of(1400, script)]);
+    // Long enough that those for whom there is room come, stay idle and are closed several times.
+    plan.least = Duration::from_secs(6);
+    plan
 }
 
 /// One frame of HTTP/2.

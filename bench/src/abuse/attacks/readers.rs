@@ -27,7 +27,8 @@ pub fn steady(_: &Site) -> Plan {
     calls::publish(&mut request, "film", 6_000_000);
     let backend = Script::raw(Door::Internal).then(Step::Every(Duration::from_secs(7), request.into()));
     let reader = Script { receive_buffer: Some(64 * 1024), ..reader };
-    let mut plan = Plan::new(vec![Crowd::of(FEW, reader), Crowd::of(1, backend)])
+    // The readers are there before: who comes after the publication does not get it.
+    let mut plan = Plan::new(vec![Crowd::resident(FEW, reader), Crowd::of(1, backend)])
         .flag("--client.queue_max_size", "16MiB")
         .demand(Demand::Stay);
     plan.least = Duration::from_secs(6);

@@ -53,7 +53,8 @@ pub fn behind_a_hole(site: &Site) -> Plan {
     let mut plan = Plan::new(vec![Crowd::of(FEW, Script::client().send(rpc).flood(publish).again())])
         .on("--rpc.without_namespace.proxy_enabled")
         .flag("--rpc.proxy.endpoint", &format!("http://127.0.0.1:{}/", site.ports.backend))
-        .flag("--rpc.proxy.timeout", "60s");
+        // What clients that left are owed is kept until then: longer than the attack, and less than memory may take.
+        .flag("--rpc.proxy.timeout", "15s");
     plan.silent_backend = true;
     plan
 }
