@@ -6,6 +6,7 @@
 
 use crate::base::meter::Bucket;
 use crate::config::Config;
+use crate::heap;
 use hashbrown::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -47,6 +48,8 @@ impl Rate {
 
 /// The key of a socket that is not counted by its address: there was no limit when it came.
 const UNCOUNTED: u32 = 0;
+/// While handshakes come, memory is looked at so often: what they may add meanwhile is little.
+const LOOK_NS: u64 = 10_000_000;
 
 /// Why a handshake is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +77,11 @@ pub struct Admission {
     per_ip_max: AtomicUsize,
     per_ip: Mutex<HashMap<u32, u32, foldhash::quality::RandomState>>,
     hasher: foldhash::quality::RandomState,
+    /// Bytes in use; 0 = no limit.
+    memory_max: AtomicUsize,
     over_memory: AtomicBool,
+    /// When memory was looked at.
+    looked_ns: AtomicU64,
     /// Health says so.
     leaving: AtomicBool,
     /// The ports are closed.
@@ -115,7 +122,9 @@ impl Admission {
             per_ip_max: AtomicUsize::new(0),
             per_ip: Mutex::default(),
             hasher: Default::default(),
+            memory_max: AtomicUsize::new(0),
             over_memory: AtomicBool::new(false),
+            looked_ns: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         };
@@ -130,6 +139,9 @@ impl Admission {
         self.handshakes.set(config.client.connection_rate_limit);
         self.accepts.set(config.overload.accept_rate_limit);
         self.per_ip_max.store(config.client.connection_limit_per_ip, Ordering::Relaxed);
+        self.memory_max.store(config.overload.memory_limit, Ordering::Relaxed);
+        self.over_memory.store(false, Ordering::Relaxed);
+        self.look_at_memory();
     }
 
     /// May a socket be read at all?
@@ -188,7 +200,13 @@ impl Admission {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::Draining);
         }
-        if self.over_memory.load(Ordering::Relaxed) {
+        let looked_ns = self.looked_ns.load(Ordering::Relaxed);
+        if self.memory_max.load(Ordering::Relaxed) > 0 && now_ns.saturating_sub(looked_ns) >= LOOK_NS {
+            // One reactor looks for all; should two do so, nothing is lost.
+            self.looked_ns.store(now_ns, Ordering::Relaxed);
+            self.look_at_memory();
+        }
+        if self.is_over_memory() {
             return Err(Refused::Memory);
         }
         // Counted first and taken back, so that reactors cannot pass the limit together.
@@ -217,8 +235,20 @@ impl Admission {
         self.clients_max.load(Ordering::Relaxed)
     }
 
-    pub fn set_over_memory(&self, over: bool) {
-        self.over_memory.store(over, Ordering::Relaxed);
+    /// Looks whether memory is over its limit, for [`Admission::admit`]. What is not known has not changed.
+    pub fn look_at_memory(&self) {
+        let is_limited = self.memory_max.load(Ordering::Relaxed) > 0;
+        if let Some(in_use) = is_limited.then(heap::in_use_bytes).flatten() {
+            self.set_in_use(in_use);
+        }
+    }
+
+    fn set_in_use(&self, bytes: usize) {
+        self.over_memory.store(bytes > self.memory_max.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    pub fn is_over_memory(&self) -> bool {
+        self.over_memory.load(Ordering::Relaxed)
     }
 
     /// The node will leave: health says so, clients are still taken.
@@ -265,7 +295,7 @@ mod tests {
         assert_eq!([0; 3].map(|_| admission.admit(0)), [Ok(()), Ok(()), Err(Refused::Connections)]);
         admission.dismiss();
         assert_eq!(admission.admit(0), Ok(()));
-        admission.set_over_memory(true);
+        admission.set_in_use(1);
         assert_eq!(admission.admit(0), Err(Refused::Memory));
         assert_eq!(Admission::new(&config, 100, 1).clients_max(), 1, "descriptors bind first");
     }

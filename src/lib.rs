@@ -22,6 +22,7 @@
 //! I/O: the simulator runs it as it is.
 //!
 //! **F9, who may come in.** `admission` is the limits of the whole node, `origin` the pages whose scripts may connect.
+//! `heap` is the allocator: how much is in use, and how soon the rest goes back.
 //!
 //! **F10, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP:
 //! the server API, health, metrics, and what is asked of the application's backend. `workers` are threads for what
@@ -51,6 +52,7 @@ pub mod wire;
 pub mod turn;
 
 pub mod admission;
+pub mod heap;
 pub mod origin;
 
 pub mod reactor;

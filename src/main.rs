@@ -4,6 +4,13 @@ use gannet::cli::{self, Action};
 use gannet::server::Left;
 use std::process::ExitCode;
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+#[cfg(all(feature = "mimalloc", not(feature = "jemalloc")))]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The configuration is wrong, or the server could not start.
 const EXIT_UNUSABLE: u8 = 2;
 /// A second signal ended the node before its drain was over.

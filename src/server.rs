@@ -14,6 +14,7 @@ pub use reload::Again;
 use crate::admission::Admission;
 use crate::base::mailbox::{Mailbox, Sender, mailbox};
 use crate::config::{Config, ListenSocket, Warning};
+use crate::heap;
 use crate::host;
 use crate::reactor::{Links, Reactor, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, PortRoom, Replies, Service};
@@ -147,7 +148,11 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
 
 /// The log, which begins with the warnings.
 fn begin_log(config: &Config, warnings: &[Warning]) -> Logger {
+    let heap = heap::start();
     let log = Logger::start(config);
+    if let Err(why) = heap {
+        tracing::warn!(why, "the allocator cannot be told to give memory back soon: after a peak it stays longer");
+    }
     for warning in warnings {
         tracing::warn!(option = warning.option, "{warning}");
     }

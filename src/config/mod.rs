@@ -532,7 +532,7 @@ options! {
 
 options! {
     pub struct Overload {
-        /// Resident memory of the process, bytes, beyond which new connections get 503. 0 = no limit.
+        /// Memory in use by the process, bytes, beyond which new connections get 503. 0 = no limit.
         memory_limit: usize = 0, Rule::Bytes(0, NO_MAX);
         /// Connections accepted a second by the node, before any byte is read. 0 = no limit; beyond: closed
         /// at once.

@@ -120,7 +120,7 @@ impl Reactor {
             reserve: std::fs::File::open("/dev/null").ok(),
             mailbox,
             mail: Vec::new(),
-            turn: Turns::new(me, reactors, shard, outside, Bounds::new(config)),
+            turn: Turns::new(me, reactors, shard, outside, Bounds::of_each(config, usize::from(reactors))),
             clock: Clock::default(),
             started_ns: machine_ns(),
             now: Now::default(),

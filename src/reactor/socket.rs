@@ -1,8 +1,8 @@
 //! F10 · A TCP socket as a turn uses it.
 
 use super::acknowledged;
-use crate::turn::{Socket, Taken};
 use crate::turn::conns::Conn;
+use crate::turn::{Socket, Taken};
 use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};

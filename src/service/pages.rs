@@ -11,6 +11,7 @@ use super::{PortRoom, Rooms, Service};
 use crate::admission::Admission;
 use crate::base::metrics::{Counters, Page};
 use crate::config::Config;
+use crate::heap;
 use crate::session::Settings;
 use crate::shard::Stats;
 use crate::workers::Pool;
@@ -184,7 +185,9 @@ fn ports(page: &mut Page, rooms: &Rooms) {
 /// What the process spends, by the names that Prometheus's client libraries have for it. How many descriptors are open
 /// is left out: the kernel tells it only as a list of them all, and there may be a million.
 fn process(page: &mut Page, started: f64) {
-    let resident = watch::resident_bytes().unwrap_or(0);
+    let in_use = "Memory allocated and not freed, which overload.memory_limit limits.";
+    page.single("gannet_process_memory_in_use_bytes", in_use, "gauge", heap::in_use_bytes().unwrap_or(0));
+    let resident = heap::resident_bytes().unwrap_or(0);
     page.single("gannet_process_resident_memory_bytes", "Resident memory of this process.", "gauge", resident);
     let cpu = "Total user and system CPU time spent in seconds.";
     page.single("process_cpu_seconds_total", cpu, "counter", watch::cpu_seconds());

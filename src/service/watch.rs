@@ -15,13 +15,6 @@ use tokio::sync::watch::Receiver;
 /// Memory is looked at this often while there is a limit.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Resident memory of this process; `None` if /proc does not tell, as when no descriptor is left.
-pub fn resident_bytes() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages = text.split_whitespace().nth(1)?.parse::<usize>().ok()?;
-    Some(pages * rustix::param::page_size())
-}
-
 /// Processor time this process has used, in seconds.
 pub fn cpu_seconds() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
@@ -56,21 +49,19 @@ impl Said {
     }
 }
 
-/// Refuses new clients while memory is over `overload.memory_limit`.
+/// Sees to it that memory is looked at while no handshakes come, too, and says when it passes `overload.memory_limit`.
 pub async fn memory(mut settings: Receiver<Arc<Settings>>, admission: Arc<Admission>) {
-    let (mut was_over, mut said) = (false, Said::default());
+    let mut said = Said::default();
     loop {
         let limit = settings.borrow_and_update().config.overload.memory_limit;
         if limit == 0 {
-            was_over = false;
-            admission.set_over_memory(false);
             if settings.changed().await.is_err() {
                 return;
             }
             continue;
         }
-        // What is not known has not changed.
-        let over = resident_bytes().map_or(was_over, |resident| resident > limit);
+        admission.look_at_memory();
+        let over = admission.is_over_memory();
         if said.is_due(over, Instant::now()) {
             let words = if over {
                 "over overload.memory_limit: new clients get 503"
@@ -79,8 +70,6 @@ pub async fn memory(mut settings: Receiver<Arc<Settings>>, admission: Arc<Admiss
             };
             tracing::warn!(limit, "memory is {words}");
         }
-        was_over = over;
-        admission.set_over_memory(over);
         tokio::time::sleep(MEMORY_INTERVAL).await;
     }
 }

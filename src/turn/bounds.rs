@@ -37,7 +37,20 @@ pub struct Bounds {
     pub inflates: bool,
 }
 
+/// The part of overload.memory_limit that reactors may hold together in unfinished messages and waiting input. Buffers
+/// grow to twice what they hold at most, so a flood of those passes the limit by a tenth at most.
+const HELD_PART: usize = 20;
+
 impl Bounds {
+    /// The same for one of so many reactors, which share the memory of the node.
+    pub fn of_each(config: &Config, reactors: usize) -> Bounds {
+        let mut bounds = Bounds::new(config);
+        if config.overload.memory_limit > 0 {
+            bounds.held_bytes = bounds.held_bytes.min(config.overload.memory_limit / HELD_PART / reactors.max(1));
+        }
+        bounds
+    }
+
     pub fn new(config: &Config) -> Bounds {
         let mut outbox_bytes = config.client.queue_max_size;
         if config.echo.enabled {
@@ -64,5 +77,21 @@ impl Bounds {
             write_delay_ns: config.client.write_delay.as_nanos() as u64,
             inflates: config.websocket.compression,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_a_part_of_the_memory_that_there_may_be() {
+        let mut config = Config::default();
+        let held = |config: &Config, reactors| Bounds::of_each(config, reactors).held_bytes;
+        assert_eq!(held(&config, 4), config.reactor.held_input_size);
+        config.overload.memory_limit = 80 << 20;
+        assert_eq!([held(&config, 1), held(&config, 4)], [4 << 20, 1 << 20]);
+        config.overload.memory_limit = 80 << 30;
+        assert_eq!(held(&config, 4), config.reactor.held_input_size);
     }
 }

@@ -46,8 +46,8 @@ use crate::base::wheel::Tick;
 use crate::broker::{ConnKey, Event};
 use crate::config::Config;
 use crate::http::{BODY_TAIL_MAX, Head};
-use crate::session::{Now, Sessions};
 use crate::session::backend::{Call, Hook};
+use crate::session::{Now, Sessions};
 use crate::shard::{ControlAnswer, Mail, Shard};
 use crate::ws;
 use conns::{Conns, Marks, Phase};
@@ -227,7 +227,7 @@ impl<H: Host> Turns<H> {
 
     /// Goes on with another configuration. What a connection has begun by the old one, it ends by the new one.
     fn take_settings(&mut self, config: &Config) {
-        self.bounds = Bounds::new(config);
+        self.bounds = Bounds::of_each(config, self.outgoing.len());
         self.conns.set_outbox_max(self.bounds.outbox_bytes);
         self.host.take_settings(config);
     }

@@ -1,7 +1,7 @@
 //! Limits of the node: beyond each there is a refusal and a count, and those who are in do not notice.
 
 use crate::client::{Client, Witness};
-use crate::peer::{PATH, Peer, Response, TEXT, frame, upgrade_head};
+use crate::peer::{PATH, Peer, Response, TEXT, frame, frame_header, upgrade_head};
 use crate::server::{OPEN, Server, until};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -116,6 +116,61 @@ fn handshakes_get_503_while_memory_is_over_its_limit() {
     }
     assert!(server.metric("gannet_node_memory_limit_total") >= 4);
     assert_eq!(server.call("info", json!({}))["result"]["nodes"][0]["num_clients"], 0);
+}
+
+/// Clients that take memory as they may: a flood of them stops at the limit, and when it is over, others come in.
+#[test]
+fn a_flood_of_clients_stops_at_the_memory_limit_and_others_come_after_it() {
+    const LIMIT: u64 = 16 << 20;
+    let in_use = |server: &Server| server.metric("gannet_process_memory_in_use_bytes");
+    let server = Server::with(OPEN, &["--overload.memory_limit", "16MiB"]);
+    let mut witness = Witness::join(&server);
+    let mut flood = Vec::new();
+    loop {
+        let (response, mut peer) = handshake(Peer::open(server.address));
+        if !is_taken(&response) {
+            is_refused(&response, "memory");
+            break;
+        }
+        peer.connect();
+        let subscribe =
+            |n: usize| format!(r#"{{"id":{},"subscribe":{{"channel":"{:0>250}"}}}}"#, n + 2, flood.len() * 100 + n);
+        peer.send_frame(TEXT, (0..100).map(subscribe).collect::<Vec<_>>().join("\n").as_bytes());
+        while !peer.text().contains(r#""id":101,"#) {}
+        flood.push(peer);
+        assert!(flood.len() < 5_000, "no limit at {} bytes", in_use(&server));
+    }
+    let most = in_use(&server);
+    assert!(most <= LIMIT + LIMIT / 10, "{most} bytes in use with {} clients", flood.len());
+    witness.hears(&server);
+    drop(flood);
+    until("room for others", || is_taken(&handshake(Peer::open(server.address)).0).then_some(()));
+    witness.hears(&server);
+}
+
+/// The same with messages that do not end: what all hold is a small part of the limit.
+#[test]
+fn a_flood_of_unfinished_messages_stays_below_the_memory_limit() {
+    const LIMIT: u64 = 40 << 20;
+    let server = Server::with(OPEN, &["--overload.memory_limit", "40MiB"]);
+    let mut witness = Witness::join(&server);
+    let begun = [frame_header(TEXT, 65_535), vec![b' '; 65_000]].concat();
+    let flood: Vec<Peer> = (0..300)
+        .map(|_| {
+            let mut peer = Peer::upgraded(&server);
+            peer.send(&begun);
+            peer
+        })
+        .collect();
+    until("the limit of what is held", || {
+        (server.metric("gannet_transport_held_input_limit_total") > 200).then_some(())
+    });
+    let in_use = server.metric("gannet_process_memory_in_use_bytes");
+    assert!(in_use < LIMIT, "{in_use} bytes in use");
+    assert_eq!(server.metric("gannet_node_memory_limit_total"), 0);
+    witness.hears(&server);
+    drop(flood);
+    Witness::join(&server).hears(&server);
 }
 
 #[test]

@@ -317,7 +317,7 @@ pub(super) async fn info(api: &Api, _: InfoRequest) -> Result<InfoResult, Method
     let node = &api.node;
     let stats = node.stats().await?;
     let sum = |part: fn(&Stats) -> usize| stats.iter().map(part).sum::<usize>() as u32;
-    let rss = crate::service::watch::resident_bytes().map_or(0, |bytes| bytes as i64);
+    let rss = crate::heap::resident_bytes().map_or(0, |bytes| bytes as i64);
     let this = NodeResult {
         uid: node.info.uid.clone(),
         name: node.info.name.clone(),
