@@ -217,8 +217,11 @@ impl Wire {
         })
     }
 
-    /// The last bytes: why the client must go.
+    /// The last bytes: why the client must go. None if it is not told.
     pub fn close(self, disconnect: &Disconnect) -> Bytes {
+        if disconnect.is_silent() {
+            return Bytes::new();
+        }
         let frame = self.is_websocket().then(|| ws::close_frame(disconnect.code, &disconnect.reason));
         match frame {
             Some(frame) if !self.is_uni() => frame,

@@ -74,8 +74,11 @@ type Raw<'a> = Option<&'a RawValue>;
 /// What only one kind of token gives a meaning is read when that kind is: elsewhere it may be anything.
 #[derive(Deserialize)]
 pub(super) struct RawClaims<'a> {
+    #[serde(default, deserialize_with = "time")]
     pub exp: Option<f64>,
+    #[serde(default, deserialize_with = "time")]
     pub nbf: Option<f64>,
+    #[serde(default, deserialize_with = "time")]
     expire_at: Option<f64>,
     #[serde(borrow)]
     sub: Raw<'a>,
@@ -159,14 +162,17 @@ impl<'a> RawClaims<'a> {
     }
 
     pub(super) fn connection(&self, user: CompactString) -> Result<Claims, WrongType> {
-        let subs: BTreeMap<CompactString, RawSub<'_>> = read(self.subs)?.unwrap_or_default();
-        let subs = subs.into_iter().map(|(channel, sub)| Ok((channel, sub.claims()?)));
+        let subs: BTreeMap<CompactString, Option<RawSub<'_>>> = read(self.subs)?.unwrap_or_default();
+        let subs = subs.into_iter().map(|(channel, sub)| Ok((channel, sub.unwrap_or_default().claims()?)));
+        let subs = subs.collect::<Result<Vec<_>, WrongType>>()?;
+        let channels: Vec<CompactString> = read(self.channels)?.unwrap_or_default();
         Ok(Claims {
             user,
             info: payload(self.info, self.b64info)?,
             expire_at: self.expire_at(),
-            channels: read(self.channels)?.unwrap_or_default(),
-            subs: subs.collect::<Result<_, WrongType>>()?,
+            // Who has both means the one that says more.
+            channels: if subs.is_empty() { channels } else { Vec::new() },
+            subs,
         })
     }
 
@@ -210,6 +216,25 @@ pub(super) fn user_of_claim(json: &[u8], claim: &str) -> Result<CompactString, W
         return Ok(text.into());
     }
     Ok(read(Some(*value))?.unwrap_or_default())
+}
+
+/// A NumericDate; libraries that write all claims as text are taken too.
+fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written<'a> {
+        Number(f64),
+        Text(#[serde(borrow)] std::borrow::Cow<'a, str>),
+    }
+    match Option::<Written<'de>>::deserialize(deserializer)? {
+        Some(Written::Text(text)) => {
+            // As JSON writes numbers: "inf" and "+1" are none.
+            let number = serde_json::from_str(&text).map_err(serde::de::Error::custom)?;
+            Ok(Some(number))
+        }
+        Some(Written::Number(number)) => Ok(Some(number)),
+        None => Ok(None),
+    }
 }
 
 /// `null` is as good as nothing.

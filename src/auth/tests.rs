@@ -433,15 +433,36 @@ fn reads_what_a_connection_token_says() {
         ("d".into(), SubClaims { info: bytes(b"{}"), data: bytes(b"\xff"), overrides: positioned }),
         ("e".into(), SubClaims::default()),
     ];
-    let channels = vec!["a".into(), "b".into()];
     let info = bytes(b"{\"name\":\"A\"}");
-    let expected = Claims { user: "42".into(), info, expire_at: Some(NOW + 10), channels, subs };
-    assert_eq!(claims, Ok(expected.into()));
+    let expected = Claims { user: "42".into(), info, expire_at: Some(NOW + 10), channels: Vec::new(), subs };
+    assert_eq!(claims, Ok(expected.into()), "who has subs means them, and not channels");
+    let channels = verify(json!({"channels": ["a", "b"], "subs": {}})).expect("valid").channels.clone();
+    assert_eq!(channels, ["a", "b"]);
+    let subs = verify(json!({"subs": {"c": null}})).expect("valid").subs.clone();
+    assert_eq!(subs, [("c".into(), SubClaims::default())]);
     assert_eq!(verify(json!({})), Ok(Arc::default()), "anonymous");
     assert_eq!(verify(json!({"sub": null, "info": null, "channels": null, "subs": null})), Ok(Arc::default()));
     assert_eq!(verify(json!({"info": {}, "b64info": "W10="})).expect("valid").info, "[]");
     assert_eq!(verify(json!({"exp": NOW + 9, "expire_at": 0})).expect("valid").expire_at, None);
     assert_eq!(verify(json!({"exp": NOW + 9, "expire_at": NOW + 5})).expect("valid").expire_at, Some(NOW + 5));
+}
+
+#[test]
+fn a_time_may_be_text_of_digits() {
+    for (claims, expire_at) in [
+        (json!({"exp": (NOW + 10).to_string()}), Some(NOW + 10)),
+        (json!({"exp": format!("{}.5", NOW + 10)}), Some(NOW + 10)),
+        (json!({"exp": NOW + 10, "nbf": NOW.to_string(), "iat": NOW.to_string()}), Some(NOW + 10)),
+        (json!({"exp": NOW + 10, "expire_at": (NOW + 5).to_string()}), Some(NOW + 5)),
+        (json!({"exp": null, "nbf": null}), None),
+    ] {
+        assert_eq!(verify(claims.clone()).expect("valid").expire_at, expire_at, "{claims}");
+    }
+    assert_eq!(verify(json!({"exp": (NOW - 1).to_string()})), Err(TokenError::Expired));
+    for text in ["", "tomorrow", "+5", "inf", "0x10"] {
+        let refused = verify(json!({"exp": text}));
+        assert!(matches!(refused, Err(TokenError::Invalid(_))), "{text:?}: {refused:?}");
+    }
 }
 
 #[test]

@@ -153,6 +153,7 @@ counters! {
     limit_per_ip: "gannet_node_client_connection_per_ip_limit_total" "Connections refused by client.connection_limit_per_ip.",
     limit_memory: "gannet_node_memory_limit_total" "Handshakes refused while memory is over overload.memory_limit.",
     limit_sockets: "gannet_node_socket_limit_total" "Sockets closed unread because the file descriptors are used up: raise LimitNOFILE.",
+    handed_back: "gannet_reactor_sockets_handed_back_total" "Kept connections that came back from plain HTTP with a client's request.",
     limit_service: "gannet_node_service_connection_limit_total" "Plain HTTP connections refused by http_server.service_connection_limit.",
     limit_accept: "gannet_node_accept_rate_limit_total" "Sockets closed unread by overload.accept_rate_limit.",
     descriptors_exhausted: "gannet_node_descriptors_exhausted_total" "Sockets closed because the process had no file descriptor left at all: raise LimitNOFILE.",
@@ -179,6 +180,13 @@ pub struct Page {
 impl Page {
     pub fn into_text(self) -> String {
         self.text
+    }
+
+    /// The series without labels, with their values.
+    pub fn singles(&self) -> impl Iterator<Item = (&str, f64)> {
+        let series = self.text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '));
+        let plain = series.filter(|(name, _)| !name.contains('{'));
+        plain.filter_map(|(name, value)| Some((name, value.parse().ok()?)))
     }
 
     fn head(&mut self, name: &str, help: &str, kind: &str) {

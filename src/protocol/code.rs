@@ -64,6 +64,7 @@ macro_rules! disconnects {
 }
 
 disconnects! {
+    CONNECTION_CLOSED 3000 "connection closed"
     SHUTDOWN 3001 "shutdown"
     INTERNAL 3004 "internal server error"
     CONNECTION_EXPIRED 3005 "connection expired"
@@ -86,6 +87,11 @@ disconnects! {
 }
 
 impl Disconnect {
+    /// Does the connection end without a word? Clients use this code for an end of their own.
+    pub fn is_silent(&self) -> bool {
+        self.code == Disconnect::CONNECTION_CLOSED.code
+    }
+
     /// What a client that reads no replies is told of an error.
     pub fn of(error: &super::Error) -> Disconnect {
         match error.code {

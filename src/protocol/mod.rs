@@ -337,6 +337,10 @@ pub struct Publication {
     #[prost(string, tag = "14")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub epoch: String,
+    /// The publisher's own count; 0 = it has none.
+    #[prost(uint64, tag = "16")]
+    #[serde(skip_serializing_if = "zero")]
+    pub version: u64,
 }
 
 /// The server took a subscription away.

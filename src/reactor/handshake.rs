@@ -2,7 +2,7 @@
 //!
 //! Owns the routing of heads and the choice of encoding. Pure: a head in, a decision out.
 
-use super::stream::Endpoint;
+use super::stream::{CONNECT, Endpoint};
 use crate::config::Config;
 use crate::http::{self, Framing, Head};
 use crate::origin::{Origins, Source, UNREADABLE};
@@ -73,7 +73,8 @@ impl Routes {
             return Decision::Echo(upgrade);
         }
         if uni {
-            return Decision::Client { upgrade, subprotocol: None, wire: Wire::UniWebSocket, frame_pings: false };
+            let said = head.param(CONNECT);
+            return Decision::Client { upgrade, subprotocol: None, wire: Wire::UniWebSocket, frame_pings: false, said };
         }
         let offered = |name: &str| head.items("sec-websocket-protocol").any(|item| item == name);
         let chosen = SUBPROTOCOLS.into_iter().find(|(name, _)| offered(name));
@@ -84,6 +85,7 @@ impl Routes {
             subprotocol: chosen.map(|(name, _)| name),
             wire: Wire::websocket(encoding),
             frame_pings: head.asks("cf_ws_frame_ping_pong", "true"),
+            said: None,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::wire::Wire;
 use bytes::Bytes;
 
 /// The query's key for what a request without a body says.
-const CONNECT: &str = "cf_connect";
+pub const CONNECT: &str = "cf_connect";
 
 /// An endpoint whose responses do not end.
 #[derive(Debug)]

@@ -170,6 +170,13 @@ pub struct ConnectGrant {
     pub subs: Vec<(String, SubscribeGrant)>,
 }
 
+impl ConnectGrant {
+    /// Is this one of its server-side subscriptions?
+    pub(super) fn names(&self, channel: &str) -> bool {
+        self.subs.iter().any(|(named, _)| named == channel)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SubscribeGrant {
     /// Seconds since 1970; 0 = never.

@@ -36,11 +36,7 @@ impl Session {
         if self.phase != Phase::New {
             return;
         }
-        let message = if message.trim_ascii().is_empty() { b"{}" } else { message };
-        // serde would take a list for a struct.
-        let object = message.trim_ascii_start().starts_with(b"{");
-        let request = object.then(|| serde_json::from_slice(message).ok()).flatten();
-        let Some(request) = request else { return turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST)) };
+        let Some(request) = listener(message) else { return turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST)) };
         let outcome = self.connect(LISTENER_ID, request, turn);
         self.settle(LISTENER_ID, outcome, turn);
     }
@@ -279,7 +275,11 @@ impl Session {
                 self.settle_connect(id, outcome, turn);
             }
             Said::Connect(grant) => {
-                let outcome = self.take_seat(id, *grant, request.subs, turn);
+                // The backend named the channels: from the client come only the positions in them.
+                let (mut wishes, own) = (request.subs, turn.rules.personal_channel(&grant.user));
+                let named = |channel: &String| own.as_ref() == Some(channel) || grant.names(channel);
+                wishes.retain(|channel, _| named(channel));
+                let outcome = self.take_seat(id, *grant, wishes, turn);
                 self.settle_connect(id, outcome, turn);
             }
             Said::Keys(_) | Said::Checked(_) => {
@@ -401,6 +401,19 @@ impl Session {
         self.ask(id, ask, turn);
         Ok(())
     }
+}
+
+/// How a client that only listens wants to connect; nothing at all is a wish like any other.
+fn listener(message: &[u8]) -> Option<ConnectRequest> {
+    let message = if message.trim_ascii().is_empty() { b"{}" } else { message };
+    // serde would take a list for a struct.
+    let object = message.trim_ascii_start().starts_with(b"{");
+    object.then(|| serde_json::from_slice(message).ok()).flatten()
+}
+
+/// Can a client that only listens connect with these words?
+pub fn is_connect_request(message: &[u8]) -> bool {
+    listener(message).is_some()
 }
 
 /// Stands for the channels of `subs`, in any order; 0 = there are none.

@@ -19,6 +19,7 @@ mod subscription;
 mod users;
 
 pub use commands::is_fit;
+pub use connect::is_connect_request;
 pub use effects::{Effect, Effects};
 pub use rules::{Namespace, Rules, Settings, Terms};
 pub use users::{Sessions, Users};
@@ -395,11 +396,24 @@ impl Session {
             }
         }
         self.drop_more();
+        // While the server begins it anew, the client stays in the channel.
+        for flag in [Flags::PRESENT, Flags::ANNOUNCED] {
+            let stays = flags.has(flag) && self.has_another(channel, flag, turn);
+            flags.set(flag, flags.has(flag) && !stays);
+        }
         let seen = flags.has(Flags::PRESENT) || flags.has(Flags::ANNOUNCED);
         let ticket = ticket.filter(|_| seen);
         let gone = self.gone(flags, chan_info);
         turn.fx.push(Effect::Leave { channel, slot, gone, ticket });
         ticket.is_some()
+    }
+
+    /// Is there a subscription to `channel` with this flag?
+    fn has_another(&self, channel: ChannelId, flag: Flags, turn: &Turn<'_>) -> bool {
+        let of_live = |sub: &Subscription| sub.slot().and_then(|slot| turn.hub.slot(channel, slot));
+        let mut live = self.subs.iter().filter(|sub| sub.channel() == channel).filter_map(of_live);
+        let states = self.more.as_ref().map(|more| &more.states);
+        live.any(|slot| slot.flags.has(flag)) || states.is_some_and(|states| states.has_pending(channel, flag))
     }
 
     /// What the owner must know of a subscription that ends, if it is more than plain.
@@ -434,9 +448,9 @@ impl Session {
 
     /// Tells the client that its subscription at `at` is over, which it now is.
     fn take_away(&mut self, at: usize, (code, reason): (u32, &str), turn: &mut Turn<'_>) {
-        let channel = self.subs[at].channel();
+        let (channel, live) = (self.subs[at].channel(), self.subs[at].is_live());
         let name = turn.hub.name(channel).to_string();
-        let untold = self.more.as_ref().is_some_and(|more| more.states.is_untold(channel));
+        let untold = !live && self.more.as_ref().is_some_and(|more| more.states.is_untold(channel));
         self.end_sub(at, None, turn);
         if !untold {
             self.push_unsubscribed(name, (code, reason), turn);

@@ -18,6 +18,7 @@ use crate::protocol::{
     SubscribeRequest, SubscribeResult, UnsubscribeRequest, delta,
 };
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// `SubscribeRequest.flag`: better an error than a subscription with a gap.
@@ -200,15 +201,20 @@ impl Session {
         if self.is_reserved_for(&request.channel, ticket) {
             self.unreserve(&request.channel);
         }
-        let plain = flags == Flags::default() && details.is_empty() && grant.data.is_empty();
+        // What recovers by itself says so too. What was asked for and is not granted was not recovered.
+        let recovers = (terms.recover || request.recover).then_some(request.offset);
+        let plain = flags == Flags::default() && details.is_empty() && grant.data.is_empty() && recovers.is_none();
         let pending = (!plain).then(|| {
             Box::new(Pending {
                 ticket,
                 flags,
                 to,
                 recoverable: terms.recoverable,
-                recovers: (terms.recover && request.recover).then_some(request.offset),
-                reject_unrecovered: to == To::Reply && request.flag & REJECT_UNRECOVERED != 0,
+                recovers,
+                reject_unrecovered: terms.recover
+                    && request.recover
+                    && to == To::Reply
+                    && request.flag & REJECT_UNRECOVERED != 0,
                 data: grant.data,
                 ttl,
                 details,
@@ -276,14 +282,34 @@ impl Session {
                 To::Push => {}
             };
         }
+        let pending = self.more.as_mut().and_then(|more| more.states.take_pending(channel));
+        if let Some(pending) = &pending {
+            self.make_way(channel, pending.flags, turn);
+        }
         let back = self.subs.iter().position(|sub| *sub == Subscription::Waiting { channel });
         debug_assert!(back.is_some(), "an answer without a question: {channel} {ticket} {self:?}");
         let Some(back) = back else { return turn.fx.push(Effect::Release { channel }) };
-        let Some(pending) = self.more.as_mut().and_then(|more| more.states.take_pending(channel)) else {
+        let Some(pending) = pending else {
             turn.fx.push(Effect::Join { channel, back: back as u16, flags: Flags::default() });
             return self.tell_subscribed(ticket, SubscribeResult::default(), turn);
         };
         self.subscribed(back, channel, *pending, found, turn);
+    }
+
+    /// A subscription that begins anew with these `flags` takes the place of the one before it. The others hear of the
+    /// new one only, and see the client all the time.
+    fn make_way(&mut self, channel: ChannelId, flags: Flags, turn: &mut Turn<'_>) {
+        let Some((at, slot)) = self.live(channel) else { return };
+        let before = turn.hub.slot(channel, slot).map_or(Flags::default(), |slot| slot.flags);
+        let details = self.more.as_mut().and_then(|more| more.states.take_details(channel));
+        self.remove_sub(at, turn);
+        let ends = |flag: Flags| before.has(flag) && !flags.has(flag);
+        let left = Flags::default()
+            .with(Flags::DELTA, before.has(Flags::DELTA))
+            .with(Flags::PRESENT, ends(Flags::PRESENT))
+            .with(Flags::ANNOUNCED, ends(Flags::ANNOUNCED));
+        let gone = self.gone(left, details.map_or_else(Bytes::new, |details| details.info));
+        turn.fx.push(Effect::Leave { channel, slot: Some(slot), gone, ticket: None });
     }
 
     /// The same for one that is more than plain.
@@ -299,7 +325,7 @@ impl Session {
         let (position, recovery) = found.map_or((None, None), |found| (Some(found.position), found.recovery));
         let recovery = recovery.unwrap_or_default();
         let recovered = recovery.recovered;
-        if recovers.is_some() && !recovered && pending.reject_unrecovered {
+        if !recovered && pending.reject_unrecovered {
             let gone = self.gone(flags, details.info);
             self.remove_sub(back, turn);
             turn.fx.push(Effect::Leave { channel, slot: None, gone, ticket: None });
@@ -407,7 +433,7 @@ impl Session {
             && let Some(at) = self.find(&request.channel, turn)
         {
             let before = turn.fx.list.len();
-            if self.end_sub(at, Some(id), turn) {
+            if self.end_channel(self.subs[at].channel(), id, turn) {
                 // The answer comes from the owner, once nobody sees this client in the channel any more.
                 turn.fx.list.insert(before, Effect::Hole { ticket: id, large: false });
                 return Ok(());
@@ -415,6 +441,21 @@ impl Session {
         }
         turn.fx.reply(self.wire, &Reply { id, unsubscribe: Some(Empty {}), ..Reply::default() });
         Ok(())
+    }
+
+    /// Ends all there is of a channel: the server may be beginning a subscription anew. The one that others know of goes
+    /// last. False if there is nothing to wait for.
+    fn end_channel(&mut self, channel: ChannelId, ticket: u32, turn: &mut Turn<'_>) -> bool {
+        loop {
+            let of_channel = self.subs.iter().enumerate().filter(|(_, sub)| sub.channel() == channel);
+            let all: SmallVec<[(usize, bool); 2]> = of_channel.map(|(at, sub)| (at, sub.is_live())).collect();
+            let Some((at, _)) = all.iter().min_by_key(|(_, live)| *live) else { return false };
+            let last = all.len() == 1;
+            let awaited = self.end_sub(*at, last.then_some(ticket), turn);
+            if last {
+                return awaited;
+            }
+        }
     }
 
     /// The backend takes `channel` away ("" = every one); how many there were.
@@ -436,15 +477,18 @@ impl Session {
         ended
     }
 
-    /// The backend subscribes the client; false if it is already, or has no room.
+    /// The backend subscribes the client, who may be subscribed: then anew, with the new info and data. False if it has
+    /// no room, or if it is being subscribed by its own command.
     pub fn subscribe_by_server(
         &mut self,
         request: SubscribeRequest,
         grant: SubscribeGrant,
         turn: &mut Turn<'_>,
     ) -> bool {
-        let room = self.subscriptions() < turn.rules.channel_limit && self.is_connected();
-        if !room || self.is_taken(&request.channel, turn) {
+        if !self.is_connected() || self.is_on_its_way(&request.channel, turn) {
+            return false;
+        }
+        if self.find(&request.channel, turn).is_none() && self.subscriptions() >= turn.rules.channel_limit {
             return false;
         }
         self.begin_subscription(0, request, grant, To::Push, turn);
@@ -569,16 +613,26 @@ impl Session {
         details.map_or_else(Bytes::new, |details| details.info.clone())
     }
 
-    /// Where the subscription to `channel` stands, answered or not.
+    /// Where the subscription to `channel` stands, answered or not; the live one, if it is begun anew.
     pub(super) fn find(&self, channel: &str, turn: &Turn<'_>) -> Option<usize> {
         let id: ChannelId = turn.hub.find(channel)?;
-        self.subs.iter().position(|sub| sub.channel() == id)
+        let live = self.live(id).map(|(at, _)| at);
+        live.or_else(|| self.subs.iter().position(|sub| sub.channel() == id))
     }
 
     /// Where the live subscription stands, in the list and in the hub.
     fn live(&self, channel: ChannelId) -> Option<(usize, u32)> {
-        let at = self.subs.iter().position(|sub| sub.channel() == channel)?;
+        let at = self.subs.iter().position(|sub| sub.channel() == channel && sub.is_live())?;
         Some((at, self.subs[at].slot()?))
+    }
+
+    /// Is the client about to hear of a subscription to `channel` by a reply to its own command?
+    fn is_on_its_way(&self, channel: &str, turn: &Turn<'_>) -> bool {
+        let Some(id) = turn.hub.find(channel) else { return self.is_taken(channel, turn) };
+        let waiting = self.subs.iter().filter(|sub| sub.channel() == id && !sub.is_live()).count();
+        let states = self.more.as_ref().map(|more| &more.states);
+        let by_push = states.map_or(0, |states| states.pushed(id));
+        waiting > by_push || states.is_some_and(|states| states.is_reserved(channel))
     }
 
     /// Is there a subscription to `channel`, whatever its state?

@@ -188,6 +188,18 @@ impl States {
         self.pending(channel).is_some_and(|pending| pending.to != To::Reply)
     }
 
+    /// Does one wait that will have this flag?
+    pub fn has_pending(&self, id: ChannelId, flag: Flags) -> bool {
+        let is_it = |state: &State| matches!(state, State::Waiting { channel, pending } if *channel == id && pending.flags.has(flag));
+        self.0.iter().any(is_it)
+    }
+
+    /// How many to this channel the client will hear of by a push.
+    pub fn pushed(&self, id: ChannelId) -> usize {
+        let is_it = |state: &&State| matches!(state, State::Waiting { channel, pending } if *channel == id && pending.to == To::Push);
+        self.0.iter().filter(is_it).count()
+    }
+
     /// It is given up while its owner is asked; what was known of it, if it was more than plain.
     pub fn abandon(&mut self, channel: ChannelId) -> Option<Box<Pending>> {
         let pending = self.take_pending(channel);

@@ -478,7 +478,9 @@ impl<S: Socket> Conns<S> {
         if hurry {
             outbox.clear_unbegun();
         }
-        outbox.push(last);
+        if !last.is_empty() {
+            outbox.push(last);
+        }
         self.mark_dirty(conn);
         self.hurry(conn);
         if let Some(it) = self.slab.get_mut(conn as usize) {

@@ -27,6 +27,10 @@ impl<H: Host> Turns<H> {
                     tracing::debug!(conn, code = disconnect.code, reason = %disconnect.reason, "client closed");
                     let hurry = disconnect.code == Disconnect::SLOW.code;
                     let frame = wire.close(&disconnect);
+                    if let Some(it) = self.conns.get(conn).filter(|_| disconnect.is_silent()) {
+                        // No close frame, so none to wait for.
+                        it.marks.set(Marks::AWAITS_CLOSE, false);
+                    }
                     self.conns.close_with(conn, frame, self.now.tick + self.bounds.close, hurry);
                 }
                 Out::Sooner { conn } => self.conns.arm(conn),

@@ -7,6 +7,7 @@ use super::conns::{Marks, Phase};
 use super::{Budget, Host, Turns};
 use crate::base::wheel::{NEVER, Tick};
 use crate::http::{self, Body, BodyError, Head, HeadError};
+use crate::session;
 use crate::wire::Wire;
 use crate::ws::{self, Upgrade};
 use bytes::Bytes;
@@ -25,6 +26,8 @@ pub enum Decision<'a> {
         subprotocol: Option<&'static str>,
         wire: Wire,
         frame_pings: bool,
+        /// How it wants to connect, if the query says so.
+        said: Option<Vec<u8>>,
     },
     /// A response that does not end.
     Stream(StreamRequest),
@@ -117,12 +120,18 @@ impl<H: Host> Turns<H> {
                 request.introduction = self.host.introduce(&head);
                 return size + self.take_request(conn, request, &bytes[size..], left);
             }
-            Decision::Client { upgrade, subprotocol, wire, frame_pings } => {
+            Decision::Client { said: Some(said), .. } if !session::is_connect_request(&said) => {
+                self.refuse_connect(conn);
+            }
+            Decision::Client { upgrade, subprotocol, wire, frame_pings, said } => {
                 if self.admit(conn) {
                     let wire = if upgrade.deflate.is_some_and(ws::Agreed::shares) { wire.deflated() } else { wire };
                     let introduction = self.host.introduce(&head);
                     self.switch(conn, &upgrade, subprotocol, Phase::Client);
                     self.open_session(conn, wire, frame_pings, introduction);
+                    if let Some(said) = said {
+                        self.take_message(conn, ws::Kind::Text, &said, left);
+                    }
                     self.conns.arm(conn);
                 }
             }
@@ -152,6 +161,12 @@ impl<H: Host> Turns<H> {
     pub(super) fn answer(&mut self, conn: u32, status: u16, text: Bytes) {
         *self.shard.counters.answers.entry(status).or_default() += 1;
         self.conns.close_with(conn, text, self.now.tick + ANSWER_TICKS, false);
+    }
+
+    /// To a client that only listens, and cannot be understood. With another status it would come again and again.
+    fn refuse_connect(&mut self, conn: u32) {
+        let text = "this is no connect request: expected a JSON object such as {\"token\":\"...\"}";
+        self.answer(conn, 400, http::answer(400, "Bad Request", "", text));
     }
 
     /// Asks the node's limits; a refusal is answered here.
@@ -247,6 +262,9 @@ impl<H: Host> Turns<H> {
 
     /// The response begins, and with it the session.
     fn begin_stream(&mut self, conn: u32, request: &StreamRequest, said: &[u8], left: &mut Budget) {
+        if request.wire.is_uni() && !session::is_connect_request(said) {
+            return self.refuse_connect(conn);
+        }
         if let Some(it) = self.conns.get(conn) {
             it.phase = Phase::Stream;
             it.io_due = NEVER;

@@ -146,7 +146,7 @@ impl Host for Desk {
             Ok(upgrade) => {
                 let wire = Wire::websocket(Encoding::Json);
                 let frame_pings = head.asks("cf_ws_frame_ping_pong", "true");
-                Decision::Client { upgrade: upgrade.deflating(head), subprotocol: None, wire, frame_pings }
+                Decision::Client { upgrade: upgrade.deflating(head), subprotocol: None, wire, frame_pings, said: None }
             }
             Err(_) if head.path == "/stream" => Decision::Stream(StreamRequest {
                 wire: Wire::SseJson,

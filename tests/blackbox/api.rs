@@ -117,7 +117,6 @@ fn what_a_method_refuses_is_an_error_with_status_200() {
         ("publish", json!({ "channel": long, "data": 1 }), 107),
         ("publish", json!({ "channel": "nowhere:c", "data": 1 }), 102),
         ("publish", json!({ "channel": "c", "b64data": "AAE=" }), 107),
-        ("publish", json!({ "channel": "c", "data": 1, "version": 1 }), 108),
         ("publish", json!({ "channel": "c", "data": 1, "idempotency_key": "x".repeat(257) }), 107),
         ("publish", json!({ "channel": "c", "data": 1, "version_epoch": "x".repeat(257) }), 107),
         ("broadcast", json!({ "channels": [], "data": 1 }), 107),
@@ -227,6 +226,10 @@ fn channels_and_info_tell_the_numbers() {
     }
     assert_eq!(node["name"], "nest");
     assert!(node["uid"].is_string() && node["version"].is_string() && node["uptime"].is_u64(), "{node}");
+    let metrics = &node["metrics"];
+    assert!(metrics["interval"].as_f64().is_some_and(|seconds| seconds > 0.0), "{metrics}");
+    assert_eq!(metrics["items"]["gannet_client_connections_accepted_total"], 4.0, "{metrics}");
+    assert_eq!(metrics["items"]["gannet_node_slow_clients_total"], Value::Null, "only what there is");
     drop(clients);
     let empty = || (channels("") == json!({})).then_some(());
     until("no channels", empty);

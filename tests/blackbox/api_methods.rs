@@ -3,6 +3,7 @@
 use crate::client::{Client, now};
 use crate::peer::Peer;
 use crate::server::{GUARDED, KEY, Server, until};
+use crate::stream::{Stream, get};
 use serde_json::{Value, json};
 
 /// One that keeps everything, one for bytes, one for JSON objects, and one with nothing.
@@ -112,8 +113,19 @@ fn a_version_not_above_the_latest_is_dropped() {
     assert_eq!(publish(6, "e"), 2);
     assert_eq!(publish(1, "another"), 3, "versions begin again");
     assert_eq!(kept(&server, "keep:a").0, [json!(5), json!(6), json!(1)]);
-    let unkept = json!({ "channel": "plain:a", "data": 1, "version": 1 });
-    assert_eq!(refused(&server, "publish", unkept), 108, "nobody would remember it");
+    // Without history nothing is compared: each is published.
+    let (mut client, _) = client(&server, "1");
+    client.subscribe("plain:a");
+    for version in [2, 1] {
+        let body = json!({ "channel": "plain:a", "data": version, "version": version });
+        assert_eq!(result(&server, "publish", body), json!({}));
+        let push = json!({ "push": { "channel": "plain:a", "pub": { "data": version, "version": version } } });
+        assert_eq!(client.next(), push);
+    }
+    client.subscribe("keep:a");
+    publish(9, "another");
+    let told = client.next();
+    assert_eq!((&told["push"]["pub"]["version"], &told["push"]["pub"]["offset"]), (&json!(9), &json!(4)), "{told}");
 }
 
 #[test]
@@ -153,7 +165,7 @@ fn data_must_be_what_the_namespace_says() {
 fn subscribe_puts_clients_into_a_channel() {
     let server = start();
     let (mut one, id) = client(&server, "42");
-    let (mut two, _) = client(&server, "42");
+    let (mut two, second) = client(&server, "42");
     let body = json!({
         "user": "42", "channel": "keep:a", "client": id, "info": { "role": "x" }, "data": { "hello": 1 },
     });
@@ -171,8 +183,10 @@ fn subscribe_puts_clients_into_a_channel() {
 
     let overrides = json!({ "presence": { "value": false }, "force_recovery": { "value": true } });
     let since = json!({ "offset": at["offset"], "epoch": at["epoch"] });
-    let body = json!({ "user": "42", "channel": "keep:a", "override": overrides, "recover_since": since });
-    assert_eq!(result(&server, "subscribe", body), json!({}), "who is subscribed stays so");
+    let body = json!({
+        "user": "42", "client": second, "channel": "keep:a", "override": overrides, "recover_since": since,
+    });
+    assert_eq!(result(&server, "subscribe", body), json!({}));
     let push = two.next()["push"]["subscribe"].clone();
     assert_eq!((&push["recoverable"], &push["positioned"]), (&json!(true), &json!(true)));
     assert_eq!(two.publication(), ("keep:a".to_owned(), json!(2)), "what it missed");
@@ -183,6 +197,104 @@ fn subscribe_puts_clients_into_a_channel() {
     assert_eq!(refused(&server, "subscribe", json!({ "user": "42", "channel": "nowhere:a" })), 102);
     assert_eq!(refused(&server, "subscribe", json!({ "user": "42" })), 107);
     assert_eq!(refused(&server, "subscribe", json!({ "channel": "keep:a" })), 107);
+}
+
+/// Pushes up to the first publication, each by what it is.
+fn pushes(client: &mut Client) -> Vec<String> {
+    let kind =
+        |push: &Value| push.as_object().into_iter().flatten().map(|(key, _)| key.clone()).find(|key| key != "channel");
+    let mut kinds = Vec::new();
+    while kinds.last().is_none_or(|kind| kind != "pub") {
+        kinds.extend(kind(&client.next()["push"]));
+    }
+    kinds
+}
+
+#[test]
+fn who_is_subscribed_is_subscribed_anew() {
+    let loud = r#"[{"name": "loud", "presence": true, "join_leave": true, "force_push_join_leave": true,
+        "allow_subscribe_for_client": true}]"#;
+    let options = ["--reactors", "3", "--channel.namespaces", loud];
+    for way in ["its own", "the server's"] {
+        let server = Server::start(&[GUARDED, &options[..]].concat());
+        let (mut one, id) = client(&server, "42");
+        let (mut witness, _) = client(&server, "7");
+        witness.ask(json!({ "subscribe": { "channel": "loud:a" } }));
+        let anew = |n: u64| {
+            let (info, data) = (json!({ "role": n }), json!({ "hello": n }));
+            let body = json!({ "user": "42", "channel": "loud:a", "info": info, "data": data });
+            assert_eq!(result(&server, "subscribe", body), json!({}));
+        };
+        match way {
+            "its own" => drop(one.ask(json!({ "subscribe": { "channel": "loud:a" } }))),
+            _ => anew(0),
+        }
+        // Nothing waits for the owner's answer: the last of them counts all the same.
+        (1..=3).for_each(anew);
+        let seen = || result(&server, "presence", json!({ "channel": "loud:a" }))["presence"][&id].clone();
+        let expected = json!({ "user": "42", "client": &id, "chan_info": { "role": 3 } });
+        until("the last info", || (seen() == expected).then_some(()));
+        server.publish("loud:a", json!("end"));
+        let told = pushes(&mut one);
+        let count = |told: &[String], kind: &str| told.iter().filter(|told| *told == kind).count();
+        let begun = if way == "its own" { 3 } else { 4 };
+        assert_eq!((count(&told, "subscribe"), count(&told, "leave"), count(&told, "pub")), (begun, 0, 1), "{told:?}");
+        let told = pushes(&mut witness);
+        assert_eq!((count(&told, "join"), count(&told, "leave"), count(&told, "pub")), (5, 0, 1), "{way}: {told:?}");
+        let of = |series: &str| server.metric(series);
+        assert_eq!((of("gannet_node_num_subscriptions"), of("gannet_node_num_channels")), (2, 1), "each is there once");
+
+        let told = one.ask(json!({ "unsubscribe": { "channel": "loud:a" } }));
+        assert_eq!(told["unsubscribe"], json!({}));
+        assert_eq!(seen(), Value::Null);
+        until("one subscription", || (of("gannet_node_num_subscriptions") == 1).then_some(()));
+        assert_eq!(one.refused(json!({ "presence": { "channel": "loud:a" } })), 103);
+        drop(one);
+        until("nobody", || (of("gannet_node_num_clients") == 1).then_some(()));
+        assert_eq!(witness.next()["push"]["leave"]["info"]["client"], id.as_str(), "one leave");
+    }
+}
+
+#[test]
+fn nothing_is_missed_or_doubled_while_a_subscription_begins_anew() {
+    let server = Server::start(&[GUARDED, &["--reactors", "3", "--channel.namespaces", NAMESPACES]].concat());
+    for channel in ["plain:a", "plain:b", "keep:a", "keep:b"] {
+        let (mut one, _) = client(&server, "42");
+        one.ask(json!({ "subscribe": { "channel": channel } }));
+        for n in 0..200 {
+            result(&server, "publish", json!({ "channel": channel, "data": n }));
+            result(&server, "subscribe", json!({ "user": "42", "channel": channel }));
+        }
+        let mut heard = 0;
+        while heard < 200 {
+            let push = one.next()["push"].clone();
+            if push["subscribe"].is_null() {
+                assert_eq!(push["pub"]["data"], heard, "{push}");
+                heard += 1;
+            }
+        }
+        one.ask(json!({ "unsubscribe": { "channel": channel } }));
+    }
+    until("no subscriptions", || (server.metric("gannet_node_num_subscriptions") == 0).then_some(()));
+}
+
+#[test]
+fn a_silent_disconnect_says_nothing() {
+    let server = start_with(crate::stream::ALL);
+    let (mut client, _) = client(&server, "42");
+    let token = crate::client::token(&json!({ "sub": "42" }));
+    let say = json!({ "token": token }).to_string();
+    let mut listener = Peer::open(server.address).upgrade(crate::stream::UNI_WEBSOCKET);
+    listener.send_frame(crate::peer::TEXT, say.as_bytes());
+    listener.text();
+    let mut sse = Stream::open(&server, &get(crate::stream::UNI_SSE, &say));
+    sse.next();
+    let silent = json!({ "user": "42", "disconnect": { "code": 3000, "reason": "gone" } });
+    assert_eq!(result(&server, "disconnect", silent), json!({}));
+    assert!(client.try_next().is_err());
+    assert_eq!(listener.try_frame(), None, "no push and no close frame");
+    assert_eq!(sse.try_next(), None);
+    server.counts("gannet_client_num_server_disconnects_total{code=\"3000\"}", 3);
 }
 
 #[test]

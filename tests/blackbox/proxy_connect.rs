@@ -65,6 +65,37 @@ fn the_backend_says_who_a_client_is_and_what_it_hears() {
 }
 
 #[test]
+fn the_channels_of_the_backend_are_all_there_are() {
+    let backend = Backend::start(echo);
+    let personal =
+        ["--client.subscribe_to_user_personal_channel.enabled", "--client.allow_anonymous_connect_without_token"];
+    let kept = ["--channel.without_namespace.history_size=5", "--channel.without_namespace.history_ttl=60s"];
+    let recovers = ["--channel.without_namespace.force_recovery", "--client.token.hmac_secret_key", SECRET];
+    let server = backend.serves(&[CONNECT], &[OPEN_CHANNELS, &personal, &kept, &recovers].concat());
+    let epoch = server.call("publish", json!({ "channel": "news", "data": 1 }))["result"]["epoch"].clone();
+    let wish = json!({ "recover": true, "epoch": epoch });
+    let subs = json!({ "news": &wish, "open": {}, "#42": &wish, "nowhere:a": {} });
+    let connect = |said: Value, subs: &Value| {
+        let mut client = Client::open(&server);
+        let reply = client.ask(json!({ "connect": { "data": said, "subs": subs } }));
+        let connect = reply["connect"]["subs"].as_object().cloned().unwrap_or_default();
+        (connect.keys().cloned().collect::<Vec<_>>(), connect)
+    };
+    let (names, subs_now) = connect(json!({ "result": { "user": "42", "channels": ["news"] } }), &subs);
+    assert_eq!(names, ["#42", "news"]);
+    assert_eq!((&subs_now["news"]["recovered"], &subs_now["#42"]["was_recovering"]), (&json!(true), &json!(true)));
+    let (names, _) = connect(json!({ "result": { "user": "" } }), &json!({ "open": {} }));
+    assert!(names.is_empty(), "{names:?}");
+    // A backend that names nobody leaves the client to the node's own rules.
+    let (names, _) = connect(json!({}), &json!({ "open": {} }));
+    assert_eq!(names, ["open"]);
+    let mut client = Client::open(&server);
+    let by_token = json!({ "token": token(&json!({ "sub": "7", "channels": ["news"] })), "subs": { "open": {} } });
+    let reply = client.ask(json!({ "connect": by_token }));
+    assert_eq!(reply["connect"]["subs"].as_object().map(|subs| subs.len()), Some(3), "{reply}");
+}
+
+#[test]
 fn an_override_lists_a_client_where_the_namespace_does() {
     let sub = |value: bool| json!({ "info": { "i": 2 }, "override": { "presence": { "value": value } } });
     let said = json!({ "user": "42", "info": { "n": 1 }, "subs": { "in": sub(true), "out": sub(false) } });

@@ -211,3 +211,60 @@ fn who_misses_what_a_full_mailbox_lost_is_told_and_recovers() {
     assert!(gaps > 0, "nothing was lost");
     assert!(heard.iter().map(|one| one.recovered).sum::<u64>() >= gaps);
 }
+
+/// A subscribe request, and what the reply says beside the epoch: `recoverable`, `positioned`, `recovered`,
+/// `was_recovering`, the offset and how many publications.
+type Told = (bool, bool, bool, bool, u64, usize);
+
+#[test]
+fn who_asks_to_recover_is_told_that_it_was_asked() {
+    let namespaces = r#"[
+        {"name": "plain"},
+        {"name": "log", "history_size": 5, "history_ttl": "60s"},
+        {"name": "placed", "history_size": 5, "history_ttl": "60s", "force_positioning": true},
+        {"name": "safe", "history_size": 2, "history_ttl": "60s", "force_recovery": true},
+        {"name": "cache", "history_size": 1, "history_ttl": "60s", "force_recovery": true,
+         "force_recovery_mode": "cache"},
+        {"name": "auto", "history_size": 1, "history_ttl": "60s", "force_recovery": true,
+         "force_recovery_mode": "cache", "auto_cache_recover": true}
+    ]"#;
+    let server = Server::with(crate::server::GUARDED, &["--channel.namespaces", namespaces]);
+    for name in ["plain", "log", "placed", "safe", "cache", "auto"] {
+        (1..=4).for_each(|n| drop(server.call("publish", json!({ "channel": format!("{name}:full"), "data": n }))));
+    }
+    let since = |offset: u64| json!({ "recover": true, "offset": offset });
+    let cases: Vec<(&str, Value, Told)> = vec![
+        ("plain:full", json!({}), (false, false, false, false, 0, 0)),
+        ("plain:full", since(1), (false, false, false, true, 0, 0)),
+        ("log:full", since(1), (false, false, false, true, 0, 0)),
+        ("placed:full", json!({}), (false, true, false, false, 4, 0)),
+        ("placed:full", since(1), (false, true, false, true, 4, 0)),
+        ("safe:full", json!({}), (true, true, false, false, 4, 0)),
+        ("safe:full", since(3), (true, true, true, true, 3, 1)),
+        ("safe:full", since(1), (true, true, false, true, 4, 0)),
+        ("cache:full", json!({}), (true, true, false, false, 4, 0)),
+        ("cache:full", since(0), (true, true, true, true, 0, 1)),
+        ("auto:full", json!({}), (true, true, true, true, 0, 1)),
+        ("auto:full", since(2), (true, true, true, true, 2, 1)),
+        ("auto:empty", json!({}), (true, true, false, true, 0, 0)),
+        ("auto:empty", since(0), (true, true, false, true, 0, 0)),
+    ];
+    let told = |result: &Value| {
+        let is = |key: &str| result[key].as_bool().unwrap_or(false);
+        let publications = result["publications"].as_array().map_or(0, Vec::len);
+        let offset = result["offset"].as_u64().unwrap_or(0);
+        (is("recoverable"), is("positioned"), is("recovered"), is("was_recovering"), offset, publications)
+    };
+    for (channel, mut request, expected) in cases {
+        let claims = json!({ "sub": "42", "channels": [channel] });
+        let mut listener = Client::open(&server);
+        let token = crate::client::token(&claims);
+        let connect = listener.ask(json!({ "connect": { "token": token, "subs": { channel: request.clone() } } }));
+        assert_eq!(told(&connect["connect"]["subs"][channel]), expected, "{channel} {request}: {connect}");
+        request["channel"] = channel.into();
+        request["token"] = crate::client::token(&json!({ "sub": "42", "channel": channel })).into();
+        let mut client = Client::connected_as(&server, "42");
+        let reply = client.ask(json!({ "subscribe": request }));
+        assert_eq!(told(&reply["subscribe"]), expected, "{reply}");
+    }
+}

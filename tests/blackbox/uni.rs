@@ -1,7 +1,7 @@
 //! Clients that only listen: over WebSocket, server-sent events and an HTTP stream.
 
 use crate::client::token;
-use crate::peer::{CLOSE, Peer, TEXT};
+use crate::peer::{CLOSE, Peer, TEXT, upgrade_head};
 use crate::server::{GUARDED, OPEN, Server, until};
 use crate::stream::{ALL, Stream, UNI_SSE, UNI_STREAM, UNI_WEBSOCKET, answer, get, post};
 use serde_json::{Value, json};
@@ -99,13 +99,48 @@ fn errors_are_disconnects() {
         (json!({ "token": token(&json!({ "sub": "1", "exp": 1 })) }), 3005),
         (json!({ "token": "x" }), 3500),
         (json!({ "token": token(&json!({ "sub": "1", "channels": ["no:such"] })) }), 3004),
-        (json!([]), 3501),
-        (json!({ "token": 5 }), 3501),
     ] {
         for mut listener in Listener::all(&server, &said) {
             assert_eq!(listener.closed(), code, "{said}");
         }
     }
+}
+
+#[test]
+fn what_is_no_connect_request_is_refused_before_there_is_a_stream() {
+    let server = Server::with(GUARDED, ALL);
+    for said in ["[]", r#"{"token":5}"#, "{", "null", "nonsense", r#"{"subs":{"a":[]}}"#] {
+        for request in [get(UNI_SSE, said), post(UNI_SSE, &[], said), post(UNI_STREAM, &[], said)] {
+            let refused = answer(&server, &request);
+            assert_eq!(refused.status, 400, "{request}");
+        }
+        let mut peer = Peer::open(server.address);
+        peer.send(upgrade_head(&format!("{UNI_WEBSOCKET}?cf_connect={said}"), &[]).as_bytes());
+        assert_eq!(peer.response().status, 400, "{said}");
+        let mut peer = Peer::open(server.address).upgrade(UNI_WEBSOCKET);
+        peer.send_frame(TEXT, said.as_bytes());
+        assert_eq!(Listener::Frames(peer).closed(), 3501, "{said}");
+    }
+    until("all to be gone", || (server.metric("gannet_client_connections_inflight") == 0).then_some(()));
+}
+
+#[test]
+fn a_listener_on_a_websocket_may_connect_by_its_query() {
+    let server = Server::with(GUARDED, ALL);
+    let said = json!({ "token": token(&json!({ "sub": "42", "channels": ["news"] })) }).to_string();
+    let query = said.replace('"', "%22").replace('{', "%7B").replace('}', "%7D");
+    let mut peer = Peer::open(server.address).upgrade(&format!("{UNI_WEBSOCKET}?cf_connect={query}"));
+    let told: Value = serde_json::from_str(&peer.text()).expect("JSON");
+    assert_eq!(told["connect"]["subs"], json!({ "news": {} }), "{told}");
+    // What it says later is for nobody.
+    peer.send_frame(TEXT, b"nonsense");
+    server.publish("news", json!(1));
+    assert_eq!(peer.text(), r#"{"channel":"news","pub":{"data":1}}"#);
+    server.call("disconnect", json!({ "user": "42" }));
+    assert_eq!(Listener::Frames(peer).closed(), 3503);
+    let expired = json!({ "token": token(&json!({ "sub": "1", "exp": 1 })) }).to_string().replace('"', "%22");
+    let peer = Peer::open(server.address).upgrade(&format!("{UNI_WEBSOCKET}?cf_connect={expired}"));
+    assert_eq!(Listener::Frames(peer).closed(), 3005);
 }
 
 #[test]

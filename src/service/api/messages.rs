@@ -261,8 +261,15 @@ messages! {
         num_channels: u32 = [uint32, tag = "6"] "plain" "never";
         /// Seconds.
         uptime: u32 = [uint32, tag = "7"] "plain" "never";
+        metrics: Option<Metrics> = [message, optional, tag = "8"] "nested" "zero";
         process: Option<Process> = [message, optional, tag = "9"] "nested" "zero";
         num_subs: u32 = [uint32, tag = "10"] "plain" "never";
+    }
+    Metrics {
+        /// Seconds that the items count over: those since the start.
+        interval: f64 = [double, tag = "1"] "plain" "never";
+        /// By their names on the metrics page.
+        items: BTreeMap<String, f64> = [btree_map = "string, double", tag = "2"] "plain" "never";
     }
     Process {
         /// Resident bytes.

@@ -9,6 +9,7 @@ use super::{
     UNRECOVERABLE,
 };
 use crate::auth::Overrides;
+use crate::base::metrics::{Counters, Page};
 use crate::broker::{Answer, Asker, Keep, Query, Request, Treatment};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{self, StreamPosition};
@@ -20,6 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use compact_str::CompactString;
 use futures_util::{StreamExt, stream};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bytes of a disconnect's reason: a close frame has no room for more.
@@ -67,7 +69,12 @@ macro_rules! content {
         let is_json = $request.b64data.is_empty() && $via == Via::Http;
         let (data, tags) = (payload($request.data, &$request.b64data)?, $request.tags);
         Content {
-            publication: Arc::new(protocol::Publication { data, tags, ..protocol::Publication::default() }),
+            publication: Arc::new(protocol::Publication {
+                data,
+                tags,
+                version: $request.version,
+                ..protocol::Publication::default()
+            }),
             is_json,
             skip_history: $request.skip_history,
             idempotency_key: $request.idempotency_key.into(),
@@ -110,10 +117,6 @@ async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResu
         return Err(BAD_REQUEST.into());
     }
     let keep = namespace.keep.filter(|_| !content.skip_history);
-    if content.version > 0 && keep.is_none() {
-        // Nobody would remember it: the caller must not believe that it was looked at.
-        return Err(NOT_AVAILABLE.into());
-    }
     let treated = keep.is_some() || !content.idempotency_key.is_empty();
     let treatment = treated.then(|| {
         Box::new(Treatment {
@@ -313,11 +316,21 @@ pub(super) async fn channels(api: &Api, request: ChannelsRequest) -> Result<Chan
     Ok(ChannelsResult { channels: channels.collect() })
 }
 
+/// What all reactors counted, without what has labels.
+fn sums(stats: &[Stats]) -> BTreeMap<String, f64> {
+    let mut sum = Counters::default();
+    stats.iter().for_each(|reactor| sum.add(&reactor.counters));
+    let mut page = Page::default();
+    sum.write(&mut page);
+    page.singles().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 pub(super) async fn info(api: &Api, _: InfoRequest) -> Result<InfoResult, MethodError> {
     let node = &api.node;
     let stats = node.stats().await?;
     let sum = |part: fn(&Stats) -> usize| stats.iter().map(part).sum::<usize>() as u32;
     let rss = crate::heap::resident_bytes().map_or(0, |bytes| bytes as i64);
+    let uptime = node.info.started.elapsed();
     let this = NodeResult {
         uid: node.info.uid.clone(),
         name: node.info.name.clone(),
@@ -325,7 +338,8 @@ pub(super) async fn info(api: &Api, _: InfoRequest) -> Result<InfoResult, Method
         num_clients: sum(|s| s.clients),
         num_users: node.users().await? as u32,
         num_channels: sum(|s| s.channels),
-        uptime: node.info.started.elapsed().as_secs() as u32,
+        uptime: uptime.as_secs() as u32,
+        metrics: Some(Metrics { interval: uptime.as_secs_f64(), items: sums(&stats) }),
         process: Some(Process { rss }),
         num_subs: sum(|s| s.subscriptions),
     };

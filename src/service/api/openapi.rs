@@ -113,6 +113,7 @@ mod tests {
         match kind {
             Some("string") => json!("text"),
             Some("integer") => schema["maximum"].clone(),
+            Some("number") => json!(1.5),
             Some("boolean") => json!(true),
             Some("array") => json!([sample(&schema["items"], schemas)]),
             Some("object") => match schema["properties"].as_object() {

@@ -49,6 +49,8 @@ struct World {
     // The model.
     states: [State; CHANNELS],
     by_server: [bool; CHANNELS],
+    /// Questions to the owner by which the server begins a subscription anew.
+    anew: [VecDeque<usize>; CHANNELS],
     /// Each question to the owner: the channel, and who is told.
     questions: Vec<(usize, Teller)>,
     /// Those not answered.
@@ -111,6 +113,7 @@ impl World {
             closed: false,
             states: [State::None; CHANNELS],
             by_server: [false; CHANNELS],
+            anew: Default::default(),
             questions: Vec::new(),
             unanswered: VecDeque::new(),
             expected: HashMap::new(),
@@ -214,6 +217,7 @@ impl World {
         let id = self.say("unsubscribe", channel);
         self.expected.insert(id, 0);
         self.states[channel] = State::None;
+        self.anew[channel].clear();
     }
 
     fn owner_answers(&mut self) {
@@ -230,7 +234,12 @@ impl World {
         }
         let number = self.unanswered.pop_front().expect("a question");
         let (channel, teller) = self.questions[number];
-        let begins = self.states[channel] == State::Waiting(number);
+        let anew = self.anew[channel].front() == Some(&number);
+        if anew {
+            self.anew[channel].pop_front();
+            self.by_server[channel] = true;
+        }
+        let begins = anew || self.states[channel] == State::Waiting(number);
         if begins {
             self.states[channel] = State::Live;
         }
@@ -274,14 +283,25 @@ impl World {
         }
         self.expected_unsubscribe_pushes += 1;
         self.states[channel] = State::None;
+        if let Some(number) = self.anew[channel].pop_front() {
+            self.states[channel] = State::Waiting(number);
+            self.by_server[channel] = true;
+        }
     }
 
     fn server_subscribes(&mut self, channel: usize) {
         let request = SubscribeRequest { channel: self.names[channel].clone(), ..SubscribeRequest::default() };
         let grant = SubscribeGrant::default();
         self.control(Control::Subscribe { chosen: Chosen::default(), request, grant });
-        if self.states[channel] == State::None {
-            self.asks_owner(channel, None);
+        match self.states[channel] {
+            State::None => self.asks_owner(channel, None),
+            State::Waiting(_) if !self.by_server[channel] => {}
+            State::Reserved(_) => {}
+            State::Waiting(_) | State::Live => {
+                self.unanswered.push_back(self.questions.len());
+                self.anew[channel].push_back(self.questions.len());
+                self.questions.push((channel, None));
+            }
         }
     }
 
@@ -290,6 +310,7 @@ impl World {
         let untold = matches!(self.states[channel], State::Waiting(_)) && self.by_server[channel];
         self.expected_unsubscribe_pushes += usize::from(self.states[channel] != State::None && !untold);
         self.states[channel] = State::None;
+        self.anew[channel].clear();
     }
 
     // --- what must hold ---
@@ -303,6 +324,7 @@ impl World {
         let live = self.states.iter().filter(|state| **state == State::Live).count();
         assert_eq!(self.node.shard.hub().subscriptions(), live, "{:?}", self.states);
         let all = self.states.iter().filter(|state| **state != State::None).count();
+        let all = all + self.anew.iter().map(VecDeque::len).sum::<usize>();
         let session = self.node.clients.session(self.conn).expect("a session");
         assert_eq!(session.subscriptions(), all, "{:?}", self.states);
         // Each live one knows its place, and the hub knows its way back.

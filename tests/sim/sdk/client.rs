@@ -289,7 +289,8 @@ impl Sdk {
         let forced = history && (options.force_recovery || wish.forces_recovery);
         let cache = options.force_recovery_mode == "cache";
         let mut wrong = (forced && !recoverable).then(|| format!("{channel}: recovery is forced"));
-        if result.was_recovering != (ask.is_some() && recoverable) && wrong.is_none() {
+        let by_itself = recoverable && cache && options.auto_cache_recover;
+        if result.was_recovering != (ask.is_some() || by_itself) && wrong.is_none() {
             wrong = Some(format!("{channel}: was_recovering {} for {ask:?}", result.was_recovering));
         }
         let sees = rules.insecure || namespace.may_see_presence(&user, true);
@@ -317,11 +318,11 @@ impl Sdk {
         }
         sub.live = Some(live);
         let (was, recovered) = (result.was_recovering, result.recovered);
-        if was && !recovered && !cache {
+        if recoverable && was && !recovered && !cache {
             check_loss(world, truth, channel, ask.as_ref().expect("asked"), &result);
         }
         self.recovered += usize::from(was && recovered);
-        self.lost += usize::from(was && !recovered);
+        self.lost += usize::from(ask.is_some() && !recovered);
         self.missed += result.publications.len();
         for publication in result.publications {
             self.hear(world, truth, channel, publication, true);
@@ -367,11 +368,22 @@ impl Sdk {
             }
         } else if let Some(it) = subscribe {
             let sub = self.sub(&channel);
-            (sub.server, sub.wish) = (true, Wish::default());
+            // It may be subscribed, and is anew.
+            (sub.server, sub.wish, sub.live) = (true, Wish::default(), None);
+            let options = world.options.rules.channel(&channel).expect("a namespace");
+            let cache = options.force_recovery_mode == "cache";
             let (recoverable, positioned, epoch, offset) = (it.recoverable, it.positioned, it.epoch, it.offset);
-            let result = SubscribeResult { recoverable, positioned, epoch, offset, ..SubscribeResult::default() };
+            // The push does not tell.
+            let was_recovering = recoverable && cache && options.auto_cache_recover;
+            let result = SubscribeResult {
+                recoverable,
+                positioned,
+                epoch,
+                offset,
+                was_recovering,
+                ..SubscribeResult::default()
+            };
             self.begin(world, truth, &channel, result, None);
-            let cache = world.options.rules.channel(&channel).is_some_and(|o| o.force_recovery_mode == "cache");
             if let Some(live) = self.sub(&channel).live.as_mut().filter(|_| cache) {
                 // The latest publication may follow, as a push has no room for it.
                 live.last = None;
@@ -388,7 +400,8 @@ impl Sdk {
         assert!(live.hears, "{channel}: told who comes and goes, and not entitled to it");
         live.own_join |= joined && me == Some(true);
         let before = live.present.insert(client.to_owned(), joined);
-        assert!(before != Some(joined), "{channel}: {client} came or went twice");
+        let anew = joined && channel == ORDERED;
+        assert!(anew || before != Some(joined), "{channel}: {client} came or went twice");
     }
 
     fn hear(&mut self, world: &World, truth: &mut Truth, channel: &str, publication: Publication, recovered: bool) {
