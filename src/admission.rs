@@ -92,19 +92,26 @@ pub struct Admission {
 #[derive(Debug)]
 pub struct Entry {
     admission: Arc<Admission>,
-    key: u32,
+    key: Option<u32>,
 }
 
 impl Entry {
     /// `key`: what [`Admission::enter`] gave.
     pub fn new(admission: Arc<Admission>, key: u32) -> Entry {
-        Entry { admission, key }
+        Entry { admission, key: Some(key) }
+    }
+
+    /// The socket goes on to be counted by whoever gets it, with this key.
+    pub fn pass_on(mut self) -> Option<u32> {
+        self.key.take()
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.admission.leave(self.key);
+        if let Some(key) = self.key {
+            self.admission.leave(key);
+        }
     }
 }
 

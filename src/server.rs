@@ -16,7 +16,7 @@ use crate::base::mailbox::{Mailbox, Sender, mailbox};
 use crate::config::{Config, ListenSocket, Warning};
 use crate::heap;
 use crate::host;
-use crate::reactor::{Links, Reactor, Steering, WAKER, listen};
+use crate::reactor::{Links, Reactor, Returned, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, PortRoom, Replies, Service};
 use crate::session::Settings;
 use crate::session::backend::Ask;
@@ -105,10 +105,11 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         let me = at as u16;
         let shard = Shard::new(me, count as u16, seed, secret.clone(), rules.clone());
         let ends = (hand_off.clone(), backend.clone(), hook.clone(), checks.clone());
-        let links = links(senders.clone(), ends, answers.clone(), happened.clone());
+        let links = links(senders.clone(), ends, part.back, answers.clone(), happened.clone());
         let failed = happened.clone();
         let start = || {
-            let reactor = Reactor::new(part.poll, listener, part.mailbox, shard, me, links, admission.clone(), &config)
+            let mailboxes = (part.mailbox, part.returned);
+            let reactor = Reactor::new(part.poll, listener, mailboxes, shard, me, links, admission.clone(), &config)
                 .map_err(cannot("start a reactor"))?;
             spawn(format!("reactor-{me}"), move || {
                 let Err(error) = reactor.run();
@@ -188,21 +189,26 @@ fn draw() -> Result<(u64, Arc<[u8; 32]>), ServeError> {
     Ok((getrandom::u64().map_err(failed)?, Arc::new(secret)))
 }
 
-/// A reactor's poll with the mailbox that wakes it.
+/// A reactor's poll with the mailboxes that wake it.
 struct Part {
     poll: Poll,
     sender: Sender<Mail>,
     mailbox: Mailbox<Mail>,
+    /// For sockets that were handed off and come back.
+    back: Sender<Returned>,
+    returned: Mailbox<Returned>,
 }
 
 fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
     (0..count)
         .map(|_| {
             let poll = Poll::new()?;
-            let waker = Waker::new(poll.registry(), WAKER)?;
+            let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+            let again = waker.clone();
             // A wake that fails has nobody to tell; the next turn of the loop finds the mail.
-            let (sender, mailbox) = mailbox(len_max, move || drop(waker.wake()));
-            Ok(Part { poll, sender, mailbox })
+            let (sender, mail) = mailbox(len_max, move || drop(waker.wake()));
+            let (back, returned) = mailbox(len_max, move || drop(again.wake()));
+            Ok(Part { poll, sender, mailbox: mail, back, returned })
         })
         .collect()
 }
@@ -212,13 +218,14 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
 fn links(
     reactors: Vec<Sender<Mail>>,
     (hand_off, backend, hook, checks): (HandOff, BackendLink, HookLink, TokenChecks),
+    back: Sender<Returned>,
     answers: UnboundedSender<Vec<(u64, ControlAnswer)>>,
     happened: std::sync::mpsc::Sender<Happened>,
 ) -> Links {
     let pool = checks.pool.clone();
     Links {
         reactors,
-        hand_off: Box::new(move |stream, bytes, entry| hand_off.give(stream, bytes, entry)),
+        hand_off: Box::new(move |stream, bytes, entry| hand_off.give(stream, bytes, entry, back.clone())),
         ask: Box::new(move |call| match call.ask {
             Ask::Check(_) => checks.ask(call),
             _ => backend.ask(call),

@@ -1,7 +1,7 @@
 //! F10 · From the listener to a connection: accepting, and the limits asked before a byte is read.
 
 use super::host::refuse_unread;
-use super::{ACCEPT_PAUSE, LISTENER, Reactor};
+use super::{ACCEPT_PAUSE, LISTENER, Reactor, Returned};
 use crate::admission::Refused;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
@@ -43,7 +43,7 @@ impl Reactor {
                     return true;
                 }
                 match admission.enter(peer.ip()) {
-                    Ok(ip_key) => self.open(stream, ip_key),
+                    Ok(ip_key) => drop(self.open(stream, ip_key)),
                     Err(Refused::Address) => {
                         counters.limit_per_ip += 1;
                         refuse_unread(&stream, "too many connections from this address");
@@ -83,13 +83,25 @@ impl Reactor {
         taken && self.reserve.is_some()
     }
 
-    fn open(&mut self, stream: TcpStream, ip_key: u32) {
+    /// Sockets that were handed off, and whose next request is for this reactor.
+    pub(super) fn take_back(&mut self) {
+        let mut all = Vec::new();
+        self.returned.drain(&mut all);
+        for Returned { stream, bytes, ip_key } in all {
+            self.turn.shard.counters.handed_back += 1;
+            let conn = self.open(stream, ip_key);
+            self.turn.begin_with(conn, &bytes);
+        }
+    }
+
+    fn open(&mut self, stream: TcpStream, ip_key: u32) -> u32 {
         let fd = stream.as_raw_fd();
         let conn = self.turn.accept(stream, ip_key);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut SourceFd(&fd), Token(conn as usize), interest).is_err() {
             self.turn.conns.kill(conn);
         }
+        conn
     }
 
     /// Connections that the kernel completed before now are ours: takes them all, then closes the listener.

@@ -16,7 +16,7 @@ mod socket;
 mod steering;
 mod stream;
 
-pub use handshake::Routes;
+pub use handshake::{Routes, trim};
 pub use listener::listen;
 pub use steering::Steering;
 
@@ -40,6 +40,14 @@ use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A socket that was handed off and comes back with a request for this reactor.
+pub struct Returned {
+    pub stream: TcpStream,
+    /// What was read of it: the request, and what is behind it.
+    pub bytes: Bytes,
+    pub ip_key: u32,
+}
 
 /// An answer and the ticket of its question.
 pub type Answered = (u64, ControlAnswer);
@@ -82,6 +90,7 @@ pub struct Reactor {
     reserve: Option<std::fs::File>,
     mailbox: Mailbox<Mail>,
     mail: Vec<Mail>,
+    returned: Mailbox<Returned>,
     turn: Turns<Outside>,
     clock: Clock,
     /// By the machine's clock.
@@ -99,7 +108,7 @@ impl Reactor {
     pub fn new(
         poll: Poll,
         listener: std::net::TcpListener,
-        mailbox: Mailbox<Mail>,
+        (mailbox, returned): (Mailbox<Mail>, Mailbox<Returned>),
         mut shard: Shard,
         me: u16,
         links: Links,
@@ -120,6 +129,7 @@ impl Reactor {
             reserve: std::fs::File::open("/dev/null").ok(),
             mailbox,
             mail: Vec::new(),
+            returned,
             turn: Turns::new(me, reactors, shard, outside, Bounds::of_each(config, usize::from(reactors))),
             clock: Clock::default(),
             started_ns: machine_ns(),
@@ -144,6 +154,7 @@ impl Reactor {
             self.read_clock(began, until);
             self.turn.begin(self.now, began);
             self.accept(&events);
+            self.take_back();
             self.mailbox.drain(&mut self.mail);
             let ready = events.iter().filter(|event| !matches!(event.token(), LISTENER | WAKER)).map(readiness);
             self.turn.run(ready, &mut self.mail);
@@ -160,7 +171,7 @@ impl Reactor {
 
     /// Until when the poll may sleep, by the machine's clock: 0 while work waits, else until a timer may be due.
     fn sleeps_until(&mut self) -> Option<u64> {
-        if self.accept_more || self.turn.has_work() || !self.mailbox.is_empty() {
+        if self.accept_more || self.turn.has_work() || !self.mailbox.is_empty() || !self.returned.is_empty() {
             return Some(0);
         }
         let wake = self.turn.wake_at().map(|at| at.saturating_mul(NS_IN_MS));

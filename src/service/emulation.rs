@@ -1,8 +1,8 @@
 //! F10 · `POST /emulation`: the commands of clients whose own connection goes one way.
 //!
 //! Owns reading the request and saying whether it was passed on. The reply to a command comes by the client's stream,
-//! so the answer here has no body. Every answer closes its connection: one that was kept could bring the request for a
-//! stream next, which only a fresh one may.
+//! so the answer here has no body. Every answer closes its connection: those of many clients would hold the places of
+//! all others.
 
 use super::node::{Node, Unavailable};
 use super::source::{only, origin_and_host};

@@ -12,6 +12,7 @@ mod fetch;
 mod guard;
 mod hooks;
 mod jwks;
+mod line;
 mod node;
 mod pages;
 mod room;
@@ -28,6 +29,7 @@ pub use room::{ConnectionPermit, PortRoom};
 
 use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;
+use crate::reactor::Returned;
 use crate::session::Settings;
 use crate::session::backend::Call;
 use crate::shard::Mail;
@@ -38,11 +40,11 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use line::ReactorPaths;
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::sync::watch::Receiver;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_io_timeout::TimeoutWriter;
@@ -50,8 +52,13 @@ use tokio_io_timeout::TimeoutWriter;
 /// A listener that gave no connection is asked again after this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A socket from a reactor, with the bytes it read and its place here.
-pub type HandedOff = (TcpStream, Bytes, ConnectionPermit);
+/// A socket from a reactor, with the bytes it read, its place here, and the way back.
+pub struct HandedOff {
+    stream: TcpStream,
+    bytes: Bytes,
+    place: ConnectionPermit,
+    back: Sender<Returned>,
+}
 
 /// What reactors call to hand a socket off.
 #[derive(Clone)]
@@ -62,9 +69,10 @@ pub struct HandOff {
 
 impl HandOff {
     /// Gives the socket to the service thread, or back if too many are there.
-    pub fn give(&self, stream: TcpStream, bytes: Bytes, entry: Entry) -> Result<(), TcpStream> {
+    /// `back`: to the reactor that it comes from.
+    pub fn give(&self, stream: TcpStream, bytes: Bytes, entry: Entry, back: Sender<Returned>) -> Result<(), TcpStream> {
         let Some(place) = self.room.take(entry) else { return Err(stream) };
-        self.sender.send((stream, bytes, place)).map_err(|refused| refused.0.0)
+        self.sender.send(HandedOff { stream, bytes, place, back }).map_err(|refused| refused.0.stream)
     }
 }
 
@@ -153,16 +161,24 @@ impl Service {
         let head_timeout = config.http_server.handshake_timeout;
         if let Some(listener) = self.internal.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(accept(listener, routers.internal, self.rooms.internal.clone(), head_timeout));
+            let limits = Limits { head_timeout, head_max: config.http_server.header_size_limit };
+            tokio::spawn(accept(listener, routers.internal, self.rooms.internal.clone(), limits));
         }
         if let Some(listener) = self.grpc.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let drained = watch::draining(self.admission.clone());
             tokio::spawn(api::serve_grpc(listener, grpc, self.rooms.grpc.clone(), head_timeout, drained));
         }
-        while let Some((stream, bytes, place)) = self.handed_off.recv().await {
+        let paths: ReactorPaths = pages::reactors_paths(&config).collect();
+        let limits = Limits { head_timeout, head_max: config.http_server.header_size_limit };
+        while let Some(HandedOff { stream, bytes, place, back }) = self.handed_off.recv().await {
             if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
-                tokio::spawn(serve_one(stream, bytes, routers.external.clone(), place, head_timeout));
+                let served = serve_one((stream, bytes), routers.external.clone(), place, paths.clone(), limits);
+                tokio::spawn(async move {
+                    if let Some(returned) = served.await {
+                        back.send(returned);
+                    }
+                });
             }
         }
         Ok(())
@@ -210,14 +226,23 @@ impl Ports {
     }
 }
 
+/// What a connection's requests may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// A head, and the time before it.
+    head_timeout: Duration,
+    head_max: usize,
+}
+
 /// The second port.
-async fn accept(listener: tokio::net::TcpListener, router: Current, room: Arc<PortRoom>, head_timeout: Duration) {
+async fn accept(listener: tokio::net::TcpListener, router: Current, room: Arc<PortRoom>, limits: Limits) {
+    let none: ReactorPaths = Arc::default();
     loop {
         // A place first: connections beyond the limit wait in the kernel's queue.
         let Some(place) = room.wait().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(serve_one(stream, Bytes::new(), router.clone(), place, head_timeout));
+                tokio::spawn(serve_one((stream, Bytes::new()), router.clone(), place, none.clone(), limits));
             }
             Err(error) => {
                 accept_failed("internal port", error).await;
@@ -233,23 +258,25 @@ async fn accept_failed(port: &'static str, error: io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-/// One HTTP connection, from the bytes that were read before it came here to its end.
+/// One HTTP connection, from the bytes that were read before it came here to its end, or to a request for one of
+/// `paths`: with that it goes back.
 async fn serve_one(
-    stream: tokio::net::TcpStream,
-    bytes: Bytes,
+    (stream, bytes): (tokio::net::TcpStream, Bytes),
     router: Current,
     place: ConnectionPermit,
-    head_timeout: Duration,
-) {
-    let (reader, writer) = stream.into_split();
+    paths: ReactorPaths,
+    limits: Limits,
+) -> Option<Returned> {
+    let stream = Arc::new(stream);
+    let (requests, answers, mut found) = line::split(stream.clone(), bytes, paths, limits.head_max);
     // Who asks and does not read what it gets must not keep its place.
-    let mut writer = TimeoutWriter::new(writer);
-    writer.set_timeout(Some(head_timeout));
-    let io = TokioIo::new(tokio::io::join(io::Cursor::new(bytes).chain(reader), Box::pin(writer)));
+    let mut answers = TimeoutWriter::new(answers);
+    answers.set_timeout(Some(limits.head_timeout));
+    let io = TokioIo::new(tokio::io::join(requests, Box::pin(answers)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Also ends a connection that is kept alive and asks nothing.
-        .header_read_timeout(head_timeout)
+        .header_read_timeout(limits.head_timeout)
         .serve_connection(
             io,
             service_fn(move |request| {
@@ -258,17 +285,30 @@ async fn serve_one(
                 TowerToHyperService::new(router).call(request)
             }),
         );
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = Box::pin(connection);
+    let mut input = None;
     let served = tokio::select! {
         served = connection.as_mut() => served,
         // It answers what it has begun to, and goes.
+        Ok(bytes) = &mut found => {
+            input = Some(bytes);
+            connection.as_mut().graceful_shutdown();
+            connection.as_mut().await
+        }
         () = place.shortage() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            connection.as_mut().await
         }
     };
-    if let Err(error) = served {
-        tracing::debug!(%error, "HTTP connection ended");
+    drop(connection);
+    match (served, input) {
+        (Err(error), _) => tracing::debug!(%error, "HTTP connection ended"),
+        // Nobody else has it any more.
+        (Ok(()), Some(bytes)) => {
+            let stream = Arc::into_inner(stream)?.into_std().ok()?;
+            return Some(Returned { stream, bytes, ip_key: place.give_back()? });
+        }
+        (Ok(()), None) => {}
     }
-    drop(place);
+    None
 }

@@ -12,6 +12,7 @@ use crate::admission::Admission;
 use crate::base::metrics::{Counters, Page};
 use crate::config::Config;
 use crate::heap;
+use crate::reactor::trim;
 use crate::session::Settings;
 use crate::shard::Stats;
 use crate::workers::Pool;
@@ -19,7 +20,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::get;
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::watch::Receiver;
@@ -44,29 +45,20 @@ pub struct Operator {
 /// What anyone may ask: on the public port, next to the clients.
 pub fn external(node: &Arc<Node>, config: &Config) -> Router {
     let mut router = emulation::router(node.clone(), config);
-    for path in reactors_paths(config) {
-        router = router.route(path, any(elsewhere));
+    if config.dev {
+        router = router.route("/", get(|| async { Html(CHAT) }));
     }
-    match config.dev {
-        // The browser must not ask for a stream on the same connection next.
-        true => router.route("/", get(|| async { ([(header::CONNECTION, "close")], Html(CHAT)) })),
-        false => router,
-    }
+    router
 }
 
-/// What reactors answer.
-fn reactors_paths(config: &Config) -> impl Iterator<Item = &str> {
+/// What reactors answer, without a slash at the end.
+pub fn reactors_paths(config: &Config) -> impl Iterator<Item = String> {
     let streams = [&config.sse, &config.http_stream, &config.uni_sse, &config.uni_http_stream].into_iter();
     let streams = streams.filter(|stream| stream.enabled).map(|stream| &*stream.handler_prefix);
     let uni = config.uni_websocket.enabled.then_some(&*config.uni_websocket.handler_prefix);
-    [&*config.websocket.handler_prefix].into_iter().chain(uni).chain(streams)
-}
-
-/// A client's handshake on a connection that was kept alive after plain HTTP: reactors take only fresh ones (RFC 9110
-/// section 15.5.20 says that the client may try on another connection).
-async fn elsewhere() -> Response {
-    let text = "a client's handshake must be the first request of its connection\n";
-    (StatusCode::MISDIRECTED_REQUEST, [(header::CONNECTION, "close")], text).into_response()
+    let echo = config.echo.enabled.then_some(&*config.echo.handler_prefix);
+    let all = [&*config.websocket.handler_prefix].into_iter().chain(uni).chain(echo).chain(streams);
+    all.map(|path| trim(path).to_owned())
 }
 
 impl Operator {

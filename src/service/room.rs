@@ -26,7 +26,7 @@ pub struct PortRoom {
 pub struct ConnectionPermit {
     room: Arc<PortRoom>,
     permit: Option<OwnedSemaphorePermit>,
-    _entry: Option<Entry>,
+    entry: Option<Entry>,
 }
 
 impl PortRoom {
@@ -53,7 +53,7 @@ impl PortRoom {
 
     fn permit(self: &Arc<Self>, permit: OwnedSemaphorePermit, entry: Option<Entry>) -> ConnectionPermit {
         self.look();
-        ConnectionPermit { room: self.clone(), permit: Some(permit), _entry: entry }
+        ConnectionPermit { room: self.clone(), permit: Some(permit), entry }
     }
 
     /// Connections that are here.
@@ -80,6 +80,11 @@ impl PortRoom {
 }
 
 impl ConnectionPermit {
+    /// The connection goes back to where it came from; what it counts as there.
+    pub fn give_back(mut self) -> Option<u32> {
+        self.entry.take().and_then(Entry::pass_on)
+    }
+
     /// Ends once room has been short for as long as a connection may be idle then.
     pub fn shortage(&self) -> impl Future<Output = ()> + Send + 'static {
         let (mut short, room) = (self.room.short.subscribe(), self.room.clone());

@@ -443,8 +443,8 @@ impl Session {
         Ok(())
     }
 
-    /// Ends all there is of a channel: the server may be beginning a subscription anew. The one that others know of goes
-    /// last. False if there is nothing to wait for.
+    /// Ends all there is of a channel: the server may be beginning a subscription anew. The one that others know of
+    /// goes last. False if there is nothing to wait for.
     fn end_channel(&mut self, channel: ChannelId, ticket: u32, turn: &mut Turn<'_>) -> bool {
         loop {
             let of_channel = self.subs.iter().enumerate().filter(|(_, sub)| sub.channel() == channel);

@@ -169,10 +169,7 @@ impl States {
     }
 
     pub fn pending(&self, id: ChannelId) -> Option<&Pending> {
-        self.0.iter().find_map(|state| match state {
-            State::Waiting { channel, pending } => (*channel == id).then_some(&**pending),
-            State::Reserved { .. } | State::Live { .. } | State::Abandoned { .. } => None,
-        })
+        self.all_pending(id).next()
     }
 
     /// It waits no longer.
@@ -190,14 +187,19 @@ impl States {
 
     /// Does one wait that will have this flag?
     pub fn has_pending(&self, id: ChannelId, flag: Flags) -> bool {
-        let is_it = |state: &State| matches!(state, State::Waiting { channel, pending } if *channel == id && pending.flags.has(flag));
-        self.0.iter().any(is_it)
+        self.all_pending(id).any(|pending| pending.flags.has(flag))
     }
 
     /// How many to this channel the client will hear of by a push.
     pub fn pushed(&self, id: ChannelId) -> usize {
-        let is_it = |state: &&State| matches!(state, State::Waiting { channel, pending } if *channel == id && pending.to == To::Push);
-        self.0.iter().filter(is_it).count()
+        self.all_pending(id).filter(|pending| pending.to == To::Push).count()
+    }
+
+    fn all_pending(&self, id: ChannelId) -> impl Iterator<Item = &Pending> {
+        self.0.iter().filter_map(move |state| match state {
+            State::Waiting { channel, pending } => (*channel == id).then_some(&**pending),
+            State::Reserved { .. } | State::Live { .. } | State::Abandoned { .. } => None,
+        })
     }
 
     /// It is given up while its owner is asked; what was known of it, if it was more than plain.

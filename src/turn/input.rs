@@ -15,6 +15,21 @@ use bytes::Bytes;
 use std::io;
 
 impl<H: Host> Turns<H> {
+    /// Bytes of a connection that others read before it came here: it goes on with them in this turn.
+    pub fn begin_with(&mut self, conn: u32, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if let Some(partial) = self.conns.partial(conn) {
+            partial.tail.clear();
+            partial.tail.extend_from_slice(bytes);
+        }
+        if let Some(it) = self.conns.get(conn) {
+            it.marks.set(Marks::HELD, true);
+        }
+        self.conns.queue(conn);
+    }
+
     /// Those that wait from the last turn, each once.
     pub(super) fn serve_queue(&mut self) {
         let queue = self.conns.take_queue();

@@ -1,8 +1,9 @@
 //! Which port answers what: the one public port, the second one for operators, health and metrics.
 
 use crate::client::{Client, Witness};
-use crate::peer::{PATH, Peer, upgrade_head};
-use crate::server::{KEY, OPEN, Server};
+use crate::peer::{PATH, Peer, TEXT, frame, upgrade_head};
+use crate::server::{KEY, OPEN, Server, until};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -73,21 +74,98 @@ fn idle_connections_on_the_public_port_keep_nobody_from_the_second() {
         assert_eq!(status(internal, method, path), 200, "{path}");
     }
     // On the public port there is room again soon, long before an idle connection has had its time.
-    crate::server::until("room", || (ask(&mut Peer::open(server.address)) == Some(404)).then_some(()));
+    until("room", || (ask(&mut Peer::open(server.address)) == Some(404)).then_some(()));
     idle.iter_mut().for_each(Peer::ended);
     let page = Peer::open(internal).request("GET", "/metrics", &[], "").expect("an answer").body;
     let line = page.lines().find(|line| line.starts_with("gannet_service_connections_ended_total{port=\"public\"}"));
     assert!(line.is_some_and(|line| !line.ends_with(" 0")), "{line:?}");
 }
 
+/// Is it a client of the node's, on this connection?
+fn is_client(server: &Server, mut peer: Peer) {
+    assert!(peer.connect()["client"].is_string());
+    peer.send_frame(TEXT, br#"{"id":2,"subscribe":{"channel":"c"}}"#);
+    assert_eq!(peer.text(), r#"{"id":2,"subscribe":{}}"#);
+    server.publish("c", json!("heard"));
+    assert_eq!(peer.text(), r#"{"push":{"channel":"c","pub":{"data":"heard"}}}"#);
+}
+
 #[test]
-fn a_handshake_after_plain_http_is_sent_to_a_connection_of_its_own() {
-    let server = Server::start(OPEN);
+fn a_handshake_may_follow_plain_http_on_its_connection() {
+    let limits = ["--client.connection_limit_per_ip", "2", "--echo.enabled"];
+    let server = Server::with(OPEN, &limits);
+    let body = r#"{"channel":"other","data":1}"#;
+    let key = format!("X-API-Key: {KEY}\r\n");
+    let api = format!("POST /api/publish HTTP/1.1\r\nHost: h\r\n{key}");
+    let chunked = format!("Transfer-Encoding: chunked\r\n\r\n5\r\n{}\r\n{:x};a=b\r\n", &body[..5], body.len() - 5);
+    let before = [
+        vec!["GET /health HTTP/1.1\r\nHost: h\r\n\r\n".to_owned()],
+        vec![format!("{api}Content-Length: {}\r\n\r\n{body}", body.len())],
+        vec![format!("{api}{chunked}"), format!("{}\r\n0\r\nTrailer: x\r\n\r\n", &body[5..])],
+        vec!["GET /nowhere HTTP/1.1\r\nHo".to_owned(), "st: h\r\n\r\n".to_owned()],
+        vec!["GET /health HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n".to_owned()],
+        vec!["GET /health HTTP/1.1\r\nHost: h\r\n\r\n".repeat(3)],
+    ];
+    let ways = before.len() as u64;
+    let handshake = upgrade_head(PATH, &[]);
+    let whole = upgrade_head(&format!("ws://gannet.example{PATH}/"), &[]);
+    for (at, requests) in before.into_iter().enumerate() {
+        let answers = requests.concat().matches("HTTP/1.1").count();
+        let mut peer = Peer::open(server.address);
+        requests.iter().for_each(|part| peer.send(part.as_bytes()));
+        (0..answers).for_each(|_| assert!([200, 404].contains(&peer.response().status)));
+        match at % 3 {
+            0 => peer.send(handshake.as_bytes()),
+            1 => {
+                peer.send(&handshake.as_bytes()[..40]);
+                assert!(server.metric("gannet_node_uptime_seconds") < 1000, "it is served meanwhile");
+                peer.send(&handshake.as_bytes()[40..]);
+            }
+            _ => peer.send(whole.as_bytes()),
+        }
+        assert_eq!(peer.response().status, 101);
+        is_client(&server, peer);
+        until("it to be gone", || (server.metric("gannet_client_connections_inflight") == 0).then_some(()));
+    }
+    server.counts("gannet_reactor_sockets_handed_back_total", ways);
+
+    // Its first command may come with it, and the answer before it may still be on its way.
     let mut peer = Peer::open(server.address);
-    assert_eq!(peer.request("GET", "/health", &[], "").expect("an answer").status, 200);
-    peer.send(upgrade_head(PATH, &[]).as_bytes());
-    assert_eq!(peer.response().status, 421);
-    peer.ended();
+    let frame = frame(TEXT, br#"{"id":1,"connect":{}}"#);
+    let both = ["GET /health HTTP/1.1\r\nHost: h\r\n\r\n".as_bytes(), handshake.as_bytes(), &frame].concat();
+    peer.send(&both);
+    assert_eq!((peer.response().status, peer.response().status), (200, 101));
+    assert!(peer.text().contains("\"connect\""));
+    // The connection counts for its address as it did all along.
+    let mut second = Peer::open(server.address);
+    let refused = second.try_response().map(|answer| answer.status);
+    assert_eq!(refused, Some(503), "this one and the kept one of the test's own are all");
+    drop(peer);
+    let mut echo = until("a place", || {
+        let mut peer = Peer::open(server.address);
+        peer.request("GET", "/health", &[], "").filter(|answer| answer.status == 200).map(|_| peer)
+    });
+    echo.send(upgrade_head("/echo", &[]).as_bytes());
+    assert_eq!(echo.response().status, 101);
+    drop(echo);
+    let mut refused = until("a place", || {
+        let mut peer = Peer::open(server.address);
+        peer.request("GET", "/health", &[], "").filter(|answer| answer.status == 200).map(|_| peer)
+    });
+    refused.send(upgrade_head(PATH, &["Origin: https://evil.example"]).as_bytes());
+    assert_eq!(refused.response().status, 403);
+    refused.ended();
+}
+
+#[test]
+fn a_handshake_for_a_whole_url_is_one_for_its_path() {
+    let server = Server::start(OPEN);
+    for host in ["ws://gannet.example", "http://gannet.example:80", "WSS://other"] {
+        is_client(&server, Peer::open(server.address).upgrade(&format!("{host}{PATH}")));
+    }
+    let mut peer = Peer::open(server.address);
+    peer.send(upgrade_head("ws://gannet.example/nowhere", &[]).as_bytes());
+    assert_eq!(peer.response().status, 404);
 }
 
 #[test]

@@ -342,14 +342,18 @@ fn streams_are_clients_to_every_limit() {
 }
 
 #[test]
-fn a_stream_is_the_first_request_of_its_connection() {
+fn a_stream_may_follow_plain_http_on_its_connection() {
     let server = open();
-    for request in [post(STREAM, &[], CONNECT), get(SSE, CONNECT)] {
+    for request in [post(STREAM, &[], CONNECT), get(SSE, CONNECT), post(SSE, &[], CONNECT), chunked(STREAM, CONNECT)] {
         let mut peer = Peer::open(server.address);
         assert_eq!(peer.request("GET", "/health", &[], "").expect("an answer").status, 200);
-        peer.send(request.as_bytes());
-        assert_eq!(peer.response().status, 421);
-        peer.ended();
+        let mut stream = Stream::over(peer, &request);
+        assert!(stream.connect()["client"].is_string(), "{request}");
+        assert_eq!(
+            stream.ask(&server, json!({ "subscribe": { "channel": "c" } }))["subscribe"],
+            json!({}),
+            "{request}"
+        );
     }
 }
 
