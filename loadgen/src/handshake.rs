@@ -64,7 +64,8 @@ impl Upgrade {
                 Ok(()) => Answer::Open(self.head.split_off(size)),
                 Err(reason) => Answer::Refused(reason),
             },
-            Err(_) => Answer::Refused("not an HTTP response".to_owned()),
+            // tungstenite knows HTTP/1.1 only, and proxies refuse in 1.0.
+            Err(_) => Answer::Refused(old_status(&self.head).unwrap_or_else(|| "not an HTTP response".to_owned())),
         }
     }
 
@@ -91,6 +92,12 @@ impl Upgrade {
             _ => Err("another subprotocol than the one offered".to_owned()),
         }
     }
+}
+
+/// What a response in HTTP/1.0 comes to.
+fn old_status(head: &[u8]) -> Option<String> {
+    let status = head.strip_prefix(b"HTTP/1.0 ")?.get(..3)?;
+    status.iter().all(u8::is_ascii_digit).then(|| format!("http {}", String::from_utf8_lossy(status)))
 }
 
 #[cfg(test)]
@@ -127,6 +134,8 @@ mod tests {
             upgrade.take(bytes)
         };
         assert_eq!(refused(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"), Answer::Refused("http 503".to_owned()));
+        assert_eq!(refused(b"HTTP/1.0 503 Busy\r\n\r\n<html>"), Answer::Refused("http 503".to_owned()));
+        assert_eq!(refused(b"HTTP/1.0 no\r\n\r\n"), Answer::Refused("not an HTTP response".to_owned()));
         assert_eq!(refused(b"SSH-2.0\r\n\r\n"), Answer::Refused("not an HTTP response".to_owned()));
         let key = b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
         assert_eq!(refused(key), Answer::Refused("wrong Sec-WebSocket-Accept".to_owned()));

@@ -16,6 +16,7 @@ mod fleet;
 mod handshake;
 mod loops;
 mod options;
+mod place;
 mod plan;
 mod profile;
 mod progress;
@@ -70,8 +71,10 @@ fn main() -> ExitCode {
 /// True if the goal was reached.
 fn run(scenario: &Scenario) -> Result<bool, String> {
     let (common, plan) = (scenario.common(), scenario.plan()?);
+    try_outputs(common)?;
     raise_descriptors(&plan)?;
     let watch = Watch::new(&common.pid, &common.metrics, plan.target.is_loopback())?;
+    tell_strangers(&common.pid);
     let outcome = conduct::run(&plan, &mut Loops::new(plan.clone()), &watch, Progress::new(common.quiet))
         .map_err(|error| format!("the run could not go on: {error}"))?;
     judge(common, &plan, &outcome)
@@ -81,8 +84,33 @@ fn run(scenario: &Scenario) -> Result<bool, String> {
 fn control(options: &ControllerOptions) -> Result<bool, String> {
     let scenario = scenario_of(&options.words).unwrap_or_else(|error| error.exit());
     let plan = scenario.plan()?;
+    try_outputs(scenario.common())?;
     let outcome = agents::controller::run(options, &scenario, &plan)?;
     judge(scenario.common(), &plan, &outcome)
+}
+
+/// Can the results be written where they shall? A run may last for hours.
+fn try_outputs(common: &Common) -> Result<(), String> {
+    let all = [&common.json, &common.hgrm, &common.hlog, &common.html];
+    for path in all.into_iter().flatten().filter(|path| *path != Path::new("-")) {
+        let was_there = path.exists();
+        let opened = fs::OpenOptions::new().create(true).append(true).open(path);
+        opened.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+        if !was_there {
+            // The run may fail: then nothing is left of it.
+            let _ = fs::remove_file(path);
+        }
+    }
+    Ok(())
+}
+
+/// Another program's costs may be wanted, but not by mistake.
+fn tell_strangers(pids: &[u32]) {
+    for pid in pids {
+        if let Some(name) = cost::process::name(*pid).filter(|name| name != "gannet") {
+            eprintln!("note: process {pid} (--pid) is {name}, not gannet");
+        }
+    }
 }
 
 fn judge(common: &Common, plan: &Plan, outcome: &Outcome) -> Result<bool, String> {

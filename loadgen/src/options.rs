@@ -147,10 +147,10 @@ pub struct Idle {
     #[command(flatten)]
     pub common: Common,
     /// Clients that connect
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = count)]
     pub clients: u32,
     /// Each client subscribes to one of so many channels; 0 = to none
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = count)]
     pub channels: u32,
 }
 
@@ -159,7 +159,7 @@ pub struct Echo {
     #[command(flatten)]
     pub common: Common,
     /// Clients that speak, each to itself
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = count)]
     pub clients: u32,
     /// Messages a second of all clients together, on a schedule; without it each client has one message in flight
     #[arg(long, value_name = "PER_SECOND", value_parser = positive)]
@@ -171,13 +171,13 @@ pub struct Fanout {
     #[command(flatten)]
     pub common: Common,
     /// Clients that publish and do not subscribe; the n-th publishes to channel n modulo the channels
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = count)]
     pub publishers: u32,
     /// Clients that listen
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = count)]
     pub subscribers: u32,
     /// Channels in all, with the names load-0, load-1, ... (see --channel-prefix)
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = count)]
     pub channels: u32,
     /// Channels each subscriber has
     #[arg(long, default_value_t = 1, value_name = "CHANNELS")]
@@ -195,7 +195,7 @@ pub struct Chat {
     #[command(flatten)]
     pub common: Common,
     /// Members of all rooms together
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = count)]
     pub clients: u32,
     /// Members of a room
     #[arg(long, default_value_t = 10, value_name = "MEMBERS")]
@@ -213,10 +213,10 @@ pub struct Storm {
     #[command(flatten)]
     pub common: Common,
     /// Clients that connect
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = count)]
     pub clients: u32,
     /// Each client subscribes to one of so many channels; 0 = to none
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = count)]
     pub channels: u32,
     /// How many times everyone is cut
     #[arg(long, default_value_t = 1)]
@@ -242,10 +242,10 @@ pub struct Churn {
     #[command(flatten)]
     pub common: Common,
     /// Clients there at any time
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = count)]
     pub clients: u32,
     /// Each client subscribes to one of so many channels; 0 = to none
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = count)]
     pub channels: u32,
     /// Clients a second that leave and come back
     #[arg(long, default_value_t = 100.0, value_name = "PER_SECOND", value_parser = positive)]
@@ -263,10 +263,10 @@ pub struct Slow {
     #[command(flatten)]
     pub common: Common,
     /// Subscribers of one channel, the stalled ones among them
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = count)]
     pub clients: u32,
     /// Subscribers that stop reading
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = count)]
     pub stalled: u32,
     /// They read on after this; without it they stall to the end
     #[arg(long, value_parser = time, value_name = "DURATION")]
@@ -281,13 +281,13 @@ pub struct Ramp {
     #[command(flatten)]
     pub common: Common,
     /// Clients in the first step
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = count)]
     pub start: u32,
     /// Clients that each step adds
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = count)]
     pub step: u32,
     /// Clients in the last step
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = count)]
     pub max: u32,
     /// How long a step lasts
     #[arg(long, default_value = "5s", value_parser = time, value_name = "DURATION")]
@@ -427,6 +427,18 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A whole number, or so many thousands or millions: 10k, 1M.
+fn count(text: &str) -> Result<u32, String> {
+    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1_000),
+        None => text.strip_suffix(['m', 'M']).map_or((text, 1), |digits| (digits, 1_000_000)),
+    };
+    let wrong = || format!("a number from 0 to {} is needed, such as 5000, 10k or 1M", u32::MAX);
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
+    let number = plain.then(|| digits.replace('_', "").parse::<u32>().ok()).flatten();
+    number.and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
+}
+
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("a header looks like 'Name: value'")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
@@ -435,4 +447,33 @@ fn header(text: &str) -> Result<(String, String), String> {
 fn part(text: &str) -> Result<(u32, u32), String> {
     let parsed = text.split_once('/').and_then(|(k, n)| Some((k.parse::<u32>().ok()?, n.parse::<u32>().ok()?)));
     parsed.filter(|(k, n)| (1..=*n).contains(k)).ok_or_else(|| "a part looks like 2/8, from 1/8 to 8/8".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_may_have_a_unit() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("5000", Some(5000)),
+            ("1_000_000", Some(1_000_000)),
+            ("10k", Some(10_000)),
+            ("1M", Some(1_000_000)),
+            ("4m", Some(4_000_000)),
+            ("4294967295", Some(u32::MAX)),
+            ("4295M", None),
+            ("", None),
+            ("M", None),
+            ("_", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5M", None),
+            ("1 k", None),
+            ("1G", None),
+        ] {
+            assert_eq!(count(text).ok(), expected, "{text:?}");
+        }
+    }
 }

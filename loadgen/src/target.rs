@@ -1,11 +1,16 @@
 //! Where to: the URL taken apart, the address behind it, and the addresses connections come from.
 //!
 //! A load generator is a weapon when aimed at someone else's host, so anything but loopback needs a word of consent.
-//! Never connects.
+//! Connects only to learn which of several addresses of a name is the server's.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tungstenite::http::Uri;
+
+use crate::place::{first_that_answers, place};
+
+/// Of `ws://` without one.
+const PORT: u16 = 80;
 
 /// Source addresses go round over 127.1.0.0 to 127.240.255.255, so that no address runs out of ports.
 const FIRST_SOURCE: u32 = 0x7f01_0000;
@@ -24,7 +29,7 @@ impl Target {
     /// Takes `ws://host:port/path?query`.
     pub fn parse(url: &str) -> Result<Self, String> {
         let rest = match url.split_once("://") {
-            Some(("ws", rest)) => rest,
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => rest,
             Some((other, _)) => return Err(format!("{url}: only ws:// is spoken, not {other}://")),
             None => return Err(format!("{url}: a URL such as ws://127.0.0.1:8000/connection/websocket is needed")),
         };
@@ -32,15 +37,17 @@ impl Target {
             Some(at) => rest.split_at(at),
             None => (rest, "/"),
         };
-        let uri: Uri = format!("ws://{authority}/").parse().map_err(|error| format!("{url}: {error}"))?;
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let port = uri.port_u16().unwrap_or(80);
-        let mut addresses = (host, port).to_socket_addrs().map_err(|error| format!("{url}: {error}"))?;
-        let address = addresses.next().ok_or_else(|| format!("{url}: no address"))?;
+        if authority.contains('@') {
+            // Not shown: there may be a password in it.
+            return Err("a URL with a user in it: give -H 'Authorization: Basic ...' in place of it".to_owned());
+        }
+        let place = place(authority, PORT).map_err(|why| format!("{url}: {why}"))?;
+        let addresses = place.addresses().map_err(|why| format!("{url}: {why}"))?;
+        let address = first_that_answers(&addresses).ok_or_else(|| format!("{url}: no address"))?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let sample = path.replace(['{', '}'], "");
         sample.parse::<Uri>().map_err(|error| format!("{url}: {error}"))?;
-        Ok(Self { address, authority: authority.to_owned(), path })
+        Ok(Self { address, authority: place.authority.to_owned(), path })
     }
 
     pub fn is_loopback(&self) -> bool {
@@ -98,9 +105,16 @@ mod tests {
         let target = Target::parse("ws://[::1]:9").expect("a sound URL");
         assert_eq!((target.path.as_str(), target.authority.as_str()), ("/", "[::1]:9"));
         assert!(!Target::parse("ws://192.0.2.1/").expect("a sound URL").is_loopback());
+        assert_eq!(Target::parse("WS://127.0.0.1").expect("a sound URL").address.port(), 80);
         for wrong in ["http://127.0.0.1/", "wss://127.0.0.1/", "127.0.0.1:8000", "ws://", "ws://127.0.0.1/a b"] {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }
+        for wrong in ["ws://127.0.0.1:99999/", "ws://127.0.0.1:", "ws://127.0.0.1:8x/a", "Ws://[::1]:65536?a"] {
+            let why = Target::parse(wrong).expect_err("refused");
+            assert!(why.contains("is no port"), "{wrong}: {why}");
+        }
+        let why = Target::parse("ws://user:secret@127.0.0.1/").expect_err("refused");
+        assert!(why.contains("Authorization") && !why.contains("secret"), "{why}");
     }
 
     #[test]

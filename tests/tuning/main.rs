@@ -123,6 +123,33 @@ fn it_shows_and_changes_nothing_unless_told() {
 }
 
 #[test]
+fn it_finds_its_profiles_from_wherever_it_is_linked() {
+    let root = Root::new("linked");
+    let link = root.0.join("apply");
+    std::os::unix::fs::symlink(format!("{TUNING}/apply"), &link).unwrap();
+    let relative = root.0.join("again");
+    std::os::unix::fs::symlink("apply", &relative).unwrap();
+    for program in [link, relative] {
+        let (status, text) = run(Command::new(program).arg("--root").arg(&root.0).current_dir("/"));
+        assert_eq!(status, 0, "{text}");
+        assert!(line(&text, "net.core.somaxconn").ends_with(" 7 -> 65535"), "{text}");
+    }
+}
+
+#[test]
+fn a_key_without_a_value_is_set_and_is_without_one_again() {
+    let (root, key) = (Root::new("empty"), "net.core.somaxconn");
+    for nothing in ["", "\n"] {
+        fs::write(root.file(key), nothing).unwrap();
+        let (status, text) = root.apply("edge --write");
+        assert_eq!((status, &*root.get(key)), (0, "65535"), "{text}");
+        let (status, text) = root.apply("--revert");
+        assert_eq!((status, &*root.get(key)), (0, ""), "{text}");
+        assert!(!root.has(STATE), "{text}");
+    }
+}
+
+#[test]
 fn it_writes_and_reverts() {
     let root = Root::new("write");
     root.set("fs.nr_open", "9223372036854775807");

@@ -3,16 +3,19 @@
 //! The names are those that Prometheus's client libraries give every process. A page is bounded in time and size.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
 use tungstenite::http::Uri;
 
 use super::Cost;
+use crate::place::{first_that_answers, place};
 
 /// A page has this long for all of it.
 const TIME_MAX: Duration = Duration::from_secs(10);
+/// Of `http://` without one.
+const PORT: u16 = 80;
 /// A longer page is none.
 const BYTES_MAX: usize = 8 << 20;
 
@@ -23,7 +26,8 @@ const RSS: &str = "process_resident_memory_bytes";
 #[derive(Clone, Debug)]
 pub struct Page {
     url: String,
-    address: SocketAddr,
+    /// All that its name has.
+    addresses: Vec<SocketAddr>,
     authority: String,
     path: String,
 }
@@ -32,19 +36,22 @@ impl Page {
     /// Takes `http://host:port/path`.
     pub fn parse(url: &str) -> Result<Self, String> {
         let wrong = |why: &str| format!("--metrics {url}: {why}");
-        let uri: Uri = url.parse().map_err(|error| wrong(&format!("{error}")))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some(other) => return Err(wrong(&format!("only http:// is spoken, not {other}://"))),
+        let rest = match url.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((other, _)) => return Err(wrong(&format!("only http:// is spoken, not {other}://"))),
             None => return Err(wrong("a URL such as http://127.0.0.1:9000/metrics is needed")),
+        };
+        let rest = rest.split('#').next().unwrap_or_default();
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if authority.contains('@') {
+            // Not shown: there may be a password in it.
+            return Err("--metrics: a page that wants a user cannot be read".to_owned());
         }
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let port = uri.port_u16().unwrap_or(80);
-        let mut addresses = (host, port).to_socket_addrs().map_err(|error| wrong(&error.to_string()))?;
-        let address = addresses.next().ok_or_else(|| wrong("no address"))?;
-        let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Ok(Self { url: url.to_owned(), address, authority, path })
+        let place = place(authority, PORT).map_err(|why| wrong(&why))?;
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        path.parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
+        let (addresses, authority) = (place.addresses().map_err(|why| wrong(&why))?, place.authority.to_owned());
+        Ok(Self { url: url.to_owned(), addresses, authority, path })
     }
 
     /// What the process behind the page has spent.
@@ -64,7 +71,8 @@ impl Page {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer in {} s", TIME_MAX.as_secs()),
             _ => error.to_string(),
         };
-        let mut stream = TcpStream::connect_timeout(&self.address, TIME_MAX).map_err(say)?;
+        let address = first_that_answers(&self.addresses).ok_or("no address")?;
+        let mut stream = TcpStream::connect_timeout(&address, TIME_MAX).map_err(say)?;
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nAccept: text/plain\r\nConnection: close\r\n\r\n",
             self.path, self.authority
@@ -217,6 +225,9 @@ mod tests {
             ("https://127.0.0.1/metrics", "only http://"),
             ("127.0.0.1:9000", "such as http://"),
             ("http://127.0.0.1:1/a b", "--metrics"),
+            ("http://127.0.0.1:99999/metrics", "is no port"),
+            ("HTTP://127.0.0.1:8x", "is no port"),
+            ("http://u:p@127.0.0.1/", "wants a user"),
         ] {
             let why = Page::parse(url).expect_err("refused");
             assert!(why.contains(words), "{url}: {why}");

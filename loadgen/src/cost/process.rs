@@ -18,6 +18,11 @@ pub fn read(pid: u32) -> Result<Cost, String> {
     cost.ok_or_else(|| format!("{folder} is not as expected"))
 }
 
+/// What program process `pid` runs, by the kernel's short name for it.
+pub fn name(pid: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim_end().to_owned())
+}
+
 /// None = what it says is not understood.
 fn look(folder: &str) -> io::Result<Option<Cost>> {
     let stat = fs::read_to_string(format!("{folder}/stat"))?;
