@@ -353,6 +353,32 @@ fn pongs_that_lay_unread_beyond_the_next_ping_are_no_fault() {
     assert!(bench.turn.conns.get(conn).is_some_and(|it| it.session.is_some()), "all three were heard");
 }
 
+/// Replies are owed to a client, and its next commands wait for them: nobody keeps them for ever once it has left.
+#[test]
+fn one_that_left_is_not_waited_for_because_of_what_lies_unread() {
+    let (mut bench, line) = (Bench::new(2, with_history), Line::default());
+    let conn = bench.client(&line, "");
+    line.say(&commands(2..40, &HISTORY.replace("\"c\"", &format!("{:?}", elsewhere()))));
+    bench.run(&[conn]);
+    let session = |bench: &mut Bench| bench.turn.conns.get(conn).and_then(|it| it.session.as_ref()).is_some();
+    let timeout = crate::base::wheel::ticks(Config::default().client.pong_timeout);
+    let interval = bench.turn.shard.rules().ping_interval;
+    // Its pongs lie behind the commands.
+    for _ in 0..2 * (interval + timeout) {
+        bench.now.tick += 1;
+        bench.run(&[]);
+    }
+    assert!(session(&mut bench), "the backend takes its time");
+    line.hang_up();
+    bench.run(&[conn]);
+    assert!(session(&mut bench), "its commands may be carried out yet");
+    for _ in 0..interval + timeout {
+        bench.now.tick += 1;
+        bench.run(&[]);
+    }
+    assert!(!session(&mut bench));
+}
+
 /// Lets time pass until the client is sent a ping.
 fn ping(bench: &mut Bench, line: &Line, conn: u32) {
     let session = bench.turn.conns.get(conn).and_then(|it| it.session.as_ref());

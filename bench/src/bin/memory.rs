@@ -4,7 +4,8 @@
 //! besides; a client of a peer is only connected. In the case "kept" there are no clients, only channels and what the
 //! backend published to them.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ use serde_json::{Value, json};
 
 const SECRET: &str = "secret";
 
-const GANNET: [&str; 10] = [
+const GANNET: [&str; 11] = [
+    "--prometheus.enabled",
     "--client.token.hmac_secret_key",
     SECRET,
     "--channel.without_namespace.allow_subscribe_for_client",
@@ -89,7 +91,7 @@ struct Flags {
     #[arg(long, default_value_t = 25)]
     idle: u64,
     /// Bytes a client of Gannet may take
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 250)]
     limit: i64,
     /// The same with a channel of its own
     #[arg(long, default_value_t = 700)]
@@ -139,17 +141,35 @@ impl Case {
     }
 }
 
+/// What a server has.
+#[derive(Clone, Copy)]
+struct Taken {
+    memory: Memory,
+    /// What its allocator says is in use, if it says so.
+    in_use: Option<u64>,
+}
+
 /// Bytes per client, or per channel, beyond the server with one.
 #[derive(Clone, Copy)]
 struct Each {
     rss: i64,
     private: i64,
+    in_use: Option<i64>,
 }
 
 impl Each {
-    fn of(before: Memory, after: Memory, count: usize) -> Self {
+    fn of(before: Taken, after: Taken, count: usize) -> Self {
         let each = |before: u64, after: u64| (after as i64 - before as i64) / count as i64;
-        Self { rss: each(before.rss, after.rss), private: each(before.private, after.private) }
+        Self {
+            rss: each(before.memory.rss, after.memory.rss),
+            private: each(before.memory.private, after.memory.private),
+            in_use: before.in_use.zip(after.in_use).map(|(before, after)| each(before, after)),
+        }
+    }
+
+    /// What it is held to. Pages that the server had left over before hide a part of what is resident.
+    fn most(self) -> i64 {
+        self.in_use.map_or(self.rss, |in_use| in_use.max(self.rss))
     }
 }
 
@@ -170,7 +190,7 @@ struct Row {
 impl Row {
     fn within(&self) -> bool {
         let figures = [Some(self.idle), self.after_message].into_iter().flatten();
-        self.limit.is_none_or(|limit| figures.map(|each| each.rss).all(|rss| rss <= limit))
+        self.limit.is_none_or(|limit| figures.map(Each::most).all(|most| most <= limit))
     }
 
     fn cells(&self) -> Vec<String> {
@@ -191,6 +211,7 @@ impl Row {
             format!("{}", self.base.private / 1024),
             self.idle.rss.to_string(),
             self.idle.private.to_string(),
+            self.idle.in_use.map_or_else(String::new, |each| each.to_string()),
             after(|each| each.rss),
             after(|each| each.private),
             cpu,
@@ -201,7 +222,7 @@ impl Row {
     }
 
     fn json(&self) -> Value {
-        let each = |each: Each| json!({"rss": each.rss, "private": each.private});
+        let each = |each: Each| json!({"rss": each.rss, "private": each.private, "in_use": each.in_use});
         json!({
             "case": self.case.name(), "server": self.kind.name(), "channels": self.channels, "limit": self.limit,
             "base_rss": self.base.rss, "base_private": self.base.private,
@@ -211,7 +232,7 @@ impl Row {
     }
 }
 
-const HEAD: [&str; 13] = [
+const HEAD: [&str; 14] = [
     "case",
     "server",
     "channels",
@@ -219,6 +240,7 @@ const HEAD: [&str; 13] = [
     "private",
     "idle RSS",
     "private",
+    "in use",
     "after message RSS",
     "private",
     "idle CPU us/s",
@@ -272,8 +294,21 @@ fn watch_idle(fleet: &mut Fleet, pid: u32, clients: usize, time: Duration) -> io
     Ok((used_us / began.elapsed().as_secs_f64() / clients as f64, fleet.pings - pings))
 }
 
-fn settled(fleet: &mut Fleet, pid: u32) -> io::Result<Memory> {
-    settled_memory(pid, Duration::from_secs(10), |limit| fleet.turn(limit, |_, _, _| Ok(())))
+fn settled(fleet: &mut Fleet, server: &Server, kind: Kind) -> io::Result<Taken> {
+    let memory = settled_memory(server.pid(), Duration::from_secs(10), |limit| fleet.turn(limit, |_, _, _| Ok(())))?;
+    let in_use = if kind == Kind::Gannet { Some(in_use(server.port)?) } else { None };
+    Ok(Taken { memory, in_use })
+}
+
+/// Bytes that Gannet's allocator says are in use.
+fn in_use(port: u16) -> io::Result<u64> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    let line = page.lines().find_map(|line| line.strip_prefix("gannet_process_memory_in_use_bytes "));
+    line.and_then(|value| value.parse().ok()).ok_or_else(|| io::Error::other("the metrics do not tell memory in use"))
 }
 
 fn measure(flags: &Flags, case: Case, kind: Kind, channels: usize) -> io::Result<Row> {
@@ -287,11 +322,11 @@ fn measure(flags: &Flags, case: Case, kind: Kind, channels: usize) -> io::Result
     let mut fleet = Fleet::new(server.port, dialect)?;
     fleet.open(1, Duration::from_secs(10), |index| opening(kind, index, channels))?;
     send_large(&mut fleet, kind, 1, flags.message)?;
-    let base = settled(&mut fleet, server.pid())?;
+    let base = settled(&mut fleet, &server, kind)?;
     fleet.open(flags.clients, Duration::from_secs(120), |index| opening(kind, index + 1, channels))?;
-    let idle = settled(&mut fleet, server.pid())?;
+    let idle = settled(&mut fleet, &server, kind)?;
     send_large(&mut fleet, kind, flags.clients, flags.message)?;
-    let after = settled(&mut fleet, server.pid())?;
+    let after = settled(&mut fleet, &server, kind)?;
     if case == Case::Personal {
         let occupied = occupied(server.port)?;
         let due = flags.clients + 1 + channels.min(flags.clients + 1);
@@ -308,7 +343,7 @@ fn measure(flags: &Flags, case: Case, kind: Kind, channels: usize) -> io::Result
         kind,
         channels,
         limit: case.limit(flags).filter(|_| kind == Kind::Gannet),
-        base,
+        base: base.memory,
         idle: Each::of(base, idle, flags.clients),
         after_message: Some(Each::of(base, after, flags.clients)),
         rest,
@@ -360,15 +395,15 @@ fn measure_kept(flags: &Flags) -> io::Result<Row> {
     let mut nobody = Fleet::new(server.port, Dialect::Lines)?;
     let mut calls = Calls::open(server.port, CALLERS)?;
     fill(&mut calls, flags, 0, 1)?;
-    let base = settled(&mut nobody, server.pid())?;
+    let base = settled(&mut nobody, &server, Kind::Gannet)?;
     fill(&mut calls, flags, 1, flags.kept_channels)?;
-    let idle = settled(&mut nobody, server.pid())?;
+    let idle = settled(&mut nobody, &server, Kind::Gannet)?;
     Ok(Row {
         case: Case::Kept,
         kind: Kind::Gannet,
         channels: flags.kept_channels,
         limit: Case::Kept.limit(flags),
-        base,
+        base: base.memory,
         idle: Each::of(base, idle, flags.kept_channels),
         after_message: None,
         rest: None,
