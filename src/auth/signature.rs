@@ -15,7 +15,7 @@ pub(super) enum Hash {
     Sha512,
 }
 
-/// RFC 7518 section 3.1, and RFC 8037. `none` is not among them.
+/// RFC 7518 section 3.1, RFC 8037 and RFC 9864. `none` is not among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
     Hs(Hash),
@@ -26,7 +26,8 @@ pub(super) enum Algorithm {
 
 impl Algorithm {
     pub(super) fn parse(name: &str) -> Option<Algorithm> {
-        if name == "EdDSA" {
+        // RFC 9864 names the curve.
+        if matches!(name, "EdDSA" | "Ed25519") {
             return Some(Algorithm::EdDsa);
         }
         let (family, bits) = name.split_at_checked(2)?;

@@ -74,7 +74,7 @@ fn signature(algorithm: &str, message: &[u8]) -> Vec<u8> {
             let key = p521::ecdsa::SigningKey::from_slice(&p521_secret().to_bytes()).expect("a key");
             Signer::<p521::ecdsa::Signature>::sign(&key, message).to_vec()
         }
-        "EdDSA" => ed25519_key().sign(message).to_vec(),
+        "EdDSA" | "Ed25519" => ed25519_key().sign(message).to_vec(),
         hmac => hmac_of(hmac, b"key", message),
     }
 }
@@ -298,6 +298,11 @@ fn a_key_set_serves_every_public_algorithm() {
         assert_eq!(channel.expect(name).channel, "c");
     }
     let open = |token: String| verifier.connection(&token, NOW, &jwks);
+    assert!(open(token_of_key("Ed25519", "EdDSA", claims())).is_ok(), "the name by RFC 9864");
+    let key = ed25519_key().verifying_key();
+    let x = URL_SAFE_NO_PAD.encode(key.as_bytes());
+    let named = json!({"keys": [{"kty": "OKP", "kid": "new", "crv": "Ed25519", "alg": "Ed25519", "x": x}]});
+    assert_eq!(parsed(&named).len(), 1);
     assert!(open(token_of_key("RS512", "RS512 only", claims())).is_ok());
     assert_eq!(open(token_of_key("RS256", "RS512 only", claims())), invalid(Why::Algorithm));
     assert_eq!(open(token_of_key("ES256", "ES384", claims())), invalid(Why::Algorithm));

@@ -136,6 +136,20 @@ fn what_a_method_refuses_is_an_error_with_status_200() {
 }
 
 #[test]
+fn a_compressed_body_is_refused_as_one() {
+    let server = Server::start(OPEN);
+    for method in ["publish", "batch"] {
+        for (coding, status) in [("gzip", 415), ("br", 415), ("GZIP, identity", 415), ("identity", 200), ("", 200)] {
+            let headers = [("X-API-Key", KEY), ("Content-Encoding", coding)];
+            let body = r#"{"channel":"c","data":1,"commands":[]}"#;
+            let path = format!("/api/{method}");
+            let answer = Peer::open(server.address).request("POST", &path, &headers, body).expect("an answer");
+            assert_eq!(answer.status, status, "{method} {coding}: {}", answer.body);
+        }
+    }
+}
+
+#[test]
 fn a_broadcast_answers_in_the_order_of_its_channels() {
     let server = Server::start(OPEN);
     let mut client = Client::connected(&server);

@@ -56,8 +56,11 @@ async function ended(t, server, way, options) {
 for (const way of WAYS) {
   test(`${way}: the channels of a token are subscribed as the client connects`, async (t) => {
     const server = await start(t, [], { reactors: 3 });
-    const subs = { 'own:b': { data: { hello: 'ü' }, info: { seat: 4 } }, 'told:b': { info: { seat: 5 } } };
-    const ann = await attach(t, server, way, { sub: 'ann', channels: ['news', 'shut:a'], subs });
+    const subs = {
+      'own:b': { data: { hello: 'ü' }, info: { seat: 4 } }, 'told:b': { info: { seat: 5 } }, news: {}, 'shut:a': null,
+    };
+    // Beside `subs`, `channels` counts for nothing.
+    const ann = await attach(t, server, way, { sub: 'ann', channels: ['ignored'], subs });
     const began = Object.fromEntries((await ann.subscribed.first(4)).map((ctx) => [ctx.channel, ctx]));
     assert.deepEqual(Object.keys(began).sort(), ['news', 'own:b', 'shut:a', 'told:b']);
     assert.deepEqual([began.news.recoverable, began.news.data?.length ?? 0], [false, 0]);

@@ -298,7 +298,8 @@ def test_who_comes_and_goes(protobuf):
 def test_server_side_subscriptions_hear_and_recover(protobuf):
     async def scenario(server):
         async with Relay(server) as relay:
-            claims = {"sub": "ann", "channels": ["open:a"], "subs": {"safe:s": {"data": {"hello": 1}}, "loud:s": {}}}
+            subs = {"open:a": {}, "safe:s": {"data": {"hello": 1}}, "loud:s": {}}
+            claims = {"sub": "ann", "channels": ["ignored"], "subs": subs}
             ann, life = await connect(relay, protobuf, "ann", token=token(**claims))
             began = {ctx.channel: ctx for ctx in await several(life.subscribed, 4)}
             assert began.keys() == {"open:a", "safe:s", "loud:s", "#ann"}

@@ -79,6 +79,11 @@ impl Served {
         if request.method() != Verb::POST {
             return Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "a call is a POST\n".to_owned()));
         }
+        let coding = request.headers().get(header::CONTENT_ENCODING);
+        if coding.is_some_and(|coding| !coding.is_empty() && !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let text = "the body must not be compressed: send it without Content-Encoding\n";
+            return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, text.to_owned()));
+        }
         let too_large = || Refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is beyond body_size_limit\n".to_owned());
         let body = request.into_body();
         if body.size_hint().lower() > self.body_limit as u64 {

@@ -85,6 +85,7 @@ fn operation(method: &str, summary: Value, request: &str, needs: bool, answer: V
             "404": error("Errors 102 and 104"),
             "408": text("The body took too long."),
             "413": text("The body is too large."),
+            "415": text("The body is compressed."),
             "416": error("Error 112"),
             "500": error("Error 100"),
             "503": busy,
