@@ -1,16 +1,20 @@
 //! F11 · What this host lacks for a configuration, found out before anything is started.
 //!
-//! Owns the questions to the host that `gannet check` and the start ask alike: addresses, CPUs, descriptors. Whatever
+//! Owns the questions to the host that `gannet check` and the start ask alike: addresses, CPUs, descriptors, files that
+//! are written. Whatever
 //! would keep the start from listening is told here, but for a port that another program has at the moment. Never
 //! leaves anything open.
 
 use crate::config::{Config, ConfigError, ListenAddress, ListenSocket, Place, Warning};
 use crate::reactor::Steering;
 use crate::server::Room;
+use crate::service;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
+use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::thread;
 
 /// All that is in the way.
@@ -28,6 +32,10 @@ pub fn obstacles(config: &Config) -> Vec<ConfigError> {
             found.push(message);
         }
     }
+    for (option, path) in [("log.file", &config.log.file), ("pid_file", &config.pid_file)] {
+        found.extend(try_append(option, path).err());
+    }
+    found.extend(service::tls_faults(config));
     found.into_iter().map(|message| ConfigError { place: Place::Default, message }).collect()
 }
 
@@ -91,6 +99,26 @@ fn try_bind(socket: ListenSocket<'_>, address: SocketAddr) -> Result<(), String>
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => Err(cannot_listen(socket, address, &error)),
         _ => Ok(()),
     }
+}
+
+/// Can the file be written to? It is left as it was.
+fn try_append(option: &str, path: &str) -> Result<(), String> {
+    let was_there = path.is_empty() || Path::new(path).exists();
+    open_to_append(option, path)?;
+    if !was_there {
+        // Another process may have begun to use it meanwhile, or removed it.
+        let _ = fs::metadata(path).is_ok_and(|file| file.len() == 0 && fs::remove_file(path).is_ok());
+    }
+    Ok(())
+}
+
+/// A file that an option names; `None` if it names none.
+pub fn open_to_append(option: &str, path: &str) -> Result<Option<File>, String> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let opened = File::options().append(true).create(true).open(path);
+    opened.map(Some).map_err(|error| format!("{option}: cannot write to {path}: {error}"))
 }
 
 /// Why there is no listening on `address`, and what to do.

@@ -5,6 +5,7 @@
 
 mod leave;
 mod log;
+mod pid_file;
 mod reload;
 mod signals;
 
@@ -24,6 +25,7 @@ use crate::shard::{ControlAnswer, Mail, Shard};
 use crate::workers::{Pool, TokenChecks};
 use log::Logger;
 use mio::{Poll, Waker};
+use pid_file::PidFile;
 use reload::Running;
 use signal_hook::iterator::Signals;
 use signals::{Reader, Wish};
@@ -78,7 +80,7 @@ enum Happened {
 /// Serves until a signal, and then until the drain is over. `again` loads the configuration once more.
 pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Left, ServeError> {
     let signals = signals::listen().map_err(cannot("listen for signals"))?;
-    let log = begin_log(&config, warnings);
+    let log = begin_log(&config, warnings)?;
     let count = host::reactor_count(&config);
     let room = share_descriptors(&config, count)?;
     let (listeners, bound, steering) = open_public(&config, count)?;
@@ -142,22 +144,23 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     spawn_signals(signals, happened)?;
     announce(&config, bound, others, &steering, count, &admission);
     let running = Running { again, settings, log, admission, proxies, reactors: senders };
+    let _pid_file = PidFile::write(&config.pid_file).map_err(cannot_start)?;
     serve(&running, &happening)?;
     let config = running.settings.borrow().config.clone();
     leave::leave(&config.shutdown, &running.admission, &running.reactors, &happening)
 }
 
 /// The log, which begins with the warnings.
-fn begin_log(config: &Config, warnings: &[Warning]) -> Logger {
+fn begin_log(config: &Config, warnings: &[Warning]) -> Result<Logger, ServeError> {
     let heap = heap::start();
-    let log = Logger::start(config);
+    let log = Logger::start(config).map_err(cannot_start)?;
     if let Err(why) = heap {
         tracing::warn!(why, "the allocator cannot be told to give memory back soon: after a peak it stays longer");
     }
     for warning in warnings {
         tracing::warn!(option = warning.option, "{warning}");
     }
-    log
+    Ok(log)
 }
 
 fn start_workers(
@@ -346,7 +349,7 @@ fn announce(
         reactors,
         "listening"
     );
-    if fit < ROOM_EXPECTED {
+    if fit < ROOM_EXPECTED && !config.dev {
         tracing::warn!(
             clients = fit,
             need_mib,
@@ -359,7 +362,6 @@ fn announce(
         tracing::info!(?cpus, "each reactor stays on its CPU and gets the connections that arrive there");
     }
     if config.dev {
-        tracing::warn!("DEV MODE: no tokens, no API key, every permission granted; loopback only. Not for production.");
         tracing::info!("open http://{bound}/ in two tabs and chat");
     }
 }

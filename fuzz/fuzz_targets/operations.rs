@@ -224,7 +224,7 @@ impl Answering {
                 subs: channels(*subs).map(|channel| (channel, granted(*how, at(how / 4)))).collect(),
             })),
             Answering::Refresh { expired, expires, info: new } => {
-                Said::Refresh(RefreshGrant { expired: *expired, expire_at: at(*expires), info: Some(info(*new)) })
+                Said::Refresh(RefreshGrant { expired: *expired, expire_at: at(*expires), info: Some(info(*new)), meta: None })
             }
             Answering::Subscribe { expires, how } => Said::Subscribe(Box::new(granted(*how, at(*expires)))),
             Answering::Publish { data: what, skip_history, tag } => Said::Publish(Box::new(PublishGrant {

@@ -299,7 +299,7 @@ impl Node {
                     Out::Ask(call) => self.asks.push(call),
                     Out::Answer { ticket, answer } => self.answers.push((ticket, answer)),
                     // Deadlines are looked at whenever time goes on.
-                    Out::Hook(_) | Out::Gone(_) | Out::Sooner { .. } | Out::Drain { .. } | Out::Settings(_) | Out::Commands { .. } => {}
+                    Out::Hook(_) | Out::Gone(_) | Out::Sooner { .. } | Out::Drain { .. } | Out::Settings(_) | Out::Rejected { .. } | Out::Commands { .. } => {}
                 }
             }
             for conn in conns.list.iter_mut().flatten() {

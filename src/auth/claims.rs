@@ -18,6 +18,8 @@ pub struct Claims {
     pub user: CompactString,
     /// JSON shown to others as `conn_info`; empty = none.
     pub info: Bytes,
+    /// JSON for the backend alone; empty = none.
+    pub meta: Bytes,
     /// Seconds since 1970; `None` = the connection does not expire.
     pub expire_at: Option<u64>,
     /// Server-side subscriptions without more to say about them.
@@ -90,6 +92,8 @@ pub(super) struct RawClaims<'a> {
     info: Raw<'a>,
     #[serde(borrow)]
     b64info: Raw<'a>,
+    #[serde(borrow)]
+    meta: Raw<'a>,
     #[serde(borrow)]
     data: Raw<'a>,
     #[serde(borrow)]
@@ -169,6 +173,7 @@ impl<'a> RawClaims<'a> {
         Ok(Claims {
             user,
             info: payload(self.info, self.b64info)?,
+            meta: payload(self.meta, None)?,
             expire_at: self.expire_at(),
             // Who has both means the one that says more.
             channels: if subs.is_empty() { channels } else { Vec::new() },

@@ -69,6 +69,21 @@ pub enum Why {
 }
 
 impl Why {
+    /// A word for the log and the label of a metric.
+    pub fn cause(self) -> &'static str {
+        match self {
+            Why::TooLong => "too_long",
+            Why::Malformed => "malformed",
+            Why::Algorithm => "algorithm",
+            Why::Signature => "signature",
+            Why::UnknownKey => "unknown_key",
+            Why::Issuer => "issuer",
+            Why::Audience => "audience",
+            Why::Kind => "kind",
+            Why::Claims => "claims",
+        }
+    }
+
     /// Whether anyone could have made the token, for no key of ours did.
     pub fn is_forgery(self) -> bool {
         matches!(self, Why::TooLong | Why::Malformed | Why::Algorithm | Why::Signature)

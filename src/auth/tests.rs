@@ -417,6 +417,7 @@ fn the_issuer_picks_among_the_key_sets_there_are() {
 fn reads_what_a_connection_token_says() {
     let claims = verify(json!({
         "sub": "42", "exp": NOW + 10, "info": {"name": "A"}, "channels": ["a", "b"], "client": {"not": "ours"},
+        "meta": {"plan": 1},
         "subs": {
             "c": {"info": [1], "data": {"d": 1}, "override": {
                 "presence": {"value": true}, "join_leave": {"value": false}, "force_push_join_leave": {},
@@ -439,7 +440,8 @@ fn reads_what_a_connection_token_says() {
         ("e".into(), SubClaims::default()),
     ];
     let info = bytes(b"{\"name\":\"A\"}");
-    let expected = Claims { user: "42".into(), info, expire_at: Some(NOW + 10), channels: Vec::new(), subs };
+    let meta = bytes(b"{\"plan\":1}");
+    let expected = Claims { user: "42".into(), info, meta, expire_at: Some(NOW + 10), channels: Vec::new(), subs };
     assert_eq!(claims, Ok(expected.into()), "who has subs means them, and not channels");
     let channels = verify(json!({"channels": ["a", "b"], "subs": {}})).expect("valid").channels.clone();
     assert_eq!(channels, ["a", "b"]);

@@ -35,6 +35,9 @@ impl Latency {
     }
 }
 
+/// Error codes from 100 on that are shown whether or not there was such an error.
+const CODES_IN_USE: usize = 13;
+
 /// Why input waits, as it is labelled.
 pub const WAITS: [&str; 5] = ["commands", "decoded", "replies", "signatures", "unanswered"];
 
@@ -59,6 +62,8 @@ macro_rules! counters {
             pub faults: BTreeMap<u16, u64>,
             /// HTTP statuses answered by the reactor itself.
             pub answers: BTreeMap<u16, u64>,
+            /// Clients that showed no good credentials, by cause.
+            pub rejected: BTreeMap<&'static str, u64>,
             /// From ping to pong; the resolution is a tick of the wheel.
             pub pong: Latency,
             /// From a message's arrival to its effects.
@@ -73,6 +78,7 @@ macro_rules! counters {
                 self.refused.iter_mut().zip(other.refused).for_each(|(a, b)| *a += b);
                 self.waits.iter_mut().zip(other.waits).for_each(|(a, b)| *a += b);
                 add_table(&mut self.limited, &other.limited);
+                add_table(&mut self.rejected, &other.rejected);
                 let tables = [
                     (&mut self.disconnects, &other.disconnects),
                     (&mut self.faults, &other.faults),
@@ -89,7 +95,8 @@ macro_rules! counters {
             /// All as Prometheus text.
             pub fn write(&self, page: &mut Page) {
                 $(page.single($name, $help, "counter", self.$field);)*
-                let codes = self.refused.iter().enumerate().filter(|(_, n)| **n > 0).map(|(code, n)| (code + 100, *n));
+                let codes = self.refused.iter().enumerate().filter(|(code, n)| *code < CODES_IN_USE || **n > 0);
+                let codes = codes.map(|(code, n)| (code + 100, *n));
                 page.labelled("gannet_client_num_reply_errors_total", "Error replies to commands, by error code.", "counter", "code", codes);
                 page.labelled("gannet_client_input_waits_total", "Times that the rest of a client's input waited for the next turn because a budget was used up (commands, decoded, replies, signatures), or for replies that are owed (unanswered).", "counter", "reason", WAITS.into_iter().zip(self.waits));
                 let limited = self.limited.iter().map(|((layer, command, dry_run), count)| {
@@ -97,6 +104,7 @@ macro_rules! counters {
                 });
                 page.series("gannet_rate_limit_client_over_limit_total", "Commands, or errors, beyond a limit of client.rate_limit.", "counter", limited);
                 page.labelled("gannet_client_num_server_disconnects_total", "Clients closed by the server, by disconnect code.", "counter", "code", &self.disconnects);
+                page.labelled("gannet_client_rejected_total", "Tokens and connect commands without one that were refused, by cause; log.level debug tells each.", "counter", "cause", &self.rejected);
                 page.labelled("gannet_transport_protocol_errors_total", "Connections closed for broken WebSocket framing, by close code.", "counter", "code", &self.faults);
                 page.labelled("gannet_node_handshake_refusals_total", "Requests refused by the reactor before an upgrade, by HTTP status.", "counter", "status", &self.answers);
                 page.histogram("gannet_client_ping_pong_duration_seconds", "From a ping to its pong, to the next 0.1 s.", &self.pong);

@@ -6,6 +6,7 @@
 use super::check::Problem;
 use super::list::{Headers, ListEntry, header_fault};
 use super::registry::{Meta, Visit, Visitor, beside};
+use super::url::grpc_authority;
 use super::value::{Given, Rule};
 use super::{ChannelOptions, Config, DAY, GIB, MIB, NamespaceOptions, TICK, foreign, secs, unknown};
 use std::collections::BTreeSet;
@@ -13,32 +14,73 @@ use std::time::Duration;
 
 options! {
     pub struct ProxyOptions {
-        /// Where the question goes: an http or https URL. Empty = there is no such proxy.
-        endpoint: String = String::new(), Rule::Url;
+        /// Where the question goes: an http or https URL, or grpc://host:port. Empty = there is no such proxy.
+        endpoint: String = String::new(), Rule::ProxyUrl;
         /// How long the backend may take, its whole answer included; beyond: error 100.
         timeout: Duration = secs(1), Rule::Time(Duration::from_millis(1), DAY);
-        /// Headers of the client's own request that go with each question, such as cookie.
+        /// Headers of the client's own request that go with each question, such as cookie; by gRPC as metadata.
         http_headers: Vec<String> = Vec::new();
+        /// Metadata of the client's own gRPC call that go with each question. No client comes by gRPC yet.
+        grpc_metadata: Vec<String> = Vec::new();
         /// Headers out of the connect command that go with the connect question. A client writes there what it likes.
         emulated_headers: Vec<String> = Vec::new();
         /// Payloads travel as base64 (b64data), for clients that send no JSON.
         binary_encoding: bool = false;
-        /// Not offered: connections have no meta here.
+        /// What the token's `meta`, or that of the connect proxy's answer, says of the client goes with each question
+        /// but that of the connect proxy.
         include_connection_meta: bool = false;
         /// Questions under way to this proxy; beyond: error 111.
         inflight_limit: usize = 1024, Rule::Count(1, 65536);
         /// The HTTP request
         http: ProxyHttp = ProxyHttp::default();
+        /// The gRPC call, for an endpoint that begins with grpc://
+        grpc: ProxyGrpc = ProxyGrpc::default();
     }
 }
 
 options! {
     pub struct ProxyHttp {
+        /// Of an https endpoint
+        tls: TlsOptions = TlsOptions::default();
         /// Headers that go with each question; they win over the client's. Their values are never printed.
         static_headers: Headers = Headers::new(), Rule::Secret;
         /// `[{status_code, to_error: {code, message, temporary}, to_disconnect: {code, reason}}]`: what an HTTP status
         /// other than 200 means. One that is not listed is error 100.
         status_to_code_transforms: Vec<Transform> = Vec::new();
+    }
+}
+
+options! {
+    pub struct ProxyGrpc {
+        /// Whether the connection has TLS, and by which certificates
+        tls: TlsOptions = TlsOptions::default();
+        /// Name of the metadata that credentials_value goes by. Empty = none goes.
+        credentials_key: String = String::new();
+        /// Credentials for each call. Secret: never printed.
+        credentials_value: String = String::new(), Rule::Secret;
+        /// Calls are compressed (gzip). Answers may be in any case.
+        compression: bool = false;
+        /// Metadata that goes with each call; it wins over the client's. Its values are never printed.
+        static_metadata: Headers = Headers::new(), Rule::Secret;
+    }
+}
+
+options! {
+    pub struct TlsOptions {
+        /// These options hold. Otherwise the host's authorities are trusted, and no certificate is shown.
+        enabled: bool = false;
+        /// The certificate that is shown, with those above it: PEM, base64 of that, or a file. Empty = none is.
+        cert_pem: String = String::new();
+        /// Its private key, likewise. Secret: never printed.
+        key_pem: String = String::new(), Rule::Secret;
+        /// The authorities that the other side's certificate must come from, likewise. Empty = those of the host.
+        server_ca_pem: String = String::new();
+        /// Where this process answers, the authorities of those who ask. In a proxy it has no effect.
+        client_ca_pem: String = String::new();
+        /// The name that the other side's certificate must have. Empty = the endpoint's host.
+        server_name: String = String::new();
+        /// The other side may be anyone. For development.
+        insecure_skip_verify: bool = false;
     }
 }
 
@@ -89,6 +131,32 @@ impl Config {
         own.into_iter().chain(named).filter(|proxy| !proxy.endpoint.is_empty())
     }
 
+    /// What proxies have that is of no use to them, with where it stands.
+    pub(super) fn idle_proxies(&self) -> Vec<(String, &'static str)> {
+        let own = self.proxy_sections().map(|(section, proxy)| (section.to_owned(), proxy));
+        let named = self.proxies.iter().enumerate();
+        let all = own.into_iter().chain(named.map(|(at, named)| (format!("proxies[{at}]"), &named.proxy)));
+        let asked = all.filter(|(_, proxy)| !proxy.endpoint.is_empty());
+        let said = |(place, proxy): (String, &ProxyOptions)| {
+            let found = idle_proxy(proxy).into_iter();
+            found.map(|(key, message)| (format!("{place}.{key}"), message)).collect::<Vec<_>>()
+        };
+        asked.flat_map(said).collect()
+    }
+
+    /// The sections that are a proxy.
+    fn proxy_sections(&self) -> [(&'static str, &ProxyOptions); 6] {
+        let channel = &self.channel.proxy;
+        [
+            ("client.proxy.connect", &self.client.proxy.connect.proxy),
+            ("client.proxy.refresh", &self.client.proxy.refresh.proxy),
+            ("channel.proxy.subscribe", &channel.subscribe),
+            ("channel.proxy.publish", &channel.publish),
+            ("channel.proxy.sub_refresh", &channel.sub_refresh),
+            ("rpc.proxy", &self.rpc.proxy),
+        ]
+    }
+
     /// Lower-case names of headers that any proxy wants of a client's request, each once.
     pub fn forwarded_headers(&self) -> Vec<String> {
         let names = self.every_proxy().flat_map(|proxy| &proxy.http_headers).map(|name| name.to_ascii_lowercase());
@@ -131,9 +199,6 @@ impl ListEntry for NamedProxy {
     const WHAT: &'static str = "a proxy";
     const EXAMPLE: &'static str = "[{\"name\": \"orders\", \"endpoint\": \"http://127.0.0.1:3000/orders\"}]";
     const NEEDED: &'static [&'static str] = &["name", "endpoint"];
-    fn foreign(key: &str, _: &serde_json::Value) -> Option<String> {
-        Some(unknown::proxy_option(key, &super::list::names(&mut NamedProxy::default())))
-    }
 }
 
 impl Visit for NamespaceOptions {
@@ -311,16 +376,7 @@ impl Config {
                 problems.push(problem(&format!("{option}.endpoint"), String::new(), message));
             }
         }
-        let channel = &self.channel.proxy;
-        let sections = [
-            ("client.proxy.connect", &self.client.proxy.connect.proxy),
-            ("client.proxy.refresh", &self.client.proxy.refresh.proxy),
-            ("channel.proxy.subscribe", &channel.subscribe),
-            ("channel.proxy.publish", &channel.publish),
-            ("channel.proxy.sub_refresh", &channel.sub_refresh),
-            ("rpc.proxy", &self.rpc.proxy),
-        ];
-        for (option, proxy) in sections {
+        for (option, proxy) in self.proxy_sections() {
             check_proxy(proxy, |key, message| {
                 problems.push(problem(&format!("{option}.{key}"), String::new(), message))
             });
@@ -430,10 +486,36 @@ impl Config {
     }
 }
 
+/// What has no effect with the endpoint as it is. A certificate that is not looked at is worth a word.
+fn idle_proxy(proxy: &ProxyOptions) -> Vec<(&'static str, &'static str)> {
+    let by_grpc = grpc_authority(&proxy.endpoint).is_some();
+    let rules = [
+        (
+            "http.tls.enabled",
+            proxy.http.tls.enabled && !proxy.endpoint.starts_with("https:"),
+            "has no effect: only an endpoint that begins with https:// is asked so",
+        ),
+        (
+            "grpc.tls.enabled",
+            proxy.grpc.tls.enabled && !by_grpc,
+            "has no effect: only an endpoint that begins with grpc:// is asked so",
+        ),
+        ("grpc_metadata", !proxy.grpc_metadata.is_empty(), "has no effect: no client comes by gRPC yet"),
+    ];
+    rules.into_iter().filter(|(_, idle, _)| *idle).map(|(key, _, message)| (key, message)).collect()
+}
+
 /// What no rule of a single option can tell.
 fn check_proxy(proxy: &ProxyOptions, mut say: impl FnMut(&str, String)) {
-    if proxy.include_connection_meta {
-        say("include_connection_meta", "expected false: connections have no meta here".into());
+    for (section, tls) in [("http.tls", &proxy.http.tls), ("grpc.tls", &proxy.grpc.tls)] {
+        if tls.cert_pem.is_empty() != tls.key_pem.is_empty() {
+            let missing = if tls.cert_pem.is_empty() { "cert_pem" } else { "key_pem" };
+            say(&format!("{section}.{missing}"), "expected a certificate with its key, or neither; got nothing".into());
+        }
+    }
+    let key = &proxy.grpc.credentials_key;
+    if let Some(wrong) = header_fault(key).filter(|_| !key.is_empty()) {
+        say("grpc.credentials_key", format!("expected the name of metadata; {wrong}"));
     }
     let lists = [("http_headers", &proxy.http_headers), ("emulated_headers", &proxy.emulated_headers)];
     for (key, names) in lists {
@@ -553,8 +635,8 @@ mod tests {
             endpoint = "http://a"
             endpiont = "http://a"
             timeout = 5
-            http = { tls = { enabled = true }, static_headers = 5 }
-            grpc = {}
+            http = { tls = { enabeld = true }, static_headers = 5 }
+            grpc = { compression = 3 }
             [[proxies]]
             name = "bb"
             [[proxies]]
@@ -563,15 +645,15 @@ mod tests {
             inflight_limit = 0
             http = 5
             [rpc.proxy.http.tls]
-            enabled = true
+            enabled = 7
             "#,
         );
         let expected = [
-            "rpc.proxy.http.tls: a Centrifugo option that this version does not support yet",
+            "rpc.proxy.http.tls.enabled: expected true or false",
             "proxies[0].endpiont: unknown option; did you mean endpoint?",
-            "proxies[0].grpc: a Centrifugo option that this version does not support yet",
+            "proxies[0].grpc.compression: expected true or false",
             "proxies[0].http.static_headers: expected an object of texts",
-            "proxies[0].http.tls: a Centrifugo option that this version does not support yet",
+            "proxies[0].http.tls.enabeld: unknown option; did you mean http.tls.enabled?",
             "proxies[0].timeout: expected a duration",
             "proxies[1]: a proxy wants an endpoint",
             "proxies[2].http: expected a section with options",
@@ -587,15 +669,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_endpoint_does_not_read_is_told() {
+        let text = "[rpc.proxy]\nendpoint = 'http://a'\ngrpc_metadata = ['x']\nhttp.tls.enabled = true\n\
+                    [[proxies]]\nname = 'aa'\nendpoint = 'grpc://a'\nhttp.tls.enabled = true\ngrpc.tls.enabled = true\n\
+                    [[proxies]]\nname = 'bb'\nendpoint = 'https://a'\nhttp.tls.enabled = true\ngrpc.tls.enabled = true";
+        let config = toml(text).expect("a configuration");
+        let idle: Vec<_> = config.idle_proxies().into_iter().map(|(option, _)| option).collect();
+        let expected = [
+            "rpc.proxy.http.tls.enabled",
+            "rpc.proxy.grpc_metadata",
+            "proxies[0].http.tls.enabled",
+            "proxies[1].grpc.tls.enabled",
+        ];
+        assert_eq!(idle, expected);
+    }
+
+    #[test]
     fn urls() {
         let said = |url: &str| toml(&format!("[rpc.proxy]\nendpoint = {url:?}")).err().unwrap_or_default().join("\n");
-        for good in ["http://a", "https://a.b:1/c/d?e=%20&f", "http://[::1]:3000/"] {
+        for good in ["http://a", "https://a.b:1/c/d?e=%20&f", "http://[::1]:3000/", "grpc://a:1"] {
             assert_eq!(said(good), "");
         }
         for bad in ["a", "ftp://a", "http://", "http:///x", "http://a b", "http://a/#x", "http://a/b c"] {
             assert!(said(bad).contains("rpc.proxy.endpoint: expected a URL that begins with http://"), "{bad}");
         }
-        assert!(said("grpc://a:1").contains("proxies over gRPC are not offered"));
+        assert!(said("grpc://a:1/b").contains("a host and a port and no more"));
         assert!(said("https://u:p@a").contains("without a user in it"));
     }
 
@@ -629,8 +727,12 @@ mod tests {
                 "proxies[0].name: expected two or more of a-z A-Z 0-9 - _ and '.', and not \"default\"; got \"default\"",
             ),
             (
-                "[rpc.proxy]\ninclude_connection_meta = true",
-                "rpc.proxy.include_connection_meta: expected false: connections have no meta here",
+                "[rpc.proxy.http.tls]\ncert_pem = 'a'",
+                "rpc.proxy.http.tls.key_pem: expected a certificate with its key, or neither; got nothing",
+            ),
+            (
+                "[rpc.proxy.grpc]\ncredentials_key = 'Host'",
+                "rpc.proxy.grpc.credentials_key: expected the name of metadata; \"Host\" belongs to the connection itself",
             ),
             (
                 "[rpc.proxy]\nhttp_headers = ['Host']",

@@ -184,8 +184,11 @@ impl Config {
             let mut judge = Judge(name, Vec::new());
             registry::walk(&mut namespace.options.clone(), "", &mut judge);
             problems.append(&mut judge.1);
+            let boundary = &self.channel.namespace_boundary;
             let message = if !is_namespace_name(name) {
                 format!("expected two or more of a-z A-Z 0-9 - _ and '.'; got {name:?}")
+            } else if !boundary.is_empty() && name.contains(boundary.as_str()) {
+                format!("expected no channel.namespace_boundary in it, which is {boundary:?}; got {name:?}")
             } else if !seen.insert(name) {
                 format!("expected a name of its own; there is another {name:?}")
             } else {
@@ -223,14 +226,14 @@ impl Config {
     /// Two endpoints at one path, or one below the other: one of them would never be reached.
     fn check_prefixes(&self) -> Vec<Problem> {
         let endpoints = [
-            ("websocket", &self.websocket.handler_prefix, true),
+            ("websocket", &self.websocket.handler_prefix, !self.websocket.disabled),
             ("sse", &self.sse.handler_prefix, self.sse.enabled),
             ("http_stream", &self.http_stream.handler_prefix, self.http_stream.enabled),
             ("emulation", &self.emulation.handler_prefix, self.has_emulation()),
             ("uni_websocket", &self.uni_websocket.handler_prefix, self.uni_websocket.enabled),
             ("uni_sse", &self.uni_sse.handler_prefix, self.uni_sse.enabled),
             ("uni_http_stream", &self.uni_http_stream.handler_prefix, self.uni_http_stream.enabled),
-            ("http_api", &self.http_api.handler_prefix, true),
+            ("http_api", &self.http_api.handler_prefix, !self.http_api.disabled),
             ("openapi", &self.openapi.handler_prefix, self.openapi.enabled),
             ("health", &self.health.handler_prefix, self.health.enabled),
             ("prometheus", &self.prometheus.handler_prefix, self.prometheus.enabled),
@@ -254,19 +257,20 @@ impl Config {
             warnings.push(Warning { option, message });
         };
         if self.dev {
-            warn("dev", "insecure mode for trying things out: no token and no key needed");
+            warn("dev", "INSECURE MODE for trying things out: no tokens, no API key, every permission; loopback only");
         }
         let client = &self.client;
         if client.insecure && !self.dev {
             warn("client.insecure", "anyone may connect, subscribe and publish without a token");
         }
-        if self.http_api.insecure && !self.dev {
+        if self.http_api.insecure && !self.http_api.disabled && !self.dev {
             warn("http_api.insecure", "anyone who reaches the API may publish and disconnect without a key");
         }
         if self.grpc_api.enabled && self.grpc_api.insecure {
             warn("grpc_api.insecure", "anyone who reaches its port may publish and disconnect without a key");
         }
-        if client.allowed_origins.is_empty() {
+        // With dev, pages of this machine come from wherever they are served.
+        if client.allowed_origins.is_empty() && !self.dev {
             warn("client.allowed_origins", "is empty: pages served from other hosts will get 403");
         }
         for message in client.allowed_origins.iter().filter_map(|origin| fit::odd_origin(origin)) {
@@ -297,11 +301,15 @@ impl Config {
                 "whoever reaches this port is the user that this header names: let nobody but the proxy reach it",
             );
         }
+        self.idle_proxies().iter().for_each(|(option, message)| warn(option, message));
         self.idle_rate_limits().iter().for_each(|(option, message)| warn(option, message));
         let personal = &client.subscribe_to_user_personal_channel;
         if personal.single_connection && !personal.enabled {
             let option = "client.subscribe_to_user_personal_channel.single_connection";
             warn(option, "has no effect without client.subscribe_to_user_personal_channel.enabled");
+        }
+        if self.http_api.external && self.http_server.internal_port == 0 {
+            warn("http_api.external", "has no effect without http_server.internal_port: it answers on the one port");
         }
         if self.shutdown.deadline < self.shutdown.spread {
             warn("shutdown.deadline", "is below shutdown.spread: clients not told to leave by then are cut off");

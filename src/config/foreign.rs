@@ -15,8 +15,6 @@ use super::value::Given;
 enum Verdict {
     /// It changes nothing, whatever its value: why.
     Idle(&'static str),
-    /// The one value that holds here; what to do about another.
-    Only(&'static str, &'static str),
     /// A section that is off without `enabled`; what to do about one that is on.
     Switch(&'static str),
     /// The same, where clients get what they got without it: it is told and no more.
@@ -28,7 +26,7 @@ enum Verdict {
     /// The name that it has here.
     Renamed(&'static str),
 }
-use Verdict::{Idle, Missing, Only, Renamed, Spare, Store, Switch};
+use Verdict::{Idle, Missing, Renamed, Spare, Store, Switch};
 
 /// What is to be done with a name and its value.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,8 +49,6 @@ const CODE: &str = "set enabled to false: a disconnect push says why, in a respo
 const MAP: &str = "only map and shared_poll subscriptions read it, and they are not there yet";
 const CEL: &str = "grant by allow_ options, by the subscribe proxy, or by tokens";
 const STREAM_PROXY: &str = "only subscribe_stream_proxy_enabled reads it, and that is not there yet";
-const GRPC: &str = "the backend is asked by HTTP: an endpoint begins with http:// or https://";
-const PROXY_TLS: &str = "the system's roots are trusted: remove it, or end TLS in front of the backend";
 const KEY_SETS: &str = "an endpoint with groups stands for the list of URLs that they can make, and for no other";
 const BUFFERS: &str = "a client has no buffer of its own while it has nothing to read or to write";
 
@@ -91,9 +87,7 @@ const TOP: &[(&str, Verdict)] = &[
     ("opentelemetry", Spare("prometheus.handler_prefix has the metrics of the API")),
     ("graphite", Spare("prometheus.handler_prefix has the metrics")),
     ("usage_stats", Idle("no statistics are ever sent")),
-    ("pid_file", Missing("remove it; the supervisor knows the process, and who needs a file writes $$ before exec")),
     ("enable_unreleased_features", Idle("there are none")),
-    ("log.file", Missing("remove it, and send stderr to the file")),
     ("node.info_metrics_aggregate_interval", Idle("`info` reports the moment")),
     ("shutdown.timeout", Renamed("shutdown.deadline")),
     ("http_server.tls", Switch(PROXY)),
@@ -102,16 +96,16 @@ const TOP: &[(&str, Verdict)] = &[
     ("http_server.internal_tls", Switch(PROXY)),
     ("http_server.h2c_external", Missing("remove it: clients connect by HTTP/1.1")),
     ("http_server.http3", Switch("set enabled to false: clients connect by HTTP/1.1")),
-    ("prometheus.instrument_http_handlers", Missing("remove it: requests are counted without")),
+    (
+        "prometheus.instrument_http_handlers",
+        Idle("calls of the API are measured, and other requests are no more than a page"),
+    ),
     ("prometheus.recovered_publications_histogram", Idle("prometheus has other metrics of recovery")),
     ("prometheus.native_histograms", Idle("histograms have buckets")),
-    ("websocket.disabled", Missing("remove it: the endpoint costs nothing while nobody asks for it")),
     ("websocket.decompressed_message_size_limit", Idle("only websocket.compression reads it")),
     ("websocket.read_buffer_size", Idle(BUFFERS)),
     ("websocket.write_buffer_size", Idle(BUFFERS)),
     ("websocket.use_write_buffer_pool", Idle(BUFFERS)),
-    ("http_api.disabled", Missing("leave http_api.key empty: then every call is refused")),
-    ("http_api.external", Missing("leave http_server.internal_port at 0: then the API answers on the public port")),
     ("grpc_api.tls", Switch(PROXY)),
     ("grpc_api.reflection", Idle("clients are made from Centrifugo's own api.proto")),
     ("client.token.insecure_skip_jwks_endpoint_safety_check", Idle(KEY_SETS)),
@@ -132,34 +126,12 @@ const TOP: &[(&str, Verdict)] = &[
     ("client.rate_limit.user_command.map_remove", Idle(MAP)),
     ("client.rate_limit.user_command.track", Idle(MAP)),
     ("client.rate_limit.user_command.untrack", Idle(MAP)),
-    ("client.proxy.connect.grpc", Idle(GRPC)),
-    ("client.proxy.connect.grpc_metadata", Idle(GRPC)),
-    ("client.proxy.connect.http.tls", Missing(PROXY_TLS)),
-    ("client.proxy.refresh.grpc", Idle(GRPC)),
-    ("client.proxy.refresh.grpc_metadata", Idle(GRPC)),
-    ("client.proxy.refresh.http.tls", Missing(PROXY_TLS)),
-    ("channel.proxy.subscribe.grpc", Idle(GRPC)),
-    ("channel.proxy.subscribe.grpc_metadata", Idle(GRPC)),
-    ("channel.proxy.subscribe.http.tls", Missing(PROXY_TLS)),
-    ("channel.proxy.publish.grpc", Idle(GRPC)),
-    ("channel.proxy.publish.grpc_metadata", Idle(GRPC)),
-    ("channel.proxy.publish.http.tls", Missing(PROXY_TLS)),
-    ("channel.proxy.sub_refresh.grpc", Idle(GRPC)),
-    ("channel.proxy.sub_refresh.grpc_metadata", Idle(GRPC)),
-    ("channel.proxy.sub_refresh.http.tls", Missing(PROXY_TLS)),
-    ("rpc.proxy.grpc", Idle(GRPC)),
-    ("rpc.proxy.grpc_metadata", Idle(GRPC)),
-    ("rpc.proxy.http.tls", Missing(PROXY_TLS)),
     ("channel.proxy.subscribe_stream", Idle("no channel asks it, for what would is not there yet")),
     ("channel.proxy.map_publish", Idle("no channel asks it, for what would is not there yet")),
     ("channel.proxy.map_remove", Idle("no channel asks it, for what would is not there yet")),
     ("channel.proxy.shared_poll_refresh", Idle("no channel asks it, for what would is not there yet")),
     ("channel.proxy.cache_empty", Idle("no channel asks it, for what would is not there yet")),
     ("channel.proxy.state", Idle("no channel asks it, for what would is not there yet")),
-    ("channel.namespace_boundary", Only(":", "name channels `namespace:rest`, and remove it")),
-    ("channel.user_boundary", Only("#", "name channels `rest#user`, and remove it")),
-    ("channel.user_separator", Only(",", "name channels `rest#user,user`, and remove it")),
-    ("channel.private_prefix", Only("$", "name private channels `$rest`, and remove it")),
 ];
 
 /// The options of a namespace, and of channel.without_namespace.
@@ -239,10 +211,6 @@ fn judge(list: &[(&str, Verdict)], name: &str, given: Given<'_>) -> Option<Dispo
     };
     Some(match verdict {
         Renamed(here) => Disposition::Is(here),
-        Only(one, _) if value == one => Disposition::Holds,
-        Only(one, hint) => {
-            Disposition::Refused(format!("expected {one:?}, which is the only one yet; got {value}; {hint}"))
-        }
         _ if is_zero(value) => Disposition::Holds,
         Idle(why) => idle(why),
         Missing(hint) => refused(hint),
@@ -406,7 +374,11 @@ mod tests {
     #[test]
     fn what_changes_nothing_for_clients_is_a_warning() {
         let spare = ["admin", "swagger", "debug", "dev", "opentelemetry", "graphite"];
-        let idle = ["prometheus.native_histograms", "prometheus.recovered_publications_histogram"];
+        let idle = [
+            "prometheus.instrument_http_handlers",
+            "prometheus.native_histograms",
+            "prometheus.recovered_publications_histogram",
+        ];
         let idle = idle.into_iter().chain(["grpc_api.reflection", "uni_websocket.compression"]);
         let switches = spare.map(|section| (format!("{section}.enabled"), "is not there yet: "));
         for (name, start) in switches.into_iter().chain(idle.map(|name| (name.to_owned(), "has no effect here: "))) {
@@ -467,20 +439,12 @@ mod tests {
             let start = format!("c.json: {name}: a Centrifugo option that this version does not support yet: ");
             assert!(lines.len() == 1 && lines[0].starts_with(&start) && lines[0].contains(hint), "{lines:?}");
         }
-        let boundary = said(r#"{"channel":{"namespace_boundary":"/","private_prefix":""}}"#);
-        let expected = [
-            "c.json: channel.namespace_boundary: expected \":\", which is the only one yet; got \"/\"; name channels \
-             `namespace:rest`, and remove it",
-            "c.json: channel.private_prefix: expected \"$\", which is the only one yet; got \"\"; name private \
-             channels `$rest`, and remove it",
-        ];
-        assert_eq!(boundary, expected);
     }
 
     #[test]
     fn what_asks_for_nothing_passes() {
         let silent = [
-            r#"{"webtransport":{"enabled":false,"handler_prefix":"/w"},"consumers":[],"pid_file":"","rpc":{}}"#,
+            r#"{"webtransport":{"enabled":false,"handler_prefix":"/w"},"consumers":[],"rpc":{}}"#,
             r#"{"http_server":{"internal_port":"","tls":{"enabled":false,"cert_pem":"x"},"h2c_external":false}}"#,
             r#"{"broker":{"enabled":false,"type":"redis"},"presence_manager":{"enabled":true},"engine":{}}"#,
             r#"{"dev":{"enabled":false},"consumers":[{"name":"k","enabled":false,"type":"kafka"}]}"#,
@@ -525,13 +489,11 @@ mod tests {
             ("http_server_tls_enabled", "true"),
             ("channel_without_namespace_subscribe_cel", "true"),
             ("channel.without_namespace.state_events", "[\"a\"]"),
-            ("channel_namespace_boundary", "/"),
             ("consumers", "[{}]"),
         ] {
             assert!(refused(text(name, value)), "{name}");
         }
-        for (name, value) in [("uni_grpc.enabled", "false"), ("channel.user_boundary", "#"), ("broker_enabled", "true")]
-        {
+        for (name, value) in [("uni_grpc.enabled", "false"), ("broker_enabled", "true")] {
             assert_eq!(text(name, value), Some(Disposition::Holds), "{name}");
         }
         for (name, value) in [("engine_type", "memory"), ("uni_grpc_port", "1"), ("usage_stats.disabled", "true")] {
@@ -546,9 +508,7 @@ mod tests {
     #[test]
     fn every_name_is_told_with_a_reason_or_a_hint() {
         for (name, verdict) in TOP.iter().chain(CHANNEL) {
-            let (Idle(words) | Only(_, words) | Switch(words) | Spare(words) | Missing(words) | Renamed(words)) =
-                verdict
-            else {
+            let (Idle(words) | Switch(words) | Spare(words) | Missing(words) | Renamed(words)) = verdict else {
                 continue;
             };
             assert!(words.len() > 12 && !words.ends_with('.'), "{name}: {words}");

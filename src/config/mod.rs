@@ -33,7 +33,7 @@ use std::time::Duration;
 
 pub use backend::{
     BackendOptions, ChannelProxy, ClientProxy, HOOK_EVENTS, HooksOptions, JwksOptions, NamedProxy, ProxyOptions, Rpc,
-    RpcNamespace, RpcOptions, SwitchedProxy, Transform,
+    RpcNamespace, RpcOptions, SwitchedProxy, TlsOptions, Transform,
 };
 pub use channel::regex as channel_regex;
 pub use check::Warning;
@@ -48,7 +48,7 @@ pub use reload::Changes;
 pub use token::{KeySource, Pattern, SubscriptionToken, Wanted};
 pub use transport::{ConnectCodes, Emulation, HttpStream, UniWebSocket};
 pub use tree::Format;
-pub use url::shown as shown_url;
+pub use url::{grpc_authority, shown as shown_url};
 use value::{NO_MAX, Rule};
 
 const KIB: u64 = 1 << 10;
@@ -76,6 +76,8 @@ options! {
         dev: bool = false;
         /// Reactor threads. 0 = one for each core the process may use.
         reactors: usize = 0, Rule::Count(0, 1024);
+        /// File that has the number of this process while it serves. Empty = none.
+        pid_file: String = String::new();
         /// This server process
         node: NodeOptions = NodeOptions::default();
         /// Ports, and what an HTTP request may cost
@@ -179,6 +181,8 @@ options! {
 
 options! {
     pub struct WebSocket {
+        /// Nobody connects this way.
+        disabled: bool = false;
         /// URL path of the client endpoint.
         handler_prefix: String = "/connection/websocket".into(), Rule::Path;
         /// Bytes of one message from a client; beyond: close 1009.
@@ -330,6 +334,15 @@ options! {
     pub struct Channel {
         /// Bytes of a channel name; beyond: error 107.
         max_length: usize = 255, Rule::Bytes(1, 64 * KIB);
+        /// What stands between a namespace and the rest of a channel's name.
+        namespace_boundary: String = ":".into();
+        /// What stands before the users of a user-limited channel (allow_user_limited_channels). Empty = there are
+        /// none.
+        user_boundary: String = "#".into();
+        /// What stands between those users. Empty = there is one.
+        user_separator: String = ",".into();
+        /// What begins the names of channels that take a subscription token. Empty = no name does.
+        private_prefix: String = "$".into();
         /// How long offset and epoch of a channel outlive its last publication.
         history_meta_ttl: Duration = MONTH, Rule::Time(secs(1), YEAR);
         /// Bytes that history and idempotency keys may take in one reactor. 0 = no limit; beyond: what was unused for
@@ -446,6 +459,10 @@ options! {
 
 options! {
     pub struct HttpApi {
+        /// It answers nowhere.
+        disabled: bool = false;
+        /// With http_server.internal_port: it answers on the public port too.
+        external: bool = false;
         /// Key a backend sends (X-API-Key, or Authorization: apikey). Empty = every call is refused, 401.
         /// Secret: never printed.
         key: String = String::new(), Rule::Secret;
@@ -556,6 +573,9 @@ options! {
     pub struct Log {
         /// The least grave lines that are written. Nothing is fatal that is not told on standard error: fatal is none.
         level: String = "info".into(), Rule::OneOf(&["error", "warn", "info", "debug", "trace", "fatal", "none"]);
+        /// File that lines are appended to, in place of standard error. SIGUSR1 opens it anew, after somebody has moved
+        /// it away. Empty = standard error.
+        file: String = String::new();
         /// auto = text on a terminal, JSON otherwise.
         format: String = "auto".into(), Rule::OneOf(&["auto", "text", "json"]);
         /// Lines that wait for the log thread; beyond: dropped and counted, never waited for.

@@ -108,7 +108,7 @@ fn print_json(sections: &[Section]) -> String {
 }
 
 fn is_hidden(option: &Listed) -> bool {
-    let is_url = matches!(option.rule, Rule::Url | Rule::UrlTemplate);
+    let is_url = matches!(option.rule, Rule::Url | Rule::UrlTemplate | Rule::ProxyUrl);
     let is_part_hidden = is_url && option.value.as_str().is_some_and(|url| url.contains(HIDDEN));
     is_part_hidden || option.is_secret() && option.value != json!("") && option.value != json!({})
 }

@@ -51,7 +51,8 @@ impl Config {
         grpc.connection_limit = old.grpc_api.connection_limit;
         self.reactor.mailbox_size = old.reactor.mailbox_size;
         self.reactor.fanout_queue_size = old.reactor.fanout_queue_size;
-        (self.log.format, self.log.queue_size) = (old.log.format, old.log.queue_size);
+        (self.log.file, self.log.format, self.log.queue_size) = (old.log.file, old.log.format, old.log.queue_size);
+        self.pid_file = old.pid_file;
     }
 }
 

@@ -242,7 +242,7 @@ impl KeySource {
             let url =
                 expand(&template, |name| pick.get(name).map(|value: &&String| value.as_str())).unwrap_or_default();
             let url = url::with_plain_scheme(&url);
-            if let Some(more) = url::fault(&url) {
+            if let Some(more) = url::fault(&url, false) {
                 let shown = url::shown(&url);
                 return Err(format!("expected a URL that begins with https:// or http://{more}; got {shown:?}"));
             }

@@ -41,16 +41,6 @@ pub fn channel_option(key: &str) -> String {
     }
 }
 
-/// The same for a key of one of `proxies`.
-pub fn proxy_option(key: &str, names: &[String]) -> String {
-    let foreign = ["grpc", "grpc_metadata", "http.tls"];
-    if foreign.iter().any(|known| key.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
-    {
-        return "a Centrifugo option that this version does not support yet: ask the backend by HTTP".into();
-    }
-    list_option(key, "a proxy", names)
-}
-
 /// The same for a key of an object in a list; `what` is such an object ("a proxy").
 pub fn list_option(key: &str, what: &str, names: &[String]) -> String {
     let candidates: Vec<&str> = names.iter().map(String::as_str).collect();

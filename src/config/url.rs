@@ -9,10 +9,15 @@ use super::value::HIDDEN;
 
 const WEB: [&str; 2] = ["http", "https"];
 
-/// What is wrong with an http or https URL, as the end of a sentence that begins with what was expected.
-pub fn fault(url: &str) -> Option<&'static str> {
+/// The scheme of a backend that is asked by gRPC.
+const GRPC: &str = "grpc://";
+
+/// What is wrong with an http or https URL, as the end of a sentence that begins with what was expected. `calls`: it
+/// may be one of gRPC too.
+pub fn fault(url: &str, calls: bool) -> Option<&'static str> {
     let Some((scheme, rest)) = url.split_once("://") else { return Some("") };
-    if !WEB.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+    let by_grpc = calls && scheme.eq_ignore_ascii_case("grpc");
+    if !by_grpc && !WEB.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
         return Some("");
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -23,6 +28,9 @@ pub fn fault(url: &str) -> Option<&'static str> {
         Ok(host) => host,
         Err(fault) => return Some(fault),
     };
+    if by_grpc && !matches!(path, "" | "/") {
+        return Some(", and with grpc:// a host and a port and no more");
+    }
     let path_is_plain = path.bytes().all(|b| b.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&b));
     (host.is_empty() || !path_is_plain).then_some(", a host, and no space or fragment")
 }
@@ -49,6 +57,11 @@ fn authority_of(authority: &str) -> Result<&str, &'static str> {
         }
         _ => Err(", and a port from 1 to 65535, or none"),
     }
+}
+
+/// Host and port of a backend that is asked by gRPC; `None` if it is asked otherwise.
+pub fn grpc_authority(url: &str) -> Option<&str> {
+    url.strip_prefix(GRPC).map(|rest| rest.trim_end_matches('/'))
 }
 
 /// For messages, the log and `gannet config`: without a user, a query or a fragment, for any of them may be a secret.
@@ -100,7 +113,7 @@ mod tests {
                     for scheme in ["http", "https", "HTTP"] {
                         let url = format!("{scheme}://{host}{port}{path}");
                         let expected = (!is_one).then_some(", and a port from 1 to 65535, or none");
-                        assert_eq!(fault(&url), expected, "{url}");
+                        assert_eq!(fault(&url, false), expected, "{url}");
                     }
                 }
             }
@@ -108,12 +121,28 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_by_grpc_is_a_host_and_a_port() {
+        for (url, good) in [
+            ("grpc://127.0.0.1:3001", true),
+            ("GRPC://a.b", true),
+            ("grpc://[::1]:1/", true),
+            ("grpc://h:0", false),
+            ("grpc://h:1/path", false),
+            ("grpc://h:1?q", false),
+            ("grpc://u@h:1", false),
+            ("grpc://", false),
+        ] {
+            assert_eq!((fault(url, true).is_none(), fault(url, false).is_none()), (good, false), "{url}");
+        }
+    }
+
+    #[test]
     fn what_else_is_no_url() {
         for none in ["", "a", "a:1", "ftp://a", "//a", "http:a", "http//a"] {
-            assert_eq!(fault(none), Some(""), "{none}");
+            assert_eq!(fault(none, true), Some(""), "{none}");
         }
         for user in ["http://u:p@h", "http://u@h:1/", "https://@h"] {
-            assert!(fault(user).is_some_and(|fault| fault.contains("without a user")), "{user}");
+            assert!(fault(user, false).is_some_and(|fault| fault.contains("without a user")), "{user}");
         }
         for unsound in [
             "http://",
@@ -130,10 +159,10 @@ mod tests {
             "http://a/é",
             "http://a\n",
         ] {
-            assert!(fault(unsound).is_some_and(|fault| fault.contains("a host")), "{unsound}");
+            assert!(fault(unsound, false).is_some_and(|fault| fault.contains("a host")), "{unsound}");
         }
         for several in ["http://::1/", "http://::1:80/"] {
-            assert!(fault(several).is_some(), "{several}: an address of IPv6 stands in brackets");
+            assert!(fault(several, false).is_some(), "{several}: an address of IPv6 stands in brackets");
         }
     }
 
@@ -172,8 +201,8 @@ mod tests {
         }
         let listed = r#"{"proxies":[{"name":"aa","endpoint":"http://u:PW@h:99999/?PW"}]}"#;
         let errors = load(Some(File { name: "a.json", text: listed }), &[], &[]).expect_err("no URL");
-        let text = "a.json: proxies[0].endpoint: expected a URL that begins with http:// or https://, without a user in \
-                    it (give an Authorization header in static_headers); got \"http://***@h:99999/?***\"";
+        let text = "a.json: proxies[0].endpoint: expected a URL that begins with http://, https:// or grpc://, without a \
+                    user in it (give an Authorization header in static_headers); got \"http://***@h:99999/?***\"";
         assert_eq!(errors[0].to_string(), text);
         let listed = r#"{"proxies":[{"name":"aa","endpoint":"http://h/?PW"}]}"#;
         let (config, _) = load(Some(File { name: "a.json", text: listed }), &[], &[]).expect("a URL");

@@ -24,6 +24,8 @@ pub enum Rule {
     Url,
     /// URLs that differ in what stands for `{{name}}`. Judged where the names are known.
     UrlTemplate,
+    /// An http or https URL, or grpc and an authority.
+    ProxyUrl,
     /// Printed as [`HIDDEN`], never quoted in a message.
     Secret,
 }
@@ -102,7 +104,7 @@ impl<'a> Given<'a> {
 /// A value as `gannet config` prints it: what may be a secret is left out.
 pub fn show(value: &dyn Value, rule: Rule) -> Json {
     match (value.show(), rule) {
-        (Json::String(text), Rule::Url | Rule::UrlTemplate) => Json::from(url::shown(&text)),
+        (Json::String(text), Rule::Url | Rule::UrlTemplate | Rule::ProxyUrl) => Json::from(url::shown(&text)),
         (shown, _) => shown,
     }
 }
@@ -295,7 +297,7 @@ impl Value for String {
     fn kind(&self, rule: Rule) -> &'static str {
         match rule {
             Rule::Path => "PATH",
-            Rule::Url | Rule::UrlTemplate => "URL",
+            Rule::Url | Rule::UrlTemplate | Rule::ProxyUrl => "URL",
             Rule::Secret => "SECRET",
             _ => "TEXT",
         }
@@ -305,6 +307,7 @@ impl Value for String {
             Rule::OneOf(words) => format!("one of {}", one_of(words)),
             Rule::Path => "a URL path that begins with '/'".into(),
             Rule::Url | Rule::UrlTemplate => "a URL that begins with http:// or https://".into(),
+            Rule::ProxyUrl => "a URL that begins with http://, https:// or grpc://".into(),
             _ => "text".into(),
         }
     }
@@ -320,7 +323,7 @@ impl Value for String {
         };
         let plain;
         *self = match rule {
-            Rule::Url => {
+            Rule::Url | Rule::ProxyUrl => {
                 plain = url::with_plain_scheme(text);
                 &plain
             }
@@ -341,15 +344,10 @@ impl Value for String {
                 let plain = self.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b));
                 plain && self.starts_with('/') && !self.ends_with('/') && !self.contains("//")
             }
-            Rule::Url | Rule::UrlTemplate if self.contains(HIDDEN) => {
+            Rule::Url | Rule::UrlTemplate | Rule::ProxyUrl if self.contains(HIDDEN) => {
                 return Some(format!("{HIDDEN} only stands for what is not printed; give the whole URL"));
             }
-            Rule::Url if !self.is_empty() => match url::fault(self) {
-                // Not offered yet, which is another fault than not to be a URL.
-                Some(_) if self.starts_with("grpc://") => {
-                    let why = "(proxies over gRPC are not offered: the same questions come as JSON over HTTP)";
-                    return Some(format!("expected {} {why}; got {:?}", self.accepts(rule), url::shown(self)));
-                }
+            Rule::Url | Rule::ProxyUrl if !self.is_empty() => match url::fault(self, rule == Rule::ProxyUrl) {
                 Some(more) => {
                     return Some(format!("expected {}{more}; got {:?}", self.accepts(rule), url::shown(self)));
                 }

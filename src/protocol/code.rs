@@ -59,6 +59,8 @@ macro_rules! disconnects {
     ($($name:ident $code:literal $reason:literal)*) => {
         impl Disconnect {
             $(pub const $name: Disconnect = Disconnect { code: $code, reason: std::borrow::Cow::Borrowed($reason) };)*
+            /// Codes of all of them.
+            pub const CODES: &[u16] = &[$($code),*];
         }
     };
 }

@@ -18,7 +18,7 @@ const SUBPROTOCOLS: [(&str, Encoding); 2] =
 /// The endpoints that live in reactors, and who may come.
 #[derive(Debug)]
 pub struct Routes {
-    websocket: String,
+    websocket: Option<String>,
     uni_websocket: Option<String>,
     streams: Vec<Endpoint>,
     echo: Option<String>,
@@ -37,7 +37,7 @@ impl Routes {
         ];
         let uni = &config.uni_websocket;
         Ok(Routes {
-            websocket: trim(&config.websocket.handler_prefix).to_owned(),
+            websocket: (!config.websocket.disabled).then(|| trim(&config.websocket.handler_prefix).to_owned()),
             uni_websocket: uni.enabled.then(|| trim(&uni.handler_prefix).to_owned()),
             streams: streams.into_iter().flatten().collect(),
             echo: config.echo.enabled.then(|| trim(&config.echo.handler_prefix).to_owned()),
@@ -58,7 +58,7 @@ impl Routes {
         }
         let echo = self.echo.as_deref() == Some(path);
         let uni = self.uni_websocket.as_deref() == Some(path);
-        if !echo && !uni && path != self.websocket {
+        if !echo && !uni && self.websocket.as_deref() != Some(path) {
             return Decision::HandOff;
         }
         let upgrade = match Upgrade::check(head) {

@@ -33,4 +33,8 @@ impl Socket for TcpStream {
     fn taken(&self) -> Option<Taken> {
         acknowledged::taken(self)
     }
+
+    fn peer(&self) -> String {
+        self.peer_addr().map(|address| address.to_string()).unwrap_or_default()
+    }
 }

@@ -1,8 +1,10 @@
 //! F11 · The log: where lines go, which are written, and what may change while the node runs.
 
 use crate::config::Config;
-use std::io::{self, IsTerminal};
-use std::sync::Arc;
+use crate::host;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::set_global_default;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -17,20 +19,52 @@ pub struct Logger {
     /// Lines that were dropped because too many waited.
     pub dropped: Arc<dyn Fn() -> usize + Send + Sync>,
     level: Box<dyn Fn(&str) + Send>,
+    /// `log.file`, if lines go there.
+    path: String,
+    next: NextFile,
     /// Writes what waits when it is dropped.
     _guard: WorkerGuard,
 }
 
+/// A file that takes the place of the one that lines are written to.
+type NextFile = Arc<Mutex<Option<File>>>;
+
+/// `log.file`, until there is a next one.
+struct LogFile {
+    file: File,
+    next: NextFile,
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(next) = self.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.file = next;
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 impl Logger {
     /// Text on a terminal, JSON elsewhere; written by a thread of its own, whose queue drops lines rather than wait.
-    pub fn start(config: &Config) -> Logger {
-        let (writer, guard) =
-            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(config.log.queue_size).finish(io::stderr());
+    /// The error is a sentence for the operator.
+    pub fn start(config: &Config) -> Result<Logger, String> {
+        let (path, next) = (config.log.file.clone(), NextFile::default());
+        let file = host::open_to_append("log.file", &path)?;
+        let terminal = file.is_none() && io::stderr().is_terminal();
+        let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(config.log.queue_size);
+        let (writer, guard) = match file {
+            Some(file) => queue.finish(LogFile { file, next: next.clone() }),
+            None => queue.finish(io::stderr()),
+        };
         let dropped = writer.error_counter();
-        let text = config.log.format == "text" || (config.log.format == "auto" && io::stderr().is_terminal());
+        let text = config.log.format == "text" || (config.log.format == "auto" && terminal);
         let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(writer);
         let lines = match text {
-            true => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+            true => lines.with_ansi(terminal).boxed(),
             false => lines.json().flatten_event(true).boxed(),
         };
         // A subscriber that is set already, as in a test, stays.
@@ -38,7 +72,7 @@ impl Logger {
         let _ = set_global_default(Registry::default().with(filter).with(lines));
         // It fails only if that subscriber is gone.
         let level = Box::new(move |level: &str| drop(handle.reload(self::filter(level))));
-        Logger { dropped: Arc::new(move || dropped.dropped_lines()), level, _guard: guard }
+        Ok(Logger { dropped: Arc::new(move || dropped.dropped_lines()), level, path, next, _guard: guard })
     }
 
     /// The least grave lines that are written from now on.
@@ -48,7 +82,14 @@ impl Logger {
 
     /// Opens the file anew, after somebody has moved it away. Standard error is nobody's to move.
     pub fn reopen(&self) {
-        tracing::info!("SIGUSR1: the log goes to standard error, and there is no file to open anew");
+        match host::open_to_append("log.file", &self.path) {
+            Ok(None) => tracing::info!("SIGUSR1: the log goes to standard error, and there is no file to open anew"),
+            Ok(file) => {
+                *self.next.lock().unwrap_or_else(PoisonError::into_inner) = file;
+                tracing::info!(file = self.path, "SIGUSR1: the log's file was opened anew");
+            }
+            Err(error) => tracing::error!(error, "SIGUSR1: the log goes on in the old file"),
+        }
     }
 }
 

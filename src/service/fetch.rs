@@ -7,15 +7,19 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Response, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
+/// How often a gRPC peer is asked whether it lives, and how long it may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -32,15 +36,20 @@ pub enum FetchError {
     TooLarge,
     /// Not what an answer looks like.
     Unreadable(String),
+    /// A gRPC call ended with this status.
+    Refused(tonic::Code, String),
 }
 
 impl FetchError {
+    /// All that [`FetchError::cause`] may say.
+    pub const CAUSES: [&str; 5] = ["timeout", "unreachable", "status", "too_large", "unreadable"];
+
     /// A word for the label of a metric.
     pub fn cause(&self) -> &'static str {
         match self {
             FetchError::Late => "timeout",
             FetchError::Unreachable(_) => "unreachable",
-            FetchError::Status(_) => "status",
+            FetchError::Status(_) | FetchError::Refused(..) => "status",
             FetchError::TooLarge => "too_large",
             FetchError::Unreadable(_) => "unreadable",
         }
@@ -55,6 +64,7 @@ impl fmt::Display for FetchError {
             FetchError::Status(status) => write!(f, "HTTP status {status}"),
             FetchError::TooLarge => f.write_str("the answer is too large"),
             FetchError::Unreadable(why) => write!(f, "the answer cannot be read: {why}"),
+            FetchError::Refused(code, why) => write!(f, "gRPC status {code:?}: {why}"),
         }
     }
 }
@@ -114,6 +124,19 @@ fn tls_client() -> Result<Client<HttpsConnector<HttpConnector>, Body>, FetchErro
 }
 
 impl Http {
+    /// With TLS by options of its own. `server_name`: the name that is asked for; empty = the endpoint's host.
+    pub fn with_tls(config: ClientConfig, server_name: &str) -> Result<Http, String> {
+        let mut inner = connector();
+        inner.enforce_http(false);
+        let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_only();
+        let builder = match named(server_name)? {
+            Some(name) => builder.with_server_name_resolver(name),
+            None => builder,
+        };
+        let tls = client(builder.enable_http1().wrap_connector(inner));
+        Ok(Http { plain: client(connector()), tls: OnceCell::new_with(Some(tls)) })
+    }
+
     /// Reads the certificates now, so that the first request over TLS need not wait for it.
     pub async fn prepare_tls(self: Arc<Self>) {
         if let Err(error) = self.tls().await {
@@ -143,6 +166,36 @@ impl Http {
     }
 }
 
+/// Whose certificate is wanted, if it is not that of the endpoint's host.
+fn named(server_name: &str) -> Result<Option<FixedServerNameResolver>, String> {
+    if server_name.is_empty() {
+        return Ok(None);
+    }
+    let name =
+        ServerName::try_from(server_name.to_owned()).map_err(|_| format!("{server_name:?} is no server name"))?;
+    Ok(Some(FixedServerNameResolver::new(name)))
+}
+
+/// What gRPC calls go by: HTTP/2, with TLS if the URI says https.
+pub type CallClient = Client<HttpsConnector<HttpConnector>, tonic::body::Body>;
+
+/// A client for gRPC calls.
+pub fn call_client(config: ClientConfig, server_name: &str) -> Result<CallClient, String> {
+    let mut inner = connector();
+    inner.enforce_http(false);
+    let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
+    let builder = match named(server_name)? {
+        Some(name) => builder.with_server_name_resolver(name),
+        None => builder,
+    };
+    let connector = builder.enable_http2().wrap_connector(inner);
+    let mut client = Client::builder(TokioExecutor::new());
+    client.pool_idle_timeout(IDLE_TIMEOUT).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
+    // A peer that is gone without a word is found out while calls wait for it.
+    client.http2_only(true).http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
+    Ok(client.build(connector))
+}
+
 async fn read(response: Result<Response<Incoming>, Error>, size_max: usize) -> Result<Bytes, FetchError> {
     let response = response.map_err(|error| FetchError::Unreachable(chain(&error)))?;
     if response.status() != StatusCode::OK {
@@ -156,7 +209,7 @@ async fn read(response: Result<Response<Incoming>, Error>, size_max: usize) -> R
 }
 
 /// An error with its causes: the first alone says "client error (Connect)".
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

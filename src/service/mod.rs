@@ -20,9 +20,10 @@ mod source;
 mod sums;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod watch;
 
-pub use backend::{Backend, BackendLink, descriptors};
+pub use backend::{Backend, BackendLink, descriptors, tls_faults};
 pub use hooks::HookLink;
 pub use node::{Node, NodeInfo, Replies};
 pub use room::{ConnectionPermit, PortRoom};
@@ -206,7 +207,11 @@ impl Ports {
     fn routers(&self, settings: &Settings) -> (Router, Router) {
         let internal = pages::internal(&self.operator, settings);
         let external = pages::external(&self.node, &settings.config);
-        let external = if self.apart { external } else { external.merge(internal.clone()) };
+        let external = match self.apart {
+            false => external.merge(internal.clone()),
+            true if settings.config.http_api.external => external.merge(pages::external_api(&self.operator, settings)),
+            true => external,
+        };
         (external, internal)
     }
 

@@ -12,10 +12,12 @@ use crate::admission::Admission;
 use crate::base::metrics::{Counters, Page};
 use crate::config::Config;
 use crate::heap;
+use crate::protocol::code::Disconnect;
 use crate::reactor::trim;
-use crate::session::Settings;
+use crate::session::{REJECTIONS, Rules, Settings};
 use crate::shard::Stats;
 use crate::workers::Pool;
+use crate::ws::close;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -38,6 +40,7 @@ pub struct Operator {
     told: Arc<HookCounts>,
     rooms: Rooms,
     workers: Arc<Pool>,
+    settings: Receiver<Arc<Settings>>,
     /// Seconds since 1970 at the start of the process.
     started: f64,
 }
@@ -57,7 +60,8 @@ pub fn reactors_paths(config: &Config) -> impl Iterator<Item = String> {
     let streams = streams.filter(|stream| stream.enabled).map(|stream| &*stream.handler_prefix);
     let uni = config.uni_websocket.enabled.then_some(&*config.uni_websocket.handler_prefix);
     let echo = config.echo.enabled.then_some(&*config.echo.handler_prefix);
-    let all = [&*config.websocket.handler_prefix].into_iter().chain(uni).chain(echo).chain(streams);
+    let websocket = (!config.websocket.disabled).then_some(&*config.websocket.handler_prefix);
+    let all = websocket.into_iter().chain(uni).chain(echo).chain(streams);
     all.map(|path| trim(path).to_owned())
 }
 
@@ -72,6 +76,7 @@ impl Operator {
             told: service.outgoing.told.clone(),
             rooms: service.rooms.clone(),
             workers: service.workers.clone(),
+            settings: service.settings.clone(),
             started: watch::started(service.node.info.started.elapsed()),
         }
     }
@@ -93,14 +98,27 @@ pub fn internal(operator: &Operator, settings: &Settings) -> Router {
         router = router.route(&config.prometheus.handler_prefix, get(metrics));
     }
     if config.openapi.enabled
+        && !config.http_api.disabled
         && let Ok(document) = api::openapi(&config.http_api.handler_prefix)
     {
         let text: Bytes = document.into();
         let answer = move || async move { ([(header::CONTENT_TYPE, "application/json")], text) };
         router = router.route(&config.openapi.handler_prefix, get(answer));
     }
-    let api = api::router(operator.node.clone(), operator.calls.clone(), settings);
-    guarded(router.with_state(operator.clone()).merge(api), config)
+    guarded(router.with_state(operator.clone()).merge(api_router(operator, settings)), config)
+}
+
+/// The server API by HTTP, unless it is off.
+fn api_router(operator: &Operator, settings: &Settings) -> Router {
+    match settings.config.http_api.disabled {
+        true => Router::new(),
+        false => api::router(operator.node.clone(), operator.calls.clone(), settings),
+    }
+}
+
+/// The same for the public port, where the rest of what operators ask is not.
+pub fn external_api(operator: &Operator, settings: &Settings) -> Router {
+    guarded(api_router(operator, settings), &settings.config)
 }
 
 /// 200 while this node takes clients, 503 from the first signal to stop on.
@@ -121,9 +139,22 @@ async fn metrics(State(operator): State<Operator>) -> Response {
     }
 }
 
+/// Counters whose labels are there from the start: who asks by how much they grew sees the first event too.
+fn from_zero(rules: &Rules) -> Counters {
+    let zeros = |codes: &[u16]| codes.iter().map(|code| (*code, 0)).collect();
+    Counters {
+        disconnects: zeros(Disconnect::CODES),
+        faults: zeros(&close::FAULTS),
+        answers: zeros(&[400, 403, 405, 413, 431, 503]),
+        rejected: REJECTIONS.iter().map(|cause| (*cause, 0)).collect(),
+        limited: rules.limits.kinds().into_iter().map(|kind| (kind, 0)).collect(),
+        ..Counters::default()
+    }
+}
+
 fn page(operator: &Operator, stats: &[Stats]) -> Page {
     let mut page = Page::default();
-    let mut sum = Counters::default();
+    let mut sum = from_zero(&operator.settings.borrow().rules);
     stats.iter().for_each(|reactor| sum.add(&reactor.counters));
     let total = |part: fn(&Stats) -> usize| stats.iter().map(part).sum::<usize>();
     let version = [(env!("CARGO_PKG_VERSION"), 1)];

@@ -146,6 +146,12 @@ pub async fn refusals(node: Arc<Node>, workers: Arc<Pool>) {
                 tracing::warn!(count = grown, "{advice}");
             }
         }
+        for (cause, count) in &now.rejected {
+            let count = count - before.rejected.get(cause).unwrap_or(&0);
+            if count > 0 {
+                tracing::info!(cause, count, "credentials of clients refused; log.level debug tells whose");
+            }
+        }
         before = now;
         let jobs = workers.refused();
         if jobs > jobs_before {

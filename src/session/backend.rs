@@ -36,6 +36,8 @@ pub struct Who {
     /// Lines `name: value` of the client's own request that proxies forward, lower-case names; mostly empty. A
     /// character of a value is a byte.
     pub headers: Box<str>,
+    /// JSON that its token or the backend said of it, for the backend alone; empty = none.
+    pub meta: Bytes,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -164,6 +166,8 @@ pub struct ConnectGrant {
     /// Seconds since 1970; 0 = never.
     pub expire_at: u64,
     pub info: Bytes,
+    /// JSON for later proxy requests; empty = none.
+    pub meta: Bytes,
     /// To the client, in the connect reply.
     pub data: Bytes,
     /// Server-side subscriptions.
@@ -195,6 +199,8 @@ pub struct RefreshGrant {
     pub expire_at: u64,
     /// Replaces what was known; `None` = keep it.
     pub info: Option<Bytes>,
+    /// The same.
+    pub meta: Option<Bytes>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

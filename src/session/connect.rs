@@ -12,6 +12,7 @@ use crate::protocol::{
     Command, ConnectRequest, ConnectResult, Push, RefreshPush, RefreshRequest, RefreshResult, Reply, ServerSub,
     SubscribeRequest, SubscribeResult,
 };
+use bytes::Bytes;
 use compact_str::CompactString;
 use std::hash::BuildHasher;
 
@@ -78,6 +79,7 @@ impl Session {
             return self.take_seat(id, ConnectGrant { user, ..ConnectGrant::default() }, wishes, turn);
         }
         if !turn.rules.insecure && !turn.rules.allow_anonymous {
+            turn.tokens.rejected.push(super::NO_TOKEN);
             return Err(Disconnect::BAD_REQUEST.into());
         }
         self.take_seat(id, ConnectGrant::default(), wishes, turn)
@@ -140,6 +142,7 @@ impl Session {
             more.trusted_user = CompactString::default();
         }
         self.info = (!grant.info.is_empty()).then(|| Box::new(grant.info));
+        self.keep_meta(&grant.meta, turn);
         let ttl = self.expire_at(grant.expire_at, turn);
         let granted = sum_of(&grant.subs);
         // One that does not expire is not refreshed: nothing need be remembered for it.
@@ -329,6 +332,9 @@ impl Session {
         if let Some(info) = grant.info {
             self.info = (!info.is_empty()).then(|| Box::new(info));
         }
+        if let Some(meta) = grant.meta {
+            self.keep_meta(&meta, turn);
+        }
         let ttl = self.expire_at(grant.expire_at, turn);
         if let Some(ttl) = ttl {
             self.push(Push { refresh: Some(RefreshPush { expires: true, ttl }), ..Push::default() }, turn);
@@ -367,6 +373,7 @@ impl Session {
             return Err(Disconnect::INSUFFICIENT_STATE.into());
         }
         self.info = (!claims.info.is_empty()).then(|| Box::new(claims.info.clone()));
+        self.keep_meta(&claims.meta, turn);
         let expire_at = claims.expire_at.filter(|_| !turn.rules.insecure);
         let ttl = self.expire_at(expire_at.unwrap_or(0), turn);
         self.renewal = if ttl.is_some() { Renewal::ByToken } else { Renewal::None };
@@ -383,6 +390,13 @@ impl Session {
         Ok(())
     }
 
+    /// What the backend is told of this client in proxy requests, if it is told anything; nothing leaves what there is.
+    fn keep_meta(&mut self, meta: &Bytes, turn: &Turn<'_>) {
+        if turn.rules.tells_meta && !meta.is_empty() {
+            self.more().meta = meta.clone();
+        }
+    }
+
     /// Puts a question to the backend.
     pub(super) fn ask(&mut self, ticket: u32, ask: Ask, turn: &mut Turn<'_>) {
         let who = Box::new(Who {
@@ -391,6 +405,7 @@ impl Session {
             transport: self.wire.transport(),
             encoding: self.encoding(),
             headers: self.more.as_ref().map_or_else(Default::default, |more| more.headers.clone()),
+            meta: self.more.as_ref().map_or_else(Default::default, |more| more.meta.clone()),
         });
         turn.fx.push(Effect::Ask { ticket, who, ask: Box::new(ask) });
     }
@@ -432,6 +447,7 @@ fn grant(claims: &Claims, insecure: bool) -> ConnectGrant {
         user: claims.user.clone(),
         expire_at: claims.expire_at.filter(|_| !insecure).unwrap_or(0),
         info: claims.info.clone(),
+        meta: claims.meta.clone(),
         data: Default::default(),
         subs: told.chain(plain).collect(),
     }

@@ -4,8 +4,10 @@
 //! node's, for its connections are on all reactors. The arithmetic is `meter`'s.
 
 use super::commands::{Failure, Outcome};
+use super::rules::ChannelNames;
 use super::{Effect, Now, Phase, Session, Turn};
 use crate::base::meter::{Bucket, BucketTable};
+use crate::base::metrics::Limited;
 use crate::config::{BucketOptions, Commands, RateLimit};
 use crate::protocol::Command;
 use crate::protocol::code::{ClientError, Disconnect};
@@ -127,6 +129,17 @@ impl RateLimits {
         self.buckets[(at - self.first) as usize]
     }
 
+    /// What may go beyond a limit, as it is counted.
+    pub fn kinds(&self) -> Vec<Limited> {
+        let layers = self.client.iter().chain(self.user.iter().map(|(layer, _)| layer)).chain(&self.errors);
+        let kinds = layers.flat_map(|layer| {
+            let commands = layer.commands.iter().map(|command| command.key);
+            let of_errors = layer.commands.is_empty().then_some("error");
+            commands.chain(of_errors).map(|key| (layer.name, key, layer.dry_run))
+        });
+        kinds.collect()
+    }
+
     /// Is nothing limited by connection?
     pub fn keeps_nothing(&self) -> bool {
         self.client.is_none() && self.errors.is_none()
@@ -233,7 +246,7 @@ impl Session {
         if limits.client.is_none() && limits.user.is_none() || self.phase != Phase::Connected {
             return Ok(());
         }
-        let Some((kind, name)) = kind_of(command) else { return Ok(()) };
+        let Some((kind, name)) = kind_of(command, &turn.rules.names) else { return Ok(()) };
         let now = nanos(turn.now);
         if let Some(layer) = &limits.client
             && !layer.charge(limits, &mut self.more().spent, kind, name, now)
@@ -294,7 +307,7 @@ fn nanos(now: Now) -> u64 {
 }
 
 /// What a command is counted as, and its namespace or method. Pongs are no commands; `send` ends the session anyway.
-fn kind_of(command: &Command) -> Option<(Kind, &str)> {
+fn kind_of<'a>(command: &'a Command, names: &ChannelNames) -> Option<(Kind, &'a str)> {
     if command.id == 0 || command.connect.is_some() {
         return None;
     }
@@ -308,15 +321,9 @@ fn kind_of(command: &Command) -> Option<(Kind, &str)> {
         (Kind::SubRefresh, command.sub_refresh.as_ref().map(|it| &it.channel)),
     ];
     // Who says several things at once has the first of them done, in the order in which commands are looked for.
-    let of_channel = channels.into_iter().find_map(|(kind, channel)| Some((kind, namespace(channel?))));
+    let of_channel = channels.into_iter().find_map(|(kind, channel)| Some((kind, names.namespace(channel?))));
     let rpc = command.rpc.as_ref().map(|it| (Kind::Rpc, it.method.as_str()));
     of_channel.or(rpc).or(command.refresh.as_ref().map(|_| (Kind::Refresh, "")))
-}
-
-/// The name of a channel's namespace.
-fn namespace(channel: &str) -> &str {
-    let public = channel.strip_prefix('$').unwrap_or(channel);
-    public.split_once(':').map_or("", |(namespace, _)| namespace)
 }
 
 #[cfg(test)]
@@ -430,7 +437,8 @@ mod tests {
     #[test]
     fn namespaces_of_channels() {
         for (channel, expected) in [("a", ""), ("chat:a:b", "chat"), ("$chat:a", "chat"), (":a", ""), ("", "")] {
-            assert_eq!(namespace(channel), expected, "{channel}");
+            let names = ChannelNames::new(&Config::default().channel);
+            assert_eq!(names.namespace(channel), expected, "{channel}");
         }
     }
 }

@@ -79,7 +79,28 @@ pub struct Tokens {
     pub verdict: Option<Box<Verdict>>,
     /// Connections that client.bad_token_limit ended.
     pub limited: u64,
+    /// Why credentials were refused in this call.
+    pub rejected: Vec<&'static str>,
 }
+
+/// All causes that [`Tokens::rejected`] may have.
+pub const REJECTIONS: &[&str] = &[
+    NO_TOKEN,
+    EXPIRED,
+    NO_KEY_SET,
+    "too_long",
+    "malformed",
+    "algorithm",
+    "signature",
+    "unknown_key",
+    "issuer",
+    "audience",
+    "kind",
+    "claims",
+];
+const NO_TOKEN: &str = "no_token";
+const EXPIRED: &str = "expired";
+const NO_KEY_SET: &str = "key_set";
 
 impl Tokens {
     fn connection(&mut self, rules: &Rules, token: &str, now: Now) -> Result<Arc<Claims>, TokenError> {
@@ -106,11 +127,18 @@ impl Tokens {
         self.cache.take_checks()
     }
 
-    fn once(&self, error: TokenError) -> TokenError {
-        match error {
+    fn once(&mut self, error: TokenError) -> TokenError {
+        let error = match error {
             TokenError::Needs(Need::Key(url)) if self.asked => self.jwks.missing(&url),
             error => error,
+        };
+        match &error {
+            TokenError::Invalid(why) => self.rejected.push(why.cause()),
+            TokenError::Expired => self.rejected.push(EXPIRED),
+            TokenError::KeyUnavailable => self.rejected.push(NO_KEY_SET),
+            TokenError::Needs(_) => {}
         }
+        error
     }
 }
 

@@ -4,6 +4,7 @@ use super::backend::ConnectGrant;
 use super::limits::Spent;
 use super::subscription::States;
 use crate::protocol::{ConnectResult, SubscribeRequest};
+use bytes::Bytes;
 use compact_str::CompactString;
 use std::collections::HashMap;
 
@@ -17,6 +18,8 @@ pub struct More {
     pub granted: u64,
     /// Lines `name: value` of the client's own request.
     pub headers: Box<str>,
+    /// What its token or the backend said of it, if a proxy is to be told.
+    pub meta: Bytes,
     /// The user that the proxy in front names, until the connect command.
     pub trusted_user: CompactString,
     /// Buckets of its own that are not full.
@@ -56,6 +59,7 @@ impl More {
             && self.connecting.is_none()
             && self.granted == 0
             && self.headers.is_empty()
+            && self.meta.is_empty()
             && self.trusted_user.is_empty()
             && self.spent.is_empty()
             && self.bad_tokens == 0

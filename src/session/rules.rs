@@ -106,18 +106,84 @@ pub struct Rules {
     pub rpc_proxy: bool,
     /// Who comes and goes, and which channels are in use, is told to the backend.
     pub hooks: bool,
+    /// What tokens and the backend say of a client is told in proxy requests.
+    pub tells_meta: bool,
     /// Lower-case names of headers that the backend is told of.
     pub forwarded: Vec<String>,
     pub personal: PersonalChannel,
     /// What errors of the connect command are to clients that read no replies, by code.
     uni_disconnects: HashMap<u32, Disconnect>,
     pub limits: Arc<RateLimits>,
+    /// How names of channels are read.
+    pub names: ChannelNames,
     without_namespace: Namespace,
     namespaces: HashMap<String, Namespace>,
 }
 
+/// What the parts of a channel's name are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelNames {
+    namespace_boundary: String,
+    user_boundary: String,
+    user_separator: String,
+    private_prefix: String,
+}
+
+/// Around the first `boundary`; an empty one is nowhere.
+fn split<'a>(text: &'a str, boundary: &str) -> Option<(&'a str, &'a str)> {
+    match boundary.as_bytes() {
+        [] => None,
+        // Nearly always, and several times as fast.
+        [byte] => text.split_once(char::from(*byte)),
+        _ => text.split_once(boundary),
+    }
+}
+
+impl ChannelNames {
+    pub(super) fn new(options: &Channel) -> ChannelNames {
+        ChannelNames {
+            namespace_boundary: options.namespace_boundary.clone(),
+            user_boundary: options.user_boundary.clone(),
+            user_separator: options.user_separator.clone(),
+            private_prefix: options.private_prefix.clone(),
+        }
+    }
+
+    /// Does the name say that it takes a token?
+    fn is_private(&self, channel: &str) -> bool {
+        !self.private_prefix.is_empty() && channel.starts_with(&self.private_prefix)
+    }
+
+    /// The namespace, if the name has one, and the rest. What makes it private belongs to neither.
+    fn parts<'a>(&self, channel: &'a str) -> (Option<&'a str>, &'a str) {
+        let public = channel.strip_prefix(self.private_prefix.as_str()).unwrap_or(channel);
+        match split(public, &self.namespace_boundary) {
+            Some((namespace, rest)) => (Some(namespace), rest),
+            None => (None, public),
+        }
+    }
+
+    /// The name of the channel's namespace; "" = it has none.
+    pub fn namespace<'a>(&self, channel: &'a str) -> &'a str {
+        self.parts(channel).0.unwrap_or("")
+    }
+
+    /// Is the channel for some users only, and for this one? `None` = it is for all.
+    fn lists(&self, channel: &str, user: &str) -> Option<bool> {
+        let (_, mut users) = split(channel, &self.user_boundary)?;
+        while let Some((first, rest)) = split(users, &self.user_separator) {
+            if first == user {
+                return Some(!user.is_empty());
+            }
+            users = rest;
+        }
+        Some(users == user && !user.is_empty())
+    }
+}
+
 /// The options of a namespace, ready for use.
 pub struct Namespace {
+    names: ChannelNames,
     pub options: ChannelOptions,
     regex: Option<Regex>,
     /// What its channels keep; `None` = no history.
@@ -181,10 +247,12 @@ impl Rules {
             refresh_proxy: client.proxy.refresh.enabled,
             rpc_proxy: answers_rpc(&config.rpc),
             hooks: !config.hooks.endpoint.is_empty(),
+            tells_meta: config.every_proxy().any(|proxy| proxy.include_connection_meta),
             forwarded: config.forwarded_headers(),
             uni_disconnects: uni_disconnects(&client.connect_code_to_unidirectional_disconnect),
             personal: client.subscribe_to_user_personal_channel.clone(),
             limits: Arc::new(RateLimits::new(&client.rate_limit)),
+            names: ChannelNames::new(channel),
             without_namespace: Namespace::new(&channel.without_namespace, channel),
             namespaces: namespaces.map(|n| (n.name.clone(), Namespace::new(&n.options, channel))).collect(),
         })
@@ -207,12 +275,11 @@ impl Rules {
         self.subscription_verifier.as_ref().unwrap_or(&self.verifier)
     }
 
-    /// The namespace of `channel`: the one before its first `:` (after a `$`), or that of channels without one.
-    /// `None` = there is no such namespace.
+    /// The namespace of `channel`: the one that its name has, or that of channels without one. `None` = there is no
+    /// such namespace.
     pub fn namespace(&self, channel: &str) -> Option<&Namespace> {
-        let public = channel.strip_prefix('$').unwrap_or(channel);
-        match public.split_once(':') {
-            Some((namespace, _)) => self.namespaces.get(namespace),
+        match self.names.parts(channel).0 {
+            Some(namespace) => self.namespaces.get(namespace),
             None => Some(&self.without_namespace),
         }
     }
@@ -226,9 +293,10 @@ impl Rules {
     pub fn personal_channel(&self, user: &str) -> Option<String> {
         let personal = &self.personal;
         let namespace = &personal.personal_channel_namespace;
+        let ChannelNames { namespace_boundary, user_boundary, .. } = &self.names;
         match personal.enabled && !user.is_empty() {
-            true if namespace.is_empty() => Some(format!("#{user}")),
-            true => Some(format!("{namespace}:#{user}")),
+            true if namespace.is_empty() => Some(format!("{user_boundary}{user}")),
+            true => Some(format!("{namespace}{namespace_boundary}{user_boundary}{user}")),
             false => None,
         }
     }
@@ -243,11 +311,6 @@ fn answers_rpc(rpc: &Rpc) -> bool {
 fn uni_disconnects(codes: &ConnectCodes) -> HashMap<u32, Disconnect> {
     let listed = codes.transforms.iter().filter(|_| codes.enabled);
     listed.map(|it| (it.code, Disconnect { code: it.to.code, reason: it.to.reason.clone().into() })).collect()
-}
-
-/// The users a channel such as `chat#1,2` is for.
-fn limited_to(channel: &str) -> Option<impl Iterator<Item = &str>> {
-    channel.split_once('#').map(|(_, users)| users.split(','))
 }
 
 impl Namespace {
@@ -267,6 +330,7 @@ impl Namespace {
         let delay_ms = ms(options.batch_max_delay);
         let pace = Pace { size_max: options.batch_max_size, delay_ms, latest: options.batch_flush_latest };
         Namespace {
+            names: ChannelNames::new(common),
             // The check has compiled it before.
             regex: (!options.channel_regex.is_empty()).then(|| channel_regex(&options.channel_regex).ok()).flatten(),
             keep,
@@ -278,8 +342,7 @@ impl Namespace {
 
     /// Is `channel`, of this namespace, a name as its channels must have?
     pub fn allows_name(&self, channel: &str) -> bool {
-        let public = channel.strip_prefix('$').unwrap_or(channel);
-        let rest = public.split_once(':').map_or(public, |(_, rest)| rest);
+        let (_, rest) = self.names.parts(channel);
         self.regex.as_ref().map_or(channel.is_ascii(), |regex| regex.is_match(rest))
     }
 
@@ -290,14 +353,14 @@ impl Namespace {
 
     /// What decides about a subscription of `user` to `channel`, of this namespace, without a token.
     pub fn without_token(&self, channel: &str, user: &str, insecure: bool) -> Decides {
-        if channel.starts_with('$') {
+        if self.names.is_private(channel) {
             return Decides::No;
         }
         let allowed = |allowed: bool| if allowed { Decides::Yes } else { Decides::No };
         if self.options.allow_user_limited_channels
-            && let Some(mut users) = limited_to(channel)
+            && let Some(listed) = self.names.lists(channel, user)
         {
-            return allowed(!user.is_empty() && users.any(|listed| listed == user));
+            return allowed(listed);
         }
         match self.options.subscribe_proxy_enabled {
             true => Decides::Backend,
@@ -380,6 +443,43 @@ pub struct Terms {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn names_are_read_by_what_divides_them() {
+        let mut config = Config::default();
+        let read = |config: &Config, channel: &str, user: &str| {
+            let names = ChannelNames::new(&config.channel);
+            let (private, listed) = (names.is_private(channel), names.lists(channel, user));
+            (private, names.namespace(channel).to_owned(), names.parts(channel).1.to_owned(), listed)
+        };
+        let expected = |private, namespace: &str, rest: &str, listed| (private, namespace.into(), rest.into(), listed);
+        for (channel, user, answer) in [
+            ("news", "1", expected(false, "", "news", None)),
+            ("chat:a:b", "1", expected(false, "chat", "a:b", None)),
+            ("$chat:a", "1", expected(true, "chat", "a", None)),
+            ("chat:a#1,2", "2", expected(false, "chat", "a#1,2", Some(true))),
+            ("a#1,2", "3", expected(false, "", "a#1,2", Some(false))),
+            ("a#1,,2", "", expected(false, "", "a#1,,2", Some(false))),
+            ("a#", "", expected(false, "", "a#", Some(false))),
+        ] {
+            assert_eq!(read(&config, channel, user), answer, "{channel}");
+        }
+        let channel = &mut config.channel;
+        (channel.namespace_boundary, channel.user_boundary) = ("/".into(), "@@".into());
+        (channel.user_separator, channel.private_prefix) = (String::new(), "priv-".into());
+        for (channel, user, answer) in [
+            ("chat:a", "1", expected(false, "", "chat:a", None)),
+            ("priv-chat/a", "1", expected(true, "chat", "a", None)),
+            ("$chat/a@@1,2", "1,2", expected(false, "$chat", "a@@1,2", Some(true))),
+            ("a@@1,2", "1", expected(false, "", "a@@1,2", Some(false))),
+        ] {
+            assert_eq!(read(&config, channel, user), answer, "{channel}");
+        }
+        let channel = &mut config.channel;
+        (channel.user_boundary, channel.private_prefix) = (String::new(), String::new());
+        assert_eq!(read(&config, "$a#1", "1"), expected(false, "", "$a#1", None));
+        assert_eq!(read(&config, "", ""), expected(false, "", "", None));
+    }
 
     #[test]
     fn pings_gather_and_none_is_late() {

@@ -24,6 +24,7 @@ impl Shard {
     /// it has its line here.
     pub(super) fn carry_out(&mut self, now: Now, table: &mut impl Table, key: ConnKey, wire: Wire) {
         let (client, conn) = (Client { key, wire }, key.index);
+        self.tell_rejected(table, conn);
         let mut list = std::mem::take(&mut self.fx.list);
         let (mut replies, mut closing) = (0..0, None);
         for effect in list.drain(..) {
@@ -81,6 +82,15 @@ impl Shard {
         if let Some(disconnect) = closing {
             self.detach(now, table, key, disconnect.code);
             self.say_close(conn, wire, disconnect);
+        }
+    }
+
+    /// Counts credentials that were refused, and has whose they are told to the log.
+    fn tell_rejected(&mut self, table: &mut impl Table, conn: u32) {
+        for cause in self.tokens.rejected.drain(..) {
+            *self.counters.rejected.entry(cause).or_default() += 1;
+            let user = table.session(conn).map_or_else(CompactString::default, |session| session.user().into());
+            self.out.push(Out::Rejected { conn, user, cause });
         }
     }
 

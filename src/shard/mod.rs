@@ -111,6 +111,12 @@ pub enum Out {
     /// The session is over: nobody waits for answers to it.
     Gone(ConnKey),
     Hook(Hook),
+    /// A client showed no good credentials; for the log.
+    Rejected {
+        conn: u32,
+        user: CompactString,
+        cause: &'static str,
+    },
     /// Begin to leave, or be quick about it.
     Drain {
         at_once: bool,

@@ -68,6 +68,10 @@ pub trait Socket {
     fn end(&mut self);
     /// How far the peer came with what was written; `None` = nobody knows.
     fn taken(&self) -> Option<Taken>;
+    /// The peer's address, for the log; "" = it has none.
+    fn peer(&self) -> String {
+        String::new()
+    }
 }
 
 /// How far a peer came with what it was sent.

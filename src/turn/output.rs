@@ -44,6 +44,7 @@ impl<H: Host> Turns<H> {
                 }
                 Out::Gone(key) => self.host.forget(key),
                 Out::Hook(hook) => self.host.hook(hook),
+                Out::Rejected { conn, user, cause } => self.tell_rejected(conn, &user, cause),
                 Out::Drain { at_once } => self.begin_drain(at_once),
                 Out::Settings(settings) => self.take_settings(&settings.config),
             }
@@ -52,6 +53,14 @@ impl<H: Host> Turns<H> {
         for call in refused {
             self.shard.refuse_call(self.now, &mut self.conns, call);
             self.act();
+        }
+    }
+
+    /// Who came without good credentials, for whoever looks for it: one line for each is too much otherwise.
+    fn tell_rejected(&mut self, conn: u32, user: &str, cause: &str) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let address = self.conns.get(conn).and_then(|it| it.socket.as_ref().map(Socket::peer)).unwrap_or_default();
+            tracing::debug!(conn, address, user, cause, "credentials refused");
         }
     }
 

@@ -44,6 +44,9 @@ pub mod close {
     /// Not in the RFC: in the IANA registry that it set up.
     pub const TRY_AGAIN_LATER: u16 = 1013;
 
+    /// What breaks off a connection.
+    pub const FAULTS: [u16; 4] = [PROTOCOL_ERROR, INVALID_PAYLOAD, POLICY_VIOLATION, TOO_BIG];
+
     /// May a peer put `code` in a close frame? (Section 7.4.2; 1004 to 1006 and 1015 never go on the wire.)
     pub fn is_valid(code: u16) -> bool {
         matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)

@@ -20,6 +20,11 @@ impl File {
         std::fs::write(&self.0, text).expect("write");
     }
 
+    /// What is in it; nothing if it is not there.
+    pub fn read(&self) -> String {
+        std::fs::read_to_string(&self.0).unwrap_or_default()
+    }
+
     pub fn path(&self) -> &str {
         self.0.to_str().expect("a path of text")
     }

@@ -303,3 +303,23 @@ fn presence_and_history_are_for_whom_they_are_allowed() {
         assert_eq!(clients[0].refused(json!({ method: { "channel": "off:a" } })), 108);
     }
 }
+
+#[test]
+fn names_are_divided_by_what_the_options_say() {
+    let namespaces = r#"[{"name":"chat","allow_subscribe_for_client":true,"allow_user_limited_channels":true}]"#;
+    let channel =
+        ["--channel.namespace_boundary", "/", "--channel.user_boundary", "@", "--channel.user_separator", ";"];
+    let more = ["--channel.private_prefix", "priv-", "--channel.namespaces", namespaces];
+    let server = Server::start(&[GUARDED, &channel[..], &more].concat());
+    let mut client = Client::connected_as(&server, "42");
+    client.subscribe("chat/1");
+    client.subscribe("chat/2@41;42");
+    client.subscribe("other:1");
+    client.subscribe("$1");
+    for (name, code) in [("other/1", 102), ("chat/2@41;43", 103), ("priv-chat/1", 103), ("priv-1", 103)] {
+        assert_eq!(client.refused(json!({ "subscribe": { "channel": name } })), code, "{name}");
+    }
+    assert_eq!(server.call("publish", json!({ "channel": "other/1", "data": 1 }))["error"]["code"], 102);
+    server.publish("chat/1", json!("by its namespace"));
+    assert_eq!(client.publication(), ("chat/1".into(), json!("by its namespace")));
+}

@@ -56,6 +56,38 @@ fn the_public_port_answers_all_if_it_is_the_only_one() {
     assert_eq!(echo.response().status, 404, "echo is off by default");
 }
 
+#[test]
+fn the_api_answers_where_it_is_to_and_nowhere_if_it_is_off() {
+    let port = free_port();
+    let second = ["--http_server.internal_port", &port, "--http_server.internal_address", INTERNAL];
+    for (options, public, internal) in [
+        (&["--http_api.external"][..], 200, 200),
+        (&["--http_api.disabled"], 404, 404),
+        (&["--http_api.disabled", "--http_api.external"], 404, 404),
+    ] {
+        let server = Server::with(OPEN, &[&second[..], options].concat());
+        let ports = [(server.address, public), (server.internal.expect("the second port"), internal)];
+        for (address, expected) in ports {
+            assert_eq!(status(address, "POST", "/api/publish"), expected, "{options:?} {address}");
+        }
+        assert_eq!(status(server.address, "GET", "/metrics"), 404, "the rest stays apart");
+    }
+    let server = Server::with(OPEN, &["--http_api.disabled"]);
+    assert_eq!(
+        [status(server.address, "POST", "/api/publish"), status(server.address, "GET", "/openapi.json")],
+        [404; 2]
+    );
+}
+
+#[test]
+fn websockets_are_refused_if_they_are_off() {
+    let server = Server::with(OPEN, &["--websocket.disabled", "--uni_websocket.enabled"]);
+    let mut peer = Peer::open(server.address);
+    peer.send(upgrade_head(PATH, &[]).as_bytes());
+    assert_eq!(peer.response().status, 404);
+    Peer::open(server.address).upgrade("/connection/uni_websocket");
+}
+
 /// Connections that asked once and ask no more take all the room of the public port, and none of the second one.
 #[test]
 fn idle_connections_on_the_public_port_keep_nobody_from_the_second() {

@@ -395,6 +395,7 @@ impl Reactor {
                 }
                 Out::Hook(hook) => world.hooks.tell(hook),
                 Out::Drain { .. } => unreachable!("the simulated node is not told to leave"),
+                Out::Rejected { .. } => {}
                 Out::Settings(_) => unreachable!("the simulated node has the same settings all the time"),
             }
         }

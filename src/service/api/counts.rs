@@ -21,6 +21,9 @@ impl Via {
     }
 }
 
+/// Errors of the API that a backend's fault or the node's brings about.
+const USUAL: [u32; 4] = [100, 102, 107, 401];
+
 /// Calls by protocol and method. Names are those of methods there are, so that a stranger's paths make no series.
 #[derive(Default)]
 pub struct Calls(Mutex<Counts>);
@@ -47,7 +50,13 @@ impl Calls {
     }
 
     pub fn write(&self, page: &mut Page) {
-        let counts = self.lock();
+        let mut counts = self.lock();
+        // They are there from the start, so that the first one is seen to come.
+        for (method, ..) in super::described() {
+            for code in USUAL {
+                counts.errors.entry((Via::Http, method, code)).or_default();
+            }
+        }
         let durations: Vec<(String, &Latency)> = counts
             .durations
             .iter()

@@ -5,8 +5,8 @@
 use super::counts::Via;
 use super::messages::*;
 use super::{
-    Api, ApiError, BAD_REQUEST, CONCURRENT, INTERNAL, MethodError, NOT_AVAILABLE, NOT_FOUND, UNKNOWN_CHANNEL,
-    UNRECOVERABLE,
+    Api, ApiError, CONCURRENT, INTERNAL, MethodError, NOT_AVAILABLE, NOT_FOUND, UNKNOWN_CHANNEL, UNRECOVERABLE, bad,
+    tell_bad,
 };
 use crate::auth::Overrides;
 use crate::base::metrics::{Counters, Page};
@@ -31,7 +31,7 @@ impl Api {
     /// The namespace of a channel that a request names.
     fn namespace(&self, channel: &str) -> Result<&Namespace, ApiError> {
         if channel.is_empty() || channel.len() > self.rules.channel_length_max {
-            return Err(BAD_REQUEST);
+            return Err(bad("channel"));
         }
         self.rules.namespace(channel).ok_or(UNKNOWN_CHANNEL)
     }
@@ -90,7 +90,7 @@ fn payload(data: Bytes, base64: &str) -> Result<Bytes, ApiError> {
     if base64.is_empty() {
         return Ok(data);
     }
-    STANDARD.decode(base64).map(Bytes::from).map_err(|_| BAD_REQUEST)
+    STANDARD.decode(base64).map(Bytes::from).map_err(|_| bad("b64data or b64info"))
 }
 
 /// May `data` be published to a channel of `namespace`? What is no JSON would cost its JSON subscribers their
@@ -110,11 +110,11 @@ fn is_showable(namespace: &Namespace, data: &[u8]) -> bool {
 async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResult, MethodError> {
     let namespace = api.namespace(channel)?;
     if !is_publishable(namespace, &content.publication.data, content.is_json) {
-        return Err(BAD_REQUEST.into());
+        return Err(bad("data").into());
     }
     let longest = content.idempotency_key.len().max(content.version_epoch.len());
     if longest > api.rules.idempotency_key_length_max {
-        return Err(BAD_REQUEST.into());
+        return Err(bad("idempotency_key or version_epoch").into());
     }
     let keep = namespace.keep.filter(|_| !content.skip_history);
     let treated = keep.is_some() || !content.idempotency_key.is_empty();
@@ -145,17 +145,20 @@ pub(super) async fn publish(api: &Api, request: PublishRequest) -> Result<Publis
 /// Each channel by itself: one that cannot be published to does not keep the others from it.
 pub(super) async fn broadcast(api: &Api, request: BroadcastRequest) -> Result<BroadcastResult, MethodError> {
     if request.channels.is_empty() {
-        return Err(BAD_REQUEST.into());
+        return Err(bad("channels").into());
     }
     let content = content!(request, api.via);
     let takes_nothing =
         |name: &String| api.namespace(name).is_ok_and(|namespace| is_publishable(namespace, b"", false));
     if content.publication.data.is_empty() && !request.channels.iter().any(takes_nothing) {
-        return Err(BAD_REQUEST.into());
+        return Err(bad("data").into());
     }
     let one = |channel: String| {
         let content = &content;
-        async move { send(api, &channel, content).await.map_err(|failure| failure.error().into()) }
+        async move {
+            let sent = send(api, &channel, content).await;
+            sent.inspect_err(|failure| tell_bad("broadcast", failure.error())).map_err(|failure| failure.error().into())
+        }
     };
     let responses = stream::iter(request.channels).map(one).buffered(CONCURRENT).map(Response::of).collect().await;
     Ok(BroadcastResult { responses })
@@ -165,7 +168,7 @@ pub(super) async fn broadcast(api: &Api, request: BroadcastRequest) -> Result<Br
 /// leave it out, for Protobuf cannot tell "" from nothing.
 fn chosen(user: Option<String>, client: String, session: String) -> Result<Chosen, ApiError> {
     let user = match user {
-        None if client.is_empty() && session.is_empty() => return Err(BAD_REQUEST),
+        None if client.is_empty() && session.is_empty() => return Err(bad("user")),
         user => user.unwrap_or_default(),
     };
     Ok(Chosen { user, client, session })
@@ -173,7 +176,7 @@ fn chosen(user: Option<String>, client: String, session: String) -> Result<Chose
 
 /// Seconds since 1970.
 fn moment(at: i64) -> Result<u64, ApiError> {
-    u64::try_from(at).map_err(|_| BAD_REQUEST)
+    u64::try_from(at).map_err(|_| bad("expire_at"))
 }
 
 pub(super) async fn subscribe(api: &Api, request: SubscribeRequest) -> Result<Empty, MethodError> {
@@ -182,7 +185,7 @@ pub(super) async fn subscribe(api: &Api, request: SubscribeRequest) -> Result<Em
     let info = payload(request.info, &request.b64info)?;
     let data = payload(request.data, &request.b64data)?;
     if !is_showable(namespace, &info) || !is_showable(namespace, &data) {
-        return Err(BAD_REQUEST.into());
+        return Err(bad("info or data").into());
     }
     let switch = |value: Option<BoolValue>| value.map(|value| value.value);
     let overrides = request.r#override.map_or(Overrides::default(), |set| Overrides {
@@ -216,9 +219,10 @@ pub(super) async fn disconnect(api: &Api, request: DisconnectRequest) -> Result<
     let disconnect = match request.disconnect {
         None => Disconnect::FORCE_DISCONNECT,
         Some(custom) => {
-            let code = u16::try_from(custom.code).ok().filter(|code| (3000..5000).contains(code)).ok_or(BAD_REQUEST)?;
+            let code = u16::try_from(custom.code).ok().filter(|code| (3000..5000).contains(code));
+            let code = code.ok_or(bad("disconnect.code"))?;
             if custom.reason.len() > REASON_MAX {
-                return Err(BAD_REQUEST.into());
+                return Err(bad("disconnect.reason").into());
             }
             Disconnect { code, reason: custom.reason.into() }
         }
@@ -231,10 +235,10 @@ pub(super) async fn refresh(api: &Api, request: RefreshRequest) -> Result<Empty,
     let chosen = chosen(request.user, request.client, request.session)?;
     // It is shown in every channel of the client.
     if !request.info.is_empty() && !is_fit("json", &request.info) {
-        return Err(BAD_REQUEST.into());
+        return Err(bad("info").into());
     }
     let info = (!request.info.is_empty()).then_some(request.info);
-    let grant = RefreshGrant { expired: request.expired, expire_at: moment(request.expire_at)?, info };
+    let grant = RefreshGrant { expired: request.expired, expire_at: moment(request.expire_at)?, info, meta: None };
     api.node.control(Control::Refresh { chosen, grant }).await?;
     Ok(Empty {})
 }
@@ -280,7 +284,7 @@ pub(super) async fn history(api: &Api, request: HistoryRequest) -> Result<Histor
     let keep = kept(api, &request.channel)?;
     let since = request.since.map(|since| (since.offset, since.epoch.into()));
     if request.reverse && since.as_ref().is_some_and(|(offset, _)| *offset == 0) {
-        return Err(BAD_REQUEST.into());
+        return Err(bad("since.offset").into());
     }
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
     let query = Box::new(Query { keep, since, limit, reverse: request.reverse });
@@ -310,7 +314,7 @@ pub(super) async fn history_remove(api: &Api, request: HistoryRemoveRequest) -> 
 
 pub(super) async fn channels(api: &Api, request: ChannelsRequest) -> Result<ChannelsResult, MethodError> {
     let glob = (!request.pattern.is_empty()).then(|| globset::Glob::new(&request.pattern)).transpose();
-    let pattern = glob.map_err(|_| BAD_REQUEST)?.map(|glob| glob.compile_matcher());
+    let pattern = glob.map_err(|_| bad("pattern"))?.map(|glob| glob.compile_matcher());
     let found = api.node.channels(pattern).await?.into_iter();
     let channels = found.map(|(name, clients)| (name.to_string(), ChannelInfo { num_clients: clients as u32 }));
     Ok(ChannelsResult { channels: channels.collect() })
@@ -348,5 +352,5 @@ pub(super) async fn info(api: &Api, _: InfoRequest) -> Result<InfoResult, Method
 
 /// Where a program that is built on this one would answer its own methods; there are none here.
 pub(super) async fn rpc(_: &Api, request: RpcRequest) -> Result<RpcResult, MethodError> {
-    Err(if request.method.is_empty() { BAD_REQUEST } else { NOT_FOUND }.into())
+    Err(if request.method.is_empty() { bad("method") } else { NOT_FOUND }.into())
 }

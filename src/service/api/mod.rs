@@ -17,6 +17,7 @@ pub use http::router;
 pub use openapi::document as openapi;
 
 use super::node::{Node, Unavailable};
+use super::sums;
 use crate::session::Rules;
 use counts::Via;
 use futures_util::{StreamExt, stream};
@@ -35,14 +36,21 @@ const CONCURRENT: usize = 1024;
 pub struct ApiError {
     code: u32,
     message: &'static str,
+    /// What of the request it is about, for the log; "" = it says enough.
+    field: &'static str,
 }
 
-const INTERNAL: ApiError = ApiError { code: 100, message: "internal server error" };
-const UNKNOWN_CHANNEL: ApiError = ApiError { code: 102, message: "unknown channel" };
-const NOT_FOUND: ApiError = ApiError { code: 104, message: "not found" };
-const BAD_REQUEST: ApiError = ApiError { code: 107, message: "bad request" };
-const NOT_AVAILABLE: ApiError = ApiError { code: 108, message: "not available" };
-const UNRECOVERABLE: ApiError = ApiError { code: 112, message: "unrecoverable position" };
+const INTERNAL: ApiError = ApiError { code: 100, message: "internal server error", field: "" };
+const UNKNOWN_CHANNEL: ApiError = ApiError { code: 102, message: "unknown channel", field: "" };
+const NOT_FOUND: ApiError = ApiError { code: 104, message: "not found", field: "" };
+const BAD_REQUEST: ApiError = ApiError { code: 107, message: "bad request", field: "" };
+/// A field that cannot be what it is.
+const fn bad(field: &'static str) -> ApiError {
+    ApiError { field, ..BAD_REQUEST }
+}
+
+const NOT_AVAILABLE: ApiError = ApiError { code: 108, message: "not available", field: "" };
+const UNRECOVERABLE: ApiError = ApiError { code: 112, message: "unrecoverable position", field: "" };
 
 /// Why a method came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,8 +116,19 @@ impl Api {
         self.calls.took(self.via, Q::NAME, began.elapsed());
         if let Err(failure) = &outcome {
             self.calls.failed(self.via, Q::NAME, failure.error().code);
+            tell_bad(Q::NAME, failure.error());
         }
         outcome
+    }
+}
+
+/// A line for what the backend must mend: its error says no more than that the request is bad.
+fn tell_bad(method: &'static str, error: ApiError) {
+    let ApiError { code, field, .. } = error;
+    if !field.is_empty() {
+        let advice = "a call of the server API has a field that cannot be what it is: the backend must mend it";
+        let write = move |count| tracing::warn!(method, field, code, count, "{advice}");
+        sums::add(&format!("API {method} {field}"), 1, write);
     }
 }
 

@@ -4,6 +4,8 @@
 //! cannot be put is answered with an error; a slow backend delays only who waits for it.
 
 mod breaker;
+mod grpc;
+mod messages;
 mod proxy;
 #[cfg(test)]
 mod tests;
@@ -94,9 +96,33 @@ fn sections(config: &Config) -> [(Own, &'static str, &config::ProxyOptions); 6] 
     ]
 }
 
+/// The kinds of question that a proxy may be asked, by its label.
+fn kinds(label: &str) -> &'static [&'static str] {
+    match label {
+        "client.proxy.connect" => &["connect"],
+        "client.proxy.refresh" => &["refresh"],
+        "channel.proxy.subscribe" => &["subscribe"],
+        "channel.proxy.publish" => &["publish"],
+        "channel.proxy.sub_refresh" => &["sub_refresh"],
+        "rpc.proxy" => &["rpc"],
+        _ => &["publish", "rpc", "sub_refresh", "subscribe"],
+    }
+}
+
 /// All that is asked or told something by its own option.
 pub fn endpoints(config: &Config) -> impl Iterator<Item = &str> {
     config.every_proxy().map(|proxy| proxy.endpoint.as_str()).chain([config.hooks.endpoint.as_str()])
+}
+
+/// What is wrong with the certificates and keys of proxies, which may be in files.
+pub fn tls_faults(config: &Config) -> Vec<String> {
+    let own = sections(config).map(|(_, label, options)| (label.to_owned(), options));
+    let named = config.proxies.iter().map(|named| (format!("proxies: {:?}", named.name), &named.proxy));
+    let fault = |(label, options): (String, &config::ProxyOptions)| {
+        let fault = proxy::Way::new(options, config.backend.response_size_limit).err()?;
+        Some(format!("{label}: {fault}"))
+    };
+    own.into_iter().chain(named).filter(|(_, options)| !options.endpoint.is_empty()).filter_map(fault).collect()
 }
 
 /// File descriptors that questions may take.
@@ -190,7 +216,9 @@ impl Proxies {
         let common = &config.backend;
         let proxy = |label: &str, options: &config::ProxyOptions, old: Option<&Arc<Proxy>>| {
             let same = before.is_some_and(|before| before.settings.config.backend == *common);
-            match old.filter(|old| same && old.options == *options) {
+            // Its certificates may be others by now.
+            let tls = options.http.tls.enabled || options.grpc.tls.enabled;
+            match old.filter(|old| same && !tls && old.options == *options) {
                 Some(old) => Ok(old.clone()),
                 None => Proxy::new(label.to_owned(), options, common).map(Arc::new),
             }
@@ -264,6 +292,7 @@ impl Proxies {
         for proxy in &proxies {
             let label = &proxy.label;
             proxy.with_counts(|counts| {
+                counts.begin(kinds(label));
                 let of = |kind: &str| format!("proxy=\"{label}\",type=\"{kind}\"");
                 durations.extend(counts.durations.iter().map(|(kind, latency)| (of(kind), latency.clone())));
                 let more = |kind: &str, name: &str, value: &str| format!("{},{name}=\"{value}\"", of(kind));

@@ -4,12 +4,15 @@
 //! answer: clients are told to try again, and what was to be refreshed lives a minute longer.
 
 use super::breaker::{Breaker, Change, State};
+use super::grpc::{self, Asking, Caller};
 use super::wire;
 use crate::base::metrics::Latency;
 use crate::config;
+use crate::protocol::NotJson;
 use crate::protocol::code::ClientError;
 use crate::service::fetch::{self, FetchError, Http};
 use crate::service::sums;
+use crate::service::tls;
 use crate::session::backend::{Ask, Said, Who};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
@@ -29,9 +32,50 @@ pub struct Counts {
     pub refused: BTreeMap<(&'static str, &'static str), u64>,
 }
 
+impl Counts {
+    /// Errors and refusals are there from the start, so that the first one is seen to come.
+    pub fn begin(&mut self, kinds: &[&'static str]) {
+        for kind in kinds {
+            for cause in FetchError::CAUSES {
+                self.errors.entry((kind, cause)).or_default();
+            }
+            for limit in LIMITS {
+                self.refused.entry((kind, limit)).or_default();
+            }
+        }
+    }
+}
+
+/// Why a question is not put.
+const LIMITS: [&str; 2] = ["inflight_limit", "breaker"];
+
 struct Inner {
     breaker: Breaker,
     counts: Counts,
+}
+
+/// How a backend is asked.
+pub enum Way {
+    /// As the node asks others.
+    Http,
+    /// With certificates of its own.
+    Https(Box<Http>),
+    Grpc(Box<Caller>),
+}
+
+impl Way {
+    /// The error is a sentence that begins with the option's key.
+    pub fn new(options: &config::ProxyOptions, size_max: usize) -> Result<Way, String> {
+        if let Some(caller) = Caller::new(options, size_max)? {
+            return Ok(Way::Grpc(Box::new(caller)));
+        }
+        let tls = &options.http.tls;
+        if !tls.enabled {
+            return Ok(Way::Http);
+        }
+        let http = tls::client_config(tls).and_then(|config| Http::with_tls(config, &tls.server_name));
+        http.map(Box::new).map(Way::Https).map_err(|error| format!("http.tls.{error}"))
+    }
 }
 
 pub struct Proxy {
@@ -39,12 +83,14 @@ pub struct Proxy {
     pub label: String,
     /// What it was made of.
     pub options: config::ProxyOptions,
+    way: Way,
     endpoint: Uri,
     /// The same for the log.
     place: String,
     timeout: Duration,
     size_max: usize,
     binary: bool,
+    tells_meta: bool,
     forwarded: Vec<HeaderName>,
     emulated: Vec<HeaderName>,
     fixed: HeaderMap,
@@ -82,6 +128,18 @@ pub fn fixed_headers(headers: &config::Headers) -> Result<HeaderMap, String> {
     Ok(fixed)
 }
 
+/// What goes with each question: headers, or metadata and credentials.
+fn fixed(options: &config::ProxyOptions) -> Result<HeaderMap, String> {
+    if config::grpc_authority(&options.endpoint).is_none() {
+        return fixed_headers(&options.http.static_headers);
+    }
+    let mut all = options.grpc.static_metadata.clone();
+    if !options.grpc.credentials_key.is_empty() {
+        all.insert(options.grpc.credentials_key.clone(), options.grpc.credentials_value.clone());
+    }
+    fixed_headers(&all)
+}
+
 fn header_names(names: &[String]) -> Result<Vec<HeaderName>, String> {
     names.iter().map(|name| name.parse().map_err(|_| format!("{name:?} is no name of a header"))).collect()
 }
@@ -98,14 +156,16 @@ impl Proxy {
             options.endpoint.parse().map_err(|e| wrong(format!("{:?}: {e}", config::shown_url(&options.endpoint))))?;
         let inner = Inner { breaker: Breaker::new(common, Instant::now()), counts: Counts::default() };
         Ok(Proxy {
+            way: Way::new(options, common.response_size_limit).map_err(wrong)?,
             endpoint,
             place: config::shown_url(&options.endpoint),
             timeout: options.timeout,
             size_max: common.response_size_limit,
             binary: options.binary_encoding,
+            tells_meta: options.include_connection_meta,
             forwarded: header_names(&options.http_headers).map_err(wrong)?,
             emulated: header_names(&options.emulated_headers).map_err(wrong)?,
-            fixed: fixed_headers(&options.http.static_headers).map_err(wrong)?,
+            fixed: fixed(options).map_err(wrong)?,
             transforms: options.http.status_to_code_transforms.clone(),
             room: Semaphore::new(options.inflight_limit),
             room_size: options.inflight_limit,
@@ -128,21 +188,21 @@ impl Proxy {
         self.lock().breaker.state()
     }
 
-    pub fn with_counts<R>(&self, read: impl FnOnce(&Counts) -> R) -> R {
-        read(&self.lock().counts)
+    pub fn with_counts<R>(&self, read: impl FnOnce(&mut Counts) -> R) -> R {
+        read(&mut self.lock().counts)
     }
 
     /// Puts the question and waits for the answer.
     pub async fn ask(&self, http: &Http, who: &Who, ask: &Ask) -> Said {
         let kind = kind(ask);
-        let Ok(body) = wire::question(who, ask, self.binary) else { return wire::failed(ClientError::BadRequest) };
+        let Ok(body) = self.body(who, ask) else { return wire::failed(ClientError::BadRequest) };
         let Ok(_place) = self.room.try_acquire() else {
-            self.refuse(kind, "inflight_limit");
+            self.refuse(kind, LIMITS[0]);
             return instead(ask, ClientError::TooManyRequests);
         };
         let admitted = self.lock().breaker.admit(Instant::now());
         let Some(leave) = admitted else {
-            self.refuse(kind, "breaker");
+            self.refuse(kind, LIMITS[1]);
             return instead(ask, ClientError::Internal);
         };
         let began = Instant::now();
@@ -153,7 +213,11 @@ impl Proxy {
         inner.counts.durations.entry(kind).or_default().record_us(took);
         let told = self.transformed(&result);
         // A status below 500 is an answer, whether or not it is one that can be used.
-        let failed = !matches!(result, Ok(_) | Err(FetchError::Status(..500)));
+        let failed = match &result {
+            Ok(_) | Err(FetchError::Status(..500)) => false,
+            Err(FetchError::Refused(code, _)) => grpc::is_failure(*code),
+            Err(_) => true,
+        };
         self.note(inner.breaker.record(leave, failed, now));
         match (result, told) {
             (Ok(said), _) | (Err(_), Some(said)) => said,
@@ -165,8 +229,25 @@ impl Proxy {
         }
     }
 
+    /// Of the HTTP request, if there is one.
+    fn body(&self, who: &Who, ask: &Ask) -> Result<Bytes, NotJson> {
+        match self.way {
+            Way::Grpc(_) => Ok(Bytes::new()),
+            Way::Http | Way::Https(_) => wire::question(who, ask, self.binary, self.tells_meta),
+        }
+    }
+
     async fn put(&self, http: &Http, who: &Who, ask: &Ask, body: Bytes) -> Result<Said, FetchError> {
-        let request = fetch::post(&self.endpoint, self.headers(who, ask), body);
+        let headers = self.headers(who, ask);
+        let http = match &self.way {
+            Way::Http => http,
+            Way::Https(own) => own,
+            Way::Grpc(caller) => {
+                let question = Asking { who, ask, binary: self.binary, meta: self.tells_meta };
+                return caller.put(question, headers).await;
+            }
+        };
+        let request = fetch::post(&self.endpoint, headers, body);
         let answer = http.send(request, self.timeout, self.size_max).await?;
         wire::said(ask, &answer).map_err(FetchError::Unreadable)
     }
@@ -235,6 +316,7 @@ impl Proxy {
             FetchError::Status(_) => {
                 "questions to the backend failed: it must answer 200; status_to_code_transforms gives others a meaning"
             }
+            FetchError::Refused(..) => "questions to the backend failed: it must answer with the status OK",
             FetchError::TooLarge => "questions to the backend failed: raise backend.response_size_limit",
             FetchError::Unreadable(_) => "questions to the backend failed: its answer is not what docs/backend.md says",
         };

@@ -19,6 +19,7 @@ struct Subject {
     mailbox: Mailbox<Mail>,
     mail: Arc<Notify>,
     headers: &'static str,
+    meta: &'static str,
 }
 
 type Letters = Vec<(u32, Ask, Said)>;
@@ -31,7 +32,7 @@ impl Subject {
         let settings = Arc::new(Settings::new(config, "").expect("settings"));
         let (backend, link, calls) = Backend::new(settings, Arc::default(), vec![sender]).expect("a backend");
         tokio::spawn(backend.clone().run(calls));
-        Subject { link, backend, mailbox, mail, headers: "" }
+        Subject { link, backend, mailbox, mail, headers: "", meta: "" }
     }
 
     fn call(&self, ticket: u32, ask: Ask) -> Call {
@@ -42,6 +43,7 @@ impl Subject {
             transport: "websocket",
             encoding: Encoding::Json,
             headers: self.headers.into(),
+            meta: self.meta.into(),
         };
         Call { conn, ticket, who, ask }
     }

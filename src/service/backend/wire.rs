@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, HashMap};
 
 /// Bytes of a disconnect's reason: a close frame has no room for more.
 const REASON_MAX: usize = 123;
+/// What narrows a subscription must not be passed over.
+pub const NO_SERVER_FILTER: &str = "server_tags_filter is not offered";
 
 #[derive(Serialize, Default)]
 struct Question<'a> {
@@ -41,18 +43,29 @@ struct Question<'a> {
     version: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     channels: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<&'a RawValue>,
 }
 
-/// The body of a request. `binary`: payloads as base64.
-pub fn question(who: &Who, ask: &Ask, binary: bool) -> Result<Bytes, NotJson> {
+pub fn protocol(encoding: Encoding) -> &'static str {
+    match encoding {
+        Encoding::Json => "json",
+        Encoding::Protobuf => "protobuf",
+    }
+}
+
+/// Of payloads.
+pub fn encoding(binary: bool) -> &'static str {
+    if binary { "binary" } else { "json" }
+}
+
+/// The body of a request. `binary`: payloads as base64. `meta`: what is known of the client goes with it.
+pub fn question(who: &Who, ask: &Ask, binary: bool, meta: bool) -> Result<Bytes, NotJson> {
     let mut question = Question {
         client: &who.client,
         transport: who.transport,
-        protocol: match who.encoding {
-            Encoding::Json => "json",
-            Encoding::Protobuf => "protobuf",
-        },
-        encoding: if binary { "binary" } else { "json" },
+        protocol: protocol(who.encoding),
+        encoding: encoding(binary),
         user: &who.user,
         ..Question::default()
     };
@@ -85,6 +98,9 @@ pub fn question(who: &Who, ask: &Ask, binary: bool) -> Result<Bytes, NotJson> {
         question.b64data = STANDARD.encode(data);
     } else if !data.is_empty() {
         question.data = Some(serde_json::from_slice(data).map_err(|_| NotJson)?);
+    }
+    if meta && !who.meta.is_empty() && !matches!(ask, Ask::Connect(_)) {
+        question.meta = Some(serde_json::from_slice(&who.meta).map_err(|_| NotJson)?);
     }
     serde_json::to_vec(&question).map(Bytes::from).map_err(|_| NotJson)
 }
@@ -119,6 +135,7 @@ struct ConnectResult {
     b64data: Option<String>,
     channels: Option<Vec<String>>,
     subs: Option<BTreeMap<String, Option<SubscribeResult>>>,
+    meta: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -154,6 +171,7 @@ struct RefreshResult {
     expire_at: Option<i64>,
     info: Option<Box<RawValue>>,
     b64info: Option<String>,
+    meta: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -179,9 +197,7 @@ pub fn said(ask: &Ask, body: &[u8]) -> Result<Said, String> {
         }),
         Ask::Refresh | Ask::SubRefresh { .. } => {
             let said = read(body, |result: Option<RefreshResult>| Ok(Said::Refresh(refresh(result)?)))?;
-            // A refresh is no command: there is nobody to tell of an error.
-            let over = RefreshGrant { expired: true, ..RefreshGrant::default() };
-            Ok(if matches!(said, Said::Error { .. }) { Said::Refresh(over) } else { said })
+            Ok(over_if_refused(said))
         }
         Ask::Subscribe(_) => read(body, |result: Option<SubscribeResult>| {
             Ok(Said::Subscribe(Box::new(subscribe(result.unwrap_or_default())?)))
@@ -201,6 +217,12 @@ pub fn said(ask: &Ask, body: &[u8]) -> Result<Said, String> {
         }),
         Ask::Keys { .. } | Ask::Check(_) => Err("what a token is, is no proxy's answer".into()),
     }
+}
+
+/// A refresh is no command: there is nobody to tell of an error.
+pub fn over_if_refused(said: Said) -> Said {
+    let over = RefreshGrant { expired: true, ..RefreshGrant::default() };
+    if matches!(said, Said::Error { .. }) { Said::Refresh(over) } else { said }
 }
 
 fn read<R: for<'de> Deserialize<'de>>(
@@ -249,6 +271,7 @@ fn connect(result: ConnectResult) -> Result<ConnectGrant, String> {
         user: result.user.unwrap_or_default().into(),
         expire_at: seconds(result.expire_at),
         info: payload(result.info, result.b64info)?.unwrap_or_default(),
+        meta: result.meta.map(json).unwrap_or_default(),
         data: payload(result.data, result.b64data)?.unwrap_or_default(),
         subs: subs.into_iter().collect(),
     })
@@ -256,7 +279,7 @@ fn connect(result: ConnectResult) -> Result<ConnectGrant, String> {
 
 fn subscribe(result: SubscribeResult) -> Result<SubscribeGrant, String> {
     if result.server_tags_filter.is_some() {
-        return Err("server_tags_filter is not offered".into());
+        return Err(NO_SERVER_FILTER.into());
     }
     let value = |switch: Option<Switch>| switch.map(|switch| switch.value == Some(true));
     let overrides = result.overrides.map(|set| Overrides {
@@ -281,12 +304,13 @@ fn refresh(result: Option<RefreshResult>) -> Result<RefreshGrant, String> {
             expired: false,
             expire_at: seconds(result.expire_at),
             info: payload(result.info, result.b64info)?,
+            meta: result.meta.map(json),
         }),
         _ => Ok(RefreshGrant { expired: true, ..RefreshGrant::default() }),
     }
 }
 
-fn seconds(at: Option<i64>) -> u64 {
+pub fn seconds(at: Option<i64>) -> u64 {
     at.and_then(|at| u64::try_from(at).ok()).unwrap_or(0)
 }
 
@@ -294,7 +318,7 @@ fn json(value: Box<RawValue>) -> Bytes {
     Bytes::from(String::from(Box::<str>::from(value)))
 }
 
-fn decoded(base64: Option<String>) -> Result<Option<Bytes>, String> {
+pub fn decoded(base64: Option<String>) -> Result<Option<Bytes>, String> {
     match base64 {
         Some(text) if !text.is_empty() => {
             STANDARD.decode(text).map(|bytes| Some(bytes.into())).map_err(|error| format!("no base64: {error}"))
@@ -315,11 +339,18 @@ mod tests {
     use serde_json::{Value, json};
 
     fn who(encoding: Encoding) -> Who {
-        Who { client: "c1".into(), user: "42".into(), transport: "websocket", encoding, headers: "".into() }
+        Who {
+            client: "c1".into(),
+            user: "42".into(),
+            transport: "websocket",
+            encoding,
+            headers: "".into(),
+            meta: "{\"m\":1}".into(),
+        }
     }
 
     fn asked(ask: &Ask, binary: bool) -> Value {
-        let body = question(&who(Encoding::Protobuf), ask, binary).expect("a question");
+        let body = question(&who(Encoding::Protobuf), ask, binary, false).expect("a question");
         serde_json::from_slice(&body).expect("JSON")
     }
 
@@ -375,15 +406,27 @@ mod tests {
         assert_eq!(asked(&rpc(), false), with(json!({"method": "sum", "data": [1, 2]})));
         let binary = with(json!({"encoding": "binary", "channel": "chat", "b64data": "AP8="}));
         assert_eq!(asked(&publish(b"\0\xff"), true), binary);
-        let body = question(&who(Encoding::Json), &Ask::Refresh, false).expect("a question");
+        let body = question(&who(Encoding::Json), &Ask::Refresh, false, false).expect("a question");
         assert!(body.starts_with(br#"{"client":"c1","transport":"websocket","protocol":"json""#));
+    }
+
+    #[test]
+    fn what_is_known_of_a_client_goes_with_each_question_but_the_first() {
+        let asked = |ask: &Ask| {
+            let body = question(&who(Encoding::Json), ask, false, true).expect("a question");
+            serde_json::from_slice::<Value>(&body).expect("JSON")["meta"].clone()
+        };
+        for ask in [Ask::Refresh, subscribe(), sub_refresh(), publish(b"1"), rpc()] {
+            assert_eq!(asked(&ask), json!({"m": 1}), "{ask:?}");
+        }
+        assert_eq!(asked(&connect()), Value::Null);
     }
 
     #[test]
     fn what_is_no_json_is_not_sent_as_json() {
         for data in [&b"\xff"[..], b"{", b"1 2"] {
             let data: &'static [u8] = data;
-            assert_eq!(question(&who(Encoding::Protobuf), &publish(data), false), Err(NotJson));
+            assert_eq!(question(&who(Encoding::Protobuf), &publish(data), false, false), Err(NotJson));
         }
     }
 
@@ -406,7 +449,7 @@ mod tests {
         let subs =
             vec![("a".into(), SubscribeGrant::default()), ("b".into(), b), ("c".into(), SubscribeGrant::default())];
         let (info, data) = ("{\"n\":1}".into(), "hi".into());
-        let grant = ConnectGrant { user: "7".into(), expire_at: 99, info, data, subs };
+        let grant = ConnectGrant { user: "7".into(), expire_at: 99, info, meta: "{\"x\":1}".into(), data, subs };
         assert_eq!(said(&connect(), body.as_bytes()), Ok(Said::Connect(Box::new(grant))));
 
         let anonymous = Ok(Said::Connect(Box::default()));
@@ -445,9 +488,10 @@ mod tests {
         let over = Said::Refresh(RefreshGrant { expired: true, ..RefreshGrant::default() });
         for ask in [Ask::Refresh, sub_refresh()] {
             let granted = |body: &str| said(&ask, body.as_bytes()).expect("an answer");
-            let longer = RefreshGrant { expired: false, expire_at: 77, info: Some("{}".into()) };
-            assert_eq!(granted(r#"{"result":{"expire_at":77,"info":{}}}"#), Said::Refresh(longer));
-            let kept = RefreshGrant { expired: false, expire_at: 77, info: None };
+            let longer =
+                RefreshGrant { expired: false, expire_at: 77, info: Some("{}".into()), meta: Some("[7]".into()) };
+            assert_eq!(granted(r#"{"result":{"expire_at":77,"info":{},"meta":[7]}}"#), Said::Refresh(longer));
+            let kept = RefreshGrant { expire_at: 77, ..RefreshGrant::default() };
             assert_eq!(granted(r#"{"result":{"expire_at":77}}"#), Said::Refresh(kept));
             for body in ["{}", r#"{"result":{"expired":true,"expire_at":77}}"#, r#"{"error":{"code":400}}"#] {
                 assert_eq!(granted(body), over, "{body}");

@@ -206,7 +206,7 @@ fn say(world: &mut World, truth: &mut Truth, conn: broker::ConnKey, ask: &Ask) -
         Ask::Refresh | Ask::SubRefresh { .. } => {
             // An answer without a time ends what it was asked about, as one that says so.
             let expire_at = expire_at.max(seconds(world) + 2);
-            Said::Refresh(RefreshGrant { expire_at, expired: world.rng.chance(10), info: None })
+            Said::Refresh(RefreshGrant { expire_at, expired: world.rng.chance(10), ..RefreshGrant::default() })
         }
         Ask::Subscribe(_) => {
             let info = "{\"by\":\"backend\"}".into();

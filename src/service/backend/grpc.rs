@@ -1,0 +1,323 @@
+//! F10 · Questions and answers of a proxy by gRPC, the way Centrifugo puts and reads them.
+//!
+//! Owns the connection to one backend, the calls, and what its messages mean. Which question goes where, and how often,
+//! is the proxy's to know.
+
+use super::messages::*;
+use super::wire::{self, decoded, seconds};
+use crate::auth::Overrides;
+use crate::config::{ProxyOptions, grpc_authority};
+use crate::protocol::ConnectRequest;
+use crate::service::fetch::{self, CallClient, FetchError};
+use crate::service::tls;
+use crate::session::backend::{Ask, ConnectGrant, PublishGrant, RefreshGrant, Said, SubscribeGrant, Who};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, HeaderName, Uri};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tonic::client::Grpc;
+use tonic::codec::CompressionEncoding;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+use tonic_prost::ProstCodec;
+
+/// Headers of HTTP that mean nothing to a call, or mean the call itself.
+const OWN: [&str; 9] = [
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+];
+
+/// A backend that is asked by gRPC.
+pub struct Caller {
+    client: CallClient,
+    origin: Uri,
+    timeout: Duration,
+    size_max: usize,
+    compression: bool,
+}
+
+impl Caller {
+    /// `None` if the proxy's endpoint is none of gRPC. The error is a sentence for the operator.
+    pub fn new(options: &ProxyOptions, size_max: usize) -> Result<Option<Caller>, String> {
+        let Some(authority) = grpc_authority(&options.endpoint) else { return Ok(None) };
+        let tls = &options.grpc.tls;
+        let (scheme, config) = match tls.enabled {
+            true => ("https", tls::client_config(tls).map_err(|error| format!("grpc.tls.{error}"))?),
+            false => ("http", tls::none()),
+        };
+        let origin = format!("{scheme}://{authority}").parse().map_err(|error| format!("{authority:?}: {error}"))?;
+        let client = fetch::call_client(config, &tls.server_name)?;
+        let (timeout, compression) = (options.timeout, options.grpc.compression);
+        Ok(Some(Caller { client, origin, timeout, size_max, compression }))
+    }
+
+    /// Puts the question and reads the answer.
+    pub async fn put(&self, put: Asking<'_>, headers: HeaderMap) -> Result<Said, FetchError> {
+        let Asking { who, ask, binary, meta } = put;
+        let (client, transport) = (who.client.clone(), who.transport.to_owned());
+        let (protocol, encoding) = (wire::protocol(who.encoding).to_owned(), wire::encoding(binary).to_owned());
+        let (user, meta) = (who.user.to_string(), if meta { who.meta.to_vec() } else { Vec::new() });
+        let (data, b64data) = payload(ask, binary);
+        let channel = |name: &str| name.to_owned();
+        match ask {
+            Ask::Connect(connect) => {
+                let who = (client, transport, protocol, encoding);
+                self.connect(who, connect, (data, b64data), headers).await
+            }
+            Ask::Refresh => {
+                let question = RefreshQuestion { client, transport, protocol, encoding, user, meta };
+                let answer: RefreshAnswer = self.call("Refresh", question, headers).await?;
+                let said = said(answer.error, answer.disconnect, || refresh_grant(answer.result));
+                said.map(wire::over_if_refused)
+            }
+            Ask::SubRefresh { channel: name } => {
+                let channel = channel(name);
+                let question = SubRefreshQuestion { client, transport, protocol, encoding, user, channel, meta };
+                let answer: SubRefreshAnswer = self.call("SubRefresh", question, headers).await?;
+                let said = said(answer.error, answer.disconnect, || refresh_grant(answer.result));
+                said.map(wire::over_if_refused)
+            }
+            Ask::Subscribe(subscribe) => {
+                let (channel, token) = (channel(&subscribe.channel), subscribe.token.clone());
+                let question = SubscribeQuestion {
+                    client,
+                    transport,
+                    protocol,
+                    encoding,
+                    user,
+                    channel,
+                    token,
+                    meta,
+                    data,
+                    b64data,
+                };
+                let answer: SubscribeAnswer = self.call("Subscribe", question, headers).await?;
+                said(answer.error, answer.disconnect, || {
+                    Ok(Said::Subscribe(Box::new(subscribe_grant(answer.result.unwrap_or_default().into())?)))
+                })
+            }
+            Ask::Publish(publish) => {
+                let channel = channel(&publish.channel);
+                let question =
+                    PublishQuestion { client, transport, protocol, encoding, user, channel, data, b64data, meta };
+                let answer: PublishAnswer = self.call("Publish", question, headers).await?;
+                said(answer.error, answer.disconnect, || publish_grant(answer.result.unwrap_or_default()))
+            }
+            Ask::Rpc(rpc) => {
+                let method = rpc.method.clone();
+                let question = RpcQuestion { client, transport, protocol, encoding, user, method, data, b64data, meta };
+                let answer: RpcAnswer = self.call("RPC", question, headers).await?;
+                said(answer.error, answer.disconnect, || {
+                    let result = answer.result.unwrap_or_default();
+                    Ok(Said::Rpc(bytes(result.data, result.b64data)?))
+                })
+            }
+            Ask::Keys { .. } | Ask::Check(_) => {
+                Err(FetchError::Unreadable("what a token is, is no proxy's answer".into()))
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        (client, transport, protocol, encoding): (String, String, String, String),
+        connect: &ConnectRequest,
+        (data, b64data): (Vec<u8>, String),
+        headers: HeaderMap,
+    ) -> Result<Said, FetchError> {
+        let mut channels: Vec<String> = connect.subs.keys().cloned().collect();
+        channels.sort_unstable();
+        let (name, version) = (connect.name.clone(), connect.version.clone());
+        let question =
+            ConnectQuestion { client, transport, protocol, encoding, data, b64data, name, version, channels };
+        let answer: ConnectAnswer = self.call("Connect", question, headers).await?;
+        said(answer.error, answer.disconnect, || match answer.result {
+            None => Ok(Said::NoCredentials),
+            Some(result) => Ok(Said::Connect(Box::new(connect_grant(result)?))),
+        })
+    }
+
+    async fn call<Q, A>(&self, method: &'static str, question: Q, headers: HeaderMap) -> Result<A, FetchError>
+    where
+        Q: Message + Default + 'static,
+        A: Message + Default + 'static,
+    {
+        let mut grpc = Grpc::with_origin(self.client.clone(), self.origin.clone())
+            .max_decoding_message_size(self.size_max)
+            .accept_compressed(CompressionEncoding::Gzip);
+        if self.compression {
+            grpc = grpc.send_compressed(CompressionEncoding::Gzip);
+        }
+        let mut request = tonic::Request::new(question);
+        *request.metadata_mut() = metadata(headers);
+        request.set_timeout(self.timeout);
+        let path = format!("/centrifugal.centrifugo.proxy.CentrifugoProxy/{method}");
+        let path = PathAndQuery::try_from(path).map_err(|error| FetchError::Unreadable(error.to_string()))?;
+        let call = async {
+            grpc.ready().await.map_err(|error| FetchError::Unreachable(fetch::chain(&error)))?;
+            grpc.unary(request, path, ProstCodec::<Q, A>::default()).await.map_err(failure)
+        };
+        let answer = tokio::time::timeout(self.timeout, call).await.unwrap_or(Err(FetchError::Late))?;
+        Ok(answer.into_inner())
+    }
+}
+
+/// What is asked, and how.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    pub who: &'a Who,
+    pub ask: &'a Ask,
+    /// Payloads as base64.
+    pub binary: bool,
+    /// What is known of the client goes with it.
+    pub meta: bool,
+}
+
+/// Does a call that ends so say that the backend does not work? Else it has answered.
+pub fn is_failure(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+    )
+}
+
+fn failure(status: Status) -> FetchError {
+    // The connection's error is below the status.
+    let below = std::error::Error::source(&status).map(fetch::chain);
+    match (status.code(), below) {
+        (Code::DeadlineExceeded, _) => FetchError::Late,
+        (Code::Unavailable | Code::Unknown, Some(why)) => FetchError::Unreachable(why),
+        // Tonic's own words, the second for an answer that was compressed.
+        (Code::OutOfRange, _) if status.message().contains("decoded message length too large") => FetchError::TooLarge,
+        (Code::ResourceExhausted, _) if status.message().contains("exceeded while decompressing") => {
+            FetchError::TooLarge
+        }
+        (code, _) => FetchError::Refused(code, status.message().chars().take(200).collect()),
+    }
+}
+
+/// Headers as metadata; those of HTTP itself, and those of gRPC, are not sent on.
+fn metadata(mut headers: HeaderMap) -> MetadataMap {
+    let is_own = |name: &HeaderName| OWN.contains(&name.as_str()) || name.as_str().starts_with("grpc-");
+    let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name)).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+    MetadataMap::from_headers(headers)
+}
+
+/// The payload of a question: as it is, or as base64.
+fn payload(ask: &Ask, binary: bool) -> (Vec<u8>, String) {
+    let data = match ask {
+        Ask::Connect(connect) => &connect.data,
+        Ask::Subscribe(subscribe) => &subscribe.data,
+        Ask::Publish(publish) => &publish.data,
+        Ask::Rpc(rpc) => &rpc.data,
+        Ask::Refresh | Ask::SubRefresh { .. } | Ask::Keys { .. } | Ask::Check(_) => return Default::default(),
+    };
+    if binary { (Vec::new(), STANDARD.encode(data)) } else { (data.to_vec(), String::new()) }
+}
+
+/// A disconnect goes before an error, and that before a result.
+fn said(
+    error: Option<ErrorMessage>,
+    disconnect: Option<DisconnectMessage>,
+    grant: impl FnOnce() -> Result<Said, String>,
+) -> Result<Said, FetchError> {
+    let said = match (disconnect, error) {
+        (Some(said), _) => wire::disconnect(said.code, said.reason),
+        (None, Some(said)) => Ok(wire::error(said.code, said.message, said.temporary)),
+        (None, None) => grant(),
+    };
+    said.map_err(FetchError::Unreadable)
+}
+
+/// Base64 goes first.
+fn bytes(plain: Vec<u8>, base64: String) -> Result<Bytes, String> {
+    Ok(decoded(Some(base64))?.unwrap_or(plain.into()))
+}
+
+fn connect_grant(result: ConnectResultMessage) -> Result<ConnectGrant, String> {
+    let plain = result.channels.into_iter().map(|channel| (channel, SubscribeGrant::default()));
+    let mut subs: BTreeMap<String, SubscribeGrant> = plain.collect();
+    for (channel, sub) in result.subs {
+        subs.insert(channel, subscribe_grant(sub)?);
+    }
+    Ok(ConnectGrant {
+        user: result.user.into(),
+        expire_at: seconds(Some(result.expire_at)),
+        info: bytes(result.info, result.b64info)?,
+        meta: result.meta.into(),
+        data: bytes(result.data, result.b64data)?,
+        subs: subs.into_iter().collect(),
+    })
+}
+
+impl From<SubscribeResultMessage> for SubscribeOptionsMessage {
+    fn from(result: SubscribeResultMessage) -> SubscribeOptionsMessage {
+        let SubscribeResultMessage { expire_at, info, b64info, data, b64data, overrides, server_tags_filter } = result;
+        SubscribeOptionsMessage { expire_at, info, b64info, data, b64data, overrides, server_tags_filter }
+    }
+}
+
+fn subscribe_grant(result: SubscribeOptionsMessage) -> Result<SubscribeGrant, String> {
+    if result.server_tags_filter.is_some() {
+        return Err(wire::NO_SERVER_FILTER.into());
+    }
+    let value = |switch: Option<SwitchMessage>| switch.map(|switch| switch.value);
+    let overrides = result.overrides.map(|set| Overrides {
+        presence: value(set.presence),
+        join_leave: value(set.join_leave),
+        force_push_join_leave: value(set.force_push_join_leave),
+        force_recovery: value(set.force_recovery),
+        force_positioning: value(set.force_positioning),
+    });
+    Ok(SubscribeGrant {
+        expire_at: seconds(Some(result.expire_at)),
+        info: bytes(result.info, result.b64info)?,
+        data: bytes(result.data, result.b64data)?,
+        overrides: overrides.unwrap_or_default(),
+    })
+}
+
+/// No result at all ends what was to be refreshed.
+fn refresh_grant(result: Option<RefreshResultMessage>) -> Result<Said, String> {
+    let some = |bytes: Bytes| (!bytes.is_empty()).then_some(bytes);
+    Ok(Said::Refresh(match result {
+        Some(result) if !result.expired => RefreshGrant {
+            expired: false,
+            expire_at: seconds(Some(result.expire_at)),
+            info: some(bytes(result.info, result.b64info)?),
+            meta: some(result.meta.into()),
+        },
+        _ => RefreshGrant { expired: true, ..RefreshGrant::default() },
+    }))
+}
+
+fn publish_grant(result: PublishResultMessage) -> Result<Said, String> {
+    let data = match result.data.is_empty() {
+        true => decoded(Some(result.b64data))?,
+        false => Some(result.data.into()),
+    };
+    let (skip_history, tags) = (result.skip_history, result.tags);
+    Ok(Said::Publish(Box::new(PublishGrant { data, skip_history, tags })))
+}
