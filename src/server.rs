@@ -136,11 +136,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         rooms,
         log_dropped: log.dropped.clone(),
     };
-    spawn("service".into(), move || {
-        if let Err(error) = service.run() {
-            tracing::error!(%error, "the service thread ended: the API, health and metrics are gone; restart the node");
-        }
-    })?;
+    spawn_service(service)?;
     spawn_signals(signals, happened)?;
     announce(&config, bound, others, &steering, count, &admission);
     let running = Running { again, settings, log, admission, proxies, reactors: senders };
@@ -148,6 +144,14 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     serve(&running, &happening)?;
     let config = running.settings.borrow().config.clone();
     leave::leave(&config.shutdown, &running.admission, &running.reactors, &happening)
+}
+
+fn spawn_service(service: Service) -> Result<(), ServeError> {
+    spawn("service".into(), move || {
+        if let Err(error) = service.run() {
+            tracing::error!(%error, "the service thread ended: the API, health and metrics are gone; restart the node");
+        }
+    })
 }
 
 /// The log, which begins with the warnings.

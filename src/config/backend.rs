@@ -131,14 +131,14 @@ impl Config {
         own.into_iter().chain(named).filter(|proxy| !proxy.endpoint.is_empty())
     }
 
-    /// What proxies have that is of no use to them, with where it stands.
-    pub(super) fn idle_proxies(&self) -> Vec<(String, &'static str)> {
+    /// What is to be told of proxies, with where it stands.
+    pub(super) fn proxy_warnings(&self) -> Vec<(String, &'static str)> {
         let own = self.proxy_sections().map(|(section, proxy)| (section.to_owned(), proxy));
         let named = self.proxies.iter().enumerate();
         let all = own.into_iter().chain(named.map(|(at, named)| (format!("proxies[{at}]"), &named.proxy)));
         let asked = all.filter(|(_, proxy)| !proxy.endpoint.is_empty());
         let said = |(place, proxy): (String, &ProxyOptions)| {
-            let found = idle_proxy(proxy).into_iter();
+            let found = proxy_warnings(proxy).into_iter();
             found.map(|(key, message)| (format!("{place}.{key}"), message)).collect::<Vec<_>>()
         };
         asked.flat_map(said).collect()
@@ -486,8 +486,12 @@ impl Config {
     }
 }
 
-/// What has no effect with the endpoint as it is. A certificate that is not looked at is worth a word.
-fn idle_proxy(proxy: &ProxyOptions) -> Vec<(&'static str, &'static str)> {
+/// Why it is not safe not to verify.
+const ANYONE: &str = "whoever answers is believed to be the backend: set server_ca_pem instead";
+
+/// What has no effect with the endpoint as it is, and what is not safe. A certificate that is not looked at is worth a
+/// word.
+fn proxy_warnings(proxy: &ProxyOptions) -> Vec<(&'static str, &'static str)> {
     let by_grpc = grpc_authority(&proxy.endpoint).is_some();
     let rules = [
         (
@@ -500,9 +504,11 @@ fn idle_proxy(proxy: &ProxyOptions) -> Vec<(&'static str, &'static str)> {
             proxy.grpc.tls.enabled && !by_grpc,
             "has no effect: only an endpoint that begins with grpc:// is asked so",
         ),
+        ("http.tls.insecure_skip_verify", proxy.http.tls.enabled && proxy.http.tls.insecure_skip_verify, ANYONE),
+        ("grpc.tls.insecure_skip_verify", proxy.grpc.tls.enabled && proxy.grpc.tls.insecure_skip_verify, ANYONE),
         ("grpc_metadata", !proxy.grpc_metadata.is_empty(), "has no effect: no client comes by gRPC yet"),
     ];
-    rules.into_iter().filter(|(_, idle, _)| *idle).map(|(key, _, message)| (key, message)).collect()
+    rules.into_iter().filter(|(_, applies, _)| *applies).map(|(key, _, message)| (key, message)).collect()
 }
 
 /// What no rule of a single option can tell.
@@ -669,17 +675,20 @@ mod tests {
     }
 
     #[test]
-    fn what_the_endpoint_does_not_read_is_told() {
+    fn what_the_endpoint_does_not_read_and_what_is_not_safe_is_told() {
         let text = "[rpc.proxy]\nendpoint = 'http://a'\ngrpc_metadata = ['x']\nhttp.tls.enabled = true\n\
-                    [[proxies]]\nname = 'aa'\nendpoint = 'grpc://a'\nhttp.tls.enabled = true\ngrpc.tls.enabled = true\n\
-                    [[proxies]]\nname = 'bb'\nendpoint = 'https://a'\nhttp.tls.enabled = true\ngrpc.tls.enabled = true";
+                    [[proxies]]\nname = 'aa'\nendpoint = 'grpc://a'\nhttp.tls.enabled = true\n\
+                    grpc.tls.enabled = true\n[[proxies]]\nname = 'bb'\nendpoint = 'https://a'\n\
+                    http.tls.enabled = true\ngrpc.tls.enabled = true\n\
+                    http.tls.insecure_skip_verify = true";
         let config = toml(text).expect("a configuration");
-        let idle: Vec<_> = config.idle_proxies().into_iter().map(|(option, _)| option).collect();
+        let idle: Vec<_> = config.proxy_warnings().into_iter().map(|(option, _)| option).collect();
         let expected = [
             "rpc.proxy.http.tls.enabled",
             "rpc.proxy.grpc_metadata",
             "proxies[0].http.tls.enabled",
             "proxies[1].grpc.tls.enabled",
+            "proxies[1].http.tls.insecure_skip_verify",
         ];
         assert_eq!(idle, expected);
     }

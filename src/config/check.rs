@@ -301,7 +301,7 @@ impl Config {
                 "whoever reaches this port is the user that this header names: let nobody but the proxy reach it",
             );
         }
-        self.idle_proxies().iter().for_each(|(option, message)| warn(option, message));
+        self.proxy_warnings().iter().for_each(|(option, message)| warn(option, message));
         self.idle_rate_limits().iter().for_each(|(option, message)| warn(option, message));
         let personal = &client.subscribe_to_user_personal_channel;
         if personal.single_connection && !personal.enabled {

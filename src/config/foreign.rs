@@ -96,10 +96,6 @@ const TOP: &[(&str, Verdict)] = &[
     ("http_server.internal_tls", Switch(PROXY)),
     ("http_server.h2c_external", Missing("remove it: clients connect by HTTP/1.1")),
     ("http_server.http3", Switch("set enabled to false: clients connect by HTTP/1.1")),
-    (
-        "prometheus.instrument_http_handlers",
-        Idle("calls of the API are measured, and other requests are no more than a page"),
-    ),
     ("prometheus.recovered_publications_histogram", Idle("prometheus has other metrics of recovery")),
     ("prometheus.native_histograms", Idle("histograms have buckets")),
     ("websocket.decompressed_message_size_limit", Idle("only websocket.compression reads it")),

@@ -121,7 +121,7 @@ options! {
         /// The endpoint a load balancer asks; it reveals nothing
         health: EndpointOptions = EndpointOptions { enabled: true, handler_prefix: "/health".into() };
         /// The endpoint for metrics
-        prometheus: EndpointOptions = EndpointOptions { enabled: false, handler_prefix: "/metrics".into() };
+        prometheus: Prometheus = Prometheus::default();
         /// Threads for what would hold a reactor up
         workers: WorkersOptions = WorkersOptions::default();
         /// Sizes within a reactor thread; rarely worth a change
@@ -504,6 +504,17 @@ options! {
         enabled: bool = false;
         /// URL path of the endpoint.
         handler_prefix: String = String::new(), Rule::Path;
+    }
+}
+
+options! {
+    pub struct Prometheus {
+        /// Whether it answers.
+        enabled: bool = false;
+        /// URL path of the endpoint.
+        handler_prefix: String = "/metrics".into(), Rule::Path;
+        /// Counts HTTP requests that no reactor answers, by path, method and status.
+        instrument_http_handlers: bool = false;
     }
 }
 

@@ -15,6 +15,7 @@ mod jwks;
 mod line;
 mod node;
 mod pages;
+mod requests;
 mod room;
 mod source;
 mod sums;
@@ -170,10 +171,11 @@ impl Service {
             let drained = watch::draining(self.admission.clone());
             tokio::spawn(api::serve_grpc(listener, grpc, self.rooms.grpc.clone(), head_timeout, drained));
         }
-        let paths: ReactorPaths = pages::reactors_paths(&config).collect();
         let limits = Limits { head_timeout, head_max: config.http_server.header_size_limit };
         while let Some(HandedOff { stream, bytes, place, back }) = self.handed_off.recv().await {
             if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
+                // A connection is served by the endpoints that there are as it comes.
+                let paths: ReactorPaths = pages::reactors_paths(&self.settings.borrow().config).collect();
                 let served = serve_one((stream, bytes), routers.external.clone(), place, paths.clone(), limits);
                 tokio::spawn(async move {
                     if let Some(returned) = served.await {
@@ -212,7 +214,11 @@ impl Ports {
             true if settings.config.http_api.external => external.merge(pages::external_api(&self.operator, settings)),
             true => external,
         };
-        (external, internal)
+        let options = &settings.config.prometheus;
+        match options.enabled && options.instrument_http_handlers {
+            true => [external, internal].map(|router| self.operator.requests.clone().counted(router)).into(),
+            false => (external, internal),
+        }
     }
 
     /// Routers by what holds now, and by whatever comes to hold.

@@ -6,6 +6,7 @@ use super::emulation;
 use super::guard::guarded;
 use super::hooks::HookCounts;
 use super::node::{Node, Unavailable};
+use super::requests::RequestCounts;
 use super::watch;
 use super::{PortRoom, Rooms, Service};
 use crate::admission::Admission;
@@ -40,6 +41,7 @@ pub struct Operator {
     told: Arc<HookCounts>,
     rooms: Rooms,
     workers: Arc<Pool>,
+    pub requests: Arc<RequestCounts>,
     settings: Receiver<Arc<Settings>>,
     /// Seconds since 1970 at the start of the process.
     started: f64,
@@ -76,6 +78,7 @@ impl Operator {
             told: service.outgoing.told.clone(),
             rooms: service.rooms.clone(),
             workers: service.workers.clone(),
+            requests: Arc::default(),
             settings: service.settings.clone(),
             started: watch::started(service.node.info.started.elapsed()),
         }
@@ -188,6 +191,7 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     operator.backend.write(&mut page);
     operator.told.write(&mut page);
     operator.workers.write(&mut page);
+    operator.requests.write(&mut page);
     page
 }
 

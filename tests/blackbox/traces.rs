@@ -1,6 +1,7 @@
 //! What is left of a client or a call that was refused: a line for whoever looks for it, and a number.
 
 use crate::client::{Client, now, signed, token};
+use crate::peer::Peer;
 use crate::server::{SECRET, Server, until};
 use serde_json::{Value, json};
 
@@ -78,6 +79,30 @@ fn counters_are_there_before_there_is_anything_to_count() {
     ] {
         assert!(page.lines().any(|line| line == format!("{series} 0")), "{series} in\n{page}");
     }
+}
+
+#[test]
+fn plain_requests_are_counted_if_that_is_asked_for() {
+    let asked = |options: &[&str]| {
+        let server = Server::with(crate::server::OPEN, options);
+        server.call("info", json!({}));
+        let status = |method: &str, path: &str| {
+            Peer::open(server.address).request(method, path, &[], "").expect("an answer").status
+        };
+        assert_eq!(
+            [status("POST", "/api/publish"), status("GET", "/health"), status("GET", "/stranger")],
+            [401, 200, 404]
+        );
+        server.metrics()
+    };
+    let page = asked(&["--prometheus.instrument_http_handlers"]);
+    for (path, method, status) in
+        [("/api/info", "POST", 200), ("/api/publish", "POST", 401), ("/health", "GET", 200), ("other", "GET", 404)]
+    {
+        let line = format!("gannet_http_requests_total{{path=\"{path}\",method=\"{method}\",status=\"{status}\"}} 1");
+        assert!(page.lines().any(|l| l == line), "{line} in\n{page}");
+    }
+    assert!(!asked(&[]).contains("gannet_http_requests_total{"));
 }
 
 #[test]
