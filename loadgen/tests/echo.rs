@@ -182,3 +182,38 @@ fn exit_statuses_tell_what_happened() {
     }
     assert_eq!(loadgen(&["--help"]).status.code(), Some(0));
 }
+
+#[test]
+fn files_for_results_are_tried_before_the_run() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.set_nonblocking(true).expect("a listener that does not wait");
+    let url = format!("ws://127.0.0.1:{}/", listener.local_addr().expect("an address").port());
+    let nowhere = scratch("no such folder").join("result");
+    let nowhere = nowhere.to_str().expect("text");
+    for option in ["--json", "--hgrm", "--hlog", "--html"] {
+        let output = loadgen(&["echo", &url, "--clients", "1", "--duration", "1h", option, nowhere]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{option}: {errors}");
+        assert!(errors.contains("cannot be written") && errors.contains(nowhere), "{option}: {errors}");
+    }
+    let missed = listener.accept().map(drop).map_err(|error| error.kind());
+    assert_eq!(missed, Err(ErrorKind::WouldBlock), "nobody connected");
+}
+
+#[test]
+fn a_pid_of_another_program_is_told() {
+    let url = format!("ws://127.0.0.1:{}/", server(Manners::default()));
+    let own = std::process::id().to_string();
+    let output = loadgen(&["echo", &url, "--clients", "1", "--duration", "100ms", "--pid", &own]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    assert!(errors.contains(&format!("process {own} (--pid) is ")) && errors.contains("not gannet"), "{errors}");
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    // Names such as localhost may have an address of either kind first.
+    let port = server(Manners::default());
+    let output = loadgen(&["echo", &format!("WS://localhost:{port}"), "--clients", "1", "--duration", "100ms"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
