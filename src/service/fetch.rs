@@ -1,11 +1,12 @@
 //! F10 · HTTP to others: one request, one whole answer, both bounded.
 //!
-//! Owns the connections, which are kept and used again, and TLS. Knows nothing of what is asked. Redirects are not
-//! followed: an endpoint is where its option says.
+//! Owns the connections, which are kept and used again, and TLS. Knows nothing of what is asked. Redirects are followed
+//! where nothing of a client's is sent ([`Http::get`]): an endpoint is where its option says.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use hyper::header::LOCATION;
 use hyper::{HeaderMap, Method, Response, StatusCode, Uri};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -20,6 +21,8 @@ use tokio::sync::OnceCell;
 
 /// How often a gRPC peer is asked whether it lives, and how long it may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Redirects followed in a row.
+const REDIRECTS_MAX: usize = 5;
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -150,11 +153,38 @@ impl Http {
     }
 
     async fn send_unbounded(&self, request: HttpRequest, size_max: usize) -> Result<Bytes, FetchError> {
-        let response = match request.uri().scheme_str() {
+        read(self.ask(request).await?, size_max).await
+    }
+
+    async fn ask(&self, request: HttpRequest) -> Result<Result<Response<Incoming>, Error>, FetchError> {
+        Ok(match request.uri().scheme_str() {
             Some("https") => self.tls().await?.request(request).await,
             _ => self.plain.request(request).await,
-        };
-        read(response, size_max).await
+        })
+    }
+
+    /// What is at `url`, or where it redirects to: a few times, and never from https to http.
+    pub async fn get(&self, url: &str, timeout: Duration, size_max: usize) -> Result<Bytes, FetchError> {
+        tokio::time::timeout(timeout, self.follow(url, size_max)).await.unwrap_or(Err(FetchError::Late))
+    }
+
+    async fn follow(&self, url: &str, size_max: usize) -> Result<Bytes, FetchError> {
+        let mut request = get(url)?;
+        for _ in 0..=REDIRECTS_MAX {
+            let asked = request.uri().clone();
+            let response = self.ask(request).await?;
+            let target = response.as_ref().ok().filter(|response| response.status().is_redirection());
+            let Some(target) = target.and_then(|response| response.headers().get(LOCATION)) else {
+                return read(response, size_max).await;
+            };
+            let next = target.to_str().ok().and_then(|target| redirected(&asked, target));
+            let next = next.ok_or_else(|| FetchError::Unreadable("it redirects to no http or https URL".to_owned()))?;
+            if asked.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
+                return Err(FetchError::Unreadable("it redirects from https to http".to_owned()));
+            }
+            request = get(&next.to_string())?;
+        }
+        Err(FetchError::Unreadable("it redirects again and again".to_owned()))
     }
 
     async fn tls(&self) -> Result<&Client<HttpsConnector<HttpConnector>, Body>, FetchError> {
@@ -208,6 +238,19 @@ async fn read(response: Result<Response<Incoming>, Error>, size_max: usize) -> R
     }
 }
 
+/// Where a redirect leads from `from`: a whole URL, or a path of the same host.
+fn redirected(from: &Uri, target: &str) -> Option<Uri> {
+    let target = target.split('#').next()?;
+    if target.starts_with('/') && !target.starts_with("//") {
+        let mut parts = from.clone().into_parts();
+        parts.path_and_query = Some(target.parse().ok()?);
+        return Uri::from_parts(parts).ok();
+    }
+    let whole: Uri = target.parse().ok()?;
+    let sound = matches!(whole.scheme_str(), Some("http" | "https")) && whole.host().is_some();
+    sound.then_some(whole)
+}
+
 /// An error with its causes: the first alone says "client error (Connect)".
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -217,4 +260,65 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn a_redirect_leads_to_a_url_or_a_path() {
+        let from: Uri = "http://a:1/keys?x=y".parse().expect("a URI");
+        for (target, expected) in [
+            ("/other?z", Some("http://a:1/other?z")),
+            ("http://b/keys#part", Some("http://b/keys")),
+            ("https://b:2/", Some("https://b:2/")),
+            ("//b/keys", None),
+            ("keys", None),
+            ("ftp://b/", None),
+            ("http:///", None),
+            ("", None),
+        ] {
+            assert_eq!(redirected(&from, target).map(|uri| uri.to_string()).as_deref(), expected, "{target}");
+        }
+    }
+
+    /// A server that answers `/N` with a redirect to `/N-1`, and `/0` with a body.
+    async fn chain_of_redirects() -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.expect("a request"));
+                }
+                let text = String::from_utf8(request).expect("text");
+                let path = text.split(' ').nth(1).expect("a path");
+                let answer = match path.trim_start_matches('/').parse::<u32>() {
+                    Ok(0) => "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nthe end".to_owned(),
+                    Ok(n) => format!("HTTP/1.1 302 Found\r\nLocation: /{}\r\nConnection: close\r\n\r\n", n - 1),
+                    Err(_) => "HTTP/1.1 301 Moved\r\nLocation: ftp://a/\r\nConnection: close\r\n\r\n".to_owned(),
+                };
+                stream.write_all(answer.as_bytes()).await.expect("written");
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_few_redirects_are_followed() {
+        let (url, http) = (chain_of_redirects().await, Http::default());
+        let get = async |path: &str| http.get(&format!("{url}/{path}"), Duration::from_secs(10), 100).await;
+        for path in ["0", "1", "5"] {
+            assert_eq!(get(path).await, Ok(Bytes::from_static(b"the end")), "{path}");
+        }
+        for path in ["6", "away"] {
+            let refused = get(path).await;
+            assert!(matches!(&refused, Err(FetchError::Unreadable(why)) if why.contains("redirects")), "{refused:?}");
+        }
+        let sent = http.send(super::get(&format!("{url}/1")).expect("a request"), Duration::from_secs(10), 100).await;
+        assert_eq!(sent, Err(FetchError::Status(302)), "what is asked of backends is asked where the option says");
+    }
 }

@@ -3,7 +3,7 @@
 //! Owns the sets by their URL: one fetch at a time for each, a pause between fetches, a bound on how many there are.
 //! Whatever changes goes to all reactors. What a key is for is the token's verifier's to know.
 
-use super::fetch::{self, FetchError, Http};
+use super::fetch::{FetchError, Http};
 use super::sums;
 use crate::auth::{Jwks, KeySet};
 use crate::base::mailbox::Sender;
@@ -153,7 +153,7 @@ impl Keys {
     }
 
     async fn load(&self, url: &str) -> Result<KeySet, FetchError> {
-        let body = self.http.send(fetch::get(url)?, self.options.timeout, self.options.response_size_limit).await?;
+        let body = self.http.get(url, self.options.timeout, self.options.response_size_limit).await?;
         KeySet::parse(&body).map_err(|error| FetchError::Unreadable(error.to_string()))
     }
 
