@@ -370,11 +370,7 @@ mod tests {
     #[test]
     fn what_changes_nothing_for_clients_is_a_warning() {
         let spare = ["admin", "swagger", "debug", "dev", "opentelemetry", "graphite"];
-        let idle = [
-            "prometheus.instrument_http_handlers",
-            "prometheus.native_histograms",
-            "prometheus.recovered_publications_histogram",
-        ];
+        let idle = ["prometheus.native_histograms", "prometheus.recovered_publications_histogram"];
         let idle = idle.into_iter().chain(["grpc_api.reflection", "uni_websocket.compression"]);
         let switches = spare.map(|section| (format!("{section}.enabled"), "is not there yet: "));
         for (name, start) in switches.into_iter().chain(idle.map(|name| (name.to_owned(), "has no effect here: "))) {
