@@ -361,10 +361,20 @@ impl Session {
     /// What this client said has not been heard yet: a pong that is overdue may be among it.
     pub fn wait_on_for_pong(&mut self, now: Now, rules: &Rules) {
         if self.pong_due <= now.tick {
-            let timeout =
-                if self.pings == Pings::Frames { Some(rules::FRAME_PONG_TIMEOUT) } else { rules.pong_timeout };
-            self.pong_due = timeout.map_or(NEVER, |timeout| now.tick + timeout);
+            self.await_pong(now, rules);
         }
+    }
+
+    /// The ping stood behind what was owed to the client: its pong has all of its time from here on.
+    pub fn ping_leaves(&mut self, now: Now, rules: &Rules) {
+        if self.pong_due != NEVER {
+            self.await_pong(now, rules);
+        }
+    }
+
+    fn await_pong(&mut self, now: Now, rules: &Rules) {
+        let timeout = if self.pings == Pings::Frames { Some(rules::FRAME_PONG_TIMEOUT) } else { rules.pong_timeout };
+        self.pong_due = timeout.map_or(NEVER, |timeout| now.tick + timeout);
     }
 
     /// Ticks the awaited pong has left; `None` when none is awaited.

@@ -69,6 +69,8 @@ impl Marks {
     pub const HELD: Marks = Marks(512);
     /// Its input waits for answers that this node owes it.
     pub const PAUSED: Marks = Marks(1024);
+    /// A ping stands behind replies that this node owes.
+    pub const PING_WAITS: Marks = Marks(2048);
 
     pub fn has(self, other: Marks) -> bool {
         self.0 & other.0 != 0
@@ -347,6 +349,11 @@ impl<S: Socket> Conns<S> {
         !self.queue.is_empty()
     }
 
+    /// The line, in its order.
+    pub fn queued(&self) -> &[u32] {
+        &self.queue
+    }
+
     /// Takes the line, in its order.
     pub fn take_queue(&mut self) -> Vec<u32> {
         for &conn in &self.queue {
@@ -436,6 +443,11 @@ impl<S: Socket> Conns<S> {
         self.slab.get(conn as usize).is_some_and(|it| it.outbox.is_some())
     }
 
+    /// Bytes that wait to leave.
+    pub fn waiting(&self, conn: u32) -> usize {
+        self.slab.get(conn as usize).and_then(|it| it.outbox.as_ref()).map_or(0, |outbox| outbox.bytes())
+    }
+
     /// Is more owed to the client than may be: too many replies, or too much with what waits already?
     pub fn owes_enough(&self, conn: u32, replies_max: usize) -> bool {
         let outbox = self.slab.get(conn as usize).and_then(|it| it.outbox.as_ref());
@@ -500,6 +512,7 @@ impl<S: Socket> Conns<S> {
             Some(partial) => {
                 partial.message.clear();
                 partial.rest.clear();
+                self.count_partial(conn);
                 self.queue(conn);
             }
             None => self.give_partial_back(conn),

@@ -19,6 +19,11 @@ impl<H: Host> Turns<H> {
         self.inbox.len() + self.held.len()
     }
 
+    /// Those of them that wait for their turn, in their order; events may wait beside them for room in the hub.
+    pub fn inbox(&self) -> impl Iterator<Item = &Mail> {
+        self.inbox.iter()
+    }
+
     pub(super) fn read_mail(&mut self, mail: &mut Vec<Mail>) {
         self.inbox.extend(mail.drain(..));
         let answered = self.shard.answered_bytes;

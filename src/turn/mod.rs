@@ -294,16 +294,36 @@ impl<H: Host> Turns<H> {
         }
         self.shard.timeout(now, &mut self.conns, conn);
         self.act();
+        if self.conns.owes_enough(conn, 1)
+            && let Some(it) = self.conns.get(conn)
+        {
+            it.marks.set(Marks::PING_WAITS, true);
+        }
+    }
+
+    /// A reply that was owed is there. A ping that stood behind it leaves only now.
+    fn filled(&mut self, conn: u32) {
+        let waits = self.conns.get(conn).is_some_and(|it| it.marks.has(Marks::PING_WAITS));
+        if waits
+            && !self.conns.owes_enough(conn, 1)
+            && let Some(it) = self.conns.get(conn)
+        {
+            it.marks.set(Marks::PING_WAITS, false);
+            if let Some(session) = it.session.as_mut() {
+                session.ping_leaves(self.now, self.shard.rules());
+            }
+        }
     }
 
     /// A pong is overdue. Is that no fault of the peer's? Its pong may lie here unread, unless it ended its stream and
-    /// so left long ago; or the ping lies here behind what the peer takes steadily, and then it is judged by that.
+    /// so left long ago; or the ping lies here behind replies that are owed, or behind what the peer takes steadily, and
+    /// then it is judged by that.
     fn pong_may_come(&mut self, conn: u32) -> bool {
         let Some(it) = self.conns.get(conn) else { return false };
         if it.marks.has(Marks::HELD) || it.marks.has(Marks::UNREAD) {
             return !it.marks.has(Marks::ENDED);
         }
-        if it.marks.has(Marks::BLOCKED) {
+        if it.marks.has(Marks::PING_WAITS) || it.marks.has(Marks::BLOCKED) {
             return true;
         }
         let Some(taken) = it.socket.as_ref().and_then(Socket::taken) else { return false };

@@ -22,7 +22,10 @@ impl<H: Host> Turns<H> {
                     let weight = if large { self.bounds.outbox_bytes / LARGE_HOLES } else { HOLE_BYTES };
                     self.conns.send_hole(conn, ticket, weight.min(u32::MAX as usize) as u32);
                 }
-                Out::Fill { conn, ticket, frame } => self.conns.fill(conn, ticket, frame),
+                Out::Fill { conn, ticket, frame } => {
+                    self.conns.fill(conn, ticket, frame);
+                    self.filled(conn);
+                }
                 Out::Close { conn, wire, disconnect } => {
                     tracing::debug!(conn, code = disconnect.code, reason = %disconnect.reason, "client closed");
                     let hurry = disconnect.code == Disconnect::SLOW.code;

@@ -330,6 +330,33 @@ fn nobody_is_judged_by_a_pong_that_lies_unread() {
     assert!(bench.turn.conns.get(conn).is_some_and(|it| it.session.is_some()), "the pong was heard");
 }
 
+/// A ping leaves behind the replies that were owed before it: the client cannot answer what it has not been sent.
+#[test]
+fn nobody_is_judged_by_a_ping_that_stands_behind_a_reply_that_is_owed() {
+    let (mut bench, line, name) = (Bench::new(2, |_| {}), Line::default(), elsewhere());
+    let conn = bench.client(&line, "");
+    line.say(&frame(&format!(r#"{{"id":2,"publish":{{"channel":"{name}","data":1}}}}"#)));
+    bench.run(&[conn]);
+    bench.now.tick = bench.turn.conns.get(conn).and_then(|it| it.session.as_ref()).expect("a session").next_deadline();
+    bench.run(&[]);
+    let timeout = crate::base::wheel::ticks(Config::default().client.pong_timeout);
+    bench.now.tick += timeout + 1;
+    bench.run(&[]);
+    assert_eq!(line.clone().take_written(), b"", "the owner has not answered");
+    bench.now.tick += timeout - 1;
+    let key = bench.turn.conns.key(conn).expect("a key");
+    let answer = Event::Answer { asker: Asker::Client { conn: key, ticket: 2 }, answer: Owned::Published(None) };
+    bench.run_with(&[], vec![Mail::Event(answer)]);
+    assert!(line.clone().take_written().ends_with(b"\x81\x02{}"));
+    // From here on it has all of its time, and no more.
+    bench.now.tick += timeout - 1;
+    bench.run(&[]);
+    assert_eq!(bench.turn.shard.counters.disconnects.get(&3012), None);
+    bench.now.tick += 2;
+    bench.run(&[]);
+    assert_eq!(bench.turn.shard.counters.disconnects.get(&3012), Some(&1));
+}
+
 /// Pings go on while a client's input waits for this node, and each has its pong.
 #[test]
 fn pongs_that_lay_unread_beyond_the_next_ping_are_no_fault() {
