@@ -5,6 +5,7 @@ use crate::ledger::Sent;
 use crate::node::World;
 use crate::options::{BEGAN_S, CHANNELS, KEY, USERS};
 use crate::rng::Rng;
+use crate::script::Deed;
 use crate::wire;
 use gannet::protocol::{
     ChannelRequest, Command, ConnectRequest, Empty, Encoding, HistoryRequest, PublishRequest, RefreshRequest,
@@ -38,19 +39,18 @@ pub fn act(talk: &mut Talk, world: &mut World) -> Option<Leave> {
         return Some(leave);
     }
     let count = *world.rng.pick(&[1, 1, 1, 2, 3]);
-    let mut batch = Vec::new();
+    let (mut batch, mut deeds) = (Vec::new(), Vec::new());
     for _ in 0..count {
         let (command, expect) = next_command(talk, world);
+        deeds.push(talk.expect_reply(&command, expect));
         batch.push(command);
-        let id = batch[batch.len() - 1].id;
-        expect.into_iter().for_each(|expect| talk.expect(id, expect));
     }
     let mut message = wire::commands(talk.encoding, &batch);
     if talk.encoding == Encoding::Json && world.rng.chance(10) {
         message.push(b'\n');
     }
     assert!(message.len() <= world.options.message_bytes_max, "paddings are small enough for three commands");
-    talk.send_message(world, &message);
+    talk.send_message(world, &message, deeds);
     None
 }
 
@@ -241,13 +241,13 @@ fn misbehave(talk: &mut Talk, world: &mut World) -> Option<Leave> {
             // A pong that nobody asked for, by its bytes or as a command without a number.
             talk.loose = true;
             let pong = if json { *world.rng.pick(&[&b"{}"[..], b"{\"subscribe\":{}}"]) } else { b"\0" };
-            talk.send_message(world, pong);
+            talk.send_message(world, pong, vec![Deed::Pong]);
         }
         5 => {
             let garbage: &[u8] =
                 if json { world.rng.pick(&["x", "[]", "{\"id\":-1}", " \n"]).as_bytes() } else { b"\xff" };
-            talk.expect(0, Expect::Close(3501));
-            talk.send_message(world, garbage);
+            talk.expect(0, None, Expect::Close(3501));
+            talk.send_message(world, garbage, Vec::new());
         }
         6 => talk.send_fatal(world, b"\x81\x02{}", 1002),
         7 => talk.send_fatal(world, b"\xf1\x80\0\0\0\0", 1002),

@@ -1,9 +1,12 @@
 //! The simulator: a whole node in one thread with virtual time, its clients, its backend and a bad network, all from
-//! one seed. `GANNET_SIM_SEED=123 cargo test --test sim` replays one seed, `GANNET_SIM_SEEDS=10000` runs more.
+//! one seed. Its reactors are the real turns; what surrounds them is simulated. docs/architecture.md tells more.
+//! `GANNET_SIM_SEED=123 cargo test --test sim` replays one seed, `GANNET_SIM_SEEDS=10000` runs more.
 
 mod actions;
+mod breakage;
 mod client;
-mod conns;
+mod desk;
+mod fair;
 mod ledger;
 mod log;
 mod net;
@@ -11,16 +14,19 @@ mod node;
 mod options;
 mod post;
 mod rng;
+mod script;
 mod sdk;
 mod sim;
 mod wire;
 
-use conns::Breakage;
+use breakage::Breakage;
 use log::Log;
 use sim::Summary;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const SEEDS: u64 = 256;
+/// Of the third kind, whose floods take long.
+const FAIR_SEEDS: u64 = 96;
 /// Every so often a seed is run twice.
 const TWICE_EVERY: u64 = 16;
 
@@ -120,6 +126,58 @@ fn sdk_seeds_hold() {
     let rare = [recovered, lost, brought, deltas, repeated, dropped as usize].into_iter().min();
     let enough = connections > 4000 && rare > Some(100) && missed.is_empty();
     assert!(seeds.end - seeds.start < SEEDS || enough, "too little comes about; no seed reaches {missed:?}");
+}
+
+fn run_fair(seed: u64, breakage: Option<Breakage>) -> Result<fair::Summary, String> {
+    catch_unwind(AssertUnwindSafe(|| fair::run(seed, breakage, Log::default()))).map_err(text)
+}
+
+/// Codes by which attackers must be ended, or too little is simulated.
+const FAIR_REACHED: [u32; 3] = [1008, 3008, 3013];
+
+#[test]
+fn fair_seeds_hold() {
+    let only = number("GANNET_SIM_SEED");
+    let seeds = only.map_or(0..number("GANNET_SIM_SEEDS").unwrap_or(FAIR_SEEDS), |seed| seed..seed + 1);
+    let mut total = fair::Summary::default();
+    for seed in seeds.clone() {
+        let summary = run_fair(seed, None).unwrap_or_else(|why| {
+            panic!("seed {seed}: {why}\nreplay it: GANNET_SIM_SEED={seed} cargo test --test sim fair_seeds_hold")
+        });
+        if only.is_some() || seed % TWICE_EVERY == 0 {
+            assert_eq!(run_fair(seed, None).as_ref(), Ok(&summary), "seed {seed}: two runs, two stories");
+        }
+        total.add(summary);
+    }
+    println!("{total:?}");
+    let missed: Vec<u32> = FAIR_REACHED.into_iter().filter(|code| !total.codes.contains_key(code)).collect();
+    let waited = total.waits.iter().all(|count| *count > 20);
+    let enough = total.recovered > 10 && total.attacks > 200 && waited && missed.is_empty();
+    assert!(seeds.end - seeds.start < FAIR_SEEDS || enough, "too little comes about; no seed reaches {missed:?}");
+}
+
+/// The same for the third kind of simulation.
+fn catches_fair(breakage: Breakage, words: &[&str]) {
+    let found: Vec<String> = (0..FAIR_SEEDS).filter_map(|seed| run_fair(seed, Some(breakage)).err()).take(1).collect();
+    assert!(!found.is_empty(), "{breakage:?} went unnoticed");
+    for message in found {
+        assert!(words.iter().any(|part| message.contains(part)), "{breakage:?} was noticed as: {message}");
+    }
+}
+
+#[test]
+fn catches_a_client_that_gets_more_than_its_share() {
+    catches_fair(Breakage::NoBudget, &[" turns, of "]);
+}
+
+#[test]
+fn catches_peers_that_are_judged_by_a_long_turn() {
+    catches_fair(Breakage::NoClock, &["a bystander was closed with 3012"]);
+}
+
+#[test]
+fn catches_delays_by_a_clock_that_steps() {
+    catches_fair(Breakage::WallClock, &["no rest", "is not answered", "was not told to go"]);
 }
 
 /// The same for the second kind of simulation, whose first damage is enough.
@@ -224,5 +282,14 @@ fn catches_a_leave_that_is_lost() {
 
 #[test]
 fn catches_mail_out_of_order() {
-    catches(Breakage::SwapMail, &["is next", "not subscribed", "a leave follows its subscribe", "never heard it"]);
+    catches(
+        Breakage::SwapMail,
+        &[
+            "is next",
+            "not subscribed",
+            "a leave follows its subscribe",
+            "never heard it",
+            "subscribers that the broker counts",
+        ],
+    );
 }

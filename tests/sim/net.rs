@@ -1,14 +1,26 @@
 //! The network: each connection two pipes that split and delay what they carry, and that can be cut or reset.
 //!
-//! Time is in steps. What one side sent arrives in order, never before the step that chance gave it.
+//! The server's end is a [`Socket`] with a bounded buffer, and the poll is edge-triggered as the kernel's: it names a
+//! connection when bytes or an end arrived since it was last named, or when there is room again after a write that was
+//! cut short. Time is in steps. What one side sent arrives in order, never before the step that chance gave it.
 
+use crate::breakage::Spoiler;
 use crate::rng::Rng;
+use gannet::base::wheel::Tick;
+use gannet::turn::{Ready, Socket, Taken};
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
 
 pub type LinkId = usize;
 
 /// Pieces that one send is split into, at most.
 const PIECES_MAX: usize = 4;
+/// Bytes on their way to a client that may keep a ping from it.
+const ON_THE_WAY: usize = 1000;
+/// The kernel tells of room when a third of the buffer is free.
+const ROOM_PARTS: usize = 3;
 
 #[derive(Default)]
 struct Pipe {
@@ -22,6 +34,9 @@ struct Pipe {
 impl Pipe {
     fn push(&mut self, due: u64, bytes: &[u8]) {
         self.last_due = self.last_due.max(due);
+        if bytes.is_empty() {
+            return;
+        }
         self.queued += bytes.len();
         self.segments.push_back((self.last_due, bytes.to_vec()));
     }
@@ -50,13 +65,52 @@ impl Pipe {
         out
     }
 
+    fn arrived(&self, step: u64) -> usize {
+        self.segments.iter().take_while(|(due, _)| *due <= step).map(|(_, bytes)| bytes.len()).sum()
+    }
+
     fn has_ended(&self, step: u64) -> bool {
         self.ended && self.segments.is_empty() && self.end_due <= step
+    }
+
+    /// Is the end there, behind what can be read?
+    fn ends(&self, step: u64) -> bool {
+        self.ended && self.end_due <= step
     }
 
     fn drop_all(&mut self) {
         self.segments.clear();
         self.queued = 0;
+    }
+}
+
+/// From when to when something was so, by the ticks of turns.
+#[derive(Default)]
+struct Periods {
+    open: Option<Tick>,
+    past: Vec<(Tick, Tick)>,
+}
+
+impl Periods {
+    fn note(&mut self, tick: Tick, so: bool) {
+        match (so, self.open) {
+            (true, None) => self.open = Some(tick),
+            (false, Some(from)) => {
+                self.open = None;
+                self.past.push((from, tick));
+            }
+            _ => {}
+        }
+    }
+
+    /// Since when it is so at `tick`, if it was so before.
+    fn since(&self, tick: Tick) -> Option<Tick> {
+        let open = self.open.filter(|from| *from < tick);
+        self.past.iter().find(|(from, to)| *from < tick && tick <= *to).map(|(from, _)| *from).or(open)
+    }
+
+    fn within(&self, from: Tick, to: Tick) -> bool {
+        self.open.is_some_and(|since| since <= to) || self.past.iter().any(|(a, b)| *a <= to && *b >= from)
     }
 }
 
@@ -67,118 +121,308 @@ struct Link {
     room: usize,
     /// Neither side hears of the other again.
     cut: bool,
+    reset: bool,
     broken_off: bool,
+    /// The server's last write was cut short, and nothing has told it of room since.
+    starved: bool,
+    /// Bytes that have arrived in all, as the poll knew when it last named this.
+    told: u64,
+    told_end: bool,
+    /// It was never named.
+    fresh: bool,
+    /// Bytes that the server read, and those the client sent.
+    read: u64,
+    sent: u64,
+    /// Up to which byte what the server wrote was written in which tick.
+    stamps: VecDeque<(u64, Tick)>,
+    written: u64,
+    /// The outbox of the connection was not empty when turns ended.
+    lags: Periods,
+    /// Input of the client lay unread when turns ended.
+    unheard: Periods,
+    spoiler: Spoiler,
+    /// Nothing arrives at the client.
+    held: bool,
 }
 
-pub struct Net {
+struct Inner {
     links: Vec<Link>,
     delay_max: usize,
+    rng: Rng,
+    step: u64,
+    tick: Tick,
+    spoiler: Spoiler,
 }
 
-pub enum Read {
-    Nothing,
-    Bytes(Vec<u8>),
-    End,
-}
+/// Shared by the clients and the sockets of all reactors.
+#[derive(Clone)]
+pub struct Net(Rc<RefCell<Inner>>);
 
 impl Net {
-    pub fn new(delay_max: usize) -> Net {
-        Net { links: Vec::new(), delay_max }
+    pub fn new(delay_max: usize, seed: u64, spoiler: Spoiler) -> Net {
+        let rng = Rng::new(seed);
+        Net(Rc::new(RefCell::new(Inner { links: Vec::new(), delay_max, rng, step: 0, tick: 0, spoiler })))
     }
 
-    pub fn open(&mut self, room: usize) -> LinkId {
-        self.links.push(Link { up: Pipe::default(), down: Pipe::default(), room, cut: false, broken_off: false });
-        self.links.len() - 1
+    /// It is this step now.
+    pub fn go_on(&self, step: u64, tick: Tick) {
+        let mut inner = self.0.borrow_mut();
+        (inner.step, inner.tick) = (step, tick);
+    }
+
+    pub fn open(&self, room: usize) -> LinkId {
+        let mut inner = self.0.borrow_mut();
+        let spoiler = inner.spoiler.clone();
+        inner.links.push(Link {
+            up: Pipe::default(),
+            down: Pipe::default(),
+            room,
+            cut: false,
+            reset: false,
+            broken_off: false,
+            starved: false,
+            told: 0,
+            told_end: false,
+            fresh: true,
+            read: 0,
+            sent: 0,
+            stamps: VecDeque::new(),
+            written: 0,
+            lags: Periods::default(),
+            unheard: Periods::default(),
+            spoiler,
+            held: false,
+        });
+        inner.links.len() - 1
+    }
+
+    /// The server's end of a link.
+    pub fn socket(&self, link: LinkId) -> End {
+        End { net: self.clone(), link }
+    }
+
+    fn with<T>(&self, link: LinkId, what: impl FnOnce(&mut Link, u64) -> T) -> T {
+        let mut inner = self.0.borrow_mut();
+        let step = inner.step;
+        what(&mut inner.links[link], step)
     }
 
     // --- the client's end ---
 
-    pub fn send(&mut self, link: LinkId, step: u64, bytes: &[u8], rng: &mut Rng) {
-        let it = &mut self.links[link];
+    /// Where in the client's stream these bytes end.
+    pub fn send(&self, link: LinkId, bytes: &[u8]) -> u64 {
+        let mut inner = self.0.borrow_mut();
+        let Inner { links, rng, step, delay_max, .. } = &mut *inner;
+        let it = &mut links[link];
+        it.sent += bytes.len() as u64;
         if it.cut || it.up.ended {
-            return;
+            return it.sent;
         }
         let mut rest = bytes;
         for _ in 1..rng.within(1, PIECES_MAX) {
             let (piece, left) = rest.split_at(rng.below(rest.len() + 1));
-            it.up.push(step + rng.below(self.delay_max) as u64, piece);
+            it.up.push(*step + rng.below(*delay_max) as u64, piece);
             rest = left;
         }
-        it.up.push(step + rng.below(self.delay_max) as u64, rest);
+        it.up.push(*step + rng.below(*delay_max) as u64, rest);
+        it.sent
     }
 
     /// Up to `max` bytes, and whether the server's end was reached.
-    pub fn receive(&mut self, link: LinkId, step: u64, max: usize) -> (Vec<u8>, bool) {
-        let it = &mut self.links[link];
-        let bytes = it.down.take(step, max);
-        (bytes, it.down.has_ended(step))
+    pub fn receive(&self, link: LinkId, max: usize) -> (Vec<u8>, bool) {
+        self.with(link, |it, step| {
+            if it.held {
+                return (Vec::new(), false);
+            }
+            let bytes = it.down.take(step, max);
+            (bytes, it.down.has_ended(step))
+        })
+    }
+
+    /// In which tick the server wrote this byte of its stream; earlier ones are not asked for again.
+    pub fn stamp(&self, link: LinkId, byte: u64) -> Tick {
+        self.with(link, |it, _| {
+            while it.stamps.front().is_some_and(|(end, _)| *end <= byte) {
+                it.stamps.pop_front();
+            }
+            it.stamps.front().expect("the server wrote it").1
+        })
+    }
+
+    /// From when on what was written in `tick` may have waited in the outbox.
+    pub fn lag(&self, link: LinkId, tick: Tick) -> Tick {
+        self.with(link, |it, _| it.lags.since(tick)).unwrap_or(tick)
+    }
+
+    pub fn was_unheard(&self, link: LinkId, from: Tick, to: Tick) -> bool {
+        self.with(link, |it, _| it.unheard.within(from, to))
     }
 
     /// Did the server let go before it had said all?
     pub fn was_broken_off(&self, link: LinkId) -> bool {
-        self.links[link].broken_off
+        self.with(link, |it, _| it.broken_off)
     }
 
     /// The client is gone; what it sent arrives, then the end.
-    pub fn end(&mut self, link: LinkId, step: u64) {
-        self.links[link].up.end(step);
-        self.links[link].down.drop_all();
+    pub fn end(&self, link: LinkId) {
+        self.with(link, |it, step| {
+            it.up.end(step);
+            it.down.drop_all();
+        });
     }
 
     /// The connection breaks: what is under way is lost, and the server is told.
-    pub fn reset(&mut self, link: LinkId, step: u64) {
-        self.links[link].up.drop_all();
-        self.end(link, step);
+    pub fn reset(&self, link: LinkId) {
+        self.with(link, |it, _| {
+            it.up.drop_all();
+            it.reset = true;
+        });
+        self.end(link);
     }
 
     /// The connection breaks, and the server is not told.
-    pub fn cut(&mut self, link: LinkId) {
-        let it = &mut self.links[link];
-        it.cut = true;
-        it.up.drop_all();
+    pub fn cut(&self, link: LinkId) {
+        self.with(link, |it, _| {
+            it.cut = true;
+            it.up.drop_all();
+        });
     }
 
     // --- the server's end ---
 
-    pub fn read(&mut self, link: LinkId, step: u64, max: usize) -> Read {
-        let it = &mut self.links[link];
-        let bytes = it.up.take(step, max);
-        match bytes.is_empty() {
-            false => Read::Bytes(bytes),
-            true if it.up.has_ended(step) => Read::End,
-            true => Read::Nothing,
-        }
+    /// What the poll says of a link, if it says anything.
+    pub fn poll(&self, conn: u32, link: LinkId) -> Option<Ready> {
+        self.with(link, |it, step| {
+            let unread = it.up.arrived(step);
+            let (arrived, ended) = (it.read + unread as u64, !it.cut && it.up.ends(step));
+            let free = it.room - it.down.queued.min(it.room);
+            let roomy = it.starved && (free >= it.room / ROOM_PARTS || it.up.ended);
+            if arrived == it.told && ended == it.told_end && !roomy && !it.fresh {
+                return None;
+            }
+            (it.told, it.told_end, it.fresh) = (arrived, ended, false);
+            it.starved &= !roomy;
+            let broken = it.reset && ended;
+            Some(Ready { conn, readable: unread > 0 || ended, writable: free > 0 && !it.starved, ended, broken })
+        })
     }
 
-    /// Bytes taken; the rest finds no room.
-    pub fn write(&mut self, link: LinkId, step: u64, bytes: &[u8], rng: &mut Rng) -> usize {
-        let it = &mut self.links[link];
-        if it.up.ended {
-            // The client listens no more; its kernel throws the bytes away.
-            return bytes.len();
-        }
-        let taken = bytes.len().min(it.room - it.down.queued.min(it.room));
-        if taken > 0 {
-            it.down.push(if it.cut { u64::MAX } else { step + rng.below(self.delay_max) as u64 }, &bytes[..taken]);
-        }
-        taken
+    /// Bytes of a link that the server has read.
+    pub fn read_bytes(&self, link: LinkId) -> u64 {
+        self.with(link, |it, _| it.read)
     }
 
-    /// The server let go of its socket, in the end or in the midst of what it had to say.
-    pub fn close(&mut self, link: LinkId, step: u64, in_midst: bool) {
-        let it = &mut self.links[link];
-        it.broken_off = in_midst;
-        it.down.end(step);
-        if it.cut {
-            it.down.drop_all();
-        }
+    /// Bytes that the server wrote to a link.
+    pub fn written_bytes(&self, link: LinkId) -> u64 {
+        self.with(link, |it, _| it.written)
+    }
+
+    /// Bytes of the client's that the server has not read.
+    pub fn unread_bytes(&self, link: LinkId) -> usize {
+        self.with(link, |it, _| it.up.queued)
+    }
+
+    /// From here on nothing arrives at the client, or what was held back.
+    pub fn hold(&self, link: LinkId, on: bool) {
+        self.with(link, |it, _| it.held = on);
+    }
+
+    /// What a turn left of the connection: bytes to write, and input that it has not looked at.
+    pub fn note(&self, link: LinkId, tick: Tick, waits: bool, unheard: bool) {
+        self.with(link, |it, _| {
+            it.lags.note(tick, waits);
+            it.unheard.note(tick, unheard || it.down.queued > ON_THE_WAY);
+        });
+    }
+
+    /// Links on which something is under way, for a simulation that does not come to rest.
+    pub fn unrest(&self) -> Vec<String> {
+        let links = &self.0.borrow().links;
+        let shown =
+            links.iter().enumerate().filter(|(_, it)| !(it.cut || it.up.ended && it.down.ended)).map(|(at, it)| {
+                let Link { up, down, starved, .. } = it;
+                format!("{at}: up {} {} down {} {} {starved}", up.queued, up.ended, down.queued, down.ended)
+            });
+        shown.collect()
     }
 
     /// Is nothing under way, no end that the other side has yet to see among it? Cut links do not count.
     pub fn is_quiet(&self) -> bool {
         let still = |link: &Link| link.up.segments.is_empty() && link.down.segments.is_empty();
-        self.links.iter().all(|link| {
+        self.0.borrow().links.iter().all(|link| {
             link.cut || (link.up.ended && link.down.ended) || (!link.up.ended && !link.down.ended && still(link))
         })
+    }
+}
+
+/// The server's end of a link. The link ends with it.
+pub struct End {
+    net: Net,
+    pub link: LinkId,
+}
+
+impl Socket for End {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.net.with(self.link, |it, step| {
+            if it.reset && it.up.ends(step) {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            let bytes = it.up.take(step, room.len());
+            room[..bytes.len()].copy_from_slice(&bytes);
+            it.read += bytes.len() as u64;
+            match bytes.is_empty() {
+                true if it.cut || !it.up.has_ended(step) => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(bytes.len()),
+            }
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut inner = self.net.0.borrow_mut();
+        let Inner { links, rng, step, tick, delay_max, .. } = &mut *inner;
+        let it = &mut links[self.link];
+        if it.reset && it.up.ends(*step) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let free = it.room - it.down.queued.min(it.room);
+        // A client that listens no more has a kernel that throws the bytes away.
+        let taken = if it.up.ended { bytes.len() } else { bytes.len().min(free) };
+        it.starved = taken < bytes.len();
+        if taken == 0 && !bytes.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let sent = it.spoiler.pass(&bytes[..taken]);
+        it.written += sent.len() as u64;
+        it.stamps.push_back((it.written, *tick));
+        if !it.up.ended && !sent.is_empty() {
+            it.down.push(if it.cut { u64::MAX } else { *step + rng.below(*delay_max) as u64 }, &sent);
+        }
+        Ok(taken)
+    }
+
+    fn write_several(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        self.write(&all)
+    }
+
+    fn taken(&self) -> Option<Taken> {
+        let waiting = self.net.with(self.link, |it, _| it.down.queued);
+        Some(Taken { acknowledged: self.net.written_bytes(self.link).saturating_sub(waiting as u64), waiting })
+    }
+
+    fn end(&mut self) {
+        self.net.with(self.link, |it, step| it.down.end(step));
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.net.with(self.link, |it, step| {
+            (it.broken_off, it.held) = (it.starved, false);
+            it.down.end(step);
+            if it.cut {
+                it.down.drop_all();
+            }
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! What one seed simulates: sizes, limits and habits, drawn so that small limits are met often.
 
 use crate::rng::Rng;
+use gannet::base::wheel::ticks;
 use gannet::config::{ChannelOptions, Config, NamespaceOptions};
 use gannet::session::Rules;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub struct Options {
     /// Bytes of padding in publications, at most.
     pub pad: usize,
     pub close_ticks: u32,
+    pub spread_ticks: u32,
     pub config: Config,
     pub rules: Arc<Rules>,
 }
@@ -61,10 +63,18 @@ impl Options {
             backend_busy: *rng.pick(&[10, 40, 90]),
             faults: *rng.pick(&[0, 3, 12]),
             pad: if heavy { 1200 } else { 20 },
-            close_ticks: gannet::base::wheel::ticks(config.websocket.close_timeout),
+            close_ticks: ticks(config.websocket.close_timeout),
+            spread_ticks: ticks(config.shutdown.spread),
             config,
             rules,
         }
+    }
+}
+
+impl Options {
+    /// Ticks after which a node that is told to leave has left.
+    pub fn leaving_ticks(&self) -> u32 {
+        self.spread_ticks + self.close_ticks + self.mail_delay as u32 + 4
     }
 }
 
@@ -86,6 +96,11 @@ fn config(rng: &mut Rng) -> Config {
     config.channel.max_length = 40;
     config.websocket.message_size_limit = 4096;
     config.websocket.close_timeout = Duration::from_millis(800);
+    config.shutdown.spread = Duration::from_millis(*rng.pick(&[0, 300, 1500]));
+    config.client.unanswered_limit = *rng.pick(&[64, 64, 3, 1]);
+    config.reactor.command_budget = *rng.pick(&[64, 64, 2, 1]);
+    config.reactor.decode_budget = *rng.pick(&[1 << 20, 100]);
+    config.reactor.reply_budget = *rng.pick(&[1 << 20, 60]);
     config.reactor.fanout_queue_size = *rng.pick(&[64 << 20, 64 << 20, 600]);
     let open = ChannelOptions {
         allow_subscribe_for_client: true,

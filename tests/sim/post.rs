@@ -1,6 +1,6 @@
 //! Mail between shards, and from the backend: first in, first out from each sender to each receiver, with delays.
 
-use crate::conns::{BROKEN_EVERY, Breakage};
+use crate::breakage::{Breakage, Chances};
 use crate::rng::Rng;
 use gannet::broker::{Event, Extras};
 use gannet::protocol::{Publication, delta};
@@ -12,77 +12,57 @@ use std::sync::Arc;
 struct Mailbox {
     from: Vec<VecDeque<(u64, Mail)>>,
     len: usize,
+    /// Values that the reactor took out and has not carried out yet: they count.
+    kept: usize,
 }
 
 pub struct Post {
     boxes: Vec<Mailbox>,
     len_max: usize,
     delay_max: usize,
-    /// Publications that found a mailbox full.
+    /// Publications, joins and leaves that found a mailbox full, as the reactors count them.
     pub dropped: u64,
-    breakage: Option<Breakage>,
-    chances: u32,
+    chances: Chances,
 }
 
 impl Post {
-    pub fn new(reactors: usize, len_max: usize, delay_max: usize, breakage: Option<Breakage>) -> Post {
-        let mailbox = || Mailbox { from: (0..=reactors).map(|_| VecDeque::new()).collect(), len: 0 };
-        Post { boxes: (0..reactors).map(|_| mailbox()).collect(), len_max, delay_max, dropped: 0, breakage, chances: 0 }
+    pub fn new(reactors: usize, len_max: usize, delay_max: usize, chances: Chances) -> Post {
+        let mailbox = || Mailbox { from: (0..=reactors).map(|_| VecDeque::new()).collect(), len: 0, kept: 0 };
+        Post { boxes: (0..reactors).map(|_| mailbox()).collect(), len_max, delay_max, dropped: 0, chances }
     }
 
     pub fn is_full(&self, to: usize) -> bool {
-        self.boxes[to].len >= self.len_max
+        let mailbox = &self.boxes[to];
+        mailbox.len + mailbox.kept >= self.len_max
     }
 
-    /// Queues all of `mail`, save publications if the mailbox is full: `lost` is shown each of them.
-    pub fn send_all(
-        &mut self,
-        from: usize,
-        to: usize,
-        step: u64,
-        mail: &mut Vec<Mail>,
-        rng: &mut Rng,
-        mut lost: impl FnMut(&Mail),
-    ) {
-        let full = self.is_full(to);
-        let mut gaps: Vec<Arc<str>> = Vec::new();
-        for mut letter in mail.drain(..) {
-            if let Mail::Event(Event::Publication { channel, publication, extras }) = &mut letter {
-                if full {
-                    self.dropped += 1;
-                    if publication.offset > 0 && !gaps.contains(channel) {
-                        gaps.push(channel.clone());
-                    }
-                    lost(&letter);
-                    continue;
-                }
-                self.spoil(publication, extras);
+    /// What `to` took out and has not carried out yet.
+    pub fn keep(&mut self, to: usize, kept: usize) {
+        self.boxes[to].kept = kept;
+    }
+
+    /// From one reactor to another; what must not arrive was taken out of it before.
+    pub fn send(&mut self, from: usize, to: usize, step: u64, mail: Vec<Mail>, rng: &mut Rng) {
+        for mut letter in mail {
+            match &mut letter {
+                Mail::Event(Event::Publication { publication, extras, .. }) => self.spoil(publication, extras),
+                Mail::Event(Event::Gap { .. }) if self.chances.is(Breakage::LoseGap) => continue,
+                _ => {}
             }
             self.push(from, to, step + rng.below(self.delay_max) as u64, letter);
-        }
-        // As the reactor's own: the gap is told behind what was sent.
-        if self.breakage == Some(Breakage::LoseGap) {
-            gaps.clear();
-        }
-        for channel in gaps {
-            let gap = Mail::Event(Event::Gap { channel });
-            self.push(from, to, step + rng.below(self.delay_max) as u64, gap);
         }
     }
 
     /// What a broken owner sends.
     fn spoil(&mut self, publication: &mut Arc<Publication>, extras: &mut Option<Box<Extras>>) {
-        let kind = self.breakage;
-        if kind == Some(Breakage::ShiftOffset) && publication.offset > 0 {
-            self.chances += 1;
-            Arc::make_mut(publication).offset += u64::from(self.chances.is_multiple_of(BROKEN_EVERY));
+        if publication.offset > 0 && self.chances.breaks(Breakage::ShiftOffset) {
+            Arc::make_mut(publication).offset += 1;
         }
-        if let (Some(Breakage::WrongDelta), Some(delta)) = (kind, extras.as_mut().and_then(|e| e.delta.as_mut())) {
-            self.chances += 1;
-            if self.chances.is_multiple_of(BROKEN_EVERY) {
-                let base = [b"what others have not", &publication.data[..]].concat();
-                *delta = delta::delta(&base, &publication.data).into();
-            }
+        if let Some(delta) = extras.as_mut().and_then(|e| e.delta.as_mut())
+            && self.chances.breaks(Breakage::WrongDelta)
+        {
+            let base = [b"what others have not", &publication.data[..]].concat();
+            *delta = delta::delta(&base, &publication.data).into();
         }
     }
 
@@ -107,8 +87,7 @@ impl Post {
         let queue = &mut mailbox.from[from];
         queue.push_back((due, mail));
         mailbox.len += 1;
-        self.chances += u32::from(queue.len() > 1);
-        if self.breakage == Some(Breakage::SwapMail) && queue.len() > 1 && self.chances.is_multiple_of(BROKEN_EVERY) {
+        if queue.len() > 1 && self.chances.breaks(Breakage::SwapMail) {
             let last = queue.len() - 1;
             queue.swap(last - 1, last);
         }
@@ -131,6 +110,6 @@ impl Post {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.boxes.iter().all(|mailbox| mailbox.len == 0)
+        self.boxes.iter().all(|mailbox| mailbox.len == 0 && mailbox.kept == 0)
     }
 }

@@ -1,20 +1,17 @@
 //! One simulation: a node of several reactors, its clients and its backend, all from one seed in one thread.
 
 use crate::actions::{self, Leave};
+use crate::breakage::{Breakage, Chances};
 use crate::client::{Foreseen, Heard, Reads, Talk};
-use crate::conns::Breakage;
-use crate::ledger::Ledger;
 use crate::log::Log;
-use crate::net::Net;
-use crate::node::{Hooks, Reactor, World};
+use crate::node::{Reactor, World};
 use crate::options::{CHANNELS, Options, USERS};
-use crate::post::Post;
 use crate::rng::Rng;
 use crate::wire;
 use gannet::broker::{Asker, Request};
 use gannet::protocol::code::Disconnect;
 use gannet::protocol::{Encoding, Publication};
-use gannet::shard::{Chosen, Control, ControlAnswer, Mail};
+use gannet::shard::{Chosen, Control, Mail};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps within which everything must come to rest.
@@ -68,24 +65,9 @@ impl Sim {
     fn new(seed: u64, breakage: Option<Breakage>, log: Log) -> Sim {
         let mut rng = Rng::new(seed);
         let options = Options::new(&mut rng);
-        let reactors = usize::from(options.reactors);
-        let world = World {
-            net: Net::new(options.net_delay),
-            post: Post::new(reactors, options.mailbox_len, options.mail_delay, breakage),
-            ledger: Ledger::default(),
-            log,
-            rng,
-            tick: 0,
-            step: 0,
-            answers: Vec::new(),
-            codes: BTreeMap::new(),
-            asks: Vec::new(),
-            hooks: Hooks::default(),
-            strict: true,
-            options,
-        };
+        let mut world = World::new(options, rng, log, Chances::new(breakage), true);
         Sim {
-            reactors: (0..reactors).map(|me| Reactor::new(me as u16, &world, breakage)).collect(),
+            reactors: world.reactors(),
             clients: (0..world.options.clients).map(|_| None).collect(),
             world,
             next_ticket: 0,
@@ -97,7 +79,7 @@ impl Sim {
 
     /// A tenth of a second: some steps, in the last of which every reactor has its turn.
     fn tick(&mut self) {
-        self.world.tick += 1;
+        self.world.pass_tick();
         let steps = self.world.rng.within(1, 3);
         for step in 1..=steps {
             self.step(step == steps);
@@ -105,7 +87,7 @@ impl Sim {
     }
 
     fn step(&mut self, all: bool) {
-        self.world.step += 1;
+        self.world.go_on();
         for client in 0..self.clients.len() {
             self.client(client);
         }
@@ -119,6 +101,9 @@ impl Sim {
             if all || self.world.rng.chance(70) {
                 self.reactors[reactor].turn(&mut self.world);
             }
+        }
+        if all {
+            self.reactors.iter_mut().for_each(|reactor| reactor.end_tick(&mut self.world));
         }
         for (ticket, answer) in std::mem::take(&mut self.world.answers) {
             assert!(self.unanswered.remove(&ticket), "an answer to nothing, or a second one: {answer:?}");
@@ -147,8 +132,8 @@ impl Sim {
             None => return,
             // Its close frame is on the way, and the server's is awaited.
             Some(Leave::Close) => return,
-            Some(Leave::End) => world.net.end(link, world.step),
-            Some(Leave::Reset) => world.net.reset(link, world.step),
+            Some(Leave::End) => world.net.end(link),
+            Some(Leave::Reset) => world.net.reset(link),
             Some(Leave::Cut) => world.net.cut(link),
         }
         self.clients[index] = None;
@@ -160,9 +145,11 @@ impl Sim {
         let encoding = *world.rng.pick(&Encoding::ALL);
         let frame_pings = world.rng.chance(15);
         let reactor = world.rng.below(self.reactors.len());
-        let key = self.reactors[reactor].accept(world, link, encoding, frame_pings);
+        let key = self.reactors[reactor].accept(world, link);
         self.connections += 1;
-        Talk::new(link, key, encoding, frame_pings)
+        let talk = Talk::new(link, key, encoding, frame_pings);
+        talk.send_head(world);
+        talk
     }
 
     /// The server said goodbye: most answer it, some just go, some do nothing and are let go of.
@@ -173,7 +160,7 @@ impl Sim {
             _ if talk.said_close => Some(Leave::End),
             _ => {
                 let code = talk.closed.filter(|code| *code != crate::client::NO_CODE).unwrap_or(1000);
-                talk.send_frame(world, wire::CLOSE, &code.to_be_bytes());
+                talk.send_frame(world, wire::CLOSE, &code.to_be_bytes(), Vec::new());
                 None
             }
         }
@@ -240,9 +227,7 @@ impl Sim {
 
     /// Lets everything under way arrive, with time standing still.
     fn rest(&mut self) {
-        let options = &mut self.world.options;
-        let before = (options.fanout_slice, self.resting);
-        options.fanout_slice = 1024;
+        let before = self.resting;
         self.resting = true;
         for talk in self.clients.iter_mut().flatten() {
             talk.reads = Reads::Fast;
@@ -250,18 +235,24 @@ impl Sim {
         let mut quiet = 0;
         for _ in 0..REST_STEPS_MAX {
             self.step(true);
+            self.reactors.iter_mut().for_each(|reactor| reactor.work_off(&mut self.world));
             quiet = if self.is_quiet() { quiet + 1 } else { 0 };
             if quiet == 3 {
-                (self.world.options.fanout_slice, self.resting) = before;
+                self.resting = before;
                 return;
             }
         }
-        panic!("no rest after {REST_STEPS_MAX} steps");
+        panic!("no rest after {REST_STEPS_MAX} steps: {}", self.unrest());
+    }
+
+    fn unrest(&self) -> String {
+        let waits: Vec<String> = self.reactors.iter().map(Reactor::unrest).collect();
+        format!("post {} net {:?} reactors {waits:?}", self.world.post.is_empty(), self.world.net.unrest())
     }
 
     fn is_quiet(&self) -> bool {
         let hears = |link| self.clients.iter().flatten().any(|talk| talk.link == link);
-        let idle = |reactor: &Reactor| !reactor.shard.has_work() && !reactor.conns.waits(hears);
+        let idle = |reactor: &Reactor| !reactor.turns.has_work() && !reactor.waits(hears);
         self.world.post.is_empty() && self.world.net.is_quiet() && self.reactors.iter().all(idle)
     }
 
@@ -269,7 +260,7 @@ impl Sim {
         assert!(self.unanswered.is_empty(), "the backend waits for {:?}", self.unanswered);
         for talk in self.clients.iter().flatten() {
             talk.check_rest(&self.world);
-            let session = self.reactors[usize::from(talk.key.reactor)].conns.get(talk.key.index);
+            let session = self.reactors[usize::from(talk.key.reactor)].turns.conns.get(talk.key.index);
             let session = session.and_then(|it| it.session.as_ref());
             let known = session.map_or(0, |session| session.subscriptions());
             let expected = if talk.closed.is_some() { 0 } else { talk.subscriptions() };
@@ -279,18 +270,18 @@ impl Sim {
         }
         let mut joined: BTreeMap<String, u64> = BTreeMap::new();
         for reactor in &self.reactors {
-            assert!(!reactor.conns.has_holes(), "a place is still kept at rest");
-            assert_eq!(reactor.shard.hub().waiting_bytes(), 0, "bytes wait at rest");
+            assert!(!reactor.has_holes(), "a place is still kept at rest");
+            assert_eq!(reactor.turns.shard.hub().waiting_bytes(), 0, "bytes wait at rest");
             let mut here = BTreeSet::new();
-            for session in reactor.conns.iter().filter_map(|(_, it)| it.session.as_ref()) {
+            for session in reactor.turns.conns.iter().filter_map(|(_, it)| it.session.as_ref()) {
                 for back in 0..session.subscriptions() as u16 {
                     let (channel, _) = session.slot(back).expect("every subscription has begun at rest");
-                    let name = reactor.shard.hub().name(channel).to_string();
+                    let name = reactor.turns.shard.hub().name(channel).to_string();
                     here.insert(name.clone());
                     *joined.entry(name).or_default() += 1;
                 }
             }
-            assert_eq!(reactor.shard.hub().len(), here.len(), "channels in the hub, of those with subscribers");
+            assert_eq!(reactor.turns.shard.hub().len(), here.len(), "channels in the hub, of those with subscribers");
         }
         assert_eq!(self.channels(), joined, "subscribers that the broker counts, and the live ones");
         let dropped: u64 = self.world.post.dropped;
@@ -302,16 +293,9 @@ impl Sim {
         let now = self.world.now();
         let mut all = BTreeMap::new();
         for (me, reactor) in self.reactors.iter_mut().enumerate() {
-            let mail = Mail::Control { ticket: 0, control: Box::new(Control::Channels(None)) };
-            reactor.shard.mail(now, &mut reactor.conns, mail);
-            for out in reactor.shard.out.drain(..) {
-                let gannet::shard::Out::Answer { answer: ControlAnswer::Channels(list), .. } = out else {
-                    panic!("a question brought {out:?}");
-                };
-                for (name, count) in list {
-                    assert_eq!(usize::from(self.world.owner(&name)), me, "{name} has another owner");
-                    all.insert(name.to_string(), count);
-                }
+            for (name, count) in reactor.channels(now) {
+                assert_eq!(usize::from(self.world.owner(&name)), me, "{name} has another owner");
+                all.insert(name, count);
             }
         }
         all
@@ -323,8 +307,8 @@ impl Sim {
             let leave = *self.world.rng.pick(&[Leave::End, Leave::Reset, Leave::Cut, Leave::Close]);
             if let Some(talk) = client.take_if(|_| leave != Leave::Close) {
                 match leave {
-                    Leave::End => self.world.net.end(talk.link, self.world.step),
-                    Leave::Reset => self.world.net.reset(talk.link, self.world.step),
+                    Leave::End => self.world.net.end(talk.link),
+                    Leave::Reset => self.world.net.reset(talk.link),
                     _ => self.world.net.cut(talk.link),
                 }
             }
@@ -332,17 +316,15 @@ impl Sim {
         self.resting = true;
         self.rest();
         self.world.ledger.shutting_down = true;
-        for reactor in &mut self.reactors {
-            reactor.shut_down(&mut self.world);
-        }
-        for _ in 0..self.world.options.close_ticks + 2 {
+        self.world.drain();
+        for _ in 0..self.world.options.leaving_ticks() {
             self.tick();
         }
         self.rest();
         assert!(self.channels().is_empty(), "the broker knows channels without clients");
         for reactor in &self.reactors {
-            assert_eq!(reactor.conns.len(), 0, "connections after the end");
-            let (hub, stats) = (reactor.shard.hub(), reactor.shard.stats());
+            assert_eq!(reactor.turns.conns.len(), 0, "connections after the end");
+            let (hub, stats) = (reactor.turns.shard.hub(), reactor.turns.shard.stats());
             assert!(hub.is_empty() && hub.subscriptions() == 0, "the hub is not empty");
             assert_eq!((stats.clients, stats.users, stats.channels), (0, 0, 0), "clients, users, channels");
         }

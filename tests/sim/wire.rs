@@ -24,8 +24,15 @@ pub fn close(out: &mut Vec<u8>, code: u16, mask: [u8; 4]) {
     frame(out, CLOSE, true, &code.to_be_bytes(), mask);
 }
 
-/// A frame of the server's off the front of `input`; `None` while it is cut.
+/// A frame of the server's off the front of `input`, which is not compressed; `None` while it is cut.
 pub fn parse(input: &mut Vec<u8>) -> Option<(OpCode, Vec<u8>)> {
+    let (opcode, deflated, payload) = parse_any(input)?;
+    assert!(!deflated, "compression was not negotiated");
+    Some((opcode, payload))
+}
+
+/// The same with frames that may be compressed, and whether it is.
+pub fn parse_any(input: &mut Vec<u8>) -> Option<(OpCode, bool, Vec<u8>)> {
     let mut cursor = Cursor::new(&input[..]);
     let (header, len) = FrameHeader::parse(&mut cursor).expect("a sound frame header")?;
     let start = cursor.position() as usize;
@@ -35,7 +42,7 @@ pub fn parse(input: &mut Vec<u8>) -> Option<(OpCode, Vec<u8>)> {
     assert!(header.is_final && header.mask.is_none(), "a server's frame is whole and not masked");
     let payload = input[start..start + len as usize].to_vec();
     input.drain(..start + len as usize);
-    Some((header.opcode, payload))
+    Some((header.opcode, header.rsv1, payload))
 }
 
 /// Several commands in one message.
@@ -65,4 +72,36 @@ pub fn replies(encoding: Encoding, message: &[u8]) -> Vec<Reply> {
             out
         }
     }
+}
+
+/// Where a response head ends.
+pub fn head_end(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
+}
+
+/// Bytes of the first frame of the server's, if it is whole.
+pub fn frame_size(input: &[u8]) -> Option<usize> {
+    let mut cursor = Cursor::new(input);
+    let (_, len) = FrameHeader::parse(&mut cursor).expect("a sound frame header")?;
+    let size = cursor.position() as usize + len as usize;
+    (input.len() >= size).then_some(size)
+}
+
+/// The request of a client's WebSocket.
+pub fn upgrade(encoding: Encoding, frame_pings: bool) -> Vec<u8> {
+    upgrade_with(encoding, frame_pings, "")
+}
+
+/// The same with more lines.
+pub fn upgrade_with(encoding: Encoding, frame_pings: bool, lines: &str) -> Vec<u8> {
+    let query = if frame_pings { "?cf_ws_frame_ping_pong=true" } else { "" };
+    let subprotocol = match encoding {
+        Encoding::Json => "",
+        Encoding::Protobuf => "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n",
+    };
+    format!(
+        "GET /connection/websocket{query} HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{subprotocol}{lines}\r\n"
+    )
+    .into_bytes()
 }

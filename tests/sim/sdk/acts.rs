@@ -53,6 +53,10 @@ pub fn tags(tag: &str) -> HashMap<String, String> {
 /// Connects, and subscribes in the same message to what it wants, or later.
 pub fn connect(sdk: &mut Sdk, world: &mut World, truth: &mut Truth) {
     let line = sdk.line.as_mut().expect("a connection");
+    line.begun = true;
+    // None: it was over in the turn in which it began.
+    line.client = world.ledger.client(line.key).cloned().unwrap_or_default();
+    truth.clients.insert(line.client.clone(), line.key);
     let config = &world.options.config.client;
     let anonymous =
         config.insecure || config.allow_anonymous_connect_without_token || world.options.rules.connect_proxy;
@@ -171,7 +175,8 @@ fn subscribe(sdk: &mut Sdk, world: &mut World, truth: &mut Truth, channel: Strin
         flag: 1 + 2 * i64::from(reject),
         ..SubscribeRequest::default()
     };
-    (Command { subscribe: Some(request), ..command(id) }, What::Subscribe { channel, ask, reject })
+    let wish = Box::new(wish.clone());
+    (Command { subscribe: Some(request), ..command(id) }, What::Subscribe { channel, ask, reject, wish })
 }
 
 /// Some commands of a connected client, in one message.

@@ -1,6 +1,6 @@
 //! One connection of a client that behaves as the official SDKs do: frames, pings, and replies in the order asked.
 
-use super::client::Known;
+use super::client::{Known, Wish};
 use crate::client::NO_CODE;
 use crate::net::LinkId;
 use crate::node::World;
@@ -21,6 +21,7 @@ pub enum What {
         channel: String,
         ask: Option<Known>,
         reject: bool,
+        wish: Box<Wish>,
     },
     Unsubscribe(String),
     Publish,
@@ -46,6 +47,10 @@ pub struct Line {
     pub client: String,
     pub encoding: Encoding,
     inbox: Vec<u8>,
+    /// The answer to the upgrade was read.
+    switched: bool,
+    /// The connect command was sent.
+    pub begun: bool,
     pub pending: VecDeque<(u32, What)>,
     pub connected: bool,
     /// The claims of its token that name server-side subscriptions: a refresh must bring the same.
@@ -68,13 +73,15 @@ pub enum Heard {
 }
 
 impl Line {
-    pub fn new(link: LinkId, key: ConnKey, client: String, encoding: Encoding) -> Line {
+    pub fn new(link: LinkId, key: ConnKey, encoding: Encoding) -> Line {
         Line {
             link,
             key,
-            client,
+            client: String::new(),
             encoding,
             inbox: Vec::new(),
+            switched: false,
+            begun: false,
             pending: VecDeque::new(),
             connected: false,
             granted: Vec::new(),
@@ -85,10 +92,15 @@ impl Line {
         }
     }
 
+    /// The upgrade is done, and the connect command is to be sent.
+    pub fn may_begin(&self) -> bool {
+        self.switched && !self.begun
+    }
+
     fn frame(&self, world: &mut World, opcode: tungstenite::protocol::frame::coding::OpCode, payload: &[u8]) {
         let mut bytes = Vec::new();
         wire::frame(&mut bytes, opcode, true, payload, (world.rng.next() as u32).to_le_bytes());
-        world.net.send(self.link, world.step, &bytes, &mut world.rng);
+        world.net.send(self.link, &bytes);
     }
 
     /// Commands in one message.
@@ -107,9 +119,15 @@ impl Line {
     }
 
     pub fn read(&mut self, world: &mut World) -> Vec<Heard> {
-        let (bytes, ended) = world.net.receive(self.link, world.step, usize::MAX);
+        let (bytes, ended) = world.net.receive(self.link, usize::MAX);
         self.inbox.extend(bytes);
         let mut all = Vec::new();
+        if !self.switched {
+            let Some(end) = wire::head_end(&self.inbox) else { return all };
+            let head: Vec<u8> = self.inbox.drain(..end).collect();
+            assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+            self.switched = true;
+        }
         while let Some((opcode, payload)) = wire::parse(&mut self.inbox) {
             assert!(self.closed.is_none(), "a frame after the close frame");
             let at = [u64::from(world.tick), u64::from(self.key.reactor), u64::from(self.key.index)];

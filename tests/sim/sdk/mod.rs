@@ -9,19 +9,16 @@ mod options;
 mod tokens;
 mod truth;
 
-use crate::conns::Breakage;
-use crate::ledger::Ledger;
+use crate::breakage::{Breakage, Chances};
 use crate::log::Log;
-use crate::net::Net;
-use crate::node::{Hooks, Reactor, World};
-use crate::post::Post;
+use crate::node::{Reactor, World};
 use crate::rng::Rng;
 use backend::Backend;
 use client::Sdk;
 use gannet::broker::{self, Asker, Request};
 use gannet::hub::Flags;
 use gannet::protocol::Encoding;
-use gannet::shard::{Control, ControlAnswer, Mail, Out};
+use gannet::shard::{ControlAnswer, Mail};
 use std::collections::{BTreeMap, BTreeSet};
 use truth::Truth;
 
@@ -96,24 +93,9 @@ impl Sim {
     fn new(seed: u64, breakage: Option<Breakage>, log: Log) -> Sim {
         let mut rng = Rng::new(!seed);
         let options = options::draw(&mut rng);
-        let reactors = usize::from(options.reactors);
-        let world = World {
-            net: Net::new(options.net_delay),
-            post: Post::new(reactors, options.mailbox_len, options.mail_delay, breakage),
-            ledger: Ledger::default(),
-            log,
-            rng,
-            tick: 0,
-            step: 0,
-            answers: Vec::new(),
-            codes: BTreeMap::new(),
-            asks: Vec::new(),
-            hooks: Hooks::default(),
-            strict: false,
-            options,
-        };
+        let mut world = World::new(options, rng, log, Chances::new(breakage), false);
         Sim {
-            reactors: (0..reactors).map(|me| Reactor::new(me as u16, &world, breakage)).collect(),
+            reactors: world.reactors(),
             clients: (0..world.options.clients).map(|_| Sdk::default()).collect(),
             world,
             truth: Truth::default(),
@@ -124,7 +106,7 @@ impl Sim {
     }
 
     fn tick(&mut self) {
-        self.world.tick += 1;
+        self.world.pass_tick();
         let steps = self.world.rng.within(1, 3);
         for step in 1..=steps {
             self.step(step == steps);
@@ -133,7 +115,7 @@ impl Sim {
     }
 
     fn step(&mut self, all: bool) {
-        self.world.step += 1;
+        self.world.go_on();
         for client in 0..self.clients.len() {
             self.client(client);
         }
@@ -149,6 +131,9 @@ impl Sim {
                 self.reactors[reactor].turn(&mut self.world);
             }
         }
+        if all {
+            self.reactors.iter_mut().for_each(|reactor| reactor.end_tick(&mut self.world));
+        }
         self.backend.hear(&mut self.world, &mut self.truth);
     }
 
@@ -159,8 +144,11 @@ impl Sim {
         let busy = world.options.client_busy;
         if sdk.read(world, truth) {
             let link = sdk.line.as_ref().expect("a connection").link;
-            world.net.end(link, world.step);
+            world.net.end(link);
             return sdk.forget_line();
+        }
+        if sdk.line.as_ref().is_some_and(|line| line.may_begin()) {
+            return acts::connect(sdk, world, truth);
         }
         let Some(line) = &mut sdk.line else {
             if !self.resting && world.rng.chance(busy) {
@@ -183,7 +171,7 @@ impl Sim {
         }
         if closing || line.refused {
             if line.refused || world.rng.chance(20) {
-                world.net.reset(link, world.step);
+                world.net.reset(link);
                 sdk.forget_line();
             }
             return;
@@ -194,13 +182,13 @@ impl Sim {
         if world.rng.chance(world.options.faults) {
             match world.rng.below(4) {
                 0 => world.net.cut(link),
-                1 => world.net.reset(link, world.step),
-                2 => world.net.end(link, world.step),
+                1 => world.net.reset(link),
+                2 => world.net.end(link),
                 _ => return line.say_close(world, 1000),
             }
             return sdk.forget_line();
         }
-        if line.connected || world.rng.chance(10) {
+        if line.connected || line.begun && world.rng.chance(10) {
             acts::act(sdk, world, truth);
         }
     }
@@ -210,14 +198,10 @@ impl Sim {
         let link = world.net.open(world.options.room);
         let encoding = *world.rng.pick(&Encoding::ALL);
         let reactor = world.rng.below(self.reactors.len());
-        let key = self.reactors[reactor].accept(world, link, encoding, false);
-        let session = self.reactors[reactor].conns.get(key.index).and_then(|it| it.session.as_ref());
-        let client = session.expect("a session").client();
-        self.truth.clients.insert(client.clone(), key);
+        let key = self.reactors[reactor].accept(world, link);
         self.connections += 1;
-        let sdk = &mut self.clients[index];
-        sdk.line = Some(line::Line::new(link, key, client, encoding));
-        acts::connect(sdk, world, &mut self.truth);
+        world.say(link, &crate::wire::upgrade(encoding, false), vec![crate::script::Deed::Head]);
+        self.clients[index].line = Some(line::Line::new(link, key, encoding));
     }
 
     // --- at rest ---
@@ -236,7 +220,7 @@ impl Sim {
 
     fn unrest(&self) -> String {
         let pending: Vec<_> = self.clients.iter().filter_map(|sdk| Some(&sdk.line.as_ref()?.pending)).collect();
-        let work = self.reactors.iter().any(|reactor| reactor.shard.has_work());
+        let work = self.reactors.iter().any(|reactor| reactor.turns.has_work());
         format!(
             "post {} net {} asks {} work {work} pending {pending:?}",
             self.world.post.is_empty(),
@@ -248,8 +232,8 @@ impl Sim {
     fn is_quiet(&self) -> bool {
         let hears = |link| self.clients.iter().any(|sdk| sdk.line.as_ref().is_some_and(|line| line.link == link));
         let idle = |reactor: &Reactor| {
-            let (shard, conns) = (&reactor.shard, &reactor.conns);
-            !shard.has_work() && shard.hub().waiting_bytes() == 0 && !conns.waits(hears)
+            let turns = &reactor.turns;
+            !turns.has_work() && turns.shard.hub().waiting_bytes() == 0 && !reactor.waits(hears)
         };
         let settled = |sdk: &Sdk| {
             let asked = sdk.subs.values().any(|sub| sub.asked || sub.wanted && sub.live.is_none() && !sub.server);
@@ -268,7 +252,7 @@ impl Sim {
         }
         let mut users: BTreeMap<String, usize> = BTreeMap::new();
         for reactor in &self.reactors {
-            for session in reactor.conns.iter().filter_map(|(_, it)| it.session.as_ref()) {
+            for session in reactor.turns.conns.iter().filter_map(|(_, it)| it.session.as_ref()) {
                 if session.is_connected() && !session.user().is_empty() {
                     *users.entry(session.user().to_owned()).or_default() += 1;
                 }
@@ -277,7 +261,7 @@ impl Sim {
         let over = users.iter().find(|(_, count)| **count > limit);
         assert!(over.is_none(), "connections of a user, of {limit}: {over:?}");
         if self.resting && self.is_quiet() {
-            let taken: u32 = self.reactors.iter().map(|reactor| reactor.shard.seats()).sum();
+            let taken: u32 = self.reactors.iter().map(|reactor| reactor.turns.shard.seats()).sum();
             assert_eq!(taken as usize, users.values().sum::<usize>(), "places taken, and connections");
         }
     }
@@ -291,10 +275,10 @@ impl Sim {
         let mut present: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let (mut joined, mut connected): (BTreeMap<String, u64>, _) = (BTreeMap::new(), BTreeSet::new());
         for reactor in &self.reactors {
-            assert!(!reactor.conns.has_holes(), "a place is still kept at rest");
-            let hub = reactor.shard.hub();
+            assert!(!reactor.has_holes(), "a place is still kept at rest");
+            let hub = reactor.turns.shard.hub();
             let mut here = BTreeSet::new();
-            for session in reactor.conns.iter().filter_map(|(_, it)| it.session.as_ref()) {
+            for session in reactor.turns.conns.iter().filter_map(|(_, it)| it.session.as_ref()) {
                 if session.is_connected() {
                     connected.insert(session.client());
                 }
@@ -378,11 +362,8 @@ impl Sim {
     fn ask_owner(&mut self, channel: &str, request: Request) -> broker::Answer {
         let owner = usize::from(self.world.owner(channel));
         let now = self.world.now();
-        let reactor = &mut self.reactors[owner];
-        reactor.shard.mail(now, &mut reactor.conns, Mail::Ask(request));
-        let out: Vec<Out> = reactor.shard.out.drain(..).collect();
-        match out.into_iter().next() {
-            Some(Out::Answer { answer: ControlAnswer::Owner(answer), .. }) => answer,
+        match self.reactors[owner].question(now, Mail::Ask(request)) {
+            ControlAnswer::Owner(answer) => answer,
             other => panic!("a question brought {other:?}"),
         }
     }
@@ -390,45 +371,33 @@ impl Sim {
     /// Each channel's subscribers as its owner counts them.
     fn channels(&mut self) -> BTreeMap<String, u64> {
         let now = self.world.now();
-        let mut all = BTreeMap::new();
-        for reactor in &mut self.reactors {
-            let mail = Mail::Control { ticket: 0, control: Box::new(Control::Channels(None)) };
-            reactor.shard.mail(now, &mut reactor.conns, mail);
-            for out in reactor.shard.out.drain(..) {
-                let Out::Answer { answer: ControlAnswer::Channels(list), .. } = out else {
-                    panic!("a question: {out:?}")
-                };
-                all.extend(list.into_iter().map(|(name, count)| (name.to_string(), count)));
-            }
-        }
-        all
+        self.reactors.iter_mut().flat_map(|reactor| reactor.channels(now)).collect()
     }
 
     /// The node shuts down; nothing may be left of its clients.
     fn finish(&mut self) {
-        for reactor in &mut self.reactors {
-            reactor.shut_down(&mut self.world);
-        }
+        self.world.drain();
         self.resting = true;
-        for _ in 0..self.world.options.close_ticks + 12 {
+        for _ in 0..self.world.options.leaving_ticks() + 12 {
             self.tick();
         }
         self.rest();
         assert!(self.channels().is_empty(), "the broker knows channels without clients");
         assert!(self.world.hooks.channels.is_empty() && self.world.hooks.clients.is_empty(), "what the backend knows");
         for reactor in &self.reactors {
-            assert_eq!(reactor.conns.len(), 0, "connections after the end");
-            let (hub, stats) = (reactor.shard.hub(), reactor.shard.stats());
+            assert_eq!(reactor.turns.conns.len(), 0, "connections after the end");
+            let (hub, stats) = (reactor.turns.shard.hub(), reactor.turns.shard.stats());
             assert!(hub.is_empty() && hub.subscriptions() == 0, "the hub is not empty");
             assert_eq!((stats.clients, stats.users, stats.channels), (0, 0, 0), "clients, users, channels");
-            assert_eq!(reactor.shard.seats(), 0, "places taken");
+            assert_eq!(reactor.turns.shard.seats(), 0, "places taken");
         }
         // Streams end by themselves, and their bytes are counted back.
-        self.world.tick += (2 * options::LONG.as_millis() as u64 / gannet::base::wheel::TICK_MS) as u32;
+        self.world.ms += 2 * options::LONG.as_millis() as u64;
+        self.world.pass_tick();
         let now = self.world.now();
         for reactor in &mut self.reactors {
-            while reactor.shard.tick(now).is_some_and(|at| at <= now.ms) {}
-            assert_eq!(reactor.shard.stats().history_bytes, 0, "bytes of streams that are over");
+            while reactor.turns.shard.tick(now).is_some_and(|at| at <= now.ms) {}
+            assert_eq!(reactor.turns.shard.stats().history_bytes, 0, "bytes of streams that are over");
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::tokens;
 use crate::options::{KEY, Options};
 use crate::rng::Rng;
+use gannet::base::wheel::ticks;
 use gannet::config::{ChannelOptions, Config, NamespaceOptions};
 use gannet::session::Rules;
 use std::sync::Arc;
@@ -39,7 +40,8 @@ pub fn draw(rng: &mut Rng) -> Options {
         // In a hundred deeds of a client: those that end its connection.
         faults: *rng.pick(&[2, 5, 15]),
         pad: *rng.pick(&[20, 20, 200]),
-        close_ticks: gannet::base::wheel::ticks(config.websocket.close_timeout),
+        close_ticks: ticks(config.websocket.close_timeout),
+        spread_ticks: ticks(config.shutdown.spread),
         config,
         rules: Arc::new(rules),
     }
@@ -72,8 +74,14 @@ fn config(rng: &mut Rng) -> Config {
     personal.enabled = rng.chance(30);
     personal.single_connection = personal.enabled && rng.chance(30);
     personal.personal_channel_namespace = NAMESPACES[0].into();
+    client.unanswered_limit = *rng.pick(&[64, 64, 3, 1]);
+    client.write_delay = Duration::from_millis(*rng.pick(&[0, 0, 20, 150]));
+    config.reactor.command_budget = *rng.pick(&[64, 64, 2, 1]);
+    config.reactor.reply_budget = *rng.pick(&[1 << 20, 300]);
+    config.reactor.signature_budget = *rng.pick(&[64, 1]);
     config.websocket.message_size_limit = 16_384;
     config.websocket.close_timeout = Duration::from_millis(800);
+    config.shutdown.spread = Duration::from_millis(*rng.pick(&[0, 300, 1500]));
     config.channel.history_meta_ttl = LONG;
     let open = ChannelOptions {
         allow_subscribe_for_client: true,
