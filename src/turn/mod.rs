@@ -316,8 +316,8 @@ impl<H: Host> Turns<H> {
     }
 
     /// A pong is overdue. Is that no fault of the peer's? Its pong may lie here unread, unless it ended its stream and
-    /// so left long ago; or the ping lies here behind replies that are owed, or behind what the peer takes steadily, and
-    /// then it is judged by that.
+    /// so left long ago; or the ping lies here behind replies that are owed, or behind what the peer takes steadily,
+    /// and then it is judged by that.
     fn pong_may_come(&mut self, conn: u32) -> bool {
         let Some(it) = self.conns.get(conn) else { return false };
         if it.marks.has(Marks::HELD) || it.marks.has(Marks::UNREAD) {

@@ -390,7 +390,7 @@ impl Reactor {
 
     // --- what is carried out ---
 
-    /// Notes what `mail` asks. If a disconnect is all that happens in this turn: its ticket, and how many it is to meet.
+    /// Notes what `mail` asks. If a disconnect is all that happens in this turn: its ticket, and how many it meets.
     fn foresee(&mut self, world: &World, mail: &[Mail], ready: &[gannet::turn::Ready]) -> Option<(u64, usize)> {
         for mail in mail {
             // Dear, and what follows from it is logged as well.

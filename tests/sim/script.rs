@@ -1,5 +1,5 @@
-//! What each client put on its connection, with the byte at which each message ends: so that it is known, from the bytes
-//! that a reactor has read and not held back, which commands it has carried out.
+//! What each client put on its connection, with the byte at which each message ends: so that it is known, from the
+//! bytes that a reactor has read and not held back, which commands it has carried out.
 
 use gannet::base::wheel::Tick;
 use gannet::protocol::Encoding;
