@@ -143,6 +143,8 @@ struct Link {
     spoiler: Spoiler,
     /// Nothing arrives at the client.
     held: bool,
+    /// For what the server writes: in which order it writes to several may be chance of the process, as maps are.
+    rng: Rng,
 }
 
 struct Inner {
@@ -173,6 +175,7 @@ impl Net {
     pub fn open(&self, room: usize) -> LinkId {
         let mut inner = self.0.borrow_mut();
         let spoiler = inner.spoiler.clone();
+        let rng = Rng::new(inner.rng.next());
         inner.links.push(Link {
             up: Pipe::default(),
             down: Pipe::default(),
@@ -192,6 +195,7 @@ impl Net {
             unheard: Periods::default(),
             spoiler,
             held: false,
+            rng,
         });
         inner.links.len() - 1
     }
@@ -379,7 +383,7 @@ impl Socket for End {
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut inner = self.net.0.borrow_mut();
-        let Inner { links, rng, step, tick, delay_max, .. } = &mut *inner;
+        let Inner { links, step, tick, delay_max, .. } = &mut *inner;
         let it = &mut links[self.link];
         if it.reset && it.up.ends(*step) {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -395,7 +399,7 @@ impl Socket for End {
         it.written += sent.len() as u64;
         it.stamps.push_back((it.written, *tick));
         if !it.up.ended && !sent.is_empty() {
-            it.down.push(if it.cut { u64::MAX } else { *step + rng.below(*delay_max) as u64 }, &sent);
+            it.down.push(if it.cut { u64::MAX } else { *step + it.rng.below(*delay_max) as u64 }, &sent);
         }
         Ok(taken)
     }
