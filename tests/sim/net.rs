@@ -143,8 +143,9 @@ struct Link {
     spoiler: Spoiler,
     /// Nothing arrives at the client.
     held: bool,
-    /// For what the server writes: in which order it writes to several may be chance of the process, as maps are.
-    rng: Rng,
+    /// What the server writes in a step is as late as this says: in how many writes, and to whom first, may be chance of
+    /// the process, as the order of maps is.
+    seed: u64,
 }
 
 struct Inner {
@@ -175,7 +176,7 @@ impl Net {
     pub fn open(&self, room: usize) -> LinkId {
         let mut inner = self.0.borrow_mut();
         let spoiler = inner.spoiler.clone();
-        let rng = Rng::new(inner.rng.next());
+        let seed = inner.rng.next();
         inner.links.push(Link {
             up: Pipe::default(),
             down: Pipe::default(),
@@ -195,7 +196,7 @@ impl Net {
             unheard: Periods::default(),
             spoiler,
             held: false,
-            rng,
+            seed,
         });
         inner.links.len() - 1
     }
@@ -399,7 +400,10 @@ impl Socket for End {
         it.written += sent.len() as u64;
         it.stamps.push_back((it.written, *tick));
         if !it.up.ended && !sent.is_empty() {
-            it.down.push(if it.cut { u64::MAX } else { *step + it.rng.below(*delay_max) as u64 }, &sent);
+            it.down.push(
+                if it.cut { u64::MAX } else { *step + Rng::new(it.seed ^ *step).below(*delay_max) as u64 },
+                &sent,
+            );
         }
         Ok(taken)
     }
