@@ -49,6 +49,7 @@ pub struct World {
     pub clocked: bool,
     /// How long the next turn takes.
     pub turn_ms: u64,
+    turn_seed: u64,
     pub step: u64,
     /// What clients said, by their links.
     pub scripts: Vec<Script>,
@@ -86,6 +87,7 @@ impl Hooks {
 
 impl World {
     pub fn new(options: Options, mut rng: Rng, log: Log, chances: Chances, strict: bool) -> World {
+        let turn_seed = rng.next();
         let spoiler = crate::breakage::Spoiler::new(chances.clone());
         World {
             net: Net::new(options.net_delay, rng.next(), spoiler),
@@ -98,6 +100,7 @@ impl World {
             wall_ms: BEGAN_S * 1000,
             clocked: false,
             turn_ms: 0,
+            turn_seed,
             step: 0,
             scripts: Vec::new(),
             answers: Vec::new(),
@@ -307,9 +310,12 @@ impl Reactor {
         self.send_late(world);
         let links = self.links();
         let mut ready: Vec<_> = links.iter().filter_map(|(conn, link)| world.net.poll(*conn, *link)).collect();
-        world.rng.shuffle(&mut ready);
+        // How many turns a fan-out takes may be chance of the process, as the order of maps is: they draw from a source
+        // of their own.
+        let mut rng = Rng::new(world.turn_seed ^ world.step << 8 ^ u64::from(self.me));
+        rng.shuffle(&mut ready);
         let full: Vec<bool> = (0..usize::from(world.options.reactors)).map(|to| world.post.is_full(to)).collect();
-        let mut mail = world.post.drain(me, world.step, &mut world.rng);
+        let mut mail = world.post.drain(me, world.step, &mut rng);
         if ready.is_empty() && mail.is_empty() && !self.is_awake(world) {
             return;
         }
@@ -539,7 +545,8 @@ impl Reactor {
             }
             out.push(mail);
         }
-        world.post.send(me, to, world.step, out, &mut world.rng);
+        let mut rng = Rng::new(world.turn_seed ^ world.step << 8 ^ (me << 4 | to) as u64);
+        world.post.send(me, to, world.step, out, &mut rng);
     }
 
     fn send_late(&mut self, world: &mut World) {
