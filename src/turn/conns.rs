@@ -432,9 +432,13 @@ impl<S: Socket> Conns<S> {
 
     /// What is left of a frame that was written directly.
     fn send_begun(&mut self, conn: u32, rest: Bytes) {
-        if let Some(outbox) = self.outbox(conn) {
-            outbox.push_begun(rest);
-            self.mark_dirty(conn);
+        let full = rest.len() > self.outbox_bytes_max;
+        let Some(outbox) = self.outbox(conn) else { return };
+        outbox.push_begun(rest);
+        self.mark_dirty(conn);
+        if full {
+            self.full.push(conn);
+            self.hurry(conn);
         }
     }
 
@@ -730,6 +734,20 @@ mod tests {
         assert!(conns.has_delayed(), "the next waits again");
         conns.release_delayed();
         assert_eq!((flush(&mut conns), line.written()), ((1, 1), b"abcde".to_vec()));
+    }
+
+    #[test]
+    fn what_is_left_of_a_frame_that_was_written_at_once_counts_towards_the_limit() {
+        let (mut conns, line) = (Conns::new(0, 100, false), Line::with_room(5));
+        let conn = conns.insert(line, 0, NEVER);
+        conns.get(conn).expect("a connection").phase = Phase::Client;
+        conns.deliver(conn, &Bytes::from(vec![b'a'; 105]), true);
+        assert!((conns.waiting(conn), conns.take_full().is_empty()) == (100, true));
+        let (mut conns, line) = (Conns::new(0, 100, false), Line::with_room(5));
+        let conn = conns.insert(line, 0, NEVER);
+        conns.get(conn).expect("a connection").phase = Phase::Client;
+        conns.deliver(conn, &Bytes::from(vec![b'a'; 106]), true);
+        assert_eq!((conns.waiting(conn), conns.take_full()), (101, vec![conn]));
     }
 
     #[test]

@@ -143,8 +143,8 @@ struct Link {
     spoiler: Spoiler,
     /// Nothing arrives at the client.
     held: bool,
-    /// What the server writes in a step is as late as this says: in how many writes, and to whom first, may be chance of
-    /// the process, as the order of maps is.
+    /// What the server writes in a step is as late as this says: in how many writes, and to whom first, may be chance
+    /// of the process, as the order of maps is.
     seed: u64,
 }
 
