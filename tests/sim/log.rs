@@ -30,13 +30,13 @@ impl Log {
     /// One event: what, when and where, and the bytes it was about.
     pub fn add(&self, what: &'static str, at: [u64; 3], bytes: &[u8]) {
         let mut inner = self.0.borrow_mut();
-        let mut hash = inner.hash;
-        // Maps have no order, so that of the bytes does not count.
+        let mut hash = 0_u64;
+        // Maps have no order, so that of the bytes does not count, and that of channels within a tick.
         let words = at.into_iter().chain(what.bytes().map(u64::from)).chain(sums(bytes));
         for value in words {
             hash = (hash.rotate_left(5) ^ value).wrapping_mul(0x517c_c1b7_2722_0a95);
         }
-        inner.hash = hash;
+        inner.hash = inner.hash.wrapping_add(hash);
         inner.events += 1;
         if let Some(tail) = &mut inner.tail {
             if tail.len() == TAIL {
@@ -51,7 +51,7 @@ impl Log {
         self.0.borrow().tail.is_some()
     }
 
-    /// The same for the same events in the same order.
+    /// The same for the same events, each in its tick.
     pub fn hash(&self) -> u64 {
         self.0.borrow().hash
     }
