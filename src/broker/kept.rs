@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(empty.position().epoch, first);
         kept.forget(&name, empty);
         assert_eq!(kept.epoch(&name), first, "nothing was in it");
-        let mut seen = vec![first];
+        let mut seen = vec![first.clone()];
         for _ in 0..100 {
             let mut stream = kept.begin(&name);
             let keep = super::super::Keep { size: 1, ttl_ms: 1, meta_ttl_ms: 1 };

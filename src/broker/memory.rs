@@ -6,6 +6,7 @@
 //! publication or positioned subscriber. It ends by its TTL, with its last subscriber if nothing was ever in it, or
 //! when all streams and idempotency keys reach their limit of bytes: what costs least is forgotten first.
 
+use super::interest::{Interest, Told};
 use super::kept::{Kept, Rank};
 use super::presence::Presence;
 use super::recent::Recent;
@@ -17,7 +18,6 @@ use super::{
 use crate::protocol::code::ClientError;
 use crate::protocol::{ClientInfo, Publication, delta};
 use bytes::Bytes;
-use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// Deadlines looked at in one call, so that a million streams do not end in one turn.
@@ -48,10 +48,9 @@ pub struct Evicted {
     pub refused: u64,
 }
 
-/// Subscribers by reactor; reactors without any are not listed.
 #[derive(Debug, Default)]
 struct Channel {
-    interest: SmallVec<[(u16, u32); 2]>,
+    interest: Interest,
     stream: Option<Box<Stream>>,
     presence: Option<Box<Presence>>,
 }
@@ -63,8 +62,6 @@ impl Channel {
 }
 
 const _: () = assert!(size_of::<Channel>() <= 40);
-
-type Out = Vec<(Target, Event)>;
 
 /// A shard of the memory broker.
 #[derive(Debug)]
@@ -78,11 +75,6 @@ pub struct Memory {
     evicted: Evicted,
     /// Tell when channels are occupied and vacated.
     pub announces: bool,
-}
-
-/// Sends `event` to each reactor with subscribers.
-fn tell(interest: &[(u16, u32)], out: &mut Out, event: impl Fn() -> Event) {
-    out.extend(interest.iter().map(|&(reactor, _)| (Target::Reactor(reactor), event())));
 }
 
 impl Memory {
@@ -105,7 +97,7 @@ impl Memory {
     }
 
     /// Carries out `request` at `now_ms`, of a clock that never steps; what follows is appended to `out`, in order.
-    pub fn handle(&mut self, now_ms: u64, request: Request, out: &mut Out) {
+    pub fn handle(&mut self, now_ms: u64, request: Request, out: &mut Told) {
         let (asker, answer) = match request {
             Request::Subscribe { channel, from, ticket, want } => {
                 return self.subscribe(now_ms, channel, from, ticket, want, out);
@@ -141,7 +133,7 @@ impl Memory {
         from: ConnKey,
         ticket: u32,
         want: Option<Box<Want>>,
-        out: &mut Out,
+        out: &mut Told,
     ) {
         let want = want.map_or(Want::default(), |want| *want);
         self.forget_if_over(now_ms, &name);
@@ -153,10 +145,7 @@ impl Memory {
                 out.push((Target::Backend, Event::Occupied { channel: name.clone(), occupied: true }));
             }
         }
-        match channel.interest.iter_mut().find(|(reactor, _)| *reactor == from.reactor) {
-            Some((_, count)) => *count += 1,
-            None => channel.interest.push((from.reactor, 1)),
-        }
+        channel.interest.add(from.reactor);
         let found = want.position.map(|keep| {
             let stream = channel.stream.get_or_insert_with(|| kept.begin(&name));
             stream.touch(now_ms, keep);
@@ -174,7 +163,7 @@ impl Memory {
                 channel.presence.get_or_insert_default().insert(client, &info);
             }
             if announce {
-                tell(&channel.interest, out, || Event::Join { channel: name.clone(), info: info.clone() });
+                channel.interest.tell(out, || Event::Join { channel: name.clone(), info: info.clone() });
             }
         }
         if want.position.is_some() {
@@ -182,15 +171,12 @@ impl Memory {
         }
     }
 
-    fn leave(&mut self, name: &Arc<str>, reactor: u16, gone: Option<Box<Gone>>, out: &mut Out) {
+    fn leave(&mut self, name: &Arc<str>, reactor: u16, gone: Option<Box<Gone>>, out: &mut Told) {
         let asker = gone.as_ref().and_then(|gone| gone.asker);
         let channel = self.channels.get_mut(name);
         debug_assert!(channel.is_some(), "a leave follows its subscribe");
         if let Some(channel) = channel {
-            channel.interest.retain(|(at, count)| {
-                *count -= u32::from(*at == reactor);
-                *count > 0
-            });
+            channel.interest.remove(reactor);
             if let Some(gone) = gone {
                 part(channel, name, *gone, out);
             }
@@ -231,11 +217,11 @@ impl Memory {
         name: Arc<str>,
         mut publication: Arc<Publication>,
         treatment: Option<Box<Treatment>>,
-        out: &mut Out,
+        out: &mut Told,
     ) -> Answer {
         let Some(treatment) = treatment else {
             if let Some(Channel { interest, .. }) = self.channels.get(&name) {
-                send(interest, &name, &publication, None, out);
+                interest.send(&name, &publication, None, out);
             }
             return Answer::Published(None);
         };
@@ -255,10 +241,10 @@ impl Memory {
         }
         let extras = (extras != Extras::default()).then_some(extras);
         if let Some(Channel { interest, .. }) = self.channels.get(&name) {
-            send(interest, &name, &publication, extras.as_ref(), out);
+            interest.send(&name, &publication, extras.as_ref(), out);
         }
         if !key.is_empty() {
-            self.recent.insert(now_ms, &name, &key, position);
+            self.recent.insert(now_ms, &name, &key, position.clone());
             self.make_room(&name, |_| 0);
         }
         Answer::Published(position)
@@ -437,7 +423,7 @@ impl Memory {
     /// Each channel of one of [`CHANNEL_PARTS`] parts that has subscribers, with their number over all reactors.
     pub fn channels(&self, part: usize) -> impl Iterator<Item = (&Arc<str>, u64)> {
         let occupied = self.channels.part(part).filter(|(_, channel)| !channel.interest.is_empty());
-        occupied.map(|(name, channel)| (name, channel.interest.iter().map(|&(_, n)| u64::from(n)).sum()))
+        occupied.map(|(name, channel)| (name, channel.interest.count()))
     }
 
     /// How many channels a part has, those without subscribers too.
@@ -446,22 +432,8 @@ impl Memory {
     }
 }
 
-/// A publication to each reactor with subscribers.
-fn send(
-    interest: &[(u16, u32)],
-    name: &Arc<str>,
-    publication: &Arc<Publication>,
-    extras: Option<&Extras>,
-    out: &mut Out,
-) {
-    tell(interest, out, || {
-        let (channel, publication) = (name.clone(), publication.clone());
-        Event::Publication { channel, publication, extras: extras.map(|extras| Box::new(extras.clone())) }
-    });
-}
-
 /// What a subscriber leaves behind besides its place.
-fn part(channel: &mut Channel, name: &Arc<str>, gone: Gone, out: &mut Out) {
+fn part(channel: &mut Channel, name: &Arc<str>, gone: Gone, out: &mut Told) {
     if let Some(stream) = &mut channel.stream {
         stream.deltas = stream.deltas.saturating_sub(u32::from(gone.delta));
     }
@@ -473,7 +445,7 @@ fn part(channel: &mut Channel, name: &Arc<str>, gone: Gone, out: &mut Out) {
         }
     }
     if announce {
-        tell(&channel.interest, out, || Event::Leave { channel: name.clone(), info: info.clone() });
+        channel.interest.tell(out, || Event::Leave { channel: name.clone(), info: info.clone() });
     }
 }
 

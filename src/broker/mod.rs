@@ -9,6 +9,9 @@
 //! Owns the contract (requests, events, who owns what). Knows nothing of sessions or options: it sees a return address,
 //! and is told with each request what a channel keeps.
 
+pub mod engine;
+mod epoch;
+mod interest;
 mod kept;
 mod memory;
 mod presence;
@@ -16,6 +19,8 @@ mod recent;
 mod stream;
 mod table;
 
+pub use epoch::{Epoch, EpochMark};
+pub use interest::Told;
 pub use memory::{Evicted, Limits, Memory};
 pub use table::PARTS as CHANNEL_PARTS;
 
@@ -23,7 +28,6 @@ use crate::protocol::code::ClientError;
 use crate::protocol::{ClientInfo, Publication};
 use bytes::Bytes;
 use compact_str::CompactString;
-use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
@@ -44,40 +48,8 @@ pub enum Asker {
     Backend(u64),
 }
 
-/// Which life of a stream: whoever lost its memory begins another. Eight letters, as Centrifugo's.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Epoch(pub(crate) [u8; 8]);
-
-impl Epoch {
-    /// Of a channel without a stream.
-    pub const NONE: Epoch = Epoch([0; 8]);
-
-    /// From any 64 random bits.
-    pub fn random(bits: u64) -> Epoch {
-        Epoch(bits.to_le_bytes().map(|byte| b'a' + byte % 26))
-    }
-}
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().take_while(|&&byte| byte != 0).try_for_each(|&byte| fmt::Write::write_char(f, char::from(byte)))
-    }
-}
-
-impl fmt::Debug for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl PartialEq<str> for Epoch {
-    fn eq(&self, text: &str) -> bool {
-        self.0.iter().copied().take_while(|&byte| byte != 0).eq(text.bytes())
-    }
-}
-
 /// A place in a channel's stream: so many publications into this epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Position {
     pub offset: u64,
     pub epoch: Epoch,

@@ -63,7 +63,7 @@ impl Recent {
             let entry = &self.entries[(number - self.first) as usize];
             entry.key == *key && entry.channel == *channel && entry.until > now_ms
         };
-        self.numbers.find(hash, is_it).map(|number| self.entries[(number - self.first) as usize].result)
+        self.numbers.find(hash, is_it).map(|number| self.entries[(number - self.first) as usize].result.clone())
     }
 
     pub fn insert(&mut self, now_ms: u64, channel: &Arc<str>, key: &CompactString, result: Option<Position>) {
@@ -126,7 +126,7 @@ mod tests {
         let (channel, other, key): (Arc<str>, Arc<str>, CompactString) = ("c".into(), "d".into(), "k".into());
         let at = Some(Position { offset: 7, epoch: Epoch::NONE });
         assert_eq!(recent.find(0, &channel, &key), None);
-        recent.insert(0, &channel, &key, at);
+        recent.insert(0, &channel, &key, at.clone());
         recent.insert(0, &other, &key, None);
         assert_eq!(recent.find(REMEMBERED_MS - 1, &channel, &key), Some(at));
         assert_eq!(recent.find(1, &other, &key), Some(None));

@@ -68,7 +68,7 @@ impl Stream {
     }
 
     pub fn position(&self) -> Position {
-        Position { offset: self.top, epoch: self.epoch }
+        Position { offset: self.top, epoch: self.epoch.clone() }
     }
 
     /// Bytes it counts for.
@@ -224,13 +224,9 @@ mod tests {
 
     const KEEP: Keep = Keep { size: 3, ttl_ms: 100, meta_ttl_ms: 1000 };
 
-    fn epoch(letter: u8) -> Epoch {
-        Epoch([letter; 8])
-    }
-
     /// One with `count` publications, of which the latest `KEEP.size` are kept.
     fn stream(count: usize) -> Stream {
-        let mut stream = Stream::new(epoch(b'e'), 1, 0);
+        let mut stream = Stream::new(Epoch::from("eeeeeeee"), 1, 0);
         for number in 1..=count {
             add(&mut stream, 0, &number.to_string());
         }
@@ -341,7 +337,7 @@ mod tests {
 
     #[test]
     fn publications_and_then_the_stream_are_forgotten_in_time() {
-        let mut stream = Stream::new(epoch(b'e'), 1, 0);
+        let mut stream = Stream::new(Epoch::from("eeeeeeee"), 1, 0);
         stream.touch(0, KEEP);
         assert_eq!((stream.due(), stream.bytes_kept()), (1000, STREAM_BYTES));
         let first = add(&mut stream, 0, "1");

@@ -14,7 +14,7 @@ mod tests;
 
 pub use batch::{ChannelEvent, Frames, as_delta};
 
-use crate::broker::{Epoch, Extras, Position};
+use crate::broker::{EpochMark, Extras, Position};
 use crate::protocol::Publication;
 use crate::wire::Wire;
 use crate::ws::Deflater;
@@ -184,12 +184,19 @@ struct Channel<J> {
     holds: u32,
     /// Subscribers that choose by tags.
     filtered: u32,
-    /// How far the stream has come here, for those who keep a position; no epoch = not known.
-    position: Position,
+    /// How far the stream has come here, for those who keep a position.
+    place: StreamPlace,
     waiting: Option<Box<Waiting<J>>>,
 }
 
 const _: () = assert!(size_of::<Channel<()>>() <= 72);
+
+/// A position as small as can be; no epoch = not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct StreamPlace {
+    offset: u64,
+    epoch: EpochMark,
+}
 
 #[derive(Debug)]
 struct Waiting<J> {
@@ -286,9 +293,9 @@ impl<J> Hub<J> {
     }
 
     fn insert(&mut self, name: Arc<str>) -> ChannelId {
-        let (slots, position) = (SmallVec::new(), Position::default());
+        let (slots, place) = (SmallVec::new(), StreamPlace::default());
         let hash = self.hasher.hash_one(&*name);
-        let channel = Channel { name, slots, holds: 0, filtered: 0, position, waiting: None };
+        let channel = Channel { name, slots, holds: 0, filtered: 0, place, waiting: None };
         let id = self.channels.insert(channel) as ChannelId;
         let Hub { names, hasher, channels, .. } = self;
         names.insert_unique(hash, id, |&id| hasher.hash_one(&*channels[id as usize].name));
@@ -335,10 +342,11 @@ impl<J> Hub<J> {
 
     /// The channel's owner told where the stream stands: from here on each publication must follow. What was known
     /// before is of no use if nobody listened meanwhile; if somebody did, it is the same or something was lost.
-    pub fn begin(&mut self, id: ChannelId, position: Position) {
+    pub fn begin(&mut self, id: ChannelId, position: &Position) {
         let channel = &mut self.channels[id as usize];
-        let known = std::mem::replace(&mut channel.position, position);
-        if known.epoch != Epoch::NONE && known != position && !channel.slots.is_empty() {
+        let place = StreamPlace { offset: position.offset, epoch: position.epoch.mark() };
+        let known = std::mem::replace(&mut channel.place, place);
+        if known.epoch != EpochMark::NONE && known != place && !channel.slots.is_empty() {
             self.wait(id, Op::Gap, None);
         }
     }
@@ -414,15 +422,15 @@ impl<J> Hub<J> {
     /// Publications of `name` were lost on their way here.
     pub fn gap(&mut self, name: &str) {
         if let Some(id) = self.find(name) {
-            self.channels[id as usize].position = Position::default();
+            self.channels[id as usize].place = StreamPlace::default();
             self.wait(id, Op::Gap, None);
         }
     }
 
     /// Does this publication come right after the last one?
     fn follow(&mut self, id: ChannelId, publication: &Publication) -> Follows {
-        let known = &mut self.channels[id as usize].position;
-        if publication.offset == 0 || known.epoch == Epoch::NONE {
+        let known = &mut self.channels[id as usize].place;
+        if publication.offset == 0 || known.epoch == EpochMark::NONE {
             return Follows::Yes;
         }
         let same_life = publication.epoch.is_empty() || known.epoch == *publication.epoch;
@@ -433,7 +441,7 @@ impl<J> Hub<J> {
         if same_life && publication.offset <= known.offset {
             return Follows::Again;
         }
-        *known = Position::default();
+        *known = StreamPlace::default();
         Follows::Not
     }
 

@@ -2,6 +2,7 @@
 
 use super::batch::EVENT_BYTES;
 use super::*;
+use crate::broker::Epoch;
 use crate::protocol::Encoding;
 use crate::ws;
 use proptest::prelude::*;
@@ -69,7 +70,7 @@ fn at(offset: u64, epoch: &str) -> Arc<Publication> {
 }
 
 fn position(offset: u64, life: u8) -> Position {
-    Position { offset, epoch: Epoch([life; 8]) }
+    Position { offset, epoch: Epoch::from(char::from(life).to_string().repeat(8).as_str()) }
 }
 
 /// What waits, in short.
@@ -91,14 +92,14 @@ fn an_offset_that_does_not_follow_is_a_gap_and_an_old_one_is_skipped() {
     let (id, slot) = subscribe(&mut hub, 1, Encoding::Json);
     hub.publish("c", at(9, ""), None, None);
     assert_eq!(waiting(&mut hub), "p", "nobody keeps a position yet");
-    hub.begin(id, position(3, b'a'));
+    hub.begin(id, &position(3, b'a'));
     for (offset, epoch, expected) in
         [(4, "", "p"), (4, "", ""), (2, "", ""), (5, "aaaaaaaa", "p"), (0, "", "p"), (7, "", "gp"), (9, "", "p")]
     {
         hub.publish("c", at(offset, epoch), None, None);
         assert_eq!(waiting(&mut hub), expected, "{offset} {epoch}");
     }
-    hub.begin(id, position(9, b'a'));
+    hub.begin(id, &position(9, b'a'));
     hub.publish("c", at(1, "bbbbbbbb"), None, None);
     assert_eq!(waiting(&mut hub), "gp", "another life of the stream");
     hub.gap("c");
@@ -111,16 +112,16 @@ fn an_offset_that_does_not_follow_is_a_gap_and_an_old_one_is_skipped() {
 fn a_position_from_before_nobody_listened_is_forgotten() {
     let mut hub = Hub::default();
     let (id, slot) = subscribe(&mut hub, 1, Encoding::Json);
-    hub.begin(id, position(20, b'a'));
+    hub.begin(id, &position(20, b'a'));
     hub.hold("c");
     hub.leave(id, slot);
     // Held by one that waits for its owner; the stream has begun anew meanwhile.
-    hub.begin(id, position(5, b'b'));
+    hub.begin(id, &position(5, b'b'));
     hub.join(id, json_slot(2));
     hub.publish("c", at(6, ""), None, None);
     assert_eq!(waiting(&mut hub), "p");
     hub.hold("c");
-    hub.begin(id, position(8, b'b'));
+    hub.begin(id, &position(8, b'b'));
     assert_eq!(waiting(&mut hub), "g", "somebody listened and did not hear 7 and 8");
 }
 

@@ -341,7 +341,7 @@ impl Session {
             ttl: ttl.unwrap_or(0),
             recoverable,
             positioned,
-            epoch: position.map_or_else(String::new, |position| position.epoch.to_string()),
+            epoch: position.as_ref().map_or_else(String::new, |position| position.epoch.to_string()),
             // Who recovered counts on from the publications; the others begin at the top.
             offset: match recovers {
                 Some(offset) if recovered => offset,

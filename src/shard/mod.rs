@@ -559,7 +559,7 @@ impl Shard {
                 // It is held since the question was asked.
                 let Some(id) = self.hub.find(&channel) else { return };
                 if let Some(found) = &found {
-                    self.hub.begin(id, found.position);
+                    self.hub.begin(id, &found.position);
                 }
                 if let Some(joining) = self.hub.queue_join(id, Joining { conn, channel: id, ticket, found }) {
                     self.join(now, table, joining);

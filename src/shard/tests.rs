@@ -333,7 +333,9 @@ impl Node {
         let request = Request::Publish { channel: "c".into(), publication, asker, treatment };
         self.shard.mail(self.now, &mut self.clients, Mail::Ask(request));
         let answer = self.shard.out.iter().find_map(|out| match out {
-            Out::Answer { answer: ControlAnswer::Owner(broker::Answer::Published(position)), .. } => Some(*position),
+            Out::Answer { answer: ControlAnswer::Owner(broker::Answer::Published(position)), .. } => {
+                Some(position.clone())
+            }
             _ => None,
         });
         self.shard.out.clear();

@@ -137,7 +137,7 @@ fn publish_positioned() -> Operation {
     let position = Position { offset: 0, epoch: Epoch::random(7) };
     for conn in 0..SUBSCRIBERS {
         let id = hub.hold(NAME);
-        hub.begin(id, position);
+        hub.begin(id, &position);
         hub.join(id, Slot { flags: Flags::POSITIONED, ..slot(conn) });
     }
     let mut publication = Publication { data: json_string().into(), ..Publication::default() };

@@ -160,8 +160,8 @@ impl Backend {
                 Some(first) => assert_eq!(*first, position, "{channel}: a key that came again"),
                 None if truth.sent(id).dud => assert!(version > 0),
                 None => {
-                    if let Some(Position { offset, epoch }) = position {
-                        truth.place(&channel, &epoch.to_string(), offset, id);
+                    if let Some(Position { offset, epoch }) = &position {
+                        truth.place(&channel, epoch.as_str(), *offset, id);
                     }
                     if !key.is_empty() {
                         self.keys.insert(place, position);
