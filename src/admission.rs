@@ -79,7 +79,10 @@ pub struct Admission {
     hasher: foldhash::quality::RandomState,
     /// Bytes in use; 0 = no limit.
     memory_max: AtomicUsize,
-    over_memory: AtomicBool,
+    /// Bytes in use beyond that.
+    excess: AtomicUsize,
+    /// How often memory was looked at.
+    looks: AtomicU64,
     /// When memory was looked at.
     looked_ns: AtomicU64,
     /// Health says so.
@@ -130,7 +133,8 @@ impl Admission {
             per_ip: Mutex::default(),
             hasher: Default::default(),
             memory_max: AtomicUsize::new(0),
-            over_memory: AtomicBool::new(false),
+            excess: AtomicUsize::new(0),
+            looks: AtomicU64::new(0),
             looked_ns: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -147,7 +151,7 @@ impl Admission {
         self.accepts.set(config.overload.accept_rate_limit);
         self.per_ip_max.store(config.client.connection_limit_per_ip, Ordering::Relaxed);
         self.memory_max.store(config.overload.memory_limit, Ordering::Relaxed);
-        self.over_memory.store(false, Ordering::Relaxed);
+        self.excess.store(0, Ordering::Relaxed);
         self.look_at_memory();
     }
 
@@ -207,12 +211,7 @@ impl Admission {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::Draining);
         }
-        let looked_ns = self.looked_ns.load(Ordering::Relaxed);
-        if self.memory_max.load(Ordering::Relaxed) > 0 && now_ns.saturating_sub(looked_ns) >= LOOK_NS {
-            // One reactor looks for all; should two do so, nothing is lost.
-            self.looked_ns.store(now_ns, Ordering::Relaxed);
-            self.look_at_memory();
-        }
+        self.look_in_time(now_ns);
         if self.is_over_memory() {
             return Err(Refused::Memory);
         }
@@ -242,6 +241,22 @@ impl Admission {
         self.clients_max.load(Ordering::Relaxed)
     }
 
+    /// Looks at memory if that was long ago.
+    fn look_in_time(&self, now_ns: u64) {
+        let looked_ns = self.looked_ns.load(Ordering::Relaxed);
+        if self.memory_max.load(Ordering::Relaxed) > 0 && now_ns.saturating_sub(looked_ns) >= LOOK_NS {
+            // One reactor looks for all; should two do so, nothing is lost.
+            self.looked_ns.store(now_ns, Ordering::Relaxed);
+            self.look_at_memory();
+        }
+    }
+
+    /// The number of the latest look at memory, and the bytes that were in use beyond the limit.
+    pub fn memory_excess(&self, now_ns: u64) -> (u64, usize) {
+        self.look_in_time(now_ns);
+        (self.looks.load(Ordering::Relaxed), self.excess.load(Ordering::Relaxed))
+    }
+
     /// Looks whether memory is over its limit, for [`Admission::admit`]. What is not known has not changed.
     pub fn look_at_memory(&self) {
         let is_limited = self.memory_max.load(Ordering::Relaxed) > 0;
@@ -251,11 +266,12 @@ impl Admission {
     }
 
     fn set_in_use(&self, bytes: usize) {
-        self.over_memory.store(bytes > self.memory_max.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.excess.store(bytes.saturating_sub(self.memory_max.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.looks.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn is_over_memory(&self) -> bool {
-        self.over_memory.load(Ordering::Relaxed)
+        self.excess.load(Ordering::Relaxed) > 0
     }
 
     /// The node will leave: health says so, clients are still taken.

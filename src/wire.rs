@@ -29,6 +29,9 @@ pub enum Wire {
 }
 
 /// Where a client's commands come from.
+/// Bytes around an event of one line.
+const SSE_AROUND: usize = b"data: \n\n".len();
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Commands {
     /// The connection that its replies leave by.
@@ -201,7 +204,13 @@ impl Wire {
     }
 
     fn wrapped(self, message: &[u8]) -> Bytes {
-        let mut out = Vec::with_capacity(message.len() + 8);
+        // Exactly as long as it gets, mostly: more room would take another allocation to share.
+        let around = match self {
+            Wire::SseJson | Wire::UniSse => SSE_AROUND,
+            Wire::StreamJson | Wire::UniStream => 1,
+            _ => 0,
+        };
+        let mut out = Vec::with_capacity(message.len() + around);
         self.wrap(message, &mut out);
         out.into()
     }

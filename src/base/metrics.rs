@@ -170,6 +170,7 @@ counters! {
     write_timeouts: "gannet_transport_write_timeouts_total" "Clients closed because their socket took no byte for websocket.write_timeout.",
     message_timeouts: "gannet_transport_message_timeouts_total" "Connections closed because a message that they began did not end within websocket.message_timeout.",
     limit_held: "gannet_transport_held_input_limit_total" "Connections closed because unfinished messages and waiting input were over reactor.held_input_size.",
+    limit_output: "gannet_transport_waiting_output_limit_total" "Connections closed because memory was over overload.memory_limit and most waited for them.",
     resets: "gannet_transport_connections_lost_total" "Sockets that ended without a close frame.",
 }
 

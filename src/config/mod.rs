@@ -269,6 +269,8 @@ options! {
         expired_sub_close_delay: Duration = secs(25), Rule::Time(Duration::ZERO, DAY);
         /// Publications that one history call may return.
         history_max_publication_limit: usize = 300, Rule::Count(1, MIB);
+        /// Clients that one presence call may return; with more in the channel: error 106. The server API returns all.
+        presence_max_client_limit: usize = 10_000, Rule::Count(1, NO_MAX);
         /// Publications that one recovery may return; who missed more is told that it was not recovered.
         recovery_max_publication_limit: usize = 300, Rule::Count(1, MIB);
         /// Connections of one user on this node; beyond: close 3504. Anonymous clients are not counted. 0 = no limit.

@@ -33,6 +33,8 @@ pub struct Outside {
     ids: Vec<u8>,
     /// For the service thread, at the end of the turn: it is woken once for all of them.
     answers: Vec<Answered>,
+    /// The look at memory that was heard of last.
+    look: u64,
 }
 
 impl Outside {
@@ -46,6 +48,7 @@ impl Outside {
             user_header: config.client.user_id_http_header.clone(),
             ids: Vec::new(),
             answers: Vec::new(),
+            look: 0,
         })
     }
 
@@ -159,6 +162,14 @@ impl Host for Outside {
         }
         self.forwarded = config.forwarded_headers();
         self.user_header = config.client.user_id_http_header.clone();
+    }
+
+    fn memory_excess(&mut self) -> usize {
+        let (look, excess) = self.admission.memory_excess(machine_ns());
+        match std::mem::replace(&mut self.look, look) == look {
+            true => 0,
+            false => excess.div_ceil(self.links.reactors.len().max(1)),
+        }
     }
 
     fn micros(&mut self) -> u64 {

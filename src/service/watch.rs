@@ -93,7 +93,7 @@ pub fn draining(admission: Arc<Admission>) -> tokio::sync::watch::Receiver<bool>
 /// Counters worth a line when they grow, and what to do about each.
 type Watched = (fn(&Counters) -> u64, &'static str);
 
-const WATCHED: [Watched; 15] = [
+const WATCHED: [Watched; 16] = [
     (
         |c| c.limit_connections,
         "clients refused at the connection limit: raise client.connection_limit or LimitNOFILE, or add nodes",
@@ -104,6 +104,10 @@ const WATCHED: [Watched; 15] = [
     ),
     (|c| c.limit_per_ip, "connections refused by client.connection_limit_per_ip: a proxy in front needs it off"),
     (|c| c.limit_memory, "handshakes refused for memory: raise overload.memory_limit or add nodes"),
+    (
+        |c| c.limit_output,
+        "clients that did not read closed (3008) while memory was over its limit: raise overload.memory_limit or lower client.queue_max_size",
+    ),
     (|c| c.limit_accept, "sockets closed by overload.accept_rate_limit"),
     (|c| c.limit_sockets, "sockets closed for want of file descriptors: raise LimitNOFILE"),
     (|c| c.limit_service, "HTTP connections refused by http_server.service_connection_limit"),

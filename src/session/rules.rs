@@ -81,6 +81,8 @@ pub struct Rules {
     pub user_connection_limit: usize,
     pub history_limit: usize,
     pub recovery_limit: usize,
+    /// Clients that one presence reply may tell of.
+    pub presence_limit: usize,
     /// Ticks between pings, at most.
     pub ping_interval: Tick,
     /// Pings are due at multiples of so many ticks, so that a reactor wakes up for many of them at once.
@@ -230,6 +232,7 @@ impl Rules {
             idempotency_key_length_max: channel.idempotency_key_max_length,
             user_connection_limit: client.user_connection_limit,
             history_limit: client.history_max_publication_limit,
+            presence_limit: client.presence_max_client_limit,
             recovery_limit: client.recovery_max_publication_limit,
             ping_interval,
             ping_grid: (ping_interval / PING_GRID_PART).clamp(1, PING_GRID_MAX),

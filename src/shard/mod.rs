@@ -17,7 +17,7 @@ pub use name::{Secret, name_of, place_of};
 use crate::auth::{Cache, Jwks};
 use crate::base::metrics::Counters;
 use crate::base::wheel::TICK_MS;
-use crate::broker::{self, Asker, ConnKey, Event, Memory, Request, Target};
+use crate::broker::{self, Answer, Asker, ConnKey, Event, Memory, Request, Target};
 use crate::hub::{ChannelEvent, Delivery, Flags, Work};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::session::backend::{Ask, Call, Hook, Said};
@@ -160,6 +160,8 @@ pub struct Shard {
     only_ones: HashSet<ConnKey, RandomState>,
     /// Work over very many clients or channels that is under way.
     slow: VecDeque<slices::Slow>,
+    /// Who is present in large channels, as it is gathered.
+    lists: VecDeque<slices::PresentList>,
     secret: Arc<Secret>,
     /// Bytes of publications and clients in the answers that this shard gave as an owner.
     pub answered_bytes: u64,
@@ -200,6 +202,7 @@ impl Shard {
             seats: HashMap::default(),
             only_ones: HashSet::default(),
             slow: VecDeque::new(),
+            lists: VecDeque::new(),
             secret,
             answered_bytes: 0,
             out: Vec::new(),
@@ -514,10 +517,16 @@ impl Shard {
         if owner != self.me {
             return self.out.push(Out::Mail { reactor: owner, mail: Mail::Ask(request) });
         }
-        if let Request::Presence { channel, asker } = &request
-            && self.broker.presence_count(channel) > slices::AT_ONCE
-        {
-            return self.list_present(channel.clone(), *asker);
+        if let Request::Presence { channel, asker } = &request {
+            let (channel, asker) = (channel.clone(), *asker);
+            let present = self.broker.presence_count(&channel);
+            if present > self.rules.presence_limit && matches!(asker, Asker::Client { .. }) {
+                let answer = Answer::Refused(ClientError::LimitExceeded);
+                return self.tell(asker.into(), Event::Answer { asker, answer });
+            }
+            if present > slices::AT_ONCE {
+                return self.list_present(channel, asker);
+            }
         }
         let mut told = std::mem::take(&mut self.told);
         self.broker.handle(now.ms, request, &mut told);

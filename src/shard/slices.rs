@@ -19,7 +19,8 @@ pub(super) const AT_ONCE: usize = 256;
 pub(super) enum Slow {
     Clients(ClientCall),
     Channels(ChannelList),
-    Present(PresentList),
+    /// The first of the lists of who is present.
+    Present,
 }
 
 pub(super) struct ClientCall {
@@ -42,7 +43,7 @@ pub(super) struct ChannelList {
     found: Vec<(Arc<str>, u64)>,
 }
 
-/// Who is in a channel.
+/// Who is in a channel. One such list is made at a time, however many are asked for: those that wait hold nothing.
 pub(super) struct PresentList {
     channel: Arc<str>,
     asker: Asker,
@@ -82,7 +83,10 @@ impl Shard {
 
     /// For a channel in which there are many. It goes on later, as everything is in its place by then.
     pub(super) fn list_present(&mut self, channel: Arc<str>, asker: Asker) {
-        self.slow.push_back(Slow::Present(PresentList { channel, asker, after: None, found: Vec::new() }));
+        if self.lists.is_empty() {
+            self.slow.push_back(Slow::Present);
+        }
+        self.lists.push_back(PresentList { channel, asker, after: None, found: Vec::new() });
     }
 
     fn begin(&mut self, now: Now, table: &mut impl Table, work: Slow) {
@@ -113,13 +117,7 @@ impl Shard {
                     list.part += 1;
                     (self.broker.part_len(list.part - 1), list.part < CHANNEL_PARTS)
                 }
-                Some(Slow::Present(list)) => {
-                    let found = self.broker.present(&list.channel, list.after, budget - done);
-                    let count = found.len();
-                    list.after = found.last().map(|&(client, _)| client);
-                    list.found.extend(found.into_iter().map(|(_, info)| info));
-                    (count, count == budget - done)
-                }
+                Some(Slow::Present) => self.list_more(budget - done),
                 None => (0, false),
             };
             (done, goes_on) = (done + count, more);
@@ -132,6 +130,16 @@ impl Shard {
         done
     }
 
+    /// So many more clients for the first list; how many there were, and whether there may be more.
+    fn list_more(&mut self, budget: usize) -> (usize, bool) {
+        let Some(list) = self.lists.front_mut() else { return (0, false) };
+        let found = self.broker.present(&list.channel, list.after, budget);
+        let count = found.len();
+        list.after = found.last().map(|&(client, _)| client);
+        list.found.extend(found.into_iter().map(|(_, info)| info));
+        (count, count == budget)
+    }
+
     fn answer_slow(&mut self, work: Slow) {
         match work {
             Slow::Clients(ClientCall { ticket, met, .. }) => {
@@ -140,8 +148,13 @@ impl Shard {
             Slow::Channels(ChannelList { ticket, found, .. }) => {
                 self.out.push(Out::Answer { ticket, answer: ControlAnswer::Channels(found) });
             }
-            Slow::Present(PresentList { asker, found, .. }) => {
-                self.tell(asker.into(), Event::Answer { asker, answer: Answer::Presence(found) });
+            Slow::Present => {
+                if let Some(PresentList { asker, found, .. }) = self.lists.pop_front() {
+                    self.tell(asker.into(), Event::Answer { asker, answer: Answer::Presence(found) });
+                }
+                if !self.lists.is_empty() {
+                    self.slow.push_back(Slow::Present);
+                }
             }
         }
     }

@@ -527,6 +527,58 @@ fn channels_and_who_is_in_one_are_listed_in_slices() {
     assert!((699..=701).contains(&present.len()), "{}", present.len());
 }
 
+/// Lists that were not begun hold nothing: one is made at a time, in the order in which they were asked for.
+#[test]
+fn lists_of_who_is_present_are_made_one_after_the_other() {
+    let mut node = Node::new(1, |config| config.channel.without_namespace.presence = true, |_| {});
+    (0..600).for_each(|_| _ = node.connected(&[json!({"id": 2, "subscribe": {"channel": "c"}})]));
+    node.shard.out.clear();
+    for ticket in 1..=5 {
+        let (channel, asker) = ("c".into(), Asker::Backend(ticket));
+        node.shard.mail(node.now, &mut node.clients, Mail::Ask(Request::Presence { channel, asker }));
+    }
+    let mut answers = Vec::new();
+    for slice in 1..=35 {
+        node.shard.fan_out(node.now, &mut node.clients, 100);
+        answers.extend(std::mem::take(&mut node.shard.out).into_iter().filter_map(|out| match out {
+            Out::Answer { ticket, answer: ControlAnswer::Owner(Answer::Presence(list)) } => {
+                assert_eq!(list.len(), 600);
+                Some((ticket, slice))
+            }
+            _ => None,
+        }));
+    }
+    assert_eq!(answers, [(1, 7), (2, 14), (3, 21), (4, 28), (5, 35)], "tickets, and the slices that they came with");
+    assert!(!node.shard.has_work());
+}
+
+/// A client is not sent more than it may; the backend is.
+#[test]
+fn presence_of_more_than_may_be_told_to_a_client_is_an_error() {
+    let change = |config: &mut Config| {
+        config.channel.without_namespace.presence = true;
+        config.client.presence_max_client_limit = 2;
+        config.client.insecure = true;
+    };
+    let mut node = Node::new(1, change, |_| {});
+    let subscribe = json!({"id": 2, "subscribe": {"channel": "c"}});
+    let first = node.connected(std::slice::from_ref(&subscribe));
+    let ask = |node: &mut Node| node.say(first, &[json!({"id": 3, "presence": {"channel": "c"}})]).concat();
+    node.connected(std::slice::from_ref(&subscribe));
+    assert!(ask(&mut node).contains("\"presence\":{"));
+    node.connected(std::slice::from_ref(&subscribe));
+    assert!(ask(&mut node).contains("\"code\":106"));
+    let counts = node.say(first, &[json!({"id": 4, "presence_stats": {"channel": "c"}})]).concat();
+    assert!(counts.contains("\"num_clients\":3"), "{counts}");
+    let (channel, asker) = ("c".into(), Asker::Backend(6));
+    node.shard.mail(node.now, &mut node.clients, Mail::Ask(Request::Presence { channel, asker }));
+    let told = |out: &Out| match out {
+        Out::Answer { answer: ControlAnswer::Owner(Answer::Presence(list)), .. } => list.len(),
+        _ => 0,
+    };
+    assert_eq!(node.shard.out.iter().map(told).sum::<usize>(), 3);
+}
+
 /// Nobody need do anything else for what a slice began to take effect.
 #[test]
 fn a_subscription_by_the_server_begins_with_its_slice() {

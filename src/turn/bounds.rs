@@ -26,6 +26,8 @@ pub struct Bounds {
     pub outbox_bytes: usize,
     /// Unfinished messages and waiting input of all connections.
     pub held_bytes: usize,
+    /// What may wait for all peers however much memory is in use.
+    pub output_bytes: usize,
     pub budget: Budget,
     /// Replies owed to one client.
     pub unanswered: usize,
@@ -37,8 +39,9 @@ pub struct Bounds {
     pub inflates: bool,
 }
 
-/// The part of overload.memory_limit that reactors may hold together in unfinished messages and waiting input. Buffers
-/// grow to twice what they hold at most, so a flood of those passes the limit by a tenth at most.
+/// The part of overload.memory_limit that reactors may hold together in unfinished messages and waiting input, and the
+/// part that may wait for peers whatever is in use. Buffers grow to twice what they hold at most, so a flood of those
+/// passes the limit by a tenth at most.
 const HELD_PART: usize = 20;
 
 impl Bounds {
@@ -46,7 +49,8 @@ impl Bounds {
     pub fn of_each(config: &Config, reactors: usize) -> Bounds {
         let mut bounds = Bounds::new(config);
         if config.overload.memory_limit > 0 {
-            bounds.held_bytes = bounds.held_bytes.min(config.overload.memory_limit / HELD_PART / reactors.max(1));
+            let part = config.overload.memory_limit / HELD_PART / reactors.max(1);
+            (bounds.held_bytes, bounds.output_bytes) = (bounds.held_bytes.min(part), part);
         }
         bounds
     }
@@ -70,6 +74,7 @@ impl Bounds {
             echo_bytes: config.echo.message_size_limit,
             outbox_bytes,
             held_bytes: config.reactor.held_input_size,
+            output_bytes: usize::MAX,
             budget: Budget::new(config),
             unanswered: config.client.unanswered_limit,
             fanout_slice: config.reactor.fanout_slice,
@@ -91,7 +96,9 @@ mod tests {
         assert_eq!(held(&config, 4), config.reactor.held_input_size);
         config.overload.memory_limit = 80 << 20;
         assert_eq!([held(&config, 1), held(&config, 4)], [4 << 20, 1 << 20]);
+        assert_eq!(Bounds::of_each(&config, 4).output_bytes, 1 << 20);
         config.overload.memory_limit = 80 << 30;
         assert_eq!(held(&config, 4), config.reactor.held_input_size);
+        assert_eq!(Bounds::of_each(&config, 4).output_bytes, 1 << 30);
     }
 }

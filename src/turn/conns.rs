@@ -186,6 +186,9 @@ pub struct Conns<S> {
     holders: usize,
     held_bytes: usize,
     outbox_bytes_max: usize,
+    /// Connections that have an outbox, and the size of all of them.
+    speakers: usize,
+    output_bytes: usize,
     /// Connections on which a direct write failed.
     failed: Vec<u32>,
     /// Direct writes since they were last asked for.
@@ -224,6 +227,8 @@ impl<S: Socket> Conns<S> {
             holders: 0,
             held_bytes: 0,
             outbox_bytes_max,
+            speakers: 0,
+            output_bytes: 0,
             failed: Vec::new(),
             direct: Wrote::default(),
             queued: 0,
@@ -368,11 +373,11 @@ impl<S: Socket> Conns<S> {
 
     /// Queues `frame`, unless the connection is past taking any.
     pub fn send(&mut self, conn: u32, frame: Bytes) {
-        let (max, len) = (self.outbox_bytes_max, frame.len() as u64);
+        let len = frame.len() as u64;
         let Some(outbox) = self.outbox(conn) else { return };
         outbox.push(frame);
-        let full = outbox.bytes() > max;
-        self.was_queued(conn, len, full);
+        let sizes = outbox.recount();
+        self.was_queued(conn, len, sizes);
     }
 
     /// Keeps a place for a reply, which counts for `weight` bytes until it is there.
@@ -380,15 +385,16 @@ impl<S: Socket> Conns<S> {
         if let Some(outbox) = self.outbox(conn) {
             outbox.push_hole(ticket, weight);
         }
+        self.count_outbox(conn);
     }
 
     /// The reply, where its place was kept. Input that waited for it goes on.
     pub fn fill(&mut self, conn: u32, ticket: u32, frame: Bytes) {
-        let (max, len) = (self.outbox_bytes_max, frame.len() as u64);
+        let len = frame.len() as u64;
         let Some(outbox) = self.outbox(conn) else { return };
         if outbox.fill(ticket, frame) {
-            let full = outbox.bytes() > max;
-            self.was_queued(conn, len, full);
+            let sizes = outbox.recount();
+            self.was_queued(conn, len, sizes);
         }
         if let Some(it) = self.slab.get_mut(conn as usize)
             && it.marks.take(Marks::PAUSED)
@@ -397,14 +403,27 @@ impl<S: Socket> Conns<S> {
         }
     }
 
-    fn was_queued(&mut self, conn: u32, bytes: u64, full: bool) {
+    /// A frame of so many bytes was queued; the outbox has grown to the first of `sizes` from the second.
+    fn was_queued(&mut self, conn: u32, bytes: u64, sizes: (usize, usize)) {
         self.queued += 1;
         self.queued_bytes += bytes;
+        self.has_grown(conn, sizes);
+    }
+
+    fn has_grown(&mut self, conn: u32, (size, before): (usize, usize)) {
+        self.output_bytes = self.output_bytes + size - before;
         self.mark_dirty(conn);
-        if full && self.full.last() != Some(&conn) {
+        if size > self.outbox_bytes_max && self.full.last() != Some(&conn) {
             self.full.push(conn);
             self.hurry(conn);
         }
+    }
+
+    /// Counts anew what waits for one peer; what waits for all is in [`Conns::output_bytes`].
+    fn count_outbox(&mut self, conn: u32) {
+        let Some(outbox) = self.slab.get_mut(conn as usize).and_then(|it| it.outbox.as_mut()) else { return };
+        let (size, before) = outbox.recount();
+        self.output_bytes = self.output_bytes + size - before;
     }
 
     /// Writes at once if nothing waits before it. What the socket does not take is queued: `rest` gives the bytes from
@@ -432,14 +451,10 @@ impl<S: Socket> Conns<S> {
 
     /// What is left of a frame that was written directly.
     fn send_begun(&mut self, conn: u32, rest: Bytes) {
-        let full = rest.len() > self.outbox_bytes_max;
         let Some(outbox) = self.outbox(conn) else { return };
         outbox.push_begun(rest);
-        self.mark_dirty(conn);
-        if full {
-            self.full.push(conn);
-            self.hurry(conn);
-        }
+        let sizes = outbox.recount();
+        self.has_grown(conn, sizes);
     }
 
     /// Does anything wait to leave?
@@ -452,11 +467,27 @@ impl<S: Socket> Conns<S> {
         self.slab.get(conn as usize).and_then(|it| it.outbox.as_ref()).map_or(0, |outbox| outbox.bytes())
     }
 
+    /// What waits for one peer counts for this much.
+    pub fn output_of(&self, conn: u32) -> usize {
+        self.slab.get(conn as usize).and_then(|it| it.outbox.as_ref()).map_or(0, |outbox| outbox.size())
+    }
+
+    /// The same of all connections.
+    pub fn output_bytes(&self) -> usize {
+        self.output_bytes
+    }
+
+    /// Does as much wait for this peer as for the others on average, or more?
+    pub fn has_its_share(&self, conn: u32) -> bool {
+        let size = self.output_of(conn);
+        size > 0 && size * self.speakers >= self.output_bytes
+    }
+
     /// Is more owed to the client than may be: too many replies, or too much with what waits already?
     pub fn owes_enough(&self, conn: u32, replies_max: usize) -> bool {
         let outbox = self.slab.get(conn as usize).and_then(|it| it.outbox.as_ref());
         outbox.is_some_and(|outbox| {
-            outbox.holes() >= replies_max || outbox.owed() > 0 && outbox.owed() + outbox.bytes() > self.outbox_bytes_max
+            outbox.holes() >= replies_max || outbox.owed() > 0 && outbox.owed() + outbox.size() > self.outbox_bytes_max
         })
     }
 
@@ -465,7 +496,10 @@ impl<S: Socket> Conns<S> {
         if matches!(it.phase, Phase::Closing | Phase::Dead) {
             return None;
         }
-        Some(it.outbox.get_or_insert_with(|| self.outboxes.pop().unwrap_or_default()))
+        Some(it.outbox.get_or_insert_with(|| {
+            self.speakers += 1;
+            self.outboxes.pop().unwrap_or_default()
+        }))
     }
 
     fn mark_dirty(&mut self, conn: u32) {
@@ -497,6 +531,7 @@ impl<S: Socket> Conns<S> {
         if !last.is_empty() {
             outbox.push(last);
         }
+        self.count_outbox(conn);
         self.mark_dirty(conn);
         self.hurry(conn);
         if let Some(it) = self.slab.get_mut(conn as usize) {
@@ -546,7 +581,7 @@ impl<S: Socket> Conns<S> {
     /// Is more waiting than may? What is owed does not count: the peer cannot take it.
     pub fn is_full(&self, conn: u32) -> bool {
         let outbox = self.slab.get(conn as usize).and_then(|it| it.outbox.as_ref());
-        outbox.is_some_and(|outbox| outbox.bytes() > self.outbox_bytes_max)
+        outbox.is_some_and(|outbox| outbox.size() > self.outbox_bytes_max)
     }
 
     /// Takes the list of connections to flush; give it back with [`Conns::restore_dirty`].
@@ -571,6 +606,8 @@ impl<S: Socket> Conns<S> {
         }
         let (Some(outbox), Some(socket)) = (it.outbox.as_mut(), it.socket.as_mut()) else { return Ok(None) };
         let wrote = outbox.write(socket)?;
+        let (size, before) = outbox.recount();
+        self.output_bytes = self.output_bytes + size - before;
         it.marks.set(Marks::BLOCKED, wrote.blocked);
         let rested = if outbox.is_empty() { it.outbox.take() } else { None };
         // Before a handshake is done, and after the end, another deadline holds.
@@ -589,10 +626,17 @@ impl<S: Socket> Conns<S> {
         Ok(Some(wrote))
     }
 
+    /// Drops all that waits for a connection that is dead.
+    pub fn forget_output(&mut self, conn: u32) {
+        let outbox = self.slab.get_mut(conn as usize).and_then(|it| it.outbox.take());
+        self.pool_outbox(outbox);
+    }
+
     fn pool_outbox(&mut self, outbox: Option<Box<Outbox>>) {
-        if let Some(mut outbox) = outbox
-            && self.outboxes.len() < OUTBOXES_MAX
-        {
+        let Some(mut outbox) = outbox else { return };
+        self.speakers -= 1;
+        self.output_bytes -= outbox.recount().1;
+        if self.outboxes.len() < OUTBOXES_MAX {
             outbox.reset();
             self.outboxes.push(outbox);
         }
@@ -698,12 +742,14 @@ impl<S: Socket> Table for Conns<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outbox::PLACE_BYTES;
     use super::super::testing::Line;
     use super::*;
+    use crate::ws;
 
-    /// A client of a reactor that holds back, and the other end of it.
-    fn delayed() -> (Conns<Line>, u32, Line) {
-        let (mut conns, line) = (Conns::new(0, 100, true), Line::default());
+    /// A client of a reactor that holds back, for which 100 bytes in so many frames may wait; and the other end of it.
+    fn delayed(frames: usize) -> (Conns<Line>, u32, Line) {
+        let (mut conns, line) = (Conns::new(0, 100 + frames * PLACE_BYTES, true), Line::default());
         let conn = conns.insert(line.clone(), 0, NEVER);
         conns.get(conn).expect("a connection").phase = Phase::Client;
         (conns, conn, line)
@@ -720,7 +766,7 @@ mod tests {
 
     #[test]
     fn what_is_delayed_leaves_together_and_in_order() {
-        let (mut conns, conn, line) = delayed();
+        let (mut conns, conn, line) = delayed(4);
         conns.deliver(conn, &Bytes::from("a"), true);
         assert_eq!(flush(&mut conns), (0, 0));
         conns.send(conn, Bytes::from("b"));
@@ -738,21 +784,47 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_frame_that_was_written_at_once_counts_towards_the_limit() {
-        let (mut conns, line) = (Conns::new(0, 100, false), Line::with_room(5));
-        let conn = conns.insert(line, 0, NEVER);
-        conns.get(conn).expect("a connection").phase = Phase::Client;
-        conns.deliver(conn, &Bytes::from(vec![b'a'; 105]), true);
-        assert!((conns.waiting(conn), conns.take_full().is_empty()) == (100, true));
-        let (mut conns, line) = (Conns::new(0, 100, false), Line::with_room(5));
-        let conn = conns.insert(line, 0, NEVER);
-        conns.get(conn).expect("a connection").phase = Phase::Client;
-        conns.deliver(conn, &Bytes::from(vec![b'a'; 106]), true);
-        assert_eq!((conns.waiting(conn), conns.take_full()), (101, vec![conn]));
+        for (bytes, left, full) in [(105, 100, false), (106, 101, true)] {
+            let (mut conns, line) = (Conns::new(0, 100 + PLACE_BYTES, false), Line::with_room(5));
+            let conn = conns.insert(line, 0, NEVER);
+            conns.get(conn).expect("a connection").phase = Phase::Client;
+            conns.deliver(conn, &Bytes::from(vec![b'a'; bytes]), true);
+            let expected = if full { vec![conn] } else { Vec::new() };
+            assert_eq!((conns.waiting(conn), conns.take_full()), (left, expected));
+        }
+    }
+
+    /// Small frames or large ones, a client's own or shared by many: what waits takes no more than it may, and a frame.
+    #[test]
+    fn what_waits_takes_no_more_memory_than_its_limit() {
+        const LIMIT: usize = 1 << 20;
+        for (bytes, shared) in [(1, false), (1, true), (20, false), (20, true), (300, false), (10_000, false)] {
+            let payload = vec![b'x'; bytes];
+            let of_all = ws::frame(ws::Opcode::Text, &payload);
+            let (mut conns, line) = (Conns::new(0, LIMIT, false), Line::with_room(0));
+            let conn = conns.insert(line, 0, NEVER);
+            let mut count = 0;
+            let allocated = allocation_counter::measure(|| {
+                while !conns.is_full(conn) {
+                    let frame = if shared { of_all.clone() } else { ws::frame(ws::Opcode::Text, &payload) };
+                    conns.send(conn, frame);
+                    count += 1;
+                }
+            });
+            let taken = allocated.bytes_current as usize;
+            assert!(taken <= LIMIT + LIMIT / 50 + bytes, "{taken} bytes for {count} frames of {bytes}");
+            assert!(count * (bytes + PLACE_BYTES) >= LIMIT / 2, "{count} frames of {bytes}");
+            conns.flush(conn, 0, 10, false).expect("blocked");
+            assert_eq!(conns.output_bytes(), conns.output_of(conn));
+            conns.kill(conn);
+            conns.reap(|_, _| {});
+            assert_eq!((conns.output_bytes(), conns.speakers), (0, 0));
+        }
     }
 
     #[test]
     fn a_close_and_a_full_outbox_do_not_wait() {
-        let (mut conns, conn, line) = delayed();
+        let (mut conns, conn, line) = delayed(1);
         conns.send(conn, Bytes::from(vec![b'a'; 101]));
         assert_eq!((conns.take_full(), flush(&mut conns), conns.is_full(conn)), (vec![conn], (1, 101), false));
         conns.send(conn, Bytes::from("b"));
@@ -762,7 +834,7 @@ mod tests {
 
     #[test]
     fn a_reply_that_is_filled_in_counts_towards_the_limit() {
-        let (mut conns, conn, _) = delayed();
+        let (mut conns, conn, _) = delayed(1);
         conns.send_hole(conn, 1, 64);
         assert!(conns.take_full().is_empty() && !conns.owes_enough(conn, 2) && conns.owes_enough(conn, 1));
         conns.fill(conn, 1, Bytes::from(vec![b'a'; 101]));

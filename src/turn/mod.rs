@@ -6,7 +6,8 @@
 //!
 //! A turn, in this order:
 //! ready sockets, one read each, and those that wait from the last turn -> mail -> timers -> a slice of the fan-out
-//! -> flush of what is dirty, one write a connection -> drain -> reap the dead -> mail to other reactors.
+//! -> flush of what is dirty, one write a connection -> relief of memory -> drain -> reap the dead
+//! -> mail to other reactors.
 //!
 //! What keeps it cheap and fair:
 //! - A connection is served once in a turn, and a socket is read once. What it causes has a [`Budget`]: the rest of its
@@ -30,6 +31,7 @@ mod leave;
 mod mail;
 pub mod outbox;
 mod output;
+mod relief;
 pub mod request;
 #[cfg(test)]
 mod testing;
@@ -52,6 +54,7 @@ use crate::shard::{ControlAnswer, Mail, Shard};
 use crate::ws;
 use conns::{Conns, Marks, Phase};
 use leave::Drain;
+use relief::Relief;
 use request::{Decision, Introduction};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -116,6 +119,9 @@ pub trait Host {
     fn send(&mut self, reactor: u16, mail: &mut Vec<Mail>);
     /// The node serves by this configuration from now on.
     fn take_settings(&mut self, config: &Config);
+    /// Bytes that are in use beyond overload.memory_limit, as far as this reactor is to give them up; 0 = none, or
+    /// nobody has looked since this was asked last.
+    fn memory_excess(&mut self) -> usize;
     /// Microseconds of a clock that never steps back; measures work, and decides nothing.
     fn micros(&mut self) -> u64;
 }
@@ -166,6 +172,7 @@ pub struct Turns<H: Host> {
     /// One for all connections; absent if compression is off.
     inflate: Option<ws::Inflate>,
     drain: Option<Drain>,
+    relief: Relief,
     /// When the shard wants to be asked again, in milliseconds since 1970.
     wake_at: Option<u64>,
     /// When what is held back for client.write_delay must leave, as `now_ns`; `None` = nothing is.
@@ -194,6 +201,7 @@ impl<H: Host> Turns<H> {
             echo_buffer: Vec::new(),
             inflate: bounds.inflates.then(ws::Inflate::default),
             drain: None,
+            relief: Relief::default(),
             wake_at: None,
             flush_at: None,
             now_ns: 0,
@@ -219,6 +227,7 @@ impl<H: Host> Turns<H> {
         self.wake_at = self.shard.tick(self.now);
         self.fan_out();
         self.flush();
+        self.relieve();
         self.drain_step();
         self.reap();
         self.send_mail();
@@ -243,7 +252,8 @@ impl<H: Host> Turns<H> {
 
     /// Is there work that waits for nothing?
     pub fn has_work(&self) -> bool {
-        self.conns.has_queued() || self.timers_more || self.shard.has_work() || self.mail_waiting() > 0
+        let more = self.timers_more || self.relief.is_under_way();
+        more || self.conns.has_queued() || self.shard.has_work() || self.mail_waiting() > 0
     }
 
     /// When a timer may be due next, as far as it is known.

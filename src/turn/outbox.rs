@@ -5,7 +5,8 @@
 //! connection has an outbox only while something waits; the rest lie in a pool.
 //!
 //! Invariants: `bytes` is the sum of the queued frames. `holes` lists the places of all holes, in their order, counted
-//! from the first item that this outbox ever had; `left` items of those are gone.
+//! from the first item that this outbox ever had; `left` items of those are gone. What waits counts for its bytes and
+//! its places, so that many small frames take no more memory than they are allowed.
 
 use super::Socket;
 use bytes::{Buf, Bytes};
@@ -16,12 +17,16 @@ use std::io::{self, IoSlice};
 const SLICES_MAX: usize = 128;
 /// Room an outbox may keep when it goes back to the pool, in frames.
 const KEEP_MAX: usize = 4;
+/// What a frame takes beside its bytes: its place, in a queue that has room for twice as many at most.
+pub const PLACE_BYTES: usize = 2 * size_of::<Item>();
 
 #[derive(Debug)]
 enum Item {
     Frame(Bytes),
     Hole,
 }
+
+const _: () = assert!(size_of::<Item>() == 32);
 
 /// A reply that is owed.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +49,8 @@ pub struct Outbox {
     left: usize,
     /// Part of the front frame is on the wire: it must be finished.
     begun: bool,
+    /// Its size when it was last asked for.
+    counted: usize,
 }
 
 /// What writing came to.
@@ -59,6 +66,17 @@ impl Outbox {
     /// Bytes that wait, those behind holes with them.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What all that waits counts for: its bytes and its places. A frame that others wait for too counts in full.
+    pub fn size(&self) -> usize {
+        self.bytes + self.queue.len() * PLACE_BYTES
+    }
+
+    /// Its size now, and when this was last asked.
+    pub fn recount(&mut self) -> (usize, usize) {
+        let size = self.size();
+        (size, std::mem::replace(&mut self.counted, size))
     }
 
     /// Replies that are owed.
@@ -127,7 +145,7 @@ impl Outbox {
     pub fn reset(&mut self) {
         self.clear_unbegun();
         self.queue.clear();
-        (self.bytes, self.begun) = (0, false);
+        (self.bytes, self.begun, self.counted) = (0, false, 0);
         self.queue.shrink_to(KEEP_MAX);
         self.holes.shrink_to(0);
     }

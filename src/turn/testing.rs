@@ -133,6 +133,8 @@ pub struct Desk {
     /// Reactors that take no more.
     pub full: Vec<u16>,
     pub gone: usize,
+    /// What is in use beyond the limit.
+    pub excess: usize,
     /// How often the configuration was another.
     pub settings: usize,
 }
@@ -205,6 +207,10 @@ impl Host for Desk {
         self.settings += 1;
     }
 
+    fn memory_excess(&mut self) -> usize {
+        std::mem::take(&mut self.excess)
+    }
+
     fn micros(&mut self) -> u64 {
         0
     }
@@ -225,7 +231,7 @@ impl Bench {
         let rules = Arc::new(Rules::new(&config).expect("rules"));
         let mut shard = Shard::new(0, reactors, 7, Arc::new([0; 32]), rules);
         shard.deflater = ws::Deflater::new(&config.websocket);
-        let turn = Turns::new(0, reactors, shard, Desk::default(), Bounds::new(&config));
+        let turn = Turns::new(0, reactors, shard, Desk::default(), Bounds::of_each(&config, usize::from(reactors)));
         Bench { turn, now: Now { tick: 1, ms: 100, unix_ms: 1_800_000_000_000 } }
     }
 

@@ -311,6 +311,48 @@ fn unfinished_messages_of_all_have_a_bound_and_those_that_hold_most_go() {
     assert_eq!(ids(&modest.clone().take_written()), [2], "one that holds little goes on");
 }
 
+/// Beyond the limit those go for which most waits, no more of them than must, and none below their part of it.
+#[test]
+fn while_memory_is_over_its_limit_those_for_which_most_waits_go() {
+    const PART: usize = 1 << 20;
+    let mut bench = Bench::new(1, |config| config.overload.memory_limit = 20 * PART);
+    // One takes nothing, and the other has begun to take something large.
+    let stuck = |bench: &mut Bench, channel: &str, room| {
+        let line = Line::default();
+        let conn = bench.client(&line, "");
+        line.say(&frame(&format!(r#"{{"id":2,"subscribe":{{"channel":"{channel}"}}}}"#)));
+        bench.run(&[conn]);
+        let line = Line::with_room(room);
+        bench.turn.conns.get(conn).expect("a connection").socket = Some(line);
+        conn
+    };
+    let greedy: Vec<u32> = (0..10).map(|at| stuck(&mut bench, "loud", 10 * (at % 2))).collect();
+    let modest: Vec<u32> = (0..20).map(|_| stuck(&mut bench, "quiet", 0)).collect();
+    bench.run_with(&[], (0..5).map(|_| publish("loud", long(100_000), None)).collect());
+    bench.run_with(&[], vec![publish("quiet", long(100), None)]);
+    bench.settle(10);
+    let open = |bench: &mut Bench, conns: &[u32]| {
+        let is_open = |conn: &&u32| bench.turn.conns.get(**conn).is_some_and(|it| it.session.is_some());
+        conns.iter().filter(is_open).count()
+    };
+    assert_eq!((open(&mut bench, &greedy), open(&mut bench, &modest)), (10, 20), "memory is below its limit");
+    bench.turn.host.excess = 1_200_000;
+    bench.run(&[]);
+    bench.settle(10);
+    assert_eq!((open(&mut bench, &greedy), open(&mut bench, &modest)), (7, 20));
+    assert!(bench.turn.conns.output_bytes() < 3_700_000, "what waited for them is given back at once");
+    bench.turn.host.excess = 100 << 20;
+    bench.run(&[]);
+    bench.settle(10);
+    assert_eq!((open(&mut bench, &greedy), open(&mut bench, &modest)), (2, 20), "their part of the limit is left");
+    assert!(bench.turn.conns.output_bytes() <= PART && bench.turn.host.excess == 0);
+    assert_eq!(bench.turn.shard.counters.limit_output, 8);
+    assert_eq!(bench.turn.shard.counters.disconnects.get(&3008), Some(&8));
+    bench.turn.host.excess = 1;
+    bench.run(&[]);
+    assert_eq!(bench.turn.host.excess, 1, "nobody asks while so little waits");
+}
+
 #[test]
 fn nobody_is_judged_by_a_pong_that_lies_unread() {
     let (mut bench, line) = (Bench::new(1, |config| config.reactor.command_budget = 1), Line::default());

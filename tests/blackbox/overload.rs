@@ -173,6 +173,38 @@ fn a_flood_of_unfinished_messages_stays_below_the_memory_limit() {
     Witness::join(&server).hears(&server);
 }
 
+/// Clients that are in, and do not read what each has in a channel of its own: those for which most waits go, and
+/// memory stays near its limit.
+#[test]
+fn clients_that_do_not_read_do_not_pass_the_memory_limit() {
+    const LIMIT: u64 = 32 << 20;
+    let narrow = ["--http_server.send_buffer_size", "16KiB", "--websocket.write_timeout", "60s"];
+    let server = Server::with(OPEN, &[&narrow[..], &["--overload.memory_limit", "32MiB"]].concat());
+    let mut witness = Witness::join(&server);
+    let deaf: Vec<Peer> = (0..80)
+        .map(|at| {
+            let mut peer = Peer::open_narrow(server.address).upgrade(PATH);
+            peer.connect();
+            peer.send_frame(TEXT, format!(r#"{{"id":2,"subscribe":{{"channel":"c{at}"}}}}"#).as_bytes());
+            assert_eq!(peer.text(), r#"{"id":2,"subscribe":{}}"#);
+            peer
+        })
+        .collect();
+    let data = "x".repeat(100_000);
+    let mut most = 0;
+    for at in 0..80 {
+        (0..9).for_each(|_| server.publish(&format!("c{at}"), json!(data)));
+        most = most.max(server.metric("gannet_process_memory_in_use_bytes"));
+    }
+    assert!(most <= LIMIT + LIMIT / 10, "{most} bytes in use");
+    let closed = server.metric("gannet_transport_waiting_output_limit_total");
+    assert!((20..80).contains(&closed), "{closed} of 80 closed");
+    assert_eq!(server.disconnects(3008), closed);
+    witness.hears(&server);
+    drop(deaf);
+    Witness::join(&server).hears(&server);
+}
+
 #[test]
 fn plain_http_beyond_its_limit_gets_503() {
     let server = Server::with(OPEN, &["--http_server.service_connection_limit", "3"]);

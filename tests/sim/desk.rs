@@ -100,6 +100,10 @@ impl Host for Desk {
 
     fn take_settings(&mut self, _: &Config) {}
 
+    fn memory_excess(&mut self) -> usize {
+        0
+    }
+
     fn micros(&mut self) -> u64 {
         0
     }

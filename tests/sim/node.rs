@@ -626,13 +626,15 @@ impl Reactor {
     fn check_memory(&self) {
         let conns = &self.turns.conns;
         let max = self.outbox_max;
-        let mut held = 0;
+        let (mut held, mut output) = (0, 0);
         for (conn, it) in conns.iter() {
-            let bytes = conns.waiting(conn);
+            let bytes = conns.output_of(conn);
+            output += bytes;
             assert!(bytes <= max || !it.phase.is_open(), "conn {conn}: {bytes} bytes in an outbox of {max}");
             held += it.partial.as_ref().map_or(0, |it| it.tail.len() + it.message.len() + it.rest.len());
         }
         assert_eq!(conns.held_bytes(), held, "input that is held, as it is counted");
+        assert_eq!(conns.output_bytes(), output, "what waits for peers, as it is counted");
     }
 
     /// Is a place kept for a reply?
