@@ -43,7 +43,7 @@ fn memory(results: &Results) -> io::Result<Vec<Line>> {
     let file = &results.memory;
     let mut lines = Vec::new();
     for row in file.rows()?.into_iter().filter(|row| row.is("/server", "gannet")) {
-        let bytes = row.positive("/idle/rss")?;
+        let bytes = row.memory("/idle")?;
         let of = match row.text("/case")? {
             "shared" => format!("idle clients per GiB of process memory, in {}", channels(&row)?),
             "cached" => "the same, their tokens remembered".to_owned(),
@@ -55,7 +55,7 @@ fn memory(results: &Results) -> io::Result<Vec<Line>> {
             }
             other => return Err(file.lacks(&format!("a case {other:?} that is not known here"))),
         };
-        lines.push(line(of, GIB / bytes, format!("2^30 / {} bytes of RSS", with_commas(bytes)), file.name));
+        lines.push(line(of, GIB / bytes, format!("2^30 / {} bytes", with_commas(bytes)), file.name));
     }
     if lines.is_empty() { Err(file.lacks("no row of gannet")) } else { Ok(lines) }
 }

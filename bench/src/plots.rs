@@ -67,8 +67,11 @@ fn memory(file: &File) -> io::Result<Sheet> {
     let (mut idle, mut after, mut dearest) = (Vec::new(), Vec::new(), 0f64);
     for row in &rows {
         let ours = row.is("/server", OURS);
-        for (bars, place) in [(&mut idle, "/idle/rss"), (&mut after, "/after_message/rss")] {
-            let Some(value) = row.optional(place) else { continue };
+        for (bars, place) in [(&mut idle, "/idle"), (&mut after, "/after_message")] {
+            if row.optional(&format!("{place}/rss")).is_none() {
+                continue;
+            }
+            let value = row.memory(place)?;
             if ours {
                 dearest = dearest.max(value);
             }
@@ -80,9 +83,9 @@ fn memory(file: &File) -> io::Result<Sheet> {
     let end = if dearest > 0.0 { longest.min(dearest * BYTES_END) } else { longest };
     let panel = |title: String, bars: Vec<Bar>| Panel { title, bars, end: Some(end), line: None };
     Ok(Sheet {
-        title: "Process memory of a client, bytes of RSS".to_owned(),
+        title: "Process memory of a client, bytes".to_owned(),
         unit: format!(
-            "{} clients, less the same server with one; a client of Gannet has a token and a subscription, a peer's only \
+            "{} clients, resident or in use, whichever is more, less the same server with one; a client of Gannet has a token and a subscription, a peer's only \
              its connection. Less is better.",
             with_commas(file.head().number("/clients")?)
         ),

@@ -110,6 +110,13 @@ impl<'a> Row<'a> {
         if number > 0.0 { Ok(number) } else { Err(self.file.lacks(&format!("{number} at {place}"))) }
     }
 
+    /// Bytes of memory at `place`: resident or in use, whichever is more. An allocator keeps pages from the start, and
+    /// what they take in is not seen in what is resident.
+    pub fn memory(&self, place: &str) -> io::Result<f64> {
+        let in_use = self.optional(&format!("{place}/in_use")).unwrap_or(0.0);
+        Ok(self.positive(&format!("{place}/rss"))?.max(in_use))
+    }
+
     /// The figures of all repetitions.
     pub fn numbers(&self, place: &str) -> io::Result<Vec<f64>> {
         let list = self.value.pointer(place).and_then(Value::as_array).ok_or_else(|| self.lacks(place))?;
