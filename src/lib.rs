@@ -55,6 +55,7 @@ pub mod admission;
 pub mod heap;
 pub mod origin;
 
+pub mod engine;
 pub mod reactor;
 pub mod service;
 pub mod workers;

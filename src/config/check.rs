@@ -121,6 +121,7 @@ impl Config {
     pub(super) fn check_together(&self) -> Vec<Problem> {
         let mut problems = self.check_prefixes();
         problems.extend(self.check_backend());
+        problems.extend(self.check_engines());
         problems.extend(self.check_connect_codes());
         problems.extend(self.check_rate_limits());
         problems.extend(self.check_user_header());

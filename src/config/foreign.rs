@@ -41,8 +41,9 @@ pub enum Disposition {
     Refused(String),
 }
 
-const STORE: &str =
-    "channels, history and presence are kept in this process alone: set type to memory and run one node";
+const STORE: &str = "map subscriptions are not there yet: set type to memory, or remove the section";
+const RESP3: &str = "set it to false: RESP3 is spoken, which takes Redis 6.2";
+const REPLICA: &str = "set enabled to false: all is read where it is written";
 const PROXY: &str = "end TLS at a proxy in front of this port, and remove the section";
 const TRANSPORT: &str = "set enabled to false, and let clients use websocket, sse, http_stream or one of uni_";
 const CODE: &str = "set enabled to false: a disconnect push says why, in a response with status 200";
@@ -53,11 +54,16 @@ const KEY_SETS: &str = "an endpoint with groups stands for the list of URLs that
 const BUFFERS: &str = "a client has no buffer of its own while it has nothing to read or to write";
 
 const TOP: &[(&str, Verdict)] = &[
-    ("engine", Store),
-    ("broker", Store),
-    ("presence_manager", Store),
+    ("engine.redis.force_resp2", Missing(RESP3)),
+    ("engine.redis.replica_client", Switch(REPLICA)),
+    ("broker.redis.force_resp2", Missing(RESP3)),
+    ("broker.redis.replica_client", Switch(REPLICA)),
+    ("broker.nats.raw_mode", Switch("set enabled to false: subjects have the prefix and Protobuf in them")),
+    ("broker.postgres", Idle("only broker.type postgres reads it, and that is not there yet")),
+    ("presence_manager.redis.force_resp2", Missing(RESP3)),
+    ("presence_manager.redis.replica_client", Switch(REPLICA)),
     ("map_broker", Store),
-    ("controller", Store),
+    ("controller", Switch("set enabled to false: nodes speak to each other by the engine")),
     ("shared_poll", Idle(MAP)),
     ("consumers", Switch("publish through http_api, and remove those that are enabled")),
     ("webtransport", Switch(TRANSPORT)),
@@ -329,7 +335,6 @@ mod tests {
             "client.channel_position_check_delay",
             "client.concurrency",
             "client.presence_update_interval",
-            "engine",
             "node.info_metrics_aggregate_interval",
             "shutdown.timeout",
             "usage_stats",
@@ -398,14 +403,8 @@ mod tests {
     #[test]
     fn what_is_not_here_is_refused_with_what_to_do() {
         let table = [
-            (
-                r#"{"engine":{"type":"redis","redis":{"address":"a:1"}}}"#,
-                "engine",
-                "set type to memory and run one node",
-            ),
-            (r#"{"engine":{"redis":{"address":"a:1"}}}"#, "engine", "set type to memory"),
-            (r#"{"broker":{"enabled":true,"type":"nats"}}"#, "broker", "set type to memory"),
-            (r#"{"presence_manager":{"enabled":true,"type":"redis"}}"#, "presence_manager", "set type to memory"),
+            (r#"{"controller":{"enabled":true}}"#, "controller", "nodes speak to each other by the engine"),
+            (r#"{"engine":{"redis":{"force_resp2":true}}}"#, "engine.redis.force_resp2", "which takes Redis 6.2"),
             (r#"{"map_broker":{"type":"postgres"}}"#, "map_broker", "set type to memory"),
             (r#"{"webtransport":{"enabled":true}}"#, "webtransport", "let clients use websocket"),
             (r#"{"consumers":[{"name":"k","enabled":false},{"name":"l","enabled":true}]}"#, "consumers", "http_api"),
@@ -447,10 +446,6 @@ mod tests {
             assert_eq!(said(text), Vec::<String>::new(), "{text}");
         }
         let noted = [
-            (
-                r#"{"engine":{"type":"memory","redis":{"address":"a:1"}}}"#,
-                "engine: has no effect here: memory is the one",
-            ),
             (r#"{"uni_grpc":{"port":1}}"#, "uni_grpc: has no effect here: without enabled it is off"),
             (
                 r#"{"websocket":{"use_write_buffer_pool":true}}"#,
@@ -473,10 +468,10 @@ mod tests {
         let text = |name: &str, value: &str| option(name, Given::Text(value));
         let refused = |outcome: Option<Disposition>| matches!(outcome, Some(Disposition::Refused(_)));
         for (name, value) in [
-            ("engine_type", "redis"),
-            ("engine.type", "redis"),
-            ("engine", "redis"),
-            ("engine_redis_address", "a:1"),
+            ("map_broker_type", "redis"),
+            ("map_broker.type", "redis"),
+            ("map_broker", "redis"),
+            ("map_broker_redis_address", "a:1"),
             ("webtransport_enabled", "true"),
             ("http_server_tls_enabled", "true"),
             ("channel_without_namespace_subscribe_cel", "true"),
@@ -485,10 +480,10 @@ mod tests {
         ] {
             assert!(refused(text(name, value)), "{name}");
         }
-        for (name, value) in [("uni_grpc.enabled", "false"), ("broker_enabled", "true")] {
+        for (name, value) in [("uni_grpc.enabled", "false"), ("map_broker_enabled", "true")] {
             assert_eq!(text(name, value), Some(Disposition::Holds), "{name}");
         }
-        for (name, value) in [("engine_type", "memory"), ("uni_grpc_port", "1"), ("usage_stats.disabled", "true")] {
+        for (name, value) in [("map_broker_type", "memory"), ("uni_grpc_port", "1"), ("usage_stats.disabled", "true")] {
             assert!(matches!(text(name, value), Some(Disposition::Note(_))), "{name}");
         }
         assert_eq!(text("shutdown_timeout", "1s"), Some(Disposition::Is("shutdown.deadline")));

@@ -361,14 +361,14 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_refused_in_every_source() {
-        let file = Some(("gannet.toml", "colour = 1\n[client]\nping_intervall = '5s'\n[engine]\ntype = 'redis'"));
+        let file = Some(("gannet.toml", "colour = 1\n[client]\nping_intervall = '5s'\n[map_broker]\ntype = 'redis'"));
         let env = &[("GANNET_CLIENT_PING_INTERVALL", "5s"), ("GANNET_CONFIG", "x"), ("PATH", "/bin")];
         let wrong = try_load(file, env, &[("client.ping-interval", "5s"), ("http_server.tls_external", "true")]);
         let expected = [
             "gannet.toml: unknown option client.ping_intervall; did you mean client.ping_interval?",
             "gannet.toml: unknown option colour; `gannet config` prints those there are",
-            "gannet.toml: engine: a Centrifugo option that this version does not support yet: channels, history and \
-             presence are kept in this process alone: set type to memory and run one node",
+            "gannet.toml: map_broker: a Centrifugo option that this version does not support yet: map subscriptions are \
+             not there yet: set type to memory, or remove the section",
             "environment: unknown option GANNET_CLIENT_PING_INTERVALL; did you mean GANNET_CLIENT_PING_INTERVAL?",
             "command line: unknown option --client.ping-interval; did you mean --client.ping_interval?",
             "command line: --http_server.tls_external: a Centrifugo option that this version does not support yet: end \

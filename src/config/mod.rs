@@ -11,6 +11,7 @@ mod registry;
 mod backend;
 mod channel;
 mod check;
+mod engine;
 mod fit;
 mod foreign;
 mod go;
@@ -37,6 +38,7 @@ pub use backend::{
 };
 pub use channel::regex as channel_regex;
 pub use check::Warning;
+pub use engine::{EngineOptions, NatsOptions, RedisOptions, Store, SwitchedEngine};
 pub use key::{EcdsaKey, RsaKey};
 pub use limits::{BucketOptions, Commands, RateLimit};
 pub use list::Headers;
@@ -102,6 +104,12 @@ options! {
         client: Client = Client::default();
         /// Channels and who may use them
         channel: Channel = Channel::default();
+        /// Where channels, history and presence live, and by what nodes speak to each other
+        engine: EngineOptions = EngineOptions::default();
+        /// Another place for channels and history than `engine`
+        broker: SwitchedEngine = SwitchedEngine::default();
+        /// Another place for presence than `engine`
+        presence_manager: SwitchedEngine = SwitchedEngine::default();
         /// Remote procedure calls of clients, which the backend answers
         rpc: Rpc = Rpc::default();
         /// `[{name, endpoint, ...options}]`: proxies that namespaces name. The options are those of rpc.proxy.

@@ -222,7 +222,7 @@ mod tests {
             r#"{"rpc":{"proxy":{"timeout":{"PW":"PW"},"http":{"static_headers":"PW"}}}}"#,
             r#"{"client":{"token":{"hmac_secret_key":["PW"]},"allowed_origins":{"PW":"PW"}},"http_api":{"key":{"a":"PW"}}}"#,
             r#"{"client":"PW","http_api":["PW"],"client.token":"PW"}"#,
-            r#"{"engine":{"type":"redis","redis":{"address":"redis://:PW@h"}}}"#,
+            r#"{"engine":{"type":"redis","redis":{"address":["redis://:***@h"],"user":["PW"],"password":{"PW":"PW"}}}}"#,
         ] {
             let errors = load(Some(File { name: "a.json", text }), &[], &[]).expect_err("refused");
             assert!(errors.iter().all(|error| !error.to_string().contains("PW")), "{errors:#?}");

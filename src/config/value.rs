@@ -26,6 +26,8 @@ pub enum Rule {
     UrlTemplate,
     /// An http or https URL, or grpc and an authority.
     ProxyUrl,
+    /// Servers, whose passwords are never printed.
+    Addresses,
     /// Printed as [`HIDDEN`], never quoted in a message.
     Secret,
 }
@@ -105,6 +107,9 @@ impl<'a> Given<'a> {
 pub fn show(value: &dyn Value, rule: Rule) -> Json {
     match (value.show(), rule) {
         (Json::String(text), Rule::Url | Rule::UrlTemplate | Rule::ProxyUrl) => Json::from(url::shown(&text)),
+        (Json::Array(list), Rule::Addresses) => {
+            Json::from_iter(list.into_iter().map(|one| Json::from(url::shown(one.as_str().unwrap_or_default()))))
+        }
         (shown, _) => shown,
     }
 }
@@ -379,6 +384,8 @@ impl Value for Vec<String> {
         *self = match given.text() {
             // A glob may begin with a bracket ("[ab].example.com"), but then it does not begin with `["`.
             Some(text) if is_json_list(text) => serde_json::from_str(text).map_err(|_| wrong())?,
+            // Servers by commas may be those of one cluster.
+            Some(text) if rule == Rule::Addresses => text.split_whitespace().map(str::to_owned).collect(),
             Some(text) => {
                 let parts = text.split(|c: char| c == ',' || c.is_whitespace());
                 parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()

@@ -28,6 +28,8 @@ pub use backend::{Backend, BackendLink, descriptors, tls_faults};
 pub use hooks::HookLink;
 pub use node::{Node, NodeInfo, Replies};
 pub use room::{ConnectionPermit, PortRoom};
+pub use sums::add as add_to_sum;
+pub use tls::client_config as client_tls;
 
 use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;

@@ -62,6 +62,8 @@ pub enum Mail {
     Drain { at_once: bool },
     /// Serve by these from now on.
     Settings(Arc<Settings>),
+    /// From an engine, to the owner of a channel.
+    Engine(broker::engine::Heard),
 }
 
 /// What the reactor is to do.
@@ -318,6 +320,8 @@ impl Shard {
             Mail::Seat { conn, ticket, user, granted } => self.seat(now, table, conn, ticket, user, granted),
             Mail::LeaveSeat { user } => self.leave_seat(user),
             Mail::Drain { at_once } => self.out.push(Out::Drain { at_once }),
+            // No channel lives in an engine yet.
+            Mail::Engine(_) => {}
             Mail::Settings(settings) => {
                 self.rules = settings.rules.clone();
                 self.broker.set_history_limit(self.rules.broker.history_bytes);

@@ -1,0 +1,250 @@
+//! F10 · Channels that live in Redis, as a fleet of Centrifugo nodes keeps them.
+//!
+//! Owns the servers of one configuration and which of them a channel is on: `names` what keys are called, `payload`
+//! what is in messages, `scripts` what Redis runs, `commands` calls as commands, `calls` the pipelines, `link` and
+//! `slots` the connections, `listener` and `interests` PUB/SUB, `check` whether a server will do. Knows nothing of
+//! clients.
+
+mod address;
+mod calls;
+mod check;
+mod commands;
+mod dial;
+mod interests;
+mod link;
+mod listener;
+pub mod names;
+pub mod payload;
+mod scripts;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+pub use check::RedisFacts;
+
+use super::counts::EngineCounts;
+use super::post::Post;
+use crate::broker::engine::EngineCall;
+use crate::config::RedisOptions;
+use bytes::Bytes;
+use calls::RedisShard;
+use commands::Dialect;
+use dial::{RedisLogin, RedisServer};
+use link::{Finder, Link, addresses};
+use listener::{Listener, ListenerParts};
+use names::{Names, jump};
+use slots::{Cluster, Slots};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::spawn_local;
+
+const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+/// Options with the section that they stand in.
+pub type Sectioned<'a> = (&'a RedisOptions, &'a str);
+
+/// What is started around the servers.
+pub struct Surroundings {
+    pub post: Rc<RefCell<Post>>,
+    pub counts: Arc<EngineCounts>,
+    /// Of this node.
+    pub uid: String,
+    /// Where messages of control go.
+    pub control: UnboundedSender<Bytes>,
+}
+
+/// One shard of a configuration, not connected.
+enum Place {
+    One(Finder, String),
+    Cluster(Vec<RedisServer>, String),
+}
+
+impl Place {
+    fn name(&self) -> &str {
+        match self {
+            Place::One(_, name) | Place::Cluster(_, name) => name,
+        }
+    }
+
+    async fn some_server(&self) -> Result<RedisServer, dial::RedisFault> {
+        match self {
+            Place::One(finder, _) => finder.find().await,
+            Place::Cluster(seeds, _) => Ok(seeds[0].clone()),
+        }
+    }
+}
+
+/// The shards that options name. The error begins with an option.
+fn places((options, at): Sectioned<'_>) -> Result<Vec<Place>, String> {
+    let caller = RedisLogin::new(options).map_err(|error| format!("{at}.{error}"))?;
+    let read = |key: &str, entry: &str, port| {
+        let found = addresses(entry, port).map_err(|error| format!("{at}.{key}: {error}"))?;
+        if found.is_empty() { Err(format!("{at}.{key}: expected an address; got nothing")) } else { Ok(found) }
+    };
+    if !options.cluster_address.is_empty() {
+        let cluster = |entry: &String| {
+            let seeds = read("cluster_address", entry, PORT)?;
+            let name = seeds[0].place.to_string();
+            Ok(Place::Cluster(seeds.iter().map(|seed| caller.server(seed)).collect(), name))
+        };
+        return options.cluster_address.iter().map(cluster).collect();
+    }
+    if !options.sentinel_address.is_empty() {
+        let mut sentinels = Vec::new();
+        for entry in &options.sentinel_address {
+            let found = read("sentinel_address", entry, SENTINEL_PORT)?;
+            sentinels.extend(found.iter().map(|one| caller.sentinel(one)));
+        }
+        let like = addresses("127.0.0.1", PORT)?.first().map(|one| caller.server(one)).ok_or("no address")?;
+        let master_name = options.sentinel_master_name.clone();
+        let name = master_name.clone();
+        return Ok(vec![Place::One(Finder::Sentinels { sentinels, master_name, like }, name)]);
+    }
+    let mut places = Vec::new();
+    for entry in &options.address {
+        for one in read("address", entry, PORT)? {
+            places.push(Place::One(Finder::At(caller.server(&one)), one.place.to_string()));
+        }
+    }
+    Ok(places)
+}
+
+/// What the servers are called in metrics and the log.
+pub fn server_names(options: Sectioned<'_>) -> Result<Vec<String>, String> {
+    Ok(places(options)?.iter().map(|place| place.name().to_owned()).collect())
+}
+
+/// Asks one server of each shard what it is; the error is a line for the operator.
+pub async fn examine(options: Sectioned<'_>) -> Result<Vec<(String, RedisFacts)>, String> {
+    let mut found = Vec::new();
+    for place in places(options)? {
+        let facts = match place.some_server().await {
+            Ok(server) => check::inspect(&server).await,
+            Err(fault) => Err(fault),
+        };
+        let at = options.1;
+        let facts = facts.map_err(|fault| format!("{at}: {fault}; is it running, and are user and password right?"))?;
+        if let Some(line) = check::unfit(&facts, options.0, at) {
+            return Err(line);
+        }
+        found.push((place.name().to_owned(), facts));
+    }
+    Ok(found)
+}
+
+/// What works and should be known of a server.
+pub fn advice(facts: &RedisFacts) -> Vec<String> {
+    check::advice(facts)
+}
+
+/// The servers in use.
+pub struct Redis {
+    broker: Vec<(Rc<RedisShard>, Rc<Listener>)>,
+    /// Others, if presence is kept elsewhere.
+    presence: Vec<Rc<RedisShard>>,
+    next: Cell<usize>,
+}
+
+impl Redis {
+    /// Begins to connect. Must be called within a set of local tasks.
+    pub fn start(
+        broker: Sectioned<'_>,
+        presence: Option<Sectioned<'_>>,
+        around: &Surroundings,
+    ) -> Result<Redis, String> {
+        let mut shards = Vec::new();
+        for (index, place) in places(broker)?.into_iter().enumerate() {
+            let finder = match &place {
+                Place::One(finder, _) => Some(finder.clone()),
+                Place::Cluster(..) => None,
+            };
+            let shard = shard(place, index, broker.0, around);
+            let listener = Listener::new(ListenerParts {
+                index,
+                shard: shard.clone(),
+                finder,
+                uid: around.uid.clone(),
+                control: around.control.clone(),
+                post: around.post.clone(),
+                counts: around.counts.clone(),
+            });
+            spawn_local(listener.clone().keep());
+            shards.push((shard, listener));
+        }
+        let presence = match presence {
+            None => Vec::new(),
+            Some(options) => {
+                let places = places(options)?.into_iter();
+                places.map(|place| shard(place, usize::MAX, options.0, around)).collect()
+            }
+        };
+        Ok(Redis { broker: shards, presence, next: Cell::new(0) })
+    }
+
+    /// Carries out what owners ask, in the order given for each channel.
+    pub fn take(&self, calls: impl Iterator<Item = (u16, EngineCall)>) {
+        let mut sorted: Vec<Vec<(u16, EngineCall)>> = self.broker.iter().map(|_| Vec::new()).collect();
+        let mut present: Vec<Vec<(u16, EngineCall)>> = self.presence.iter().map(|_| Vec::new()).collect();
+        for (reactor, call) in calls {
+            let elsewhere = !present.is_empty() && is_presence(&call);
+            let into = if elsewhere { &mut present } else { &mut sorted };
+            let count = into.len() as u32;
+            let at = if count == 1 { 0 } else { jump(commands::channel_of(&call), count) as usize };
+            match (call, elsewhere) {
+                (EngineCall::Listen { channel, life }, _) => self.broker[at].1.listen(channel, life),
+                (EngineCall::Unlisten { channel }, _) => self.broker[at].1.unlisten(&channel),
+                (call, _) => into[at].push((reactor, call)),
+            }
+        }
+        let all = self.broker.iter().map(|(shard, _)| shard).zip(sorted);
+        all.chain(self.presence.iter().zip(present)).for_each(|(shard, calls)| shard.take(calls.into_iter()));
+    }
+
+    /// A message of control, to all nodes or to one, by one of the shards.
+    pub async fn tell(&self, node: Option<&str>, message: &[u8]) -> Result<(), String> {
+        let mut last = String::new();
+        for _ in &self.broker {
+            let at = self.next.replace(self.next.get().wrapping_add(1)) % self.broker.len();
+            let shard = &self.broker[at].0;
+            let names = &shard.dialect.names;
+            let name = node.map_or_else(|| names.control(), |uid| names.node(uid));
+            match shard.tell(&name, message).await {
+                Ok(()) => return Ok(()),
+                Err(fault) => last = fault.0,
+            }
+        }
+        Err(last)
+    }
+}
+
+fn is_presence(call: &EngineCall) -> bool {
+    matches!(
+        call,
+        EngineCall::AddPresence { .. }
+            | EngineCall::RemovePresence { .. }
+            | EngineCall::Presence { .. }
+            | EngineCall::PresenceStats { .. }
+    )
+}
+
+fn shard(place: Place, index: usize, options: &RedisOptions, around: &Surroundings) -> Rc<RedisShard> {
+    let counts = around.counts.clone();
+    let cluster = matches!(place, Place::Cluster(..));
+    let slots = match place {
+        Place::One(finder, name) => {
+            let link = Link::new(finder, name, index, counts.clone());
+            spawn_local(link.clone().keep());
+            Slots::One(link)
+        }
+        Place::Cluster(seeds, _) => {
+            let cluster = Cluster::new(seeds, index, counts.clone());
+            spawn_local(cluster.clone().keep());
+            Slots::Cluster(cluster)
+        }
+    };
+    let dialect = Dialect::new(Names::new(&options.prefix, cluster, 0), options, false);
+    RedisShard::new(dialect, slots, around.post.clone(), counts, options.inflight_limit)
+}

@@ -1,0 +1,47 @@
+//! F10 · The scripts that Redis runs for a node, each known to it by its SHA-1.
+//!
+//! Owns their texts. Keys and arguments are each script's own; what they leave in Redis, and publish, is what all nodes
+//! of a fleet read. Never speaks to a server.
+
+use sha1::{Digest, Sha1};
+use std::sync::LazyLock;
+
+#[derive(Debug)]
+pub struct LuaScript {
+    pub text: &'static str,
+    pub sha: String,
+}
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal;)*) => {
+        $(pub static $name: LazyLock<LuaScript> = LazyLock::new(|| LuaScript::new(include_str!(concat!("lua/", $file, ".lua"))));)*
+
+        pub fn all() -> [&'static LuaScript; count!($($name)*)] {
+            [$(&$name),*]
+        }
+    };
+}
+
+macro_rules! count {
+    () => { 0 };
+    ($one:ident $($more:ident)*) => { 1 + count!($($more)*) };
+}
+
+scripts! {
+    PUBLISH_STREAM = "publish_stream";
+    PUBLISH_LIST = "publish_list";
+    PUBLISH_ONCE = "publish_once";
+    READ_STREAM = "read_stream";
+    READ_LIST = "read_list";
+    ADD_PRESENCE = "add_presence";
+    REMOVE_PRESENCE = "remove_presence";
+    PRESENCE = "presence";
+    PRESENCE_STATS = "presence_stats";
+}
+
+impl LuaScript {
+    fn new(text: &'static str) -> LuaScript {
+        let sha = Sha1::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        LuaScript { text, sha }
+    }
+}
