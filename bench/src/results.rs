@@ -13,9 +13,9 @@ use crate::figures::Spread;
 /// Names, and what makes them.
 const FILES: [(&str, &str); 4] = [
     ("growth.json", "`bench/million --grow 10000,100000,1000000` makes it"),
-    ("memory.json", "`target/release/memory` makes it, as memory-SECONDS.json: rename that"),
+    ("memory.json", "`target/dist/memory` makes it, as memory-SECONDS.json: rename that"),
     ("compare.json", "`bench/compare` makes it, as compare-SECONDS.json: rename that"),
-    ("protocol.json", "`target/release/protocol` makes it, as protocol-SECONDS.json: rename that"),
+    ("protocol.json", "`target/dist/protocol` makes it, as protocol-SECONDS.json: rename that"),
 ];
 
 /// All that tables and plots are made of.

@@ -126,7 +126,7 @@ impl Place {
             _ if beside.is_file() => Ok(beside),
             (Kind::Gorilla | Kind::Nbio, _) if on_path("go").is_none() => lacks("go is not on the PATH".to_owned()),
             (Kind::Gorilla | Kind::Nbio, _) => lacks("it is not built: bench/compare does it".to_owned()),
-            _ => lacks(format!("{} is not there: build it with --release", beside.display())),
+            _ => lacks(format!("{} is not there: build it with --profile dist", beside.display())),
         }
     }
 

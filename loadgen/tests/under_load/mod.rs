@@ -1,7 +1,7 @@
 //! Gannet as a process that tests put under load. Builds it first, so that no test is of an old one.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
@@ -15,16 +15,17 @@ fn gannet() -> &'static PathBuf {
             return path.into();
         }
         let this = std::env::current_exe().expect("a path");
-        let debug = this.ancestors().find(|path| path.ends_with("debug") || path.ends_with("release"));
-        let profile_dir = debug.expect("a target directory");
+        let is_profile = |path: &&Path| ["debug", "release", "dist"].iter().any(|name| path.ends_with(name));
+        let profile_dir = this.ancestors().find(is_profile).expect("a target directory");
         // With the workspace, so that what its tests built is built already.
         let mut build = Command::new(env!("CARGO"));
         build
             .args(["build", "--workspace", "--bin", "gannet", "--target-dir"])
             .arg(profile_dir.parent().expect("a parent"));
         build.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")]);
-        if profile_dir.ends_with("release") {
-            build.arg("--release");
+        match profile_dir.file_name().and_then(|name| name.to_str()) {
+            Some("debug") | None => {}
+            Some(name) => drop(build.args(["--profile", name])),
         }
         assert!(build.status().expect("cargo runs").success(), "the server builds");
         profile_dir.join("gannet")
