@@ -8,6 +8,7 @@ mod log;
 mod pid_file;
 mod reload;
 mod signals;
+mod supervisor;
 
 pub use leave::Left;
 pub use reload::Again;
@@ -121,6 +122,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         steering.start_on(at, start).map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
     }
     let node = Arc::new(Node::new(info, senders.clone(), seed));
+    supervisor::watch(node.clone()).map_err(cannot("start the watchdog"))?;
     let others = (address_of(&internal), address_of(&grpc));
     let proxies = outgoing.backend.clone();
     let service = Service {
@@ -141,8 +143,10 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     announce(&config, bound, others, &steering, count, &admission);
     let running = Running { again, settings, log, admission, proxies, reactors: senders };
     let _pid_file = PidFile::write(&config.pid_file).map_err(cannot_start)?;
+    supervisor::ready(&format!("listening on {bound}"));
     serve(&running, &happening)?;
     let config = running.settings.borrow().config.clone();
+    supervisor::stopping(&config.shutdown, running.admission.clients());
     leave::leave(&config.shutdown, &running.admission, &running.reactors, &happening)
 }
 
@@ -391,7 +395,7 @@ fn serve(running: &Running<'_>, happening: &Receiver<Happened>) -> Result<(), Se
     loop {
         match happening.recv() {
             Ok(Happened::Wish(Wish::Leave | Wish::LeaveAtOnce)) => return Ok(()),
-            Ok(Happened::Wish(Wish::Reload)) => running.reload(),
+            Ok(Happened::Wish(Wish::Reload)) => supervisor::reloading(|| running.reload()),
             Ok(Happened::Wish(Wish::Reopen)) => running.log.reopen(),
             Ok(Happened::Wish(Wish::Nothing(signal))) => {
                 tracing::info!("{signal} is ignored: SIGTERM or SIGINT ends the node");

@@ -10,7 +10,9 @@ use std::sync::LazyLock;
 use clap::builder::PossibleValuesParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
 
+use super::remote;
 use crate::config::{self, Listed, Section};
 
 const EXAMPLES: &str = "\
@@ -18,9 +20,12 @@ Examples:
   gannet --dev                                   try it out: http://127.0.0.1:8000
   gannet --config gannet.toml                    serve with a file (TOML, YAML or JSON)
   gannet check -c gannet.toml                    is the configuration sound?
-  gannet config > gannet.toml                    a file to start from: every option, explained
+  gannet init gannet.toml                        a short file to start from, with secrets of its own
+  gannet config                                  every option, explained
   gannet token connection --user 42              a token for user 42, to connect with
   gannet doctor --clients 1000000                what does this host lack for a million clients?
+  gannet sub news                                shows what comes; gannet pub news hello sends
+  gannet top                                     a live table of a running server
 
 Every option can be given in three ways, the later one wins:
   in the file           [client]
@@ -44,6 +49,20 @@ Examples:
   GANNET_CLIENT_TOKEN_HMAC_SECRET_KEY=... gannet token connection --user ''      the anonymous user
 
 Without a word behind it, `gannet token` makes a connection token. All need the server's own configuration.";
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  gannet config                                  every option with what it does and its default
+  gannet config -c gannet.toml --format yaml     what is in force, as YAML
+  gannet config --schema > gannet.schema.json    for editors: completion and a mark at what is wrong";
+
+const INIT_EXAMPLES: &str = "\
+Examples:
+  gannet init                                    writes gannet.toml
+  gannet init /etc/gannet/gannet.yaml --origin https://example.com
+  gannet init -                                  prints it
+
+Then: gannet check -c gannet.toml; gannet -c gannet.toml";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
@@ -79,11 +98,43 @@ pub fn command() -> Command {
         .override_usage("gannet [COMMAND] [--config FILE] [OPTIONS]");
     with_options(root)
         .subcommand(with_options(Command::new("serve").about("Serve clients (what no command does)")))
-        .subcommand(with_options(check()))
-        .subcommand(with_options(config_command()))
-        .subcommand(with_options(token()))
-        .subcommand(with_options(doctor()))
-        .subcommand(Command::new("version").about("Print the version"))
+        .subcommand(init())
+        .subcommand(configured(check()))
+        .subcommand(configured(config_command()))
+        .subcommand(configured(token()))
+        .subcommand(configured(doctor()))
+        .subcommands(remote::flags::commands().into_iter().map(configured))
+        .subcommand(completions())
+        .subcommand(man())
+        .subcommand(Command::new("version").about("Print the version, and how this program was made"))
+}
+
+fn init() -> Command {
+    let file = Arg::new("file").value_name("FILE").default_value("gannet.toml");
+    Command::new("init")
+        .about("Write a short configuration with secrets of its own, to begin with")
+        .arg(file.help("Where to: .toml, .yaml or .json; - prints it. A file that is there stays"))
+        .arg(
+            long("origin", "ORIGIN", "Where the web pages of your application are")
+                .default_value("http://localhost:3000"),
+        )
+        .after_help(INIT_EXAMPLES)
+}
+
+fn completions() -> Command {
+    let shell = Arg::new("shell").value_name("SHELL").value_parser(value_parser!(Shell)).required(true);
+    Command::new("completions")
+        .about("Print completions for a shell")
+        .arg(shell.help("Which shell they are for"))
+        .after_help("Example: gannet completions bash > /usr/share/bash-completion/completions/gannet")
+}
+
+fn man() -> Command {
+    let folder = Arg::new("folder").value_name("FOLDER").required(true).help("Where the pages go");
+    Command::new("man")
+        .about("Write pages for man, one for each command")
+        .arg(folder)
+        .after_help("Example: gannet man /usr/local/share/man/man1 && man gannet-token")
 }
 
 fn check() -> Command {
@@ -95,11 +146,13 @@ fn config_command() -> Command {
     Command::new("config")
         .about("Print the configuration in force, every option explained; secrets are not shown")
         .arg(long("format", "FORMAT", "JSON has no comments").value_parser(formats).default_value("toml"))
+        .arg(Arg::new("schema").long("schema").help("Its JSON Schema instead, for editors").action(ArgAction::SetTrue))
+        .after_help(CONFIG_EXAMPLES)
 }
 
 fn token() -> Command {
     let about = "Make a connection token, signed with client.token.hmac_secret_key";
-    let connection = with_options(connection_claims(Command::new("connection").about(about)));
+    let connection = configured(connection_claims(Command::new("connection").about(about)));
     let subscription = Command::new("subscription")
         .about("Make a token for one channel, signed with the key for subscription tokens")
         .arg(long("channel", "CHANNEL", "The channel to subscribe to").required(true))
@@ -114,8 +167,8 @@ fn token() -> Command {
         .after_help(TOKEN_EXAMPLES)
         .subcommand_negates_reqs(true)
         .subcommand(connection)
-        .subcommand(with_options(claims(subscription, "What others in the channel may see of the client")))
-        .subcommand(with_options(check))
+        .subcommand(configured(claims(subscription, "What others in the channel may see of the client")))
+        .subcommand(configured(check))
 }
 
 fn connection_claims(command: Command) -> Command {
@@ -154,13 +207,24 @@ fn long(name: &'static str, value: &'static str, help: &'static str) -> Arg {
 }
 
 fn with_options(command: Command) -> Command {
-    let file = long("config", "FILE", "Configuration file; also $GANNET_CONFIG").short('c');
+    let file = long(
+        "config",
+        "FILE",
+        "Configuration file; also $GANNET_CONFIG. Each option of it is a flag as well: see gannet --help",
+    )
+    .short('c');
     let mut command = command.arg(file);
     for section in SECTIONS.iter() {
         let heading = if section.path.is_empty() { "General" } else { section.about };
         command = command.next_help_heading(heading).args(section.options.iter().map(flag));
     }
     command
+}
+
+/// A command that reads the configuration: each option is a flag of it as well, which its own help leaves to the root's.
+fn configured(command: Command) -> Command {
+    let names: BTreeSet<&str> = options().map(|option| option.name.as_str()).collect();
+    with_options(command).mut_args(|arg| if names.contains(arg.get_id().as_str()) { arg.hide(true) } else { arg })
 }
 
 fn flag(option: &'static Listed) -> Arg {

@@ -1,12 +1,15 @@
 //! F11 · The command line: from arguments and environment to a command to carry out.
 //!
-//! Owns the subcommands that need no server (`check`, `config`, `token`, `doctor`, `version`, help) and carries them
-//! out, writing to what it is given. `serve` it only prepares. The one place that reads the configuration
-//! file. Never exits and never writes to standard error: that is left to `main`.
+//! Owns the subcommands that need no server and carries them out, writing to what it is given. `serve` it only
+//! prepares. The one place that reads the configuration file. Never exits and never writes to standard error: that is left to `main`.
 
 mod doctor;
 mod flags;
+mod init;
+mod manual;
+mod remote;
 mod token;
+mod version;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -103,8 +106,10 @@ pub fn run(
         Err(error) => return stopped(&error, &unknown, out),
     };
     let (name, matches) = root.subcommand().unwrap_or(("serve", &root));
-    if name == "version" && unknown.is_empty() {
-        return print(out, &format!("gannet {}\n", env!("CARGO_PKG_VERSION")));
+    if unknown.is_empty()
+        && let Some(text) = without_configuration(name, matches)
+    {
+        return print(out, &text.map_err(fail)?);
     }
     let source = source(&root, unknown, env)?;
     let (result, mut warnings) = source.examine().map_err(fail)?;
@@ -128,12 +133,29 @@ pub fn run(
             let done = print(out, &text)?;
             Ok(if is_good { done } else { Action::No })
         }
+        name if remote::is_one(name) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(fail)?.as_secs();
+            remote::carry_out(name, matches, &config, now, out).map_err(fail)?;
+            Ok(Action::Done)
+        }
         "doctor" => {
             let (text, fits) = doctor::examine(&doctor::Question::of(matches), &config).map_err(fail)?;
             let done = print(out, &text)?;
             Ok(if fits { done } else { Action::No })
         }
         _ => Ok(Action::Serve(Box::new(config), warnings, Box::new(source))),
+    }
+}
+
+/// What a command prints that reads no configuration, so that one with an error does not keep it from its work.
+fn without_configuration(name: &str, matches: &ArgMatches) -> Option<Result<String, String>> {
+    match name {
+        "version" => Some(Ok(version::text())),
+        "init" => Some(init::carry_out(matches)),
+        "completions" => Some(manual::completions(matches)),
+        "man" => Some(manual::pages(matches)),
+        "config" if matches.get_flag("schema") => Some(Ok(format!("{:#}\n", config::schema()))),
+        _ => None,
     }
 }
 

@@ -239,9 +239,16 @@ fn a_key_set_is_read_from_a_file() {
 #[test]
 fn version() {
     let expected = format!("gannet {}\n", env!("CARGO_PKG_VERSION"));
-    for line in ["gannet version", "gannet --version", "gannet -V"] {
+    for line in ["gannet --version", "gannet -V"] {
         assert_eq!(output(line, &[("GANNET_COLOUR", "blue")]), expected);
     }
+    let long = output("gannet version", &[("GANNET_COLOUR", "blue")]);
+    let facts = long.strip_prefix(&expected).expect("the version first");
+    let of = |name: &str| facts.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    // Tests are not built for a commit.
+    assert_eq!(of("commit"), Some("unknown"));
+    assert_eq!(of("features").is_some_and(|names| names.contains("jemalloc")), cfg!(feature = "jemalloc"));
+    assert!(of("profile").is_some_and(|name| name != "unknown") && of("target").is_some_and(|t| t.contains("linux")));
 }
 
 #[test]
@@ -256,8 +263,47 @@ fn help_teaches() {
     }
     let short = output("gannet -h", &[]);
     assert!(short.contains("gannet --dev") && short.contains("token"));
-    assert!(short.lines().count() < 30 && !short.contains("--client.ping_interval"), "{short}");
+    assert!(short.lines().count() < 45 && !short.contains("--client.ping_interval"), "{short}");
     let token = output("gannet token -h", &[]);
     assert!(token.contains("--ttl <DURATION>") && token.contains("subscription") && token.contains("check"), "{token}");
     assert!(output("gannet token subscription -h", &[]).contains("--channel <CHANNEL>"));
+    for command in ["init", "check", "config", "token", "token check", "doctor", "completions", "man", "version"] {
+        let own = output(&format!("gannet {command} --help"), &[]);
+        assert!(own.lines().count() < 60 && !own.contains("--client.ping_interval"), "{command}: {own}");
+    }
+    let serve = output("gannet serve --help", &[]);
+    assert!(serve.contains("--client.ping_interval"), "{serve}");
+}
+
+#[test]
+fn init_writes_what_serves_without_a_word_and_never_over_a_file() {
+    for name in ["init.toml", "init.yaml", "init.json"] {
+        let file = Scratch::new(name, "");
+        let line = format!("gannet init {}", file.path());
+        assert!(error(&line, &[]).contains("is there already"), "{line}");
+        std::fs::remove_file(&file.0).unwrap();
+        assert!(output(&line, &[]).contains("is written"));
+        assert_eq!(output(&format!("gannet check -c {}", file.path()), &[]), "config ok\n");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file.0).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "secrets are for the owner alone");
+        assert!(!output(&format!("gannet token --user 42 -c {}", file.path()), &[]).is_empty());
+    }
+    assert!(output("gannet init - --origin https://example.com", &[]).contains("[\"https://example.com\"]"));
+    assert!(error("gannet init gannet.conf", &[]).contains(".toml, .yaml or .json"));
+}
+
+#[test]
+fn shells_editors_and_man_are_told() {
+    let words = output("gannet completions bash", &[]);
+    assert!(words.contains("doctor") && words.contains("--client.ping_interval"));
+    let schema = output("gannet config --schema", &[("GANNET_REACTORS", "wrong")]);
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    assert_eq!(schema["properties"]["client"]["properties"]["insecure"]["type"], "boolean");
+    let folder = Scratch(std::env::temp_dir().join(format!("gannet-man-{}", std::process::id())));
+    assert!(output(&format!("gannet man {}", folder.path()), &[]).contains("gannet.1"));
+    for name in ["gannet.1", "gannet-token.1", "gannet-token-check.1", "gannet-doctor.1"] {
+        let page = std::fs::read_to_string(folder.0.join(name)).unwrap();
+        assert!(page.contains(".SH NAME") && page.contains(".SH OPTIONS"), "{name}: {page:.200}");
+    }
+    std::fs::remove_dir_all(&folder.0).unwrap();
 }

@@ -79,6 +79,14 @@ pub fn carry_out(matches: &ArgMatches, client: &Client, now: u64) -> Result<(Str
     }
 }
 
+/// A connection token for a day, for one of our own commands.
+pub fn of_user(client: &Client, user: &str, now: u64) -> Result<String, String> {
+    let words = ["gannet", "token", "--ttl", "1d", "--user", user];
+    let root = super::flags::command().try_get_matches_from(words).map_err(|error| error.to_string())?;
+    let flags = root.subcommand().map_or(&root, |(_, flags)| flags);
+    carry_out(flags, client, now).map(|(token, _)| token.trim_end().to_owned())
+}
+
 fn text<'a>(flags: &'a ArgMatches, name: &str) -> Option<&'a str> {
     flags.try_get_one::<String>(name).ok().flatten().map(String::as_str)
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::go;
 use super::registry::{self, Meta, Visit, Visitor, join};
 use super::tree::{self, Format};
-use super::value::{self, Given, HIDDEN, Rule, Value, ValueFault};
+use super::value::{self, Entry, Given, HIDDEN, Rule, Value, ValueFault};
 
 /// An object in a list.
 pub trait ListEntry: Visit + Default + Clone {
@@ -38,7 +38,7 @@ pub fn names(item: &mut dyn Visit) -> Vec<String> {
     names.0
 }
 
-impl<T: ListEntry> Value for Vec<T> {
+impl<T: ListEntry + 'static> Value for Vec<T> {
     fn kind(&self, _: Rule) -> &'static str {
         "JSON"
     }
@@ -64,6 +64,9 @@ impl<T: ListEntry> Value for Vec<T> {
     }
     fn show(&self) -> Json {
         self.iter().map(|entry| show_entry(&mut entry.clone())).collect()
+    }
+    fn entry(&self) -> Option<Entry> {
+        Some(Entry { what: T::WHAT, item: Box::new(T::default()), needed: T::NEEDED })
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use super::registry::Visit;
 use super::{go, url};
 
 /// What an option demands beyond its type. Both bounds are included.
@@ -139,6 +140,17 @@ pub trait Value {
         None
     }
     fn show(&self) -> Json;
+    /// An object of the list that it is.
+    fn entry(&self) -> Option<Entry> {
+        None
+    }
+}
+
+/// What each object of a list has.
+pub struct Entry {
+    pub what: &'static str,
+    pub item: Box<dyn Visit>,
+    pub needed: &'static [&'static str],
 }
 
 fn expected(what: &dyn Value, given: Given<'_>, rule: Rule) -> Vec<ValueFault> {

@@ -25,11 +25,13 @@ mod tls;
 mod watch;
 
 pub use backend::{Backend, BackendLink, descriptors, tls_faults};
+pub use fetch::{FetchError, Http, post};
 pub use hooks::HookLink;
 pub use node::{Node, NodeInfo, Replies};
 pub use room::{ConnectionPermit, PortRoom};
 pub use sums::add as add_to_sum;
 pub use tls::client_config as client_tls;
+pub use tls::with_authority as tls_config;
 
 use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;

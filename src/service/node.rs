@@ -181,6 +181,11 @@ impl Node {
         Ok(stats.collect())
     }
 
+    /// Does every reactor answer? The service thread is asked through as well, for it brings the answers.
+    pub async fn is_turning(&self) -> bool {
+        self.stats().await.is_ok_and(|stats| stats.len() == self.reactors.len())
+    }
+
     /// Distinct users. Two in four billion may share a hash, and count as one.
     pub async fn users(&self) -> Result<usize, Unavailable> {
         let answers = self.ask_all(Control::Users).await?;

@@ -45,6 +45,11 @@ pub fn client_config(options: &TlsOptions) -> Result<ClientConfig, String> {
     shown.map_err(|error| format!("cert_pem: {error}"))
 }
 
+/// To believe the authority in a file, or those of this host if there is no file.
+pub fn with_authority(file: &str) -> Result<ClientConfig, String> {
+    client_config(&TlsOptions { server_ca_pem: file.to_owned(), ..TlsOptions::default() })
+}
+
 /// One that is never used for TLS.
 pub fn none() -> ClientConfig {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));

@@ -84,7 +84,8 @@ fn a_port_that_another_server_has_is_an_error_at_start() {
 fn check_config_and_version_print() {
     assert!(printed(&["check"], &[]).ends_with("config ok\n"));
     let version = printed(&["version"], &[]);
-    assert!(version.starts_with("gannet ") && version.trim_end().ends_with(env!("CARGO_PKG_VERSION")), "{version}");
+    assert_eq!(version.lines().next(), Some(concat!("gannet ", env!("CARGO_PKG_VERSION"))), "{version}");
+    assert!(version.contains("\nprofile  ") && version.contains("\nfeatures "), "{version}");
     let secrets = [("GANNET_HTTP_API_KEY", KEY), ("GANNET_CLIENT_TOKEN_HMAC_SECRET_KEY", SECRET)];
     for format in ["toml", "yaml", "json"] {
         let text = printed(&["config", "--format", format, "--reactors", "7"], &secrets);

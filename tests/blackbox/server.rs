@@ -94,7 +94,7 @@ impl Server {
     }
 
     /// One request on the kept connection, which is opened again if the server has closed it meanwhile.
-    fn ask(&self, method: &str, path: &str, body: &str) -> Response {
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Response {
         let mut kept = self.service.borrow_mut();
         if let Some(response) = kept.as_mut().and_then(|peer| peer.request(method, path, API_KEY, body)) {
             return response;
