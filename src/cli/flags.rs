@@ -221,7 +221,7 @@ fn with_options(command: Command) -> Command {
     command
 }
 
-/// A command that reads the configuration: each option is a flag of it as well, which its own help leaves to the root's.
+/// A command that reads the configuration: each option is a flag of it as well, which its own help leaves out.
 fn configured(command: Command) -> Command {
     let names: BTreeSet<&str> = options().map(|option| option.name.as_str()).collect();
     with_options(command).mut_args(|arg| if names.contains(arg.get_id().as_str()) { arg.hide(true) } else { arg })

@@ -1,7 +1,8 @@
 //! F11 · The command line: from arguments and environment to a command to carry out.
 //!
 //! Owns the subcommands that need no server and carries them out, writing to what it is given. `serve` it only
-//! prepares. The one place that reads the configuration file. Never exits and never writes to standard error: that is left to `main`.
+//! prepares. The one place that reads the configuration file. Never exits and never writes to standard error: that is
+//! left to `main`.
 
 mod doctor;
 mod flags;

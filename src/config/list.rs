@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::go;
 use super::registry::{self, Meta, Visit, Visitor, join};
 use super::tree::{self, Format};
-use super::value::{self, Entry, Given, HIDDEN, Rule, Value, ValueFault};
+use super::value::{self, Given, HIDDEN, ListedEntry, Rule, Value, ValueFault};
 
 /// An object in a list.
 pub trait ListEntry: Visit + Default + Clone {
@@ -65,8 +65,8 @@ impl<T: ListEntry + 'static> Value for Vec<T> {
     fn show(&self) -> Json {
         self.iter().map(|entry| show_entry(&mut entry.clone())).collect()
     }
-    fn entry(&self) -> Option<Entry> {
-        Some(Entry { what: T::WHAT, item: Box::new(T::default()), needed: T::NEEDED })
+    fn entry(&self) -> Option<ListedEntry> {
+        Some(ListedEntry { what: T::WHAT, item: Box::new(T::default()), needed: T::NEEDED })
     }
 }
 

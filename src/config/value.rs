@@ -141,13 +141,13 @@ pub trait Value {
     }
     fn show(&self) -> Json;
     /// An object of the list that it is.
-    fn entry(&self) -> Option<Entry> {
+    fn entry(&self) -> Option<ListedEntry> {
         None
     }
 }
 
 /// What each object of a list has.
-pub struct Entry {
+pub struct ListedEntry {
     pub what: &'static str,
     pub item: Box<dyn Visit>,
     pub needed: &'static [&'static str],

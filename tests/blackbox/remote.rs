@@ -123,7 +123,8 @@ fn it_comes_back_and_shows_what_was_missed() {
 fn top_counts() {
     let server = Server::with(OPEN, &[]);
     let mut follower = Follower::start(&server, &["sub", "busy"]);
-    (follower.line(), follower.line());
+    follower.line();
+    follower.line();
     let table = printed(&server, &["top", "--count", "1"]);
     assert!(table.starts_with("NODE") && table.contains("\nCHANNEL  CLIENTS\nbusy           1\n"), "{table}");
     let looks = printed(&server, &["top", "--count", "2", "--interval", "100ms", "--json", "--channels", "0"]);

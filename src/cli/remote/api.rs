@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of an answer: that of a million channels fits.
 const ANSWER_MAX: usize = 256 << 20;
 
-pub struct Api {
+pub struct ServerApi {
     runtime: Runtime,
     http: Http,
     place: Place,
@@ -36,8 +36,8 @@ struct Refused {
     message: String,
 }
 
-impl Api {
-    pub fn of(remote: &Remote<'_>) -> Result<Api, String> {
+impl ServerApi {
+    pub fn of(remote: &Remote<'_>) -> Result<ServerApi, String> {
         let place = remote.api_place()?;
         let key = remote.text("key").unwrap_or(&remote.config.http_api.key);
         let mut headers = HeaderMap::new();
@@ -51,7 +51,7 @@ impl Api {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
-        Ok(Api { runtime, http, place, prefix: remote.config.http_api.handler_prefix.clone(), headers })
+        Ok(ServerApi { runtime, http, place, prefix: remote.config.http_api.handler_prefix.clone(), headers })
     }
 
     /// The result as the server wrote it.

@@ -1,7 +1,7 @@
 //! F11 · `gannet sub`: a client of the protocol that shows what its channels say.
 //!
-//! Owns the subscriptions with their positions, and when to connect again. With `--recover` what was missed meanwhile is
-//! asked for.
+//! Owns the subscriptions with their positions, and when to connect again. With `--recover` what was missed meanwhile
+//! is asked for.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -12,8 +12,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tungstenite::{Error as SocketError, Message};
 
-use super::reports::{Who, print};
-use super::stream::{self, Socket};
+use super::reports::{ShownClient, print};
+use super::stream::{self, ClientSocket};
 use super::{Ended, Remote};
 
 /// How long after the time of a ping it may come.
@@ -73,14 +73,14 @@ struct Heard {
     data: Option<Box<RawValue>>,
     #[serde(default)]
     offset: u64,
-    info: Option<Who>,
+    info: Option<ShownClient>,
     #[serde(default)]
     tags: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
 struct Moved {
-    info: Who,
+    info: ShownClient,
 }
 
 #[derive(Deserialize)]
@@ -176,7 +176,7 @@ pub fn follow(remote: &Remote<'_>, out: &mut dyn Write) -> Ended {
 }
 
 impl Listener<'_> {
-    fn listen(&mut self, mut socket: Socket, token: &str) -> Over {
+    fn listen(&mut self, mut socket: ClientSocket, token: &str) -> Over {
         if let Err(error) = socket.send(Message::text(self.opening(token))) {
             return Over::Lost(error.to_string());
         }
@@ -220,7 +220,7 @@ impl Listener<'_> {
         std::iter::once(connect).chain(subscribe).collect::<Vec<_>>().join("\n")
     }
 
-    fn hear(&mut self, line: &str, socket: &mut Socket) -> Result<(), Over> {
+    fn hear(&mut self, line: &str, socket: &mut ClientSocket) -> Result<(), Over> {
         if line.trim() == "{}" {
             // A ping, which wants its pong.
             return socket.send(Message::text("{}")).map_err(|error| Over::Lost(error.to_string()));

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::api::Api;
+use super::api::ServerApi;
 use super::{Ended, Remote};
 
 pub fn report(name: &str, remote: &Remote<'_>, out: &mut dyn Write) -> Ended {
-    let api = Api::of(remote)?;
+    let api = ServerApi::of(remote)?;
     if name == "pub" {
         return publish(remote, &api, out);
     }
@@ -63,7 +63,7 @@ struct At {
     epoch: String,
 }
 
-fn publish(remote: &Remote<'_>, api: &Api, out: &mut dyn Write) -> Ended {
+fn publish(remote: &Remote<'_>, api: &ServerApi, out: &mut dyn Write) -> Ended {
     let tags = remote.flags.get_many::<String>("tag").into_iter().flatten();
     let tags: BTreeMap<&str, &str> = tags.map(|tag| tag_of(tag)).collect::<Result<_, _>>()?;
     let (channel, skip_history) = (remote.text("channel").unwrap_or_default(), remote.is_set("skip-history"));
@@ -105,7 +105,7 @@ fn data_of(text: &str) -> Result<Box<RawValue>, String> {
 
 /// A client as others see it.
 #[derive(Deserialize)]
-pub struct Who {
+pub struct ShownClient {
     #[serde(default)]
     pub client: String,
     #[serde(default)]
@@ -114,7 +114,7 @@ pub struct Who {
     pub chan_info: Option<Box<RawValue>>,
 }
 
-impl Who {
+impl ShownClient {
     /// What is known of it beside its name.
     fn facts(&self) -> String {
         let facts = [("conn_info", &self.conn_info), ("chan_info", &self.chan_info)];
@@ -125,7 +125,7 @@ impl Who {
 
 #[derive(Deserialize)]
 struct Present {
-    presence: BTreeMap<String, Who>,
+    presence: BTreeMap<String, ShownClient>,
 }
 
 fn presence(result: &RawValue) -> serde_json::Result<String> {

@@ -18,59 +18,59 @@ use crate::service::tls_config;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the bytes go through.
-pub enum Line {
+pub enum ClientLine {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-pub type Socket = WebSocket<Line>;
+pub type ClientSocket = WebSocket<ClientLine>;
 
-impl Read for Line {
+impl Read for ClientLine {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
-            Line::Plain(stream) => stream.read(into),
-            Line::Tls(stream) => stream.read(into),
+            ClientLine::Plain(stream) => stream.read(into),
+            ClientLine::Tls(stream) => stream.read(into),
         }
     }
 }
 
-impl Write for Line {
+impl Write for ClientLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Line::Plain(stream) => stream.write(bytes),
-            Line::Tls(stream) => stream.write(bytes),
+            ClientLine::Plain(stream) => stream.write(bytes),
+            ClientLine::Tls(stream) => stream.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Line::Plain(stream) => stream.flush(),
-            Line::Tls(stream) => stream.flush(),
+            ClientLine::Plain(stream) => stream.flush(),
+            ClientLine::Tls(stream) => stream.flush(),
         }
     }
 }
 
-impl Line {
+impl ClientLine {
     /// How long a read waits.
     pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
         let stream = match self {
-            Line::Plain(stream) => stream,
-            Line::Tls(stream) => &stream.sock,
+            ClientLine::Plain(stream) => stream,
+            ClientLine::Tls(stream) => &stream.sock,
         };
         stream.set_read_timeout(Some(patience))
     }
 }
 
 /// The error is a sentence. `ca` is a file with the certificates of an authority.
-pub fn open(place: &Place, path: &str, ca: Option<&str>) -> Result<Socket, String> {
+pub fn open(place: &Place, path: &str, ca: Option<&str>) -> Result<ClientSocket, String> {
     let url = place.url(path);
     let unreachable = |error: io::Error| format!("no server at {}: {error}\n{NO_SERVER}", place.url(""));
     let stream = connect(place).map_err(unreachable)?;
     stream.set_read_timeout(Some(OPEN_TIMEOUT)).map_err(unreachable)?;
     stream.set_write_timeout(Some(OPEN_TIMEOUT)).map_err(unreachable)?;
     let line = match place.is_tls {
-        false => Line::Plain(stream),
-        true => Line::Tls(Box::new(secured(place, stream, ca)?)),
+        false => ClientLine::Plain(stream),
+        true => ClientLine::Tls(Box::new(secured(place, stream, ca)?)),
     };
     let request = url.replacen("http", "ws", 1);
     match tungstenite::client(request.as_str(), line) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 
-use super::api::Api;
+use super::api::ServerApi;
 use super::reports::{NodeFacts, by_clients, grouped, nodes, print, row, size, span, table};
 use super::{Ended, Remote};
 
@@ -60,7 +60,7 @@ struct ChannelLine {
 type Before = HashMap<String, (Instant, [f64; RATES.len()])>;
 
 pub fn show(remote: &Remote<'_>, out: &mut dyn Write) -> Ended {
-    let api = Api::of(remote)?;
+    let api = ServerApi::of(remote)?;
     let interval = remote.text("interval").unwrap_or_default();
     let interval = humantime::parse_duration(interval)
         .map_err(|_| format!("--interval: expected a duration with its unit (2s, 500ms); got {interval:?}"))?;
@@ -83,15 +83,15 @@ pub fn show(remote: &Remote<'_>, out: &mut dyn Write) -> Ended {
     Ok(())
 }
 
-fn look(api: &Api, most: usize, before: &mut Before) -> Result<Look, String> {
+fn look(api: &ServerApi, most: usize, before: &mut Before) -> Result<Look, String> {
     let unreadable = |error: serde_json::Error| format!("the answer cannot be read: {error}");
-    let found = nodes(&*api.call("info", &json!({}))?).map_err(unreadable)?;
+    let found = nodes(&api.call("info", &json!({}))?).map_err(unreadable)?;
     let now = Instant::now();
     let nodes = found.into_iter().map(|node| line(node, now, before)).collect();
     let channels = match most {
         0 => Vec::new(),
         most => {
-            let all = by_clients(&*api.call("channels", &json!({}))?).map_err(unreadable)?;
+            let all = by_clients(&api.call("channels", &json!({}))?).map_err(unreadable)?;
             all.into_iter().take(most).map(|(name, clients)| ChannelLine { name, clients }).collect()
         }
     };
