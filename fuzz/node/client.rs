@@ -1,19 +1,14 @@
 //! What a client makes of the bytes it is sent: replies in their places, positions without holes, deltas that fit.
 
-use bytes::Bytes;
 use gannet::protocol::delta::apply;
 use gannet::protocol::{Encoding, Publication, Push, Reply, SubscribeResult};
 use gannet::wire::Wire;
+use gannet::ws::{Inflate, Kind};
 use prost::Message;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 /// Offset and epoch of a channel, as some client was told: what recovery begins from.
 pub type Known = HashMap<String, (u64, String)>;
-
-enum Item {
-    Frame(Bytes),
-    Hole(u32),
-}
 
 /// What a command was about, by its id.
 pub enum Asked {
@@ -33,7 +28,12 @@ struct Sub {
 
 pub struct Client {
     wire: Wire,
-    outbox: VecDeque<Item>,
+    /// Bytes that came and are not understood yet.
+    bytes: Vec<u8>,
+    /// The head of the response has come.
+    begun: bool,
+    /// The server said that it is over.
+    pub closed: bool,
     subs: HashMap<String, Sub>,
     pub asked: HashMap<u32, Asked>,
     pub next_id: u32,
@@ -43,39 +43,48 @@ pub struct Client {
 
 impl Client {
     pub fn new(wire: Wire) -> Client {
-        let (outbox, subs, asked) = (VecDeque::new(), HashMap::new(), HashMap::new());
-        Client { wire, outbox, subs, asked, next_id: 1, muddled: false }
+        let (bytes, subs, asked) = (Vec::new(), HashMap::new(), HashMap::new());
+        Client { wire, bytes, begun: false, closed: false, subs, asked, next_id: 1, muddled: false }
     }
 
-    pub fn send(&mut self, frame: Bytes) {
-        self.outbox.push_back(Item::Frame(frame));
+    /// Takes in what has come.
+    pub fn read(&mut self, bytes: &[u8], known: &mut Known) {
+        self.bytes.extend_from_slice(bytes);
+        if !self.begun {
+            let Some(end) = self.bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return };
+            self.begun = true;
+            if !self.bytes.starts_with(b"HTTP/1.1 101") && !self.bytes.starts_with(b"HTTP/1.1 200") {
+                (self.closed, self.muddled) = (true, true);
+            }
+            self.bytes.drain(..end + 4);
+        }
+        if self.closed {
+            return self.bytes.clear();
+        }
+        let bytes = std::mem::take(&mut self.bytes);
+        let used = self.take_messages(&bytes, known);
+        self.bytes = bytes[used..].to_vec();
     }
 
-    pub fn send_hole(&mut self, ticket: u32) {
-        self.outbox.push_back(Item::Hole(ticket));
-    }
-
-    pub fn fill(&mut self, ticket: u32, frame: Bytes) {
-        let hole = self.outbox.iter_mut().find(|item| matches!(item, Item::Hole(kept) if *kept == ticket));
-        *hole.expect("a place for each late reply") = Item::Frame(frame);
-    }
-
-    /// Places that are kept still.
-    pub fn holes(&self) -> usize {
-        self.outbox.iter().filter(|item| matches!(item, Item::Hole(_))).count()
-    }
-
-    /// Takes in what has come, up to the first place that is kept.
-    pub fn read(&mut self, known: &mut Known) {
-        while let Some(Item::Frame(frame)) = self.outbox.front() {
-            let frame = frame.clone();
-            self.outbox.pop_front();
-            for message in messages(self.wire, &frame) {
-                for reply in replies(self.wire, &message) {
-                    self.hear(reply, known);
+    /// Whole messages, and what the transport put around them; bytes used.
+    fn take_messages(&mut self, bytes: &[u8], known: &mut Known) -> usize {
+        let mut used = 0;
+        while let Some((size, message)) = next_message(self.wire, &bytes[used..]) {
+            used += size;
+            match message {
+                Told::Nothing => {}
+                Told::Close => (self.closed, self.muddled) = (true, true),
+                Told::Message(message) => {
+                    replies(self.wire, &message).into_iter().for_each(|reply| self.hear(reply, known));
                 }
             }
         }
+        used
+    }
+
+    /// Is nothing cut?
+    pub fn is_whole(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     fn hear(&mut self, reply: Reply, known: &mut Known) {
@@ -101,8 +110,10 @@ impl Client {
     }
 
     fn hear_push(&mut self, push: Push, known: &mut Known) {
-        let Push { channel, publication, join, leave, unsubscribe, subscribe, connect, .. } = push;
-        if unsubscribe.is_some() {
+        let Push { channel, publication, join, leave, unsubscribe, subscribe, connect, disconnect, .. } = push;
+        if disconnect.is_some() {
+            (self.closed, self.muddled) = (true, true);
+        } else if unsubscribe.is_some() {
             self.subs.remove(&channel);
         } else if let Some(result) = subscribe {
             let (positioned, offset, epoch) = (result.positioned, result.offset, result.epoch);
@@ -129,6 +140,10 @@ impl Client {
             assert!(!result.epoch.is_empty(), "a position without an epoch");
             sub.last = Some(result.offset);
             known.insert(channel.clone(), (result.offset, result.epoch));
+        }
+        // The latest publication comes to whoever cannot prove to have it, whatever offset was asked from.
+        if let (true, Some(latest)) = (channel.starts_with("c:"), result.publications.first()) {
+            sub.last = sub.last.map(|_| latest.offset - 1);
         }
         self.subs.insert(channel.clone(), sub);
         for publication in result.publications {
@@ -172,31 +187,57 @@ impl Client {
     }
 }
 
-/// What a transport put something around.
-fn messages(wire: Wire, mut bytes: &[u8]) -> Vec<Vec<u8>> {
-    if matches!(wire, Wire::SseJson | Wire::UniSse) {
-        let text = std::str::from_utf8(bytes).expect("text");
-        let events = text.strip_suffix("\n\n").expect("whole events").split("\n\n");
-        let data = |line: &str| line.strip_prefix("data: ").expect("a line of data").to_owned();
-        return events.map(|event| event.lines().map(data).collect::<Vec<_>>().join("\n").into_bytes()).collect();
-    }
-    if !wire.is_websocket() {
-        return vec![bytes.to_vec()];
-    }
-    let mut messages = Vec::new();
-    while let [first, len, rest @ ..] = bytes {
-        let (size, rest) = match len {
-            126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
-            127 => (u64::from_be_bytes(rest[..8].try_into().expect("eight")) as usize, &rest[8..]),
-            len => (usize::from(*len), rest),
-        };
-        if matches!(first, 0x81 | 0x82) {
-            messages.push(rest[..size].to_vec());
+/// What came, without what its transport put around it.
+enum Told {
+    Nothing,
+    Close,
+    Message(Vec<u8>),
+}
+
+/// The next thing that is whole, and how long it is.
+fn next_message(wire: Wire, bytes: &[u8]) -> Option<(usize, Told)> {
+    match wire {
+        Wire::SseJson | Wire::UniSse => {
+            let end = bytes.windows(2).position(|two| two == b"\n\n")?;
+            let text = std::str::from_utf8(&bytes[..end]).expect("text");
+            let data = |line: &str| line.strip_prefix("data: ").expect("a line of data").to_owned();
+            let message = text.lines().map(data).collect::<Vec<_>>().join("\n");
+            Some((end + 2, Told::Message(message.into_bytes())))
         }
-        bytes = &rest[size..];
+        Wire::StreamJson | Wire::UniStream => {
+            let end = bytes.iter().position(|byte| *byte == b'\n')?;
+            Some((end + 1, Told::Message(bytes[..end].to_vec())))
+        }
+        Wire::StreamProtobuf => {
+            let mut rest = bytes;
+            let size = prost::decode_length_delimiter(&mut rest).ok()?;
+            let whole = bytes.len() - rest.len() + size;
+            Some((whole, Told::Message(bytes.get(..whole)?.to_vec())))
+        }
+        _ => next_frame(bytes),
     }
-    assert!(bytes.is_empty(), "a cut frame");
-    messages
+}
+
+fn next_frame(bytes: &[u8]) -> Option<(usize, Told)> {
+    let [first, len, rest @ ..] = bytes else { return None };
+    let (size, rest) = match len {
+        126 => (usize::from(u16::from_be_bytes(*rest.first_chunk()?)), &rest[2..]),
+        127 => (u64::from_be_bytes(*rest.first_chunk()?) as usize, &rest[8..]),
+        len => (usize::from(*len), rest),
+    };
+    let payload = rest.get(..size)?;
+    let told = match first {
+        0x81 | 0x82 => Told::Message(payload.to_vec()),
+        0xC1 | 0xC2 => {
+            let message =
+                Inflate::default().message(Kind::Binary, payload, 1 << 20).expect("what was compressed").to_vec();
+            Told::Message(message)
+        }
+        0x88 => Told::Close,
+        0x89 | 0x8A => Told::Nothing,
+        other => panic!("a frame that begins with {other:#x}"),
+    };
+    Some((bytes.len() - rest.len() + size, told))
 }
 
 fn replies(wire: Wire, mut message: &[u8]) -> Vec<Reply> {

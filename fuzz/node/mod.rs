@@ -1,23 +1,32 @@
-//! Two shards without I/O, their clients, and the mail between them: what the targets drive, and what must hold.
+//! Two reactors without I/O, their clients, and the mail between them: what the targets drive, and what must hold. All
+//! but sockets and threads is the server's own, `gannet::turn` with it.
 
 #![allow(dead_code, unused_imports)]
 
 pub mod client;
+mod desk;
+pub mod line;
+pub mod operations;
 mod setup;
+pub mod turn;
 
-pub use setup::{CHANNELS, KEYS_AT, USERS, keys, rules, token};
+pub use setup::{CHANNELS, KEYS_AT, Setup, USERS, keys, rules, setup, tight, token};
 
-use bytes::Bytes;
 use client::{Client, Known};
-use gannet::base::wheel::TICK_MS;
+use desk::Desk;
+use gannet::base::wheel::{TICK_MS, Tick};
 use gannet::broker::{Answer as Owned, Asker, ConnKey, Event, Keep, Query, Request, owner};
 use gannet::hub::Flags;
 use gannet::protocol::Encoding;
 use gannet::protocol::code::{ClientError, Disconnect};
 use gannet::session::backend::{Ask, Call, Said};
-use gannet::session::{Now, Session, Sessions};
-use gannet::shard::{Control, ControlAnswer, Mail, Out, Shard, Table};
+use gannet::session::{Now, Session};
+use gannet::shard::{Control, ControlAnswer, Mail, Shard, Table};
+use gannet::turn::conns::Conn as Connection;
+use gannet::turn::{Bounds, Ready, Turns};
 use gannet::wire::Wire;
+use gannet::ws::Deflater;
+use line::Line;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -28,158 +37,181 @@ const SEED: u64 = 7;
 pub const SERVICE: usize = SHARDS as usize;
 /// Tickets of questions that the checks ask themselves.
 const CHECK: u64 = 1000;
+/// Turns of one tick, or until there is no work left, at most.
+const TURNS_MAX: usize = 20_000;
+const NS_IN_MS: u64 = 1_000_000;
 
+/// A client and its end of a connection.
 pub struct Conn {
-    generation: u32,
-    session: Option<Box<Session>>,
+    key: ConnKey,
+    pub line: Line,
     pub client: Client,
     pub wire: Wire,
-    /// Commands that wait until the connect command is answered.
-    rest: Vec<u8>,
-}
-
-pub struct Conns {
-    me: u16,
-    pub list: Vec<Option<Conn>>,
-}
-
-impl Sessions for Conns {
-    fn session(&mut self, conn: u32) -> Option<&mut Session> {
-        self.list.get_mut(conn as usize)?.as_mut()?.session.as_deref_mut()
-    }
-}
-
-impl Table for Conns {
-    fn key(&self, conn: u32) -> Option<ConnKey> {
-        let generation = self.list.get(conn as usize)?.as_ref()?.generation;
-        Some(ConnKey { reactor: self.me, index: conn, generation })
-    }
-
-    fn take(&mut self, conn: u32) -> Option<Box<Session>> {
-        self.list.get_mut(conn as usize)?.as_mut()?.session.take()
-    }
-
-    fn deliver(&mut self, conn: u32, frame: &Bytes, _: bool) {
-        let conn = self.list[conn as usize].as_mut().filter(|conn| conn.session.is_some());
-        assert!(!frame.is_empty(), "an empty delivery");
-        conn.expect("a delivery to nobody").client.send(frame.clone());
-    }
-}
-
-impl Conns {
-    fn client(&mut self, conn: u32) -> &mut Client {
-        &mut self.list[conn as usize].as_mut().expect("a connection").client
-    }
-
-    fn sessions(&self) -> impl Iterator<Item = (usize, &Conn, &Session)> {
-        let conns = self.list.iter().enumerate().filter_map(|(at, conn)| Some((at, conn.as_ref()?)));
-        conns.filter_map(|(at, conn)| Some((at, conn, conn.session.as_deref()?)))
-    }
+    /// It has said what it wants: its stream has begun.
+    asked: bool,
 }
 
 pub struct Node {
     pub now: Now,
-    pub shards: Vec<Shard>,
-    pub conns: Vec<Conns>,
+    pub reactors: Vec<Turns<Desk>>,
+    /// By their numbers.
+    conns: Vec<Option<Conn>>,
     /// By who sends, then by who gets it.
     pub mail: Vec<Vec<VecDeque<Mail>>>,
     /// Questions that the backend has not answered.
-    pub asks: Vec<Box<Call>>,
+    pub asks: Vec<Call>,
     answers: Vec<(u64, ControlAnswer)>,
     pub known: Known,
-    generation: u32,
-    user_limit: u32,
+    setup: Arc<Setup>,
 }
 
 impl Node {
-    pub fn new(setup: u8) -> Node {
-        let rules = rules(setup);
-        let user_limit = rules.user_connection_limit as u32;
-        let conns = |me| Conns { me, list: (0..CONNS).map(|_| None).collect() };
+    pub fn new(setup: Arc<Setup>) -> Node {
         let lines = || (0..SHARDS).map(|_| VecDeque::new()).collect();
+        let reactor = |me| {
+            let shard = Shard::new(me, SHARDS, SEED, Arc::new([9; 32]), setup.rules.clone());
+            let bounds = Bounds::of_each(&setup.config, usize::from(SHARDS));
+            Turns::new(me, SHARDS, shard, Desk::new(me, SHARDS), bounds)
+        };
         Node {
             now: Now { tick: 1, ms: TICK_MS, unix_ms: 1_800_000_000_000 },
-            shards: (0..SHARDS).map(|me| Shard::new(me, SHARDS, SEED, Arc::new([9; 32]), rules.clone())).collect(),
-            conns: (0..SHARDS).map(conns).collect(),
+            reactors: (0..SHARDS).map(reactor).collect(),
+            conns: (0..SHARDS as u8 * CONNS).map(|_| None).collect(),
             mail: (0..=SHARDS).map(|_| lines()).collect(),
             asks: Vec::new(),
             answers: Vec::new(),
             known: Known::new(),
-            generation: 0,
-            user_limit,
+            setup,
         }
     }
 
-    /// A connection by its number over all shards.
-    pub fn at(conn: u8) -> (usize, u32) {
-        (usize::from(conn) % usize::from(SHARDS), u32::from(conn / SHARDS as u8 % CONNS))
+    /// A connection's place among those of all reactors, and its reactor.
+    pub fn at(conn: u8) -> (usize, usize) {
+        let place = usize::from(conn % (SHARDS as u8 * CONNS));
+        (place, place % usize::from(SHARDS))
     }
 
     pub fn owner(channel: &str) -> usize {
         usize::from(owner(channel, SHARDS, SEED))
     }
 
-    pub fn open(&mut self, conn: u8, wire: Wire, frame_pings: bool) {
-        let (at, index) = Node::at(conn);
-        self.shards[at].close(self.now, &mut self.conns[at], index, None);
-        self.act();
-        self.generation += 1;
-        let generation = self.generation;
-        let mut id = [conn; 16];
-        id[..4].copy_from_slice(&generation.to_le_bytes());
-        // Streams know no frames.
-        let mut session = self.shards[at].open(self.now, id, wire, frame_pings && wire.is_websocket());
-        if generation.is_multiple_of(3) {
-            session.set_headers("x-forwarded: 1\n".into());
-        }
-        self.conns[at].list[index as usize] =
-            Some(Conn { generation, session: Some(session), client: Client::new(wire), wire, rest: Vec::new() });
+    pub fn conn(&mut self, conn: u8) -> Option<&mut Conn> {
+        self.conns[Node::at(conn).0].as_mut()
+    }
+
+    /// The server's side of it, while it lasts.
+    fn served(&self, conn: &Conn) -> Option<&Connection<Line>> {
+        let conns = &self.reactors[usize::from(conn.key.reactor)].conns;
+        let is_same = conns.key(conn.key.index) == Some(conn.key);
+        conns.iter().find(|(index, _)| is_same && *index == conn.key.index).map(|(_, it)| it)
+    }
+
+    pub fn key(&self, conn: u8) -> Option<ConnKey> {
+        let conn = self.conns[Node::at(conn).0].as_ref()?;
+        self.served(conn).map(|_| conn.key)
+    }
+
+    /// The name of its session, as it was told.
+    pub fn session_name(&mut self, conn: u8) -> Option<String> {
+        let key = self.key(conn)?;
+        let Turns { shard, conns, .. } = &mut self.reactors[usize::from(key.reactor)];
+        shard.session_name(conns, key.index)
     }
 
     pub fn is_open(&self, conn: u8) -> bool {
-        let (at, index) = Node::at(conn);
-        self.conns[at].list[index as usize].as_ref().is_some_and(|conn| conn.session.is_some())
+        self.conns[Node::at(conn).0].as_ref().is_some_and(|conn| {
+            self.served(conn).is_some_and(|it| it.session.is_some() || !conn.wire.is_websocket() && !conn.asked)
+        })
     }
 
+    /// A connection with nothing said on it.
+    pub fn accept(&mut self, conn: u8, wire: Wire) {
+        self.close(conn);
+        let (place, at) = Node::at(conn);
+        let (line, ns) = (Line::new(), self.now.ms * NS_IN_MS);
+        let turns = &mut self.reactors[at];
+        turns.begin(self.now, ns);
+        let index = turns.accept(line.clone(), 0);
+        let key = turns.conns.key(index).expect("just accepted");
+        if matches!(wire, Wire::DeflatedJson | Wire::DeflatedProtobuf) {
+            turns.shard.deflater = Deflater::new(&self.setup.config.websocket);
+        }
+        self.conns[place] = Some(Conn { key, line, client: Client::new(wire), wire, asked: false });
+    }
+
+    pub fn open(&mut self, conn: u8, wire: Wire, frame_pings: bool) {
+        self.accept(conn, wire);
+        if wire.is_websocket() {
+            let head = upgrade(wire, frame_pings);
+            self.say(conn, head.as_bytes(), usize::MAX);
+            self.turn(Node::at(conn).1, Vec::new());
+        }
+    }
+
+    /// Bytes of a client, in pieces.
+    pub fn say(&mut self, conn: u8, bytes: &[u8], piece: usize) {
+        if let Some(conn) = self.conn(conn) {
+            conn.line.say(bytes, piece);
+        }
+    }
+
+    /// A client takes so many bytes from now on.
+    pub fn set_room(&mut self, conn: u8, bytes: usize) {
+        if let Some(conn) = self.conn(conn) {
+            conn.line.set_room(bytes);
+        }
+    }
+
+    /// What this client says is not followed.
+    pub fn muddle(&mut self, conn: u8) {
+        if let Some(conn) = self.conn(conn) {
+            conn.client.muddled = true;
+        }
+    }
+
+    /// What is known of a connection, for a message.
+    pub fn shown(&self, conn: u8) -> String {
+        let conn = self.conns[Node::at(conn).0].as_ref().expect("a client");
+        let it = self.served(conn).map(|it| {
+            let (phase, marks, session) = (it.phase, it.marks, it.session.as_ref());
+            let session =
+                session.map(|session| (session.next_deadline(), session.is_connected(), session.is_connecting()));
+            format!("{phase:?} {marks:?} {:?} {session:?} {:?}", it.io_due, it.partial)
+        });
+        format!("{:?} at {}, {it:?}", conn.wire, self.now.tick)
+    }
+
+    /// A stream of which nothing was asked.
+    pub fn is_stream_to_come(&mut self, conn: u8) -> bool {
+        self.conn(conn).is_some_and(|conn| !conn.wire.is_websocket() && !conn.asked)
+    }
+
+    /// A message, by whatever way the client has.
     pub fn message(&mut self, conn: u8, message: &[u8]) {
-        let (at, index) = Node::at(conn);
-        let Some(it) = self.conns[at].list[index as usize].as_mut() else { return };
-        if !it.rest.is_empty() && it.wire.encoding() == Encoding::Json {
-            it.rest.push(b'\n');
+        let at = Node::at(conn).1;
+        let Some(wire) = self.conn(conn).map(|conn| conn.wire) else { return };
+        let mut mail = Vec::new();
+        if wire.is_websocket() {
+            let first = if wire.encoding() == Encoding::Json { 0x81 } else { 0x82 };
+            self.say(conn, &masked(first, message), usize::MAX);
+        } else if !std::mem::replace(&mut self.conn(conn).expect("a client").asked, true) {
+            self.reactors[at].host.said = message.to_vec();
+            let head = format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", desk::path(wire, false));
+            self.say(conn, head.as_bytes(), usize::MAX);
+        } else if wire.is_emulated()
+            && let (Some(key), Some(session)) = (self.key(conn), self.session_name(conn))
+        {
+            mail.push(Mail::Commands { conn: key, session: session.into(), message: message.to_vec().into() });
         }
-        let fresh = it.rest.is_empty();
-        it.rest.extend_from_slice(message);
-        self.go_on(at, index, fresh);
+        self.turn(at, mail);
     }
 
-    /// Carries out the commands of a client that wait, up to one that has to wait for the connect command.
-    fn go_on(&mut self, at: usize, index: u32, mut first: bool) {
-        loop {
-            let Some(it) = self.conns[at].list[index as usize].as_mut() else { return };
-            let Some(session) = it.session.as_ref() else { return it.rest.clear() };
-            if session.is_connecting() || it.rest.is_empty() && !first {
-                return;
-            }
-            let rest = std::mem::take(&mut it.rest);
-            let used = self.shards[at].command(self.now, &mut self.conns[at], index, &rest, std::mem::take(&mut first));
-            if let Some(it) = self.conns[at].list[index as usize].as_mut() {
-                it.rest = rest[used..].to_vec();
-            }
-            self.act();
-        }
-    }
-
-    /// The same for all clients.
-    fn all_go_on(&mut self) {
-        for at in 0..self.shards.len() {
-            (0..u32::from(CONNS)).for_each(|index| self.go_on(at, index, false));
-        }
-    }
-
+    /// The connection breaks.
     pub fn close(&mut self, conn: u8) {
-        let (at, index) = Node::at(conn);
-        self.shards[at].close(self.now, &mut self.conns[at], index, None);
-        self.act();
+        if let Some(it) = self.conn(conn) {
+            it.line.reset();
+            self.turn(Node::at(conn).1, Vec::new());
+        }
     }
 
     pub fn control(&mut self, control: &Control) {
@@ -188,60 +220,113 @@ impl Node {
         }
     }
 
-    /// The backend answers one of its questions: by mail, or the service thread has no room for it.
+    /// Which reactors take no more.
+    pub fn set_full(&mut self, full: [bool; SHARDS as usize]) {
+        self.reactors.iter_mut().for_each(|turns| turns.host.full = full.to_vec());
+    }
+
+    /// The backend answers one of its questions: by mail, or the service thread has no room for the next.
     pub fn said(&mut self, at: usize, said: Option<Said>) {
+        let Some(said) = said else {
+            return self.reactors.iter_mut().for_each(|turns| turns.host.refuses = true);
+        };
         if self.asks.is_empty() {
             return;
         }
-        let call = self.asks.swap_remove(at % self.asks.len());
-        let to = usize::from(call.conn.reactor);
-        match said {
-            Some(said) => {
-                let Call { conn, ticket, ask, .. } = *call;
-                let said = match (&ask, said) {
-                    (_, said @ Said::Error(_)) => said,
-                    // A worker says nothing else.
-                    (Ask::Check(check), _) => Said::Checked(check.judge(self.shards[to].rules()).into()),
-                    (_, said) => said,
-                };
-                self.mail[SERVICE][to].push_back(Mail::Backend { conn, ticket, ask, said });
+        let Call { conn, ticket, ask, .. } = self.asks.swap_remove(at % self.asks.len());
+        let to = usize::from(conn.reactor);
+        let said = match (&ask, said) {
+            (_, said @ Said::Error(_)) => said,
+            // A worker says nothing else.
+            (Ask::Check(check), _) => Said::Checked(check.judge(self.reactors[to].shard.rules()).into()),
+            (_, said) => said,
+        };
+        self.mail[SERVICE][to].push_back(Mail::Backend { conn, ticket, ask, said });
+    }
+
+    /// A turn of one reactor, if there is anything for it.
+    pub fn turn(&mut self, at: usize, mut mail: Vec<Mail>) {
+        let own: Vec<usize> = (0..self.conns.len()).filter(|place| Node::at(*place as u8).1 == at).collect();
+        let mut ready = Vec::new();
+        let mut before = Vec::new();
+        for place in &own {
+            let Some(conn) = self.conns[*place].as_ref() else { continue };
+            if let Some(it) = self.served(conn) {
+                let waiting = self.reactors[at].conns.waiting(conn.key.index) as u64;
+                let subscribed = it.session.as_ref().is_some_and(|session| session.subscriptions() > 0);
+                before.push((*place, conn.line.reads(), conn.line.written_ever() + waiting, subscribed));
+                ready.extend(conn.line.poll(conn.key.index));
             }
-            None => self.shards[to].refuse_call(self.now, &mut self.conns[to], *call),
         }
-        self.act();
-        self.all_go_on();
+        let quiet = mail.is_empty() && self.reactors[at].mail_waiting() == 0;
+        let turns = &mut self.reactors[at];
+        turns.begin(self.now, self.now.ms * NS_IN_MS);
+        turns.run(ready.into_iter(), &mut mail);
+        for (to, mail) in std::mem::take(&mut turns.host.sent) {
+            self.mail[at][usize::from(to)].extend(mail);
+        }
+        self.asks.append(&mut turns.host.asks);
+        self.answers.append(&mut turns.host.answers);
+        if self.answers.len() > 100 {
+            self.answers.clear();
+        }
+        for place in own {
+            if let Some(conn) = self.conns[place].as_mut() {
+                conn.client.read(&conn.line.take_written(), &mut self.known);
+            }
+        }
+        self.check_turn(at, quiet, before);
+    }
+
+    /// What one turn may do.
+    fn check_turn(&self, at: usize, quiet: bool, before: Vec<(usize, usize, u64, bool)>) {
+        let (turns, config) = (&self.reactors[at], &self.setup.config);
+        for (place, reads, sent, subscribed) in before {
+            let conn = self.conns[place].as_ref().expect("it was there");
+            assert!(conn.line.reads() <= reads + 1, "{} reads in a turn", conn.line.reads() - reads);
+            let caused = conn.line.written_ever() + turns.conns.waiting(conn.key.index) as u64;
+            let most = (config.reactor.reply_budget + STEP_MAX) as u64;
+            if self.served(conn).is_some() && quiet && !subscribed {
+                assert!(caused.saturating_sub(sent) <= most, "{} bytes in a turn", caused - sent);
+            }
+        }
+        let (mut held, mut output) = (0, 0);
+        for (index, it) in turns.conns.iter() {
+            let size = turns.conns.output_of(index);
+            let most = config.client.queue_max_size;
+            assert!(size <= most || !it.phase.is_open(), "{size} wait, of {most}");
+            held += it.partial.as_ref().map_or(0, |it| it.tail.len() + it.message.len() + it.rest.len());
+            output += size;
+        }
+        assert_eq!((turns.conns.held_bytes(), turns.conns.output_bytes()), (held, output), "held, and waiting");
+        assert!(held <= config.reactor.held_input_size + 2 * gannet::turn::READ_SIZE, "{held} bytes are held");
+        let queued: BTreeSet<u32> = turns.conns.queued().iter().copied().collect();
+        assert_eq!(queued.len(), turns.conns.queued().len(), "it stands in the line twice");
     }
 
     /// Time goes on; whatever is due on the way happens at its time.
-    pub fn tick(&mut self, ticks: u32) {
+    pub fn tick(&mut self, ticks: Tick) {
         let until = self.now.tick + ticks;
         while self.now.tick < until {
-            let deadlines = self.conns.iter().flat_map(|conns| conns.sessions().map(|(.., s)| s.next_deadline()));
-            let next = deadlines.min().unwrap_or(until).clamp(self.now.tick + 1, until);
+            let due = self.reactors.iter_mut().filter_map(Turns::next_tick).min().unwrap_or(until);
+            let next = due.clamp(self.now.tick + 1, until);
             self.pass(u64::from(next - self.now.tick) * TICK_MS);
-            for at in 0..self.shards.len() {
-                for conn in 0..u32::from(CONNS) {
-                    self.timeouts(at, conn);
-                }
-                self.shards[at].tick(self.now);
-            }
+            (0..self.reactors.len()).for_each(|at| self.meet_deadlines(at));
         }
     }
 
     fn pass(&mut self, ms: u64) {
-        self.now.tick += (ms / TICK_MS) as u32;
+        self.now.tick += (ms / TICK_MS) as Tick;
         self.now.ms += ms;
         self.now.unix_ms += ms;
     }
 
-    fn timeouts(&mut self, at: usize, conn: u32) {
-        for _ in 0..8 {
-            let due = self.conns[at].session(conn).is_some_and(|session| session.next_deadline() <= self.now.tick);
-            if !due {
+    fn meet_deadlines(&mut self, at: usize) {
+        for _ in 0..TURNS_MAX {
+            self.turn(at, Vec::new());
+            if self.reactors[at].next_tick().is_none_or(|due| due > self.now.tick) {
                 return;
             }
-            self.shards[at].timeout(self.now, &mut self.conns[at], conn);
-            self.act();
         }
         panic!("a deadline that stays");
     }
@@ -249,19 +334,18 @@ impl Node {
     /// Up to `count` values from each to each.
     pub fn take_mail(&mut self, from: usize, count: usize) -> bool {
         let mut any = false;
-        for to in 0..self.shards.len() {
-            for _ in 0..count {
-                let Some(mail) = self.mail[from][to].pop_front() else { break };
-                self.shards[to].mail(self.now, &mut self.conns[to], mail);
-                self.act();
+        for to in 0..self.reactors.len() {
+            let line = &mut self.mail[from][to];
+            let mail: Vec<Mail> = line.drain(..count.min(line.len())).collect();
+            if !mail.is_empty() {
                 any = true;
+                self.turn(to, mail);
             }
         }
-        self.all_go_on();
         any
     }
 
-    /// A publication on its way to a shard finds no room: what is left of it is the news of the gap.
+    /// A publication on its way to a reactor finds no room: what is left of it is the news of the gap.
     pub fn lose(&mut self, from: usize) {
         let lost = self.mail[from].iter_mut().flatten().find_map(|mail| match mail {
             Mail::Event(event @ Event::Publication { .. }) => Some(event),
@@ -274,49 +358,35 @@ impl Node {
         }
     }
 
-    pub fn fan_out(&mut self, budget: usize) {
-        for at in 0..self.shards.len() {
-            self.shards[at].fan_out(self.now, &mut self.conns[at], budget);
-            self.act();
-        }
-    }
-
-    /// Does what the shards want done.
-    pub fn act(&mut self) {
-        for (at, shard) in self.shards.iter_mut().enumerate() {
-            let conns = &mut self.conns[at];
-            for out in shard.out.drain(..) {
-                match out {
-                    Out::Send { conn, frame } => conns.client(conn).send(frame),
-                    Out::Hole { conn, ticket, .. } => conns.client(conn).send_hole(ticket),
-                    Out::Fill { conn, ticket, frame } => conns.client(conn).fill(ticket, frame),
-                    Out::Close { conn, wire, disconnect } => {
-                        assert!(conns.session(conn).is_none(), "closed, and a session still");
-                        assert!((3000..5000).contains(&disconnect.code) && !wire.close(&disconnect).is_empty());
-                        conns.client(conn).muddled = true;
-                    }
-                    Out::Mail { reactor, mail } => self.mail[at][usize::from(reactor)].push_back(mail),
-                    Out::Ask(call) => self.asks.push(call),
-                    Out::Answer { ticket, answer } => self.answers.push((ticket, answer)),
-                    // Deadlines are looked at whenever time goes on.
-                    Out::Hook(_) | Out::Gone(_) | Out::Sooner { .. } | Out::Drain { .. } | Out::Settings(_) | Out::Rejected { .. } | Out::Commands { .. } => {}
+    /// So many turns of those that have work.
+    pub fn work(&mut self, turns: usize) -> bool {
+        let mut any = false;
+        for _ in 0..turns {
+            for at in 0..self.reactors.len() {
+                let busy = |conn: &Conn| usize::from(conn.key.reactor) == at && conn.line.is_busy();
+                let busy = self.conns.iter().flatten().any(|conn| busy(conn) && self.served(conn).is_some());
+                if busy || self.reactors[at].has_work() {
+                    any = true;
+                    self.turn(at, Vec::new());
                 }
             }
-            for conn in conns.list.iter_mut().flatten() {
-                conn.client.read(&mut self.known);
-            }
         }
-        if self.answers.len() > 100 {
-            self.answers.clear();
-        }
+        any
+    }
+
+    /// The clients with their sessions.
+    fn sessions(&self) -> impl Iterator<Item = (&Conn, &Session)> {
+        let conns = self.conns.iter().flatten();
+        conns.filter_map(|conn| Some((conn, self.served(conn)?.session.as_deref()?)))
     }
 
     /// The sessions and the hubs agree on who listens, and where.
     pub fn check(&self) {
-        for (shard, conns) in self.shards.iter().zip(&self.conns) {
+        for (at, turns) in self.reactors.iter().enumerate() {
+            let shard = &turns.shard;
             let mut places: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
             let (mut joined, mut connected) = (0, 0);
-            for (index, conn, session) in conns.sessions() {
+            for (conn, session) in self.sessions().filter(|(conn, _)| usize::from(conn.key.reactor) == at) {
                 connected += usize::from(session.is_connected());
                 assert!(session.subscriptions() <= 3, "more subscriptions than the limit");
                 for back in 0..session.subscriptions() as u16 {
@@ -324,11 +394,8 @@ impl Node {
                     joined += 1;
                     assert!(places.entry(channel).or_default().insert(slot), "two in one slot");
                     let there = shard.hub().slot(channel, slot).expect("a slot");
-                    assert_eq!(
-                        (there.conn as usize, there.back, there.wire),
-                        (index, back, conn.wire),
-                        "another's slot"
-                    );
+                    assert_eq!((there.conn, there.back), (conn.key.index, back), "another's slot");
+                    assert_eq!(there.wire, session.wire(), "another's wire");
                 }
             }
             assert!(places.values().all(|slots| slots.iter().copied().eq(0..slots.len() as u32)), "a gap");
@@ -338,55 +405,52 @@ impl Node {
 
     /// Until nothing is under way any more: the backend refuses what it was asked, held publications leave.
     pub fn settle(&mut self) {
+        self.set_full([false; SHARDS as usize]);
         for _ in 0..2 {
-            for shard in &mut self.shards {
-                shard.set_full([false; SHARDS as usize].into_iter());
-                shard.tick(self.now);
-            }
             let mut busy = true;
+            let mut rounds = 0;
             while busy {
-                busy = (0..=SERVICE).fold(false, |busy, from| self.take_mail(from, usize::MAX) || busy);
+                rounds += 1;
+                assert!(rounds < TURNS_MAX, "no rest");
+                busy = (0..=SERVICE).filter(|from| self.take_mail(*from, usize::MAX)).count() > 0;
                 while !self.asks.is_empty() {
                     self.said(0, Some(Said::Error(ClientError::Internal.into())));
                     busy = true;
                 }
-                while self.shards.iter().any(Shard::has_work) {
-                    self.fan_out(3);
-                    busy = true;
-                }
+                busy |= self.work(1);
             }
-            // Channels that gather publications do so for less.
-            self.pass(1000);
+            // Channels that gather publications do so for less, and so do clients.
+            self.pass(4 * TICK_MS);
+            (0..self.reactors.len()).for_each(|at| self.meet_deadlines(at));
         }
     }
 
     /// What must hold when nothing is under way.
     pub fn check_at_rest(&mut self) {
         let mut listeners: BTreeMap<String, (u64, BTreeSet<String>)> = BTreeMap::new();
-        for (shard, conns) in self.shards.iter().zip(&self.conns) {
+        for (at, turns) in self.reactors.iter().enumerate() {
             let mut known = BTreeSet::new();
-            for (_, conn, session) in conns.sessions() {
-                assert_eq!(conn.client.holes(), 0, "a reply that never came");
+            for (conn, session) in self.sessions().filter(|(conn, _)| usize::from(conn.key.reactor) == at) {
+                assert!(!turns.conns.has_outbox(conn.key.index), "a reply that never came");
                 for back in 0..session.subscriptions() as u16 {
                     let (channel, slot) = session.slot(back).expect("a subscription that never began");
                     known.insert(channel);
-                    let (count, present) = listeners.entry(shard.hub().name(channel).to_string()).or_default();
+                    let (count, present) = listeners.entry(turns.shard.hub().name(channel).to_string()).or_default();
                     *count += 1;
-                    if shard.hub().slot(channel, slot).is_some_and(|slot| slot.flags.has(Flags::PRESENT)) {
+                    if turns.shard.hub().slot(channel, slot).is_some_and(|slot| slot.flags.has(Flags::PRESENT)) {
                         present.insert(session.client());
                     }
                 }
             }
-            assert_eq!((shard.hub().len(), shard.hub().waiting_bytes()), (known.len(), 0), "channels held by nobody");
+            let hub = turns.shard.hub();
+            assert_eq!((hub.len(), hub.waiting_bytes()), (known.len(), 0), "channels held by nobody");
         }
         self.check_owners(&listeners);
         for channel in listeners.keys().filter(|channel| channel.starts_with("h:")) {
             let Owned::History(history) = self.ask(channel, history) else { panic!("no history") };
-            for conns in &self.conns {
-                for (_, conn, _) in conns.sessions() {
-                    let position = conn.client.position(channel);
-                    assert!(position.is_none_or(|at| at == history.0.offset), "{channel}: {position:?} of {history:?}");
-                }
+            for (conn, _) in self.sessions() {
+                let position = conn.client.position(channel);
+                assert!(position.is_none_or(|at| at == history.0.offset), "{channel}: {position:?} of {history:?}");
             }
         }
     }
@@ -436,37 +500,53 @@ impl Node {
             self.close(conn);
             self.check();
         }
+        self.leave_nothing();
+    }
+
+    /// All clients are gone.
+    pub fn leave_nothing(&mut self) {
         self.settle();
-        if self.user_limit > 0 {
+        if self.setup.rules.user_connection_limit > 0 {
             USERS.iter().for_each(|user| self.check_seats(user));
         }
         // Streams outlive their clients, but not for ever.
         self.pass(3_600_000);
-        for shard in &mut self.shards {
-            while shard.tick(self.now).is_some_and(|due| due <= self.now.ms) {}
+        for at in 0..self.reactors.len() {
+            self.meet_deadlines(at);
+            while self.reactors[at].wake_at().is_some_and(|due| due <= self.now.ms) {
+                self.turn(at, Vec::new());
+            }
+            let Turns { shard, conns, .. } = &self.reactors[at];
             assert!(shard.hub().is_empty() && shard.hub().waiting_bytes() == 0, "the hub is not empty");
             let stats = shard.stats();
             assert_eq!((stats.clients, stats.users, stats.channels, stats.subscriptions), (0, 0, 0, 0));
             assert_eq!(stats.history_bytes, 0, "streams are left");
+            assert_eq!((conns.len(), conns.held_bytes(), conns.output_bytes()), (0, 0, 0), "connections are left");
         }
     }
 
     /// All places of a user are free again.
     fn check_seats(&mut self, user: &str) {
-        let conn = ConnKey { reactor: 0, index: u32::from(CONNS), generation: 0 };
-        let at = Node::owner(user);
-        let mut granted = 0;
-        for _ in 0..=self.user_limit {
-            let mail = Mail::TakeSeat { user: user.into(), conn, ticket: 1 };
-            self.shards[at].mail(self.now, &mut self.conns[at], mail);
-            granted += self.shards[at].out.drain(..).filter(is_granted).count() as u32;
+        // Nobody is there, and nobody hears the answer but this.
+        let conn = ConnKey { reactor: 0, index: 1000, generation: 0 };
+        let (at, limit) = (Node::owner(user), self.setup.rules.user_connection_limit);
+        self.mail.iter_mut().flatten().for_each(VecDeque::clear);
+        let ask = || Mail::TakeSeat { user: user.into(), conn, ticket: 1 };
+        self.turn(at, (0..=limit).map(|_| ask()).collect());
+        let granted = self.mail.iter().flatten().flatten().filter(|mail| is_granted(mail)).count();
+        // Mail of a reactor to itself is carried out in its turn.
+        if at != 0 {
+            assert_eq!(granted, limit, "places of {user} that nobody gave back");
         }
-        assert_eq!(granted, self.user_limit, "places of {user} that nobody gave back");
+        self.mail.iter_mut().flatten().for_each(VecDeque::clear);
     }
 }
 
-fn is_granted(out: &Out) -> bool {
-    matches!(out, Out::Mail { mail: Mail::Seat { granted: true, .. }, .. })
+/// Bytes that one step more may come to: one reply.
+const STEP_MAX: usize = 16 * 1024;
+
+fn is_granted(mail: &Mail) -> bool {
+    matches!(mail, Mail::Seat { granted: true, .. })
 }
 
 fn history(channel: Arc<str>, asker: Asker) -> Request {
@@ -475,14 +555,42 @@ fn history(channel: Arc<str>, asker: Asker) -> Request {
     Request::History { channel, asker, query }
 }
 
+/// The request of a WebSocket on a wire, which offers compression.
+pub fn upgrade(wire: Wire, frame_pings: bool) -> String {
+    format!(
+        "GET {} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+        desk::path(wire, frame_pings)
+    )
+}
+
+/// A masked frame with the key 0, under which a payload is its own mask.
+pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ 0..126 => bytes.push(0x80 | len as u8),
+        len @ 126..65_536 => {
+            bytes.push(0x80 | 126);
+            bytes.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            bytes.push(0x80 | 127);
+            bytes.extend((len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend([0; 4]);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
 /// A client says `message`, before its connect command and after, next to one that stays: whatever it is, nothing is
 /// left of it.
 pub fn hear(wire: Wire, connect: &[u8], message: &[u8]) {
     // Everything is allowed.
-    let mut node = Node::new(1);
+    let mut node = Node::new(setup(1));
     for (conn, first) in [(0, &b""[..]), (1, connect)] {
         node.open(conn, wire, false);
-        node.conns[usize::from(conn)].client(0).muddled = true;
+        node.conn(conn).expect("a client").client.muddled = true;
         if !first.is_empty() {
             node.message(conn, first);
         }

@@ -2,8 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use gannet::config::{ChannelOptions, Config, NamespaceOptions};
 use gannet::auth::{Jwks, KeySet};
+use gannet::config::{ChannelOptions, Config, NamespaceOptions};
 use gannet::session::Rules;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use std::cell::RefCell;
@@ -17,15 +17,55 @@ pub const USERS: [&str; 3] = ["1", "2", "3"];
 /// Where the key set is said to lie.
 pub const KEYS_AT: &str = "https://keys.example/set";
 
-/// What the bits of `setup` turn on; each set of rules is made once.
-pub fn rules(setup: u8) -> Arc<Rules> {
-    thread_local! {
-        static MADE: RefCell<HashMap<u8, Arc<Rules>>> = RefCell::default();
-    }
-    MADE.with_borrow_mut(|made| made.entry(setup).or_insert_with(|| Arc::new(make(setup))).clone())
+/// A configuration, and what follows from it.
+pub struct Setup {
+    pub config: Config,
+    pub rules: Arc<Rules>,
 }
 
-fn make(setup: u8) -> Rules {
+impl Setup {
+    fn new(config: Config) -> Arc<Setup> {
+        let rules = Arc::new(Rules::new(&config).expect("rules"));
+        Arc::new(Setup { config, rules })
+    }
+}
+
+/// What the bits of `setup` turn on; each is made once.
+pub fn setup(bits: u8) -> Arc<Setup> {
+    thread_local! {
+        static MADE: RefCell<HashMap<u8, Arc<Setup>>> = RefCell::default();
+    }
+    MADE.with_borrow_mut(|made| made.entry(bits).or_insert_with(|| Setup::new(make(bits))).clone())
+}
+
+pub fn rules(bits: u8) -> Arc<Rules> {
+    setup(bits).rules.clone()
+}
+
+/// Small limits, which are soon reached: for floods.
+pub fn tight(bits: u8) -> Arc<Setup> {
+    thread_local! {
+        static MADE: RefCell<HashMap<u8, Arc<Setup>>> = RefCell::default();
+    }
+    let make = || {
+        let on = |bit: u8| bits & 1 << bit != 0;
+        // All is allowed, and the backend is asked by rpc alone.
+        let mut config = make(1);
+        let reactor = &mut config.reactor;
+        (reactor.command_budget, reactor.reply_budget) = if on(0) { (3, 600) } else { (64, 20_000) };
+        reactor.decode_budget = if on(1) { 300 } else { 20_000 };
+        reactor.held_input_size = if on(2) { 5_000 } else { 1 << 20 };
+        reactor.fanout_slice = if on(3) { 2 } else { 1024 };
+        config.client.unanswered_limit = if on(4) { 2 } else { 256 };
+        config.client.queue_max_size = if on(5) { 3_000 } else { 1 << 20 };
+        config.client.write_delay = Duration::from_millis(if on(6) { 200 } else { 0 });
+        config.overload.memory_limit = if on(7) { 100_000 } else { 0 };
+        Setup::new(config)
+    };
+    MADE.with_borrow_mut(|made| made.entry(bits).or_insert_with(make).clone())
+}
+
+fn make(setup: u8) -> Config {
     let on = |bit: u8| setup & 1 << bit != 0;
     let mut config = Config::default();
     let client = &mut config.client;
@@ -55,15 +95,16 @@ fn make(setup: u8) -> Rules {
     config.rpc.proxy.endpoint = "https://backend.example/rpc".into();
     config.rpc.proxy.http_headers = vec!["x-forwarded".into()];
     config.websocket.message_size_limit = 4096;
+    (config.websocket.compression, config.websocket.compression_min_size) = (true, 64);
     config.channel.max_length = 40;
     config.channel.history_meta_ttl = Duration::from_secs(60);
     config.channel.idempotency_cache_size = 4;
     config.channel.history_memory_limit = 4096;
-    config.reactor.fanout_queue_size = 2000;
+    (config.reactor.fanout_queue_size, config.reactor.fanout_slice) = (2000, 3);
     config.channel.without_namespace = open();
     config.channel.namespaces =
         namespaces().into_iter().map(|(name, options)| NamespaceOptions { name: name.into(), options }).collect();
-    Rules::new(&config).expect("rules")
+    config
 }
 
 fn open() -> ChannelOptions {
