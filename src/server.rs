@@ -16,6 +16,7 @@ pub use reload::Again;
 use crate::admission::Admission;
 use crate::base::mailbox::{Mailbox, Sender, mailbox};
 use crate::config::{Config, ListenSocket, Warning};
+use crate::engine::{EngineLink, Engines};
 use crate::heap;
 use crate::host;
 use crate::reactor::{Links, Reactor, Returned, Steering, WAKER, listen};
@@ -87,7 +88,6 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let (listeners, bound, steering) = open_public(&config, count)?;
     let internal = open_internal(&config)?;
     let grpc = open_grpc(&config)?;
-
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
     let info = node_info(&config, bound)?;
     let settings = Settings::new(config, &info.uid).map_err(|error| cannot_start(error.to_string()))?;
@@ -101,14 +101,15 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let (hand_off, handed_off) = service::hand_off(rooms.public.clone());
     let (outgoing, backend, hook) =
         service::outgoing(settings.borrow().clone(), senders.clone()).map_err(cannot_start)?;
-
+    let engines = Engines::start(&config, &info.uid, senders.clone(), seed).map_err(cannot_start)?;
     let checks = start_workers(&settings, &senders)?;
     let (happened, happening) = channel();
     for (at, (part, listener)) in parts.into_iter().zip(listeners).enumerate() {
         let me = at as u16;
         let shard = Shard::new(me, count as u16, seed, secret.clone(), rules.clone());
         let ends = (hand_off.clone(), backend.clone(), hook.clone(), checks.clone());
-        let links = links(senders.clone(), ends, part.back, answers.clone(), happened.clone());
+        let links =
+            links(me, (senders.clone(), engines.link.clone()), ends, part.back, answers.clone(), happened.clone());
         let failed = happened.clone();
         let start = || {
             let mailboxes = (part.mailbox, part.returned);
@@ -227,7 +228,8 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
 // A question that finds no room comes back by value.
 #[expect(clippy::result_large_err)]
 fn links(
-    reactors: Vec<Sender<Mail>>,
+    me: u16,
+    (reactors, engine): (Vec<Sender<Mail>>, EngineLink),
     (hand_off, backend, hook, checks): (HandOff, BackendLink, HookLink, TokenChecks),
     back: Sender<Returned>,
     answers: UnboundedSender<Vec<(u64, ControlAnswer)>>,
@@ -243,6 +245,7 @@ fn links(
         }),
         forget: Box::new(move |key| pool.forget(key)),
         hook: Box::new(move |event| hook.tell(event)),
+        engine: Box::new(move |calls| engine.call(me, calls)),
         // The main thread is gone only when the process is.
         drained: Box::new(move || drop(happened.send(Happened::Drained))),
         // The service thread is gone only when the process is.

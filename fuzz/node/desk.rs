@@ -3,6 +3,7 @@
 use super::line::Line;
 use gannet::base::metrics::Counters;
 use gannet::broker::ConnKey;
+use gannet::broker::engine::{Engine, EngineCall};
 use gannet::config::Config;
 use gannet::http::Head;
 use gannet::session::backend::{Call, Hook};
@@ -113,6 +114,10 @@ impl Host for Desk {
     fn forget(&mut self, _: ConnKey) {}
 
     fn hook(&mut self, _: Hook) {}
+
+    fn engine(&mut self, _: Engine, call: EngineCall) {
+        panic!("no channel lives elsewhere: {call:?}");
+    }
 
     fn answer(&mut self, ticket: u64, answer: ControlAnswer) {
         self.answers.push((ticket, answer));

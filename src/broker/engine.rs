@@ -64,6 +64,25 @@ pub enum EngineCall {
     PresenceStats { ticket: u64, channel: Arc<str> },
 }
 
+impl EngineCall {
+    /// What its owner hears if the engine is away; nothing of what nobody waits for.
+    pub fn away(self) -> Option<Heard> {
+        match self {
+            EngineCall::Listen { channel, life } => Some(Heard::Listening { channel, life, result: Err(Away) }),
+            EngineCall::Publish { ticket, .. }
+            | EngineCall::Read { ticket, .. }
+            | EngineCall::RemoveHistory { ticket, .. }
+            | EngineCall::RemovePresence { ticket: Some(ticket), .. }
+            | EngineCall::Presence { ticket, .. }
+            | EngineCall::PresenceStats { ticket, .. } => Some(Heard::Answer { ticket, answer: Err(Away) }),
+            EngineCall::Unlisten { .. }
+            | EngineCall::Announce { .. }
+            | EngineCall::AddPresence { .. }
+            | EngineCall::RemovePresence { ticket: None, .. } => None,
+        }
+    }
+}
+
 /// From the engine to the owner.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heard {

@@ -14,14 +14,19 @@ mod epoch;
 mod interest;
 mod kept;
 mod memory;
+mod owner;
 mod presence;
 mod recent;
+mod remote;
+mod sequence;
 mod stream;
 mod table;
 
 pub use epoch::{Epoch, EpochMark};
 pub use interest::Told;
 pub use memory::{Evicted, Limits, Memory};
+pub use owner::Owner;
+pub use remote::{EngineLimits, EngineTally, RemoteChannels};
 pub use table::PARTS as CHANNEL_PARTS;
 
 use crate::protocol::code::ClientError;
@@ -181,6 +186,13 @@ pub enum Event {
         conn: ConnKey,
         ticket: u32,
         found: Option<Box<Found>>,
+    },
+    /// A subscription does not begin: what it needs of an engine is not to be had. It counts until it leaves.
+    Refused {
+        channel: Arc<str>,
+        conn: ConnKey,
+        ticket: u32,
+        error: ClientError,
     },
     Publication {
         channel: Arc<str>,

@@ -50,6 +50,10 @@ impl Presence {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }

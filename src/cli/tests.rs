@@ -81,7 +81,7 @@ fn a_boolean_flag_needs_no_value() {
         let text = output(&format!("gannet check --{section}.enabled --echo.enabled"), &[]);
         assert!(text.contains(&format!("warning: --{section}.enabled: is not there yet: ")), "{text}");
     }
-    for wrong in ["gannet check --uni_grpc.enabled", "gannet --uni_grpc.enabled serve", "gannet --broker.type redis"] {
+    for wrong in ["gannet check --uni_grpc.enabled", "gannet --uni_grpc.enabled serve"] {
         assert!(error(wrong, &[]).contains("a Centrifugo option that this version does not support yet"), "{wrong}");
     }
     assert!(error("gannet --health.enabled=no", &[]).contains("expected true or false; got \"no\""));
@@ -125,7 +125,7 @@ fn every_problem_of_every_source_is_told_at_once() {
         "bad.toml: unknown option client.ping_intervall; did you mean client.ping_interval?",
         "command line: --http_server.port: expected a whole number, 0 to 65535; got \"x\"",
         "command line: unknown option --log.levle; did you mean --log.level?",
-        "command line: --engine: a Centrifugo option that this version does not support yet: channels",
+        "command line: unknown option --engine; did you mean --channel.without_namespace.engine?",
         "environment: GANNET_REACTORS: expected a whole number, 0 to 1024; got 9999",
         "bad.toml: client.channel_limit: expected a whole number, 1 to 1048576; got 9999999",
     ];

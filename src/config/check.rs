@@ -128,6 +128,7 @@ impl Config {
         for (at, options) in self.channels() {
             let clashes = channel::clashes(options, self.channel.history_meta_ttl);
             problems.extend(clashes.into_iter().map(|finding| at.problem(finding)));
+            problems.extend(self.engine_fault(&options.engine).map(|message| at.problem(("engine", message))));
         }
         problems.extend(self.check_personal_channel());
         let client = &self.client;
@@ -153,6 +154,13 @@ impl Config {
             }
         }
         problems
+    }
+
+    /// What is wrong with an engine that a namespace names.
+    fn engine_fault(&self, engine: &str) -> Option<String> {
+        let is_known = ["", "memory", self.engine_kind()].contains(&engine);
+        (!is_known)
+            .then(|| format!("expected memory, or nothing: no engine of this kind is configured; got {engine:?}"))
     }
 
     fn api_keys(&self) -> [(&'static str, &str); 2] {

@@ -15,7 +15,7 @@ const MINUTE: Duration = secs(60);
 /// A server that does not answer within this has nothing to say.
 const IO_MAX: Duration = secs(60);
 /// Where state may live.
-const KINDS: &[&str] = &["memory"];
+const KINDS: &[&str] = &["memory", "redis"];
 
 options! {
     pub struct EngineStores {

@@ -112,9 +112,7 @@ const TOP: &[(&str, Verdict)] = &[
     ("grpc_api.reflection", Idle("clients are made from Centrifugo's own api.proto")),
     ("client.token.insecure_skip_jwks_endpoint_safety_check", Idle(KEY_SETS)),
     ("client.subscription_token.insecure_skip_jwks_endpoint_safety_check", Idle(KEY_SETS)),
-    ("client.presence_update_interval", Idle("presence ends with the connection, and needs no renewal")),
     ("client.concurrency", Idle("the commands of one client are carried out in their order")),
-    ("client.channel_position_check_delay", Idle("publications stay in this process, and a gap is told at once")),
     ("client.channel_position_max_time_lag", Idle("publications stay in this process, and do not lag")),
     ("client.connect_code_to_disconnect", Switch("move it to client.connect_code_to_unidirectional_disconnect")),
     ("client.rate_limit.redis_user_command", Switch("limit users on each node by client.rate_limit.user_command")),
@@ -332,9 +330,7 @@ mod tests {
         noted.sort_unstable();
         let expected = [
             "channel.namespaces[3].shared_position_sync",
-            "client.channel_position_check_delay",
             "client.concurrency",
-            "client.presence_update_interval",
             "node.info_metrics_aggregate_interval",
             "shutdown.timeout",
             "usage_stats",

@@ -283,6 +283,11 @@ options! {
         presence_max_client_limit: usize = 10_000, Rule::Count(1, NO_MAX);
         /// Publications that one recovery may return; who missed more is told that it was not recovered.
         recovery_max_publication_limit: usize = 300, Rule::Count(1, MIB);
+        /// How often an engine that nodes share is told again who is present; below half of how long it remembers.
+        presence_update_interval: Duration = secs(27), Rule::Time(secs(1), DAY);
+        /// A channel in a shared engine of which nothing was heard for this long is looked at, once for all its
+        /// clients here: what was lost on the way is brought, or the gap is told. 0 = never.
+        channel_position_check_delay: Duration = secs(40), Rule::Time(Duration::ZERO, DAY);
         /// Connections of one user on this node; beyond: close 3504. Anonymous clients are not counted. 0 = no limit.
         user_connection_limit: usize = 0, Rule::Count(0, MIB);
         /// Replies and pushes of a client wait at most this long, to leave together in one write. 0 = they leave at
@@ -454,6 +459,8 @@ options! {
         batch_max_delay: Duration = Duration::ZERO, Rule::Time(Duration::ZERO, DAY);
         /// With batch_max_delay: of those that waited only the latest leaves.
         batch_flush_latest: bool = false;
+        /// Where these channels live: memory, or an engine that is configured. Empty = where engine.type says.
+        engine: String = String::new(), Rule::OneOf(&["", "memory", "redis", "nats"]);
         /// The backend is asked before a client subscribes (channel.proxy.subscribe).
         subscribe_proxy_enabled: bool = false;
         /// Which of `proxies` is asked instead of channel.proxy.subscribe. Empty = that one.
@@ -567,6 +574,13 @@ options! {
         /// Bytes of unfinished messages and of waiting input that all connections of one reactor may hold; beyond,
         /// those that hold most are closed (1013).
         held_input_size: usize = 32 << 20, Rule::Bytes(MIB, NO_MAX);
+        /// Publications of one channel in a shared engine that wait while what was lost before them is read; beyond,
+        /// they are read too.
+        held_publication_limit: usize = 512, Rule::Count(1, MIB);
+        /// Bytes of them, for all channels of one reactor; beyond, they are read too.
+        held_publication_size: usize = 32 << 20, Rule::Bytes(1, NO_MAX);
+        /// Questions of one reactor to shared engines that may be under way; beyond: error 111, the API 503.
+        engine_inflight_limit: usize = 65536, Rule::Count(1, 1 << 24);
     }
 }
 

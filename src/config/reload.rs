@@ -2,9 +2,9 @@
 //!
 //! Owns the list of options that need a restart. Every other one is taken from the new configuration.
 
-use super::Config;
 use super::registry::{self, Meta, Visitor};
 use super::value::Value;
+use super::{Channel, Config};
 use serde_json::Value as Json;
 
 /// Options that differ, by their names. Never their values: some are secret.
@@ -44,6 +44,7 @@ impl Config {
             client.user_connection_limit = old.client.user_connection_limit;
         }
         self.channel.idempotency_cache_size = old.channel.idempotency_cache_size;
+        self.keep_engines(&old.channel);
         self.backend.inflight_limit = old.backend.inflight_limit;
         (self.jwks, self.hooks) = (old.jwks, old.hooks);
         (self.engine, self.broker, self.presence_manager) = (old.engine, old.broker, old.presence_manager);
@@ -54,6 +55,18 @@ impl Config {
         self.reactor.fanout_queue_size = old.reactor.fanout_queue_size;
         (self.log.file, self.log.format, self.log.queue_size) = (old.log.file, old.log.format, old.log.queue_size);
         self.pid_file = old.pid_file;
+    }
+}
+
+impl Config {
+    /// Channels do not move from one engine to another.
+    fn keep_engines(&mut self, old: &Channel) {
+        self.channel.without_namespace.engine = old.without_namespace.engine.clone();
+        for namespace in &mut self.channel.namespaces {
+            if let Some(before) = old.namespaces.iter().find(|before| before.name == namespace.name) {
+                namespace.options.engine = before.options.engine.clone();
+            }
+        }
     }
 }
 

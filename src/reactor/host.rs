@@ -1,11 +1,12 @@
 //! F10 · What a turn asks of its thread: endpoints, limits of the node, random ids, and ways to other threads.
 
 use super::handshake::Routes;
-use super::{Answered, Links, machine_ns};
+use super::{Answered, EngineCalls, Links, machine_ns};
 use crate::admission::{Admission, Entry, Refused};
 use crate::base::mailbox::Sender;
 use crate::base::metrics::Counters;
 use crate::broker::ConnKey;
+use crate::broker::engine::{Engine, EngineCall};
 use crate::config::Config;
 use crate::http::{Head, answer};
 use crate::session::backend::{Call, Hook};
@@ -35,6 +36,8 @@ pub struct Outside {
     answers: Vec<Answered>,
     /// The look at memory that was heard of last.
     look: u64,
+    /// For engines, likewise.
+    calls: EngineCalls,
 }
 
 impl Outside {
@@ -49,12 +52,17 @@ impl Outside {
             ids: Vec::new(),
             answers: Vec::new(),
             look: 0,
+            calls: Vec::new(),
         })
     }
 
-    pub fn send_answers(&mut self) {
+    /// What was gathered in the turn leaves.
+    pub fn send_gathered(&mut self) {
         if !self.answers.is_empty() {
             (self.links.answers)(std::mem::take(&mut self.answers));
+        }
+        if !self.calls.is_empty() {
+            (self.links.engine)(std::mem::take(&mut self.calls));
         }
     }
 
@@ -138,6 +146,10 @@ impl Host for Outside {
 
     fn hook(&mut self, hook: Hook) {
         (self.links.hook)(hook);
+    }
+
+    fn engine(&mut self, engine: Engine, call: EngineCall) {
+        self.calls.push((engine, call));
     }
 
     fn answer(&mut self, ticket: u64, answer: ControlAnswer) {

@@ -24,6 +24,7 @@ use crate::admission::{Admission, Entry};
 use crate::base::mailbox::{Mailbox, Sender};
 use crate::base::wheel::Tick;
 use crate::broker::ConnKey;
+use crate::broker::engine::{Engine, EngineCall};
 use crate::config::Config;
 use crate::session::Now;
 use crate::session::backend::{Call, Hook};
@@ -52,6 +53,9 @@ pub struct Returned {
 /// An answer and the ticket of its question.
 pub type Answered = (u64, ControlAnswer);
 
+/// Calls to engines, in order.
+pub type EngineCalls = Vec<(Engine, EngineCall)>;
+
 /// Where a reactor's work for others goes.
 pub struct Links {
     /// Mailboxes of all reactors, this one's with them.
@@ -64,6 +68,8 @@ pub struct Links {
     pub forget: Box<dyn Fn(ConnKey) + Send>,
     /// What the backend wants to know; dropped and counted when too much waits.
     pub hook: Box<dyn Fn(Hook) + Send>,
+    /// Calls of this reactor to engines, those of a turn together. What comes of them comes to its mailbox.
+    pub engine: Box<dyn Fn(EngineCalls) + Send>,
     /// Answers to the service thread.
     pub answers: Box<dyn Fn(Vec<Answered>) + Send>,
     /// Called once, when the drain left no connection here.
@@ -159,7 +165,7 @@ impl Reactor {
             let ready = events.iter().filter(|event| !matches!(event.token(), LISTENER | WAKER)).map(readiness);
             self.turn.run(ready, &mut self.mail);
             self.mailbox.keep(self.turn.mail_waiting());
-            self.turn.host.send_answers();
+            self.turn.host.send_gathered();
             self.leave();
             ended = machine_ns();
             self.clock.end(self.since_start(began), self.since_start(ended));

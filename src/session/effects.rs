@@ -112,6 +112,8 @@ pub struct Effects {
     pub limited: Vec<Limited>,
     /// The error that is answered next is for what the client asked too often.
     pub own_fault: bool,
+    /// Subscriptions of the server's making that their owners refused.
+    pub lost_subscriptions: u32,
     /// The command that is answered now, if the place of its reply was kept.
     pub kept: Option<u32>,
 }

@@ -28,7 +28,7 @@ use crate::auth::{Cache, ChannelClaims, Claims, Jwks, Need, TokenError, Verdict}
 use crate::base::wheel::{NEVER, TICK_MS, Tick};
 use crate::broker::{Gone, Member};
 use crate::hub::{ChannelId, Flags, Hub};
-use crate::protocol::code::Disconnect;
+use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{ClientInfo, Encoding, Error, Publication, Push, Reply, Unsubscribe};
 use crate::wire::Wire;
 use bytes::Bytes;
@@ -62,7 +62,8 @@ pub struct Joining {
     pub conn: crate::broker::ConnKey,
     pub channel: ChannelId,
     pub ticket: u32,
-    pub found: Option<Box<crate::broker::Found>>,
+    /// Where it begins, or why it does not.
+    pub outcome: Result<Option<Box<crate::broker::Found>>, ClientError>,
 }
 
 /// This reactor's hub.

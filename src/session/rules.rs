@@ -3,7 +3,8 @@
 use super::limits::RateLimits;
 use crate::auth::{KeyError, Overrides, Verifier};
 use crate::base::wheel::{TICK_MS, Tick, ticks};
-use crate::broker::Keep;
+use crate::broker::engine::Engine;
+use crate::broker::{EngineLimits, Keep};
 use crate::config::channel_regex;
 use crate::config::{Channel, ChannelOptions, Config, ConnectCodes, PersonalChannel, Rpc};
 use crate::hub::Pace;
@@ -100,6 +101,10 @@ pub struct Rules {
     pub fanout_queue_bytes_max: usize,
     /// Bytes of streams and idempotency keys that each share of the broker may hold.
     pub broker: crate::broker::Limits,
+    /// What its channels that live elsewhere may cost, and when.
+    pub engine_limits: EngineLimits,
+    /// No namespace has another engine.
+    all_in_memory: bool,
     /// The backend decides about clients without a token.
     pub connect_proxy: bool,
     /// The backend, and not the client, refreshes connections.
@@ -192,6 +197,8 @@ pub struct Namespace {
     pub keep: Option<Keep>,
     pub pace: Option<Pace>,
     pub fossil: bool,
+    /// Where its channels live.
+    pub engine: Engine,
 }
 
 /// Pings as WebSocket frames (`cf_ws_frame_ping_pong`): their pong may take 10 s.
@@ -215,7 +222,13 @@ impl Rules {
         let skip = client.insecure_skip_token_signature_verify;
         let own = &client.subscription_token;
         let subscription = own.enabled.then(|| Verifier::new(&own.token, skip)).transpose()?;
+        let engine = engine_of(config.engine_kind()).unwrap_or_default();
+        let without_namespace = Namespace::new(&channel.without_namespace, channel, engine);
         let namespaces = channel.namespaces.iter();
+        let namespaces: HashMap<String, Namespace> =
+            namespaces.map(|n| (n.name.clone(), Namespace::new(&n.options, channel, engine))).collect();
+        let all = namespaces.values().chain([&without_namespace]);
+        let all_in_memory = all.map(|namespace| namespace.engine).all(|engine| engine == Engine::Memory);
         Ok(Rules {
             node: String::new(),
             verifier: Verifier::new(&client.token, skip)?,
@@ -246,6 +259,14 @@ impl Rules {
                 history_bytes: channel.history_memory_limit,
                 recent: channel.idempotency_cache_size,
             },
+            engine_limits: EngineLimits {
+                held: config.reactor.held_publication_limit,
+                held_bytes: config.reactor.held_publication_size,
+                inflight: config.reactor.engine_inflight_limit,
+                presence_ms: client.presence_update_interval.as_millis() as u64,
+                check_ms: client.channel_position_check_delay.as_millis() as u64,
+            },
+            all_in_memory,
             connect_proxy: client.proxy.connect.enabled,
             refresh_proxy: client.proxy.refresh.enabled,
             rpc_proxy: answers_rpc(&config.rpc),
@@ -256,8 +277,8 @@ impl Rules {
             personal: client.subscribe_to_user_personal_channel.clone(),
             limits: Arc::new(RateLimits::new(&client.rate_limit)),
             names: ChannelNames::new(channel),
-            without_namespace: Namespace::new(&channel.without_namespace, channel),
-            namespaces: namespaces.map(|n| (n.name.clone(), Namespace::new(&n.options, channel))).collect(),
+            without_namespace,
+            namespaces,
         })
     }
 
@@ -284,6 +305,14 @@ impl Rules {
         match self.names.parts(channel).0 {
             Some(namespace) => self.namespaces.get(namespace),
             None => Some(&self.without_namespace),
+        }
+    }
+
+    /// Where `channel` lives.
+    pub fn engine(&self, channel: &str) -> Engine {
+        match self.all_in_memory {
+            true => Engine::Memory,
+            false => self.namespace(channel).map_or(Engine::Memory, |namespace| namespace.engine),
         }
     }
 
@@ -316,8 +345,19 @@ fn uni_disconnects(codes: &ConnectCodes) -> HashMap<u32, Disconnect> {
     listed.map(|it| (it.code, Disconnect { code: it.to.code, reason: it.to.reason.clone().into() })).collect()
 }
 
+/// The engine of that name; "" is none.
+fn engine_of(name: &str) -> Option<Engine> {
+    match name {
+        "memory" => Some(Engine::Memory),
+        "redis" => Some(Engine::Redis),
+        "nats" => Some(Engine::Nats),
+        _ => None,
+    }
+}
+
 impl Namespace {
-    fn new(options: &ChannelOptions, common: &Channel) -> Namespace {
+    /// `engine`: where its channels live, unless it says so itself.
+    fn new(options: &ChannelOptions, common: &Channel, engine: Engine) -> Namespace {
         let mut options = options.clone();
         if options.publication_data_format.is_empty() {
             options.publication_data_format = common.publication_data_format.clone();
@@ -338,6 +378,7 @@ impl Namespace {
             regex: (!options.channel_regex.is_empty()).then(|| channel_regex(&options.channel_regex).ok()).flatten(),
             keep,
             pace: (delay_ms > 0).then_some(pace),
+            engine: engine_of(&options.engine).unwrap_or(engine),
             fossil: options.allowed_delta_types.iter().any(|kind| kind == "fossil"),
             options,
         }

@@ -273,14 +273,8 @@ impl Session {
         turn: &mut Turn<'_>,
     ) {
         turn.fx.kept = (ticket != 0).then_some(ticket);
-        if let Some(to) = self.more.as_mut().and_then(|more| more.states.take_abandoned(channel)) {
-            self.drop_more();
-            turn.fx.push(Effect::Release { channel });
-            return match to {
-                To::Reply => self.tell_subscribed(ticket, SubscribeResult::default(), turn),
-                To::Connect => self.one_less_to_wait_for(turn),
-                To::Push => {}
-            };
+        if self.was_abandoned(channel, ticket, turn) {
+            return;
         }
         let pending = self.more.as_mut().and_then(|more| more.states.take_pending(channel));
         if let Some(pending) = &pending {
@@ -294,6 +288,44 @@ impl Session {
             return self.tell_subscribed(ticket, SubscribeResult::default(), turn);
         };
         self.subscribed(back, channel, *pending, found, turn);
+    }
+
+    /// The owner answers about a subscription that was given up.
+    fn was_abandoned(&mut self, channel: ChannelId, ticket: u32, turn: &mut Turn<'_>) -> bool {
+        let abandoned = self.more.as_mut().and_then(|more| more.states.take_abandoned(channel));
+        let Some(to) = abandoned else { return false };
+        self.drop_more();
+        turn.fx.push(Effect::Release { channel });
+        match to {
+            To::Reply => self.tell_subscribed(ticket, SubscribeResult::default(), turn),
+            To::Connect => self.one_less_to_wait_for(turn),
+            To::Push => {}
+        }
+        true
+    }
+
+    /// The owner of `channel` cannot begin the subscription that `ticket` asked for. The owner counts it until it
+    /// leaves, and has told nobody of it.
+    pub fn handle_unsubscribed(&mut self, channel: ChannelId, ticket: u32, error: ClientError, turn: &mut Turn<'_>) {
+        turn.fx.kept = (ticket != 0).then_some(ticket);
+        if self.was_abandoned(channel, ticket, turn) {
+            return;
+        }
+        let pending = self.more.as_mut().and_then(|more| more.states.take_pending(channel));
+        let (flags, to) = pending.map_or((Flags::default(), To::Reply), |pending| (pending.flags, pending.to));
+        if let Some(at) = self.subs.iter().position(|sub| *sub == Subscription::Waiting { channel }) {
+            self.remove_sub(at, turn);
+            let gone = self.gone(Flags::default().with(Flags::DELTA, flags.has(Flags::DELTA)), Bytes::new());
+            turn.fx.push(Effect::Leave { channel, slot: None, gone, ticket: None });
+        }
+        self.drop_more();
+        turn.fx.push(Effect::Release { channel });
+        match to {
+            To::Reply => self.refuse(ticket, error.into(), turn),
+            // It is to have what it connects with, or to connect again.
+            To::Connect => turn.fx.push(Effect::Close(Disconnect::INTERNAL)),
+            To::Push => turn.fx.lost_subscriptions += 1,
+        }
     }
 
     /// A subscription that begins anew with these `flags` takes the place of the one before it. The others hear of the

@@ -93,9 +93,14 @@ impl Shard {
         (counters.tokens_verified, counters.tokens_forged) = (tokens.verified, tokens.forged);
         counters.limit_bad_tokens = self.tokens.limited;
         counters.gaps = self.hub.gaps();
-        let broker::Evicted { streams, histories, keys, refused } = self.broker.evicted();
+        let broker::Evicted { streams, histories, keys, refused } = self.broker.memory.evicted();
         (counters.streams_evicted, counters.histories_evicted) = (streams, histories);
         (counters.idempotency_keys_evicted, counters.history_refused) = (keys, refused);
+        let engine = self.broker.remote.tally;
+        (counters.engine_reads, counters.engine_read_publications) = (engine.heals, engine.healed);
+        (counters.engine_gaps, counters.engine_held_dropped) = (engine.gaps, engine.dropped);
+        (counters.engine_away, counters.engine_inflight_refused) = (engine.away, engine.refused);
+        (counters.engine_presence_renewals, counters.engine_position_checks) = (engine.renewed, engine.checked);
         let deflated = self.deflater.tally;
         counters.messages_compressed = deflated.messages;
         counters.messages_incompressible = deflated.in_vain;
@@ -108,7 +113,7 @@ impl Shard {
             subscriptions: self.hub.subscriptions(),
             channels: self.broker.len(),
             waiting_bytes: self.hub.waiting_bytes(),
-            history_bytes: self.broker.kept_bytes(),
+            history_bytes: self.broker.memory.kept_bytes(),
             mailbox: self.mailbox,
             counters,
         }

@@ -17,7 +17,8 @@ pub use name::{Secret, name_of, place_of};
 use crate::auth::{Cache, Jwks};
 use crate::base::metrics::Counters;
 use crate::base::wheel::TICK_MS;
-use crate::broker::{self, Answer, Asker, ConnKey, Event, Memory, Request, Target};
+use crate::broker::engine::{Engine, EngineCall, Heard};
+use crate::broker::{self, Answer, Asker, ConnKey, Event, Owner, Request, Target};
 use crate::hub::{ChannelEvent, Delivery, Flags, Work};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::session::backend::{Ask, Call, Hook, Said};
@@ -39,6 +40,8 @@ pub enum Mail {
     Ask(Request),
     /// From the owner of a channel.
     Event(Event),
+    /// From an engine, to the owner of a channel.
+    Engine(Heard),
     /// From the service thread; answered with the same ticket.
     Control { ticket: u64, control: Box<Control> },
     /// From the backend, or with keys of tokens: the question and its answer.
@@ -62,8 +65,6 @@ pub enum Mail {
     Drain { at_once: bool },
     /// Serve by these from now on.
     Settings(Arc<Settings>),
-    /// From an engine, to the owner of a channel.
-    Engine(broker::engine::Heard),
 }
 
 /// What the reactor is to do.
@@ -113,6 +114,11 @@ pub enum Out {
     /// The session is over: nobody waits for answers to it.
     Gone(ConnKey),
     Hook(Hook),
+    /// For an engine, by which others share this shard's channels.
+    Engine {
+        engine: Engine,
+        call: EngineCall,
+    },
     /// A client showed no good credentials; for the log.
     Rejected {
         conn: u32,
@@ -146,7 +152,7 @@ pub struct Shard {
     seed: u64,
     rules: Arc<Rules>,
     hub: Channels,
-    broker: Memory,
+    broker: Owner,
     users: Users,
     clients: usize,
     fx: Effects,
@@ -182,8 +188,7 @@ const FRAME_PING: Bytes = Bytes::from_static(b"\x89\0");
 impl Shard {
     /// `seed` is the node's; `secret` makes the names by which clients without a socket of their own are found.
     pub fn new(me: u16, reactors: u16, seed: u64, secret: Arc<Secret>, rules: Arc<Rules>) -> Shard {
-        let mut broker = Memory::new(seed ^ u64::from(me).rotate_left(32), rules.broker);
-        broker.announces = rules.hooks;
+        let broker = Owner::new(seed ^ u64::from(me).rotate_left(32), rules.broker, rules.engine_limits, rules.hooks);
         let hub_bytes = rules.fanout_queue_bytes_max;
         let cache = Cache::new(rules.token_cache_size, rules.bad_token_cache_size);
         let tokens = Tokens { cache, ..Tokens::default() };
@@ -294,6 +299,7 @@ impl Shard {
         match mail {
             Mail::Ask(request) => self.ask(now, request),
             Mail::Event(event) => self.event(now, table, event),
+            Mail::Engine(heard) => self.with_owner(|owner, told| owner.hear(now.ms, heard, told)),
             Mail::Control { ticket, control } => {
                 self.control(now, table, ticket, *control);
             }
@@ -320,11 +326,10 @@ impl Shard {
             Mail::Seat { conn, ticket, user, granted } => self.seat(now, table, conn, ticket, user, granted),
             Mail::LeaveSeat { user } => self.leave_seat(user),
             Mail::Drain { at_once } => self.out.push(Out::Drain { at_once }),
-            // No channel lives in an engine yet.
-            Mail::Engine(_) => {}
             Mail::Settings(settings) => {
                 self.rules = settings.rules.clone();
-                self.broker.set_history_limit(self.rules.broker.history_bytes);
+                self.broker.memory.set_history_limit(self.rules.broker.history_bytes);
+                self.broker.remote.set_limits(self.rules.engine_limits);
                 self.out.push(Out::Settings(settings));
             }
             Mail::BeOnlyOne { user, conn } => {
@@ -406,7 +411,8 @@ impl Shard {
     /// What comes with time: streams end, and publications that were held back leave. When the next call is wanted, as
     /// [`Now::ms`].
     pub fn tick(&mut self, now: Now) -> Option<u64> {
-        let ends = self.broker.expire(now.ms);
+        let mut ends = None;
+        self.with_owner(|owner, told| ends = owner.expire(now.ms, told));
         let leaves = self.hub.wake(now.ms);
         ends.into_iter().chain(leaves).min()
     }
@@ -523,7 +529,7 @@ impl Shard {
         }
         if let Request::Presence { channel, asker } = &request {
             let (channel, asker) = (channel.clone(), *asker);
-            let present = self.broker.presence_count(&channel);
+            let present = self.broker.memory.presence_count(&channel);
             if present > self.rules.presence_limit && matches!(asker, Asker::Client { .. }) {
                 let answer = Answer::Refused(ClientError::LimitExceeded);
                 return self.tell(asker.into(), Event::Answer { asker, answer });
@@ -532,12 +538,19 @@ impl Shard {
                 return self.list_present(channel, asker);
             }
         }
+        let engine = self.rules.engine(request.channel());
+        self.with_owner(|owner, told| owner.handle(now.ms, engine, request, told));
+    }
+
+    /// One call of this shard as an owner, and what follows from it.
+    fn with_owner(&mut self, call: impl FnOnce(&mut Owner, &mut broker::Told)) {
         let mut told = std::mem::take(&mut self.told);
-        self.broker.handle(now.ms, request, &mut told);
+        call(&mut self.broker, &mut told);
         for (target, event) in told.drain(..) {
             self.tell(target, event);
         }
         self.told = told;
+        self.out.extend(self.broker.take_calls().map(|(engine, call)| Out::Engine { engine, call }));
     }
 
     /// What this shard says as an owner.
@@ -574,7 +587,15 @@ impl Shard {
                 if let Some(found) = &found {
                     self.hub.begin(id, &found.position);
                 }
-                if let Some(joining) = self.hub.queue_join(id, Joining { conn, channel: id, ticket, found }) {
+                let outcome = Ok(found);
+                if let Some(joining) = self.hub.queue_join(id, Joining { conn, channel: id, ticket, outcome }) {
+                    self.join(now, table, joining);
+                }
+            }
+            Event::Refused { channel, conn, ticket, error } => {
+                let Some(id) = self.hub.find(&channel) else { return };
+                let outcome = Err(error);
+                if let Some(joining) = self.hub.queue_join(id, Joining { conn, channel: id, ticket, outcome }) {
                     self.join(now, table, joining);
                 }
             }
@@ -589,10 +610,13 @@ impl Shard {
         }
     }
 
-    /// A subscription takes effect, if its client is still there.
+    /// A subscription takes effect, or is refused, if its client is still there.
     fn join(&mut self, now: Now, table: &mut impl Table, joining: Joining) {
-        let Joining { conn, channel, ticket, found } = joining;
-        let call = |session: &mut Session, turn: &mut Turn<'_>| session.handle_subscribed(channel, ticket, found, turn);
+        let Joining { conn, channel, ticket, outcome } = joining;
+        let call = |session: &mut Session, turn: &mut Turn<'_>| match outcome {
+            Ok(found) => session.handle_subscribed(channel, ticket, found, turn),
+            Err(error) => session.handle_unsubscribed(channel, ticket, error, turn),
+        };
         if !self.with_key(now, table, conn, call) {
             self.hub.release(channel);
         }

@@ -133,7 +133,7 @@ impl Shard {
     /// So many more clients for the first list; how many there were, and whether there may be more.
     fn list_more(&mut self, budget: usize) -> (usize, bool) {
         let Some(list) = self.lists.front_mut() else { return (0, false) };
-        let found = self.broker.present(&list.channel, list.after, budget);
+        let found = self.broker.memory.present(&list.channel, list.after, budget);
         let count = found.len();
         list.after = found.last().map(|&(client, _)| client);
         list.found.extend(found.into_iter().map(|(_, info)| info));

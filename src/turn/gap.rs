@@ -33,7 +33,7 @@ pub fn drop_publications(mail: &mut Vec<Mail>) -> u64 {
                 dropped += 1;
                 return false;
             }
-            Event::Gap { .. } | Event::Answer { .. } | Event::Occupied { .. } => {}
+            Event::Gap { .. } | Event::Answer { .. } | Event::Occupied { .. } | Event::Refused { .. } => {}
         }
         true
     });

@@ -6,6 +6,7 @@
 
 use super::{Host, Turns, drop_publications};
 use crate::broker::Event;
+use crate::broker::engine::Heard;
 use crate::shard::Mail;
 
 /// Values of mail carried out in one turn.
@@ -34,7 +35,7 @@ impl<H: Host> Turns<H> {
             }
             // What waited longest goes first, once there is room.
             let next = match self.shard.is_full() {
-                false => self.held.pop_front().map(Mail::Event).or_else(|| self.inbox.pop_front()),
+                false => self.held.pop_front().or_else(|| self.inbox.pop_front()),
                 true => self.inbox.pop_front(),
             };
             let Some(next) = next else { break };
@@ -53,9 +54,9 @@ impl<H: Host> Turns<H> {
             return Some(mail);
         }
         match mail {
-            Mail::Event(event @ Event::Answer { .. }) => Some(Mail::Event(event)),
-            Mail::Event(event) => {
-                self.held.push_back(event);
+            Mail::Event(Event::Answer { .. }) | Mail::Engine(Heard::Answer { .. }) => Some(mail),
+            Mail::Event(_) | Mail::Engine(_) => {
+                self.held.push_back(mail);
                 None
             }
             other => Some(other),

@@ -45,7 +45,8 @@ pub use gap::drop_publications;
 
 use crate::base::metrics::Counters;
 use crate::base::wheel::Tick;
-use crate::broker::{ConnKey, Event};
+use crate::broker::ConnKey;
+use crate::broker::engine::{Engine, EngineCall};
 use crate::config::Config;
 use crate::http::{BODY_TAIL_MAX, Head};
 use crate::session::backend::{Call, Hook};
@@ -111,6 +112,8 @@ pub trait Host {
     fn forget(&mut self, key: ConnKey);
     /// Tells the backend what happened; may be dropped.
     fn hook(&mut self, hook: Hook);
+    /// Gives a call to an engine; what comes of it comes by mail.
+    fn engine(&mut self, engine: Engine, call: EngineCall);
     /// The answer to a request of the service thread.
     fn answer(&mut self, ticket: u64, answer: ControlAnswer);
     /// Does that reactor's mailbox take no more?
@@ -164,8 +167,8 @@ pub struct Turns<H: Host> {
     due: Vec<u32>,
     /// Mail that was taken and not carried out yet.
     inbox: VecDeque<Mail>,
-    /// Events of channels that wait because the hub is full, in their order.
-    held: VecDeque<Event>,
+    /// Events of channels that wait because the hub is full, in their order, and what engines say of channels.
+    held: VecDeque<Mail>,
     outgoing: Vec<Vec<Mail>>,
     read_buffer: Vec<u8>,
     echo_buffer: Vec<u8>,

@@ -5,6 +5,7 @@ use super::request::{Decision, Introduction, Spoken, StreamRequest};
 use super::{Bounds, Host, Ready, Socket, Taken, Turns};
 use crate::base::metrics::Counters;
 use crate::broker::ConnKey;
+use crate::broker::engine::{Engine, EngineCall};
 use crate::config::Config;
 use crate::http::Head;
 use crate::protocol::Encoding;
@@ -129,6 +130,8 @@ impl Socket for Line {
 pub struct Desk {
     pub asked: Vec<Call>,
     pub answers: Vec<(u64, ControlAnswer)>,
+    /// For engines.
+    pub calls: Vec<EngineCall>,
     pub sent: Vec<(u16, Vec<Mail>)>,
     /// Reactors that take no more.
     pub full: Vec<u16>,
@@ -190,6 +193,10 @@ impl Host for Desk {
     }
 
     fn hook(&mut self, _: Hook) {}
+
+    fn engine(&mut self, _: Engine, call: EngineCall) {
+        self.calls.push(call);
+    }
 
     fn answer(&mut self, ticket: u64, answer: ControlAnswer) {
         self.answers.push((ticket, answer));

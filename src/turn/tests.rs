@@ -3,7 +3,7 @@
 use super::testing::{Bench, Line, frame, masked};
 use super::*;
 use crate::base::wheel::NEVER;
-use crate::broker::{Answer as Owned, Asker, Keep, Request, Treatment, owner};
+use crate::broker::{Answer as Owned, Asker, Event, Keep, Request, Treatment, owner};
 use crate::config::Config;
 use crate::protocol::Publication;
 use crate::protocol::code::Disconnect;

@@ -5,6 +5,7 @@ use crate::net::End;
 use crate::rng::Rng;
 use gannet::base::metrics::Counters;
 use gannet::broker::ConnKey;
+use gannet::broker::engine::{Engine, EngineCall};
 use gannet::config::Config;
 use gannet::http::Head;
 use gannet::reactor::Routes;
@@ -22,6 +23,7 @@ pub enum Told {
     Ask(Call),
     Forget(ConnKey),
     Hook(Hook),
+    Engine(EngineCall),
     Answer(u64, ControlAnswer),
     Send(u16, Vec<Mail>),
 }
@@ -84,6 +86,10 @@ impl Host for Desk {
 
     fn hook(&mut self, hook: Hook) {
         self.told.push(Told::Hook(hook));
+    }
+
+    fn engine(&mut self, _: Engine, call: EngineCall) {
+        self.told.push(Told::Engine(call));
     }
 
     fn answer(&mut self, ticket: u64, answer: ControlAnswer) {

@@ -512,6 +512,7 @@ impl Reactor {
                     world.asks.retain(|(_, call)| call.conn != key || !matches!(call.ask, Ask::Check(_)));
                 }
                 Told::Hook(hook) => world.hooks.tell(hook),
+                Told::Engine(call) => panic!("no channel lives elsewhere: {call:?}"),
                 Told::Answer(ticket, answer) => {
                     if let (Some((asked, expected)), ControlAnswer::Met(met)) = (alone, &answer)
                         && asked == ticket
