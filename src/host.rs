@@ -5,6 +5,7 @@
 //! would keep the start from listening is told here, but for a port that another program has at the moment. Never
 //! leaves anything open.
 
+use crate::certificates;
 use crate::config::{Config, ConfigError, ListenAddress, ListenSocket, Place, Warning};
 use crate::reactor::Steering;
 use crate::server::Room;
@@ -36,6 +37,7 @@ pub fn obstacles(config: &Config) -> Vec<ConfigError> {
         found.extend(try_append(option, path).err());
     }
     found.extend(service::tls_faults(config));
+    found.extend(certificates::faults(config));
     found.into_iter().map(|message| ConfigError { place: Place::Default, message }).collect()
 }
 

@@ -8,7 +8,8 @@
 //! deadlines inside their owners, `mailbox` brings values to a thread, `meter` says how often something may happen,
 //! `metrics` counts and prints.
 //!
-//! **F1, byte protocols.** `http` reads a request head. `ws` is RFC 6455: upgrade, frames, UTF-8, close codes.
+//! **F1, byte protocols.** `http` reads a request head. `ws` is RFC 6455: upgrade, frames, UTF-8, close codes. `tls` is
+//! the record layer between a handshake and the end.
 //!
 //! **F2, vocabulary.** `protocol` is what clients and server say, in JSON and Protobuf. `auth` turns a token into
 //! claims.
@@ -22,7 +23,8 @@
 //! I/O: the simulator runs it as it is.
 //!
 //! **F9, who may come in.** `admission` is the limits of the whole node, `origin` the pages whose scripts may connect.
-//! `heap` is the allocator: how much is in use, and how soon the rest goes back.
+//! `heap` is the allocator: how much is in use, and how soon the rest goes back. `certificates` is what ports show in
+//! TLS.
 //!
 //! **F10, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP:
 //! the server API, health, metrics, and what is asked of the application's backend. `workers` are threads for what
@@ -37,6 +39,7 @@ pub mod base;
 pub mod config;
 
 pub mod http;
+pub mod tls;
 pub mod ws;
 
 pub mod auth;
@@ -52,6 +55,7 @@ pub mod wire;
 pub mod turn;
 
 pub mod admission;
+pub mod certificates;
 pub mod heap;
 pub mod origin;
 

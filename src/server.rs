@@ -15,16 +15,17 @@ pub use reload::Again;
 
 use crate::admission::Admission;
 use crate::base::mailbox::{Mailbox, Sender, mailbox};
-use crate::config::{Config, ListenSocket, Warning};
+use crate::certificates::Certificates;
+use crate::config::{Config, ListenSocket, TlsPort, Warning};
 use crate::engine::{EngineLink, Engines};
 use crate::heap;
 use crate::host;
-use crate::reactor::{Links, Reactor, Returned, Steering, WAKER, listen};
+use crate::reactor::{Links, Reactor, ReactorSocket, Returned, Secured, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, PortRoom, Replies, Service};
 use crate::session::Settings;
 use crate::session::backend::Ask;
 use crate::shard::{ControlAnswer, Mail, Shard};
-use crate::workers::{Pool, TokenChecks};
+use crate::workers::{Handshakes, Pool, Stepped, TokenChecks};
 use log::Logger;
 use mio::{Poll, Waker};
 use pid_file::PidFile;
@@ -33,7 +34,7 @@ use signal_hook::iterator::Signals;
 use signals::{Reader, Wish};
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -88,6 +89,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let (listeners, bound, steering) = open_public(&config, count)?;
     let internal = open_internal(&config)?;
     let grpc = open_grpc(&config)?;
+    let certificates = Arc::new(Certificates::new(&config).map_err(cannot_start)?);
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
     let info = node_info(&config, bound)?;
     let settings = Settings::new(config, &info.uid).map_err(|error| cannot_start(error.to_string()))?;
@@ -108,18 +110,10 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         let me = at as u16;
         let shard = Shard::new(me, count as u16, seed, secret.clone(), rules.clone());
         let ends = (hand_off.clone(), backend.clone(), hook.clone(), checks.clone());
-        let links =
-            links(me, (senders.clone(), engines.link.clone()), ends, part.back, answers.clone(), happened.clone());
-        let failed = happened.clone();
-        let start = || {
-            let mailboxes = (part.mailbox, part.returned);
-            let reactor = Reactor::new(part.poll, listener, mailboxes, shard, me, links, admission.clone(), &config)
-                .map_err(cannot("start a reactor"))?;
-            spawn(format!("reactor-{me}"), move || {
-                let Err(error) = reactor.run();
-                let _ = failed.send(Happened::Failed(me, error));
-            })
-        };
+        let (failed, engine) = (happened.clone(), (senders.clone(), engines.link.clone()));
+        let links = links(me, engine, ends, part.back.clone(), answers.clone(), happened.clone());
+        let tls = (checks.pool.clone(), certificates.clone());
+        let start = || start_reactor(part, listener, shard, me, (links, admission.clone(), failed), tls, &config);
         steering.start_on(at, start).map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
     }
     let node = Arc::new(Node::new(info, senders.clone(), seed));
@@ -130,6 +124,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         node,
         settings: settings.subscribe(),
         admission: admission.clone(),
+        certificates,
         workers: checks.pool,
         internal,
         grpc,
@@ -149,6 +144,42 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let config = running.settings.borrow().config.clone();
     supervisor::stopping(&config.shutdown, running.admission.clients());
     leave::leave(&config.shutdown, &running.admission, &running.reactors, &happening)
+}
+
+/// A reactor with plain sockets, or with TLS.
+fn start_reactor(
+    part: Part,
+    listener: TcpListener,
+    shard: Shard,
+    me: u16,
+    outside: (Links, Arc<Admission>, std::sync::mpsc::Sender<Happened>),
+    handshakes: (Arc<Pool>, Arc<Certificates>),
+    config: &Config,
+) -> Result<(), ServeError> {
+    match config.tls_of(TlsPort::Public).is_some() {
+        true => start_reactor_of::<Box<Secured>>(part, listener, shard, me, outside, Some(handshakes), config),
+        false => start_reactor_of::<TcpStream>(part, listener, shard, me, outside, None, config),
+    }
+}
+
+fn start_reactor_of<S: ReactorSocket + Send + 'static>(
+    part: Part,
+    listener: TcpListener,
+    shard: Shard,
+    me: u16,
+    (links, admission, failed): (Links, Arc<Admission>, std::sync::mpsc::Sender<Happened>),
+    handshakes: Option<(Arc<Pool>, Arc<Certificates>)>,
+    config: &Config,
+) -> Result<(), ServeError> {
+    let Part { poll, mailbox, returned, step, stepped, .. } = part;
+    let handshakes = handshakes.map(|(pool, certificates)| (Handshakes { pool, certificates, back: step }, stepped));
+    let reactor =
+        Reactor::<S>::new(poll, listener, (mailbox, returned), handshakes, shard, me, links, admission, config)
+            .map_err(cannot("start a reactor"))?;
+    spawn(format!("reactor-{me}"), move || {
+        let Err(error) = reactor.run();
+        let _ = failed.send(Happened::Failed(me, error));
+    })
 }
 
 fn spawn_service(service: Service) -> Result<(), ServeError> {
@@ -209,6 +240,9 @@ struct Part {
     /// For sockets that were handed off and come back.
     back: Sender<Returned>,
     returned: Mailbox<Returned>,
+    /// For steps of TLS handshakes, of which workers tell.
+    step: Sender<Stepped>,
+    stepped: Mailbox<Stepped>,
 }
 
 fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
@@ -216,11 +250,12 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
         .map(|_| {
             let poll = Poll::new()?;
             let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-            let again = waker.clone();
+            let (again, once_more) = (waker.clone(), waker.clone());
             // A wake that fails has nobody to tell; the next turn of the loop finds the mail.
             let (sender, mail) = mailbox(len_max, move || drop(waker.wake()));
             let (back, returned) = mailbox(len_max, move || drop(again.wake()));
-            Ok(Part { poll, sender, mailbox: mail, back, returned })
+            let (step, stepped) = mailbox(len_max, move || drop(once_more.wake()));
+            Ok(Part { poll, sender, mailbox: mail, back, returned, step, stepped })
         })
         .collect()
 }
@@ -238,7 +273,7 @@ fn links(
     let pool = checks.pool.clone();
     Links {
         reactors,
-        hand_off: Box::new(move |stream, bytes, entry| hand_off.give(stream, bytes, entry, back.clone())),
+        hand_off: Box::new(move |socket, bytes, entry| hand_off.give(socket, bytes, entry, back.clone())),
         ask: Box::new(move |call| match call.ask {
             Ask::Check(_) => checks.ask(call),
             _ => backend.ask(call),

@@ -180,6 +180,13 @@ counters! {
     message_timeouts: "gannet_transport_message_timeouts_total" "Connections closed because a message that they began did not end within websocket.message_timeout.",
     limit_held: "gannet_transport_held_input_limit_total" "Connections closed because unfinished messages and waiting input were over reactor.held_input_size.",
     limit_output: "gannet_transport_waiting_output_limit_total" "Connections closed because memory was over overload.memory_limit and most waited for them.",
+    tls_handshakes: "gannet_tls_handshakes_total" "TLS handshakes of clients that were completed.",
+    tls_resumed: "gannet_tls_handshakes_resumed_total" "Of those, handshakes that a ticket made short.",
+    tls_old: "gannet_tls_handshakes_tls12_total" "Of those, handshakes of TLS 1.2.",
+    tls_failed: "gannet_tls_handshake_failures_total" "TLS handshakes that failed; log.level debug tells why.",
+    tls_timeouts: "gannet_tls_handshake_timeouts_total" "TLS handshakes that were not completed within http_server.handshake_timeout.",
+    tls_refused: "gannet_tls_handshakes_refused_total" "Sockets closed in their TLS handshake because of workers.queue_size or tls.handshake_limit.",
+    tls_cut: "gannet_tls_connections_cut_total" "Clients whose stream ended without TLS's word that it is the end.",
     resets: "gannet_transport_connections_lost_total" "Sockets that ended without a close frame.",
 }
 

@@ -67,19 +67,23 @@ options! {
 
 options! {
     pub struct TlsOptions {
-        /// These options hold. Otherwise the host's authorities are trusted, and no certificate is shown.
+        /// These options hold. Otherwise, of a proxy: the host's authorities are trusted, and no certificate is shown;
+        /// of a port: it has no TLS.
         enabled: bool = false;
-        /// The certificate that is shown, with those above it: PEM, base64 of that, or a file. Empty = none is.
+        /// The certificate that is shown, with those above it: PEM, base64 of that, or a file. A port shows another
+        /// soon after its file has changed. Empty = none is.
         cert_pem: String = String::new();
         /// Its private key, likewise. Secret: never printed.
         key_pem: String = String::new(), Rule::Secret;
-        /// The authorities that the other side's certificate must come from, likewise. Empty = those of the host.
+        /// Of a proxy: the authorities that the other side's certificate must come from, likewise. Empty = those of the
+        /// host.
         server_ca_pem: String = String::new();
-        /// Where this process answers, the authorities of those who ask. In a proxy it has no effect.
+        /// Of a port: the authorities of those who connect, likewise; who shows no certificate of theirs is refused.
+        /// Empty = nobody needs one.
         client_ca_pem: String = String::new();
-        /// The name that the other side's certificate must have. Empty = the endpoint's host.
+        /// Of a proxy: the name that the other side's certificate must have. Empty = the endpoint's host.
         server_name: String = String::new();
-        /// The other side may be anyone. For development.
+        /// Of a proxy: the other side may be anyone. For development.
         insecure_skip_verify: bool = false;
     }
 }

@@ -44,7 +44,6 @@ pub enum Disposition {
 const STORE: &str = "map subscriptions are not there yet: set type to memory, or remove the section";
 const RESP3: &str = "set it to false: RESP3 is spoken, which takes Redis 6.2";
 const REPLICA: &str = "set enabled to false: all is read where it is written";
-const PROXY: &str = "end TLS at a proxy in front of this port, and remove the section";
 const TRANSPORT: &str = "set enabled to false, and let clients use websocket, sse, http_stream or one of uni_";
 const CODE: &str = "set enabled to false: a disconnect push says why, in a response with status 200";
 const MAP: &str = "only map and shared_poll subscriptions read it, and they are not there yet";
@@ -96,10 +95,7 @@ const TOP: &[(&str, Verdict)] = &[
     ("enable_unreleased_features", Idle("there are none")),
     ("node.info_metrics_aggregate_interval", Idle("`info` reports the moment")),
     ("shutdown.timeout", Renamed("shutdown.deadline")),
-    ("http_server.tls", Switch(PROXY)),
-    ("http_server.tls_autocert", Switch(PROXY)),
-    ("http_server.tls_external", Missing(PROXY)),
-    ("http_server.internal_tls", Switch(PROXY)),
+    ("http_server.tls_autocert", Switch("get certificates by another program, into the files of http_server.tls")),
     ("http_server.h2c_external", Missing("remove it: clients connect by HTTP/1.1")),
     ("http_server.http3", Switch("set enabled to false: clients connect by HTTP/1.1")),
     ("prometheus.recovered_publications_histogram", Idle("prometheus has other metrics of recovery")),
@@ -108,7 +104,6 @@ const TOP: &[(&str, Verdict)] = &[
     ("websocket.read_buffer_size", Idle(BUFFERS)),
     ("websocket.write_buffer_size", Idle(BUFFERS)),
     ("websocket.use_write_buffer_pool", Idle(BUFFERS)),
-    ("grpc_api.tls", Switch(PROXY)),
     ("grpc_api.reflection", Idle("clients are made from Centrifugo's own api.proto")),
     ("client.token.insecure_skip_jwks_endpoint_safety_check", Idle(KEY_SETS)),
     ("client.subscription_token.insecure_skip_jwks_endpoint_safety_check", Idle(KEY_SETS)),
@@ -390,7 +385,9 @@ mod tests {
                 }
             }
         }
-        for name in ["uni_grpc.enabled", "webtransport.enabled", "http_server.tls.enabled", "consumers_kafka_enabled"] {
+        for name in
+            ["uni_grpc.enabled", "webtransport.enabled", "http_server.tls_autocert.enabled", "consumers_kafka_enabled"]
+        {
             let refused = load(None, &[], &[(name.to_owned(), "true".to_owned())]);
             assert!(refused.is_err(), "{name}");
         }
@@ -404,7 +401,11 @@ mod tests {
             (r#"{"map_broker":{"type":"postgres"}}"#, "map_broker", "set type to memory"),
             (r#"{"webtransport":{"enabled":true}}"#, "webtransport", "let clients use websocket"),
             (r#"{"consumers":[{"name":"k","enabled":false},{"name":"l","enabled":true}]}"#, "consumers", "http_api"),
-            (r#"{"http_server":{"tls":{"enabled":true}}}"#, "http_server.tls", "end TLS at a proxy in front"),
+            (
+                r#"{"http_server":{"tls_autocert":{"enabled":true}}}"#,
+                "http_server.tls_autocert",
+                "into the files of http_server.tls",
+            ),
             (
                 r#"{"client":{"rate_limit":{"ip_connect":{"enabled":true}}}}"#,
                 "client.rate_limit.ip_connect",
@@ -432,7 +433,7 @@ mod tests {
     fn what_asks_for_nothing_passes() {
         let silent = [
             r#"{"webtransport":{"enabled":false,"handler_prefix":"/w"},"consumers":[],"rpc":{}}"#,
-            r#"{"http_server":{"internal_port":"","tls":{"enabled":false,"cert_pem":"x"},"h2c_external":false}}"#,
+            r#"{"http_server":{"internal_port":"","tls_autocert":{"enabled":false,"cache_dir":"x"},"h2c_external":false}}"#,
             r#"{"broker":{"enabled":false,"type":"redis"},"presence_manager":{"enabled":true},"engine":{}}"#,
             r#"{"dev":{"enabled":false},"consumers":[{"name":"k","enabled":false,"type":"kafka"}]}"#,
             r#"{"channel":{"namespace_boundary":":"},"client":{"concurrency":0}}"#,
@@ -469,7 +470,7 @@ mod tests {
             ("map_broker", "redis"),
             ("map_broker_redis_address", "a:1"),
             ("webtransport_enabled", "true"),
-            ("http_server_tls_enabled", "true"),
+            ("http_server_tls_autocert_enabled", "true"),
             ("channel_without_namespace_subscribe_cel", "true"),
             ("channel.without_namespace.state_events", "[\"a\"]"),
             ("consumers", "[{}]"),

@@ -363,7 +363,7 @@ mod tests {
     fn an_unknown_name_is_refused_in_every_source() {
         let file = Some(("gannet.toml", "colour = 1\n[client]\nping_intervall = '5s'\n[map_broker]\ntype = 'redis'"));
         let env = &[("GANNET_CLIENT_PING_INTERVALL", "5s"), ("GANNET_CONFIG", "x"), ("PATH", "/bin")];
-        let wrong = try_load(file, env, &[("client.ping-interval", "5s"), ("http_server.tls_external", "true")]);
+        let wrong = try_load(file, env, &[("client.ping-interval", "5s"), ("http_server.h2c_external", "true")]);
         let expected = [
             "gannet.toml: unknown option client.ping_intervall; did you mean client.ping_interval?",
             "gannet.toml: unknown option colour; `gannet config` prints those there are",
@@ -371,8 +371,8 @@ mod tests {
              not there yet: set type to memory, or remove the section",
             "environment: unknown option GANNET_CLIENT_PING_INTERVALL; did you mean GANNET_CLIENT_PING_INTERVAL?",
             "command line: unknown option --client.ping-interval; did you mean --client.ping_interval?",
-            "command line: --http_server.tls_external: a Centrifugo option that this version does not support yet: end \
-             TLS at a proxy in front of this port, and remove the section",
+            "command line: --http_server.h2c_external: a Centrifugo option that this version does not support yet: \
+             remove it: clients connect by HTTP/1.1",
         ];
         assert_eq!(wrong.unwrap_err(), expected);
     }

@@ -23,6 +23,7 @@ mod load;
 mod print;
 mod reload;
 mod schema;
+mod tls;
 mod token;
 mod transport;
 mod tree;
@@ -49,6 +50,7 @@ pub use print::{note, print};
 pub use registry::{Listed, Section, options, sections};
 pub use reload::Changes;
 pub use schema::schema;
+pub use tls::{NamedCertificate, TlsPort, TlsPorts};
 pub use token::{KeySource, Pattern, SubscriptionToken, Wanted};
 pub use transport::{ConnectCodes, Emulation, HttpStream, UniWebSocket};
 pub use tree::Format;
@@ -86,6 +88,8 @@ options! {
         node: NodeOptions = NodeOptions::default();
         /// Ports, and what an HTTP request may cost
         http_server: HttpServer = HttpServer::default();
+        /// TLS of the ports that have it
+        tls: TlsPorts = TlsPorts::default();
         /// The endpoint of the clients
         websocket: WebSocket = WebSocket::default();
         /// The same clients over server-sent events; their commands come to `emulation`
@@ -186,6 +190,12 @@ options! {
         internal_connection_limit: usize = 4096, Rule::Count(1, MIB);
         /// Bytes of an HTTP request body for the server API.
         body_size_limit: usize = 8 << 20, Rule::Bytes(1, GIB);
+        /// TLS of the public port, and of the internal one unless tls_external or internal_tls says otherwise
+        tls: TlsOptions = TlsOptions::default();
+        /// With `tls`: the internal port has no TLS, unless internal_tls gives it its own.
+        tls_external: bool = false;
+        /// TLS of the internal port, if it is not that of the public one
+        internal_tls: TlsOptions = TlsOptions::default();
     }
 }
 
@@ -501,7 +511,7 @@ options! {
         enabled: bool = false;
         /// Address it listens on. Empty = all (loopback with `dev`).
         address: String = String::new();
-        /// Port it listens on, without TLS. 0 = one picked by the kernel, printed at start.
+        /// Port it listens on. 0 = one picked by the kernel, printed at start.
         port: u16 = 10000, Rule::Count(0, 65535);
         /// Key a backend sends (metadata `authorization: apikey KEY`). Empty = every call is refused,
         /// UNAUTHENTICATED. Secret: never printed.
@@ -514,6 +524,8 @@ options! {
         max_receive_message_size: usize = 4 << 20, Rule::Bytes(1, GIB);
         /// Connections served at once; beyond: they wait. While fewer than a quarter are free, idle ones end.
         connection_limit: usize = 4096, Rule::Count(1, MIB);
+        /// TLS of its port
+        tls: TlsOptions = TlsOptions::default();
     }
 }
 
@@ -539,11 +551,11 @@ options! {
 
 options! {
     pub struct WorkersOptions {
-        /// Threads that check signatures of tokens by public keys. 0 = half of the cores the process may use, at least
-        /// one.
+        /// Threads that check signatures of tokens by public keys, and that carry out TLS handshakes. 0 = half of the
+        /// cores the process may use, at least one.
         threads: usize = 0, Rule::Count(0, 1024);
-        /// Bytes of jobs that wait for a thread, each counted as a KiB at least. A connection may have as much there as
-        /// is free. Beyond: error 111.
+        /// Bytes of jobs that wait for a thread, of each kind, each counted as a KiB at least. A connection may have as
+        /// much there as is free. Beyond: error 111; who is in a handshake is closed.
         queue_size: usize = 16 << 20, Rule::Bytes(64 * KIB, GIB);
     }
 }

@@ -4,7 +4,7 @@
 
 use super::registry::{self, Meta, Visitor};
 use super::value::Value;
-use super::{Channel, Config};
+use super::{Channel, Config, TlsOptions};
 use serde_json::Value as Json;
 
 /// Options that differ, by their names. Never their values: some are secret.
@@ -27,9 +27,14 @@ impl Config {
     fn keep_fixed(&mut self, old: &Config) {
         let old = old.clone();
         (self.dev, self.reactors, self.node, self.workers) = (old.dev, old.reactors, old.node, old.workers);
-        let body_size_limit = self.http_server.body_size_limit;
-        self.http_server = old.http_server;
-        self.http_server.body_size_limit = body_size_limit;
+        let server = std::mem::replace(&mut self.http_server, old.http_server);
+        self.http_server.body_size_limit = server.body_size_limit;
+        // Which ports have TLS is settled; by what certificates is not.
+        keep_tls(&mut self.http_server.tls, server.tls);
+        keep_tls(&mut self.http_server.internal_tls, server.internal_tls);
+        let tls = &mut self.tls;
+        (tls.compact, tls.key_cache_size) = (old.tls.compact, old.tls.key_cache_size);
+        tls.handshake_limit = old.tls.handshake_limit;
         let websocket = &mut self.websocket;
         websocket.compression = old.websocket.compression;
         websocket.compression_level = old.websocket.compression_level;
@@ -51,6 +56,7 @@ impl Config {
         let grpc = &mut self.grpc_api;
         (grpc.enabled, grpc.address, grpc.port) = (old.grpc_api.enabled, old.grpc_api.address, old.grpc_api.port);
         grpc.connection_limit = old.grpc_api.connection_limit;
+        grpc.tls.enabled = old.grpc_api.tls.enabled;
         self.reactor.mailbox_size = old.reactor.mailbox_size;
         self.reactor.fanout_queue_size = old.reactor.fanout_queue_size;
         (self.log.file, self.log.format, self.log.queue_size) = (old.log.file, old.log.format, old.log.queue_size);
@@ -68,6 +74,11 @@ impl Config {
             }
         }
     }
+}
+
+/// `kept` goes on, with what may change of `loaded`.
+fn keep_tls(kept: &mut TlsOptions, loaded: TlsOptions) {
+    *kept = TlsOptions { enabled: kept.enabled, ..loaded };
 }
 
 fn differing(one: &Config, other: &Config) -> Vec<String> {

@@ -1,7 +1,8 @@
 //! F10 · From the listener to a connection: accepting, and the limits asked before a byte is read.
 
 use super::host::refuse_unread;
-use super::{ACCEPT_PAUSE, LISTENER, Reactor, Returned};
+use super::socket::ReactorSocket;
+use super::{ACCEPT_PAUSE, Detached, LISTENER, Reactor, Returned};
 use crate::admission::Refused;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
@@ -9,7 +10,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
-impl Reactor {
+impl<S: ReactorSocket> Reactor<S> {
     pub(super) fn accept(&mut self, events: &Events) {
         let asked = events.iter().any(|event| event.token() == LISTENER);
         if self.now.tick < self.accept_paused {
@@ -42,16 +43,27 @@ impl Reactor {
                     counters.limit_accept += 1;
                     return true;
                 }
-                match admission.enter(peer.ip()) {
-                    Ok(ip_key) => drop(self.open(stream, ip_key)),
+                let why = match admission.enter(peer.ip()) {
+                    Ok(ip_key) if self.entrance.is_some() => {
+                        self.welcome(stream, ip_key);
+                        return true;
+                    }
+                    Ok(ip_key) => {
+                        self.open(Detached { stream, tunnel: None }, ip_key);
+                        return true;
+                    }
                     Err(Refused::Address) => {
                         counters.limit_per_ip += 1;
-                        refuse_unread(&stream, "too many connections from this address");
+                        "too many connections from this address"
                     }
                     Err(_) => {
                         counters.limit_sockets += 1;
-                        refuse_unread(&stream, "no file descriptors left");
+                        "no file descriptors left"
                     }
+                };
+                // Who expects TLS could not read it.
+                if self.entrance.is_none() {
+                    refuse_unread(&stream, why);
                 }
                 true
             }
@@ -87,21 +99,30 @@ impl Reactor {
     pub(super) fn take_back(&mut self) {
         let mut all = Vec::new();
         self.returned.drain(&mut all);
-        for Returned { stream, bytes, ip_key } in all {
+        for Returned { socket, bytes, ip_key } in all {
             self.turn.shard.counters.handed_back += 1;
-            let conn = self.open(stream, ip_key);
-            self.turn.begin_with(conn, &bytes);
+            if let Some(conn) = self.open(socket, ip_key) {
+                self.turn.begin_with(conn, &bytes);
+                if self.entrance.is_some() {
+                    // Its TLS may hold more.
+                    self.turn.look_at(conn);
+                }
+            }
         }
     }
 
-    fn open(&mut self, stream: TcpStream, ip_key: u32) -> u32 {
-        let fd = stream.as_raw_fd();
-        let conn = self.turn.accept(stream, ip_key);
+    fn open(&mut self, socket: Detached, ip_key: u32) -> Option<u32> {
+        let Some(socket) = S::of(socket) else {
+            self.turn.host.admission.leave(ip_key);
+            return None;
+        };
+        let fd = socket.stream().as_raw_fd();
+        let conn = self.turn.accept(socket, ip_key);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut SourceFd(&fd), Token(conn as usize), interest).is_err() {
             self.turn.conns.kill(conn);
         }
-        conn
+        Some(conn)
     }
 
     /// Connections that the kernel completed before now are ours: takes them all, then closes the listener.

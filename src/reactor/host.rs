@@ -1,6 +1,7 @@
 //! F10 · What a turn asks of its thread: endpoints, limits of the node, random ids, and ways to other threads.
 
 use super::handshake::Routes;
+use super::socket::ReactorSocket;
 use super::{Answered, EngineCalls, Links, machine_ns};
 use crate::admission::{Admission, Entry, Refused};
 use crate::base::mailbox::Sender;
@@ -18,11 +19,13 @@ use bytes::Bytes;
 use mio::Registry;
 use mio::unix::SourceFd;
 use std::io::{self, Write};
+use std::marker::PhantomData;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-pub struct Outside {
+pub struct Outside<S> {
+    sockets: PhantomData<S>,
     registry: Registry,
     links: Links,
     pub admission: Arc<Admission>,
@@ -40,9 +43,10 @@ pub struct Outside {
     calls: EngineCalls,
 }
 
-impl Outside {
-    pub fn new(registry: Registry, links: Links, admission: Arc<Admission>, config: &Config) -> io::Result<Outside> {
+impl<S> Outside<S> {
+    pub fn new(registry: Registry, links: Links, admission: Arc<Admission>, config: &Config) -> io::Result<Outside<S>> {
         Ok(Outside {
+            sockets: PhantomData,
             registry,
             links,
             admission,
@@ -71,8 +75,8 @@ impl Outside {
     }
 }
 
-impl Host for Outside {
-    type Socket = TcpStream;
+impl<S: ReactorSocket> Host for Outside<S> {
+    type Socket = S;
 
     fn decide<'a>(&mut self, head: &Head<'a>) -> Decision<'a> {
         self.routes.decide(head)
@@ -113,16 +117,19 @@ impl Host for Outside {
     }
 
     /// Moves the socket, with the bytes read, to the service thread.
-    fn hand_off(&mut self, socket: TcpStream, bytes: &[u8], ip_key: u32, counters: &mut Counters) {
+    fn hand_off(&mut self, socket: S, bytes: &[u8], ip_key: u32, counters: &mut Counters) {
         // The service thread's connections count as this one did, until they end there.
         let entry = Entry::new(self.admission.clone(), ip_key);
         // The service thread has a poll of its own; this one must forget the socket first.
-        let _ = self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
-        match (self.links.hand_off)(socket, Bytes::copy_from_slice(bytes), entry) {
+        let _ = self.registry.deregister(&mut SourceFd(&socket.stream().as_raw_fd()));
+        match (self.links.hand_off)(socket.detach(), Bytes::copy_from_slice(bytes), entry) {
             Ok(()) => counters.handed_off += 1,
-            Err(socket) => {
+            Err(refused) => {
                 counters.limit_service += 1;
-                refuse_unread(&socket, "too many HTTP connections");
+                if let Some(mut socket) = S::of(refused) {
+                    let _ = socket.write(&unread("too many HTTP connections"));
+                    socket.end();
+                }
             }
         }
     }
@@ -209,6 +216,10 @@ fn trusted_user<'h>(head: &Head<'h>, name: &str) -> &'h str {
 
 /// A 503 to a peer whose request was not read; one write, no waiting.
 pub fn refuse_unread(mut stream: &TcpStream, why: &str) {
-    let _ = stream.write(&answer(503, "Service Unavailable", "Retry-After: 1\r\n", why));
+    let _ = stream.write(&unread(why));
     let _ = stream.shutdown(std::net::Shutdown::Write);
+}
+
+fn unread(why: &str) -> Bytes {
+    answer(503, "Service Unavailable", "Retry-After: 1\r\n", why)
 }

@@ -3,21 +3,25 @@
 //! Owns what only a thread can have. Interest is registered once (both directions, edge-triggered) and never changed: a
 //! read shorter than its buffer has drained the socket, and a write that was cut short is told of room.
 //!
-//! The loop is here, and what a turn asks of it in `host`; `arrive` accepts, `handshake` and `stream` know the
-//! endpoints, `listener` and `steering` are how a connection comes to a reactor, `socket` is how bytes come and go,
-//! `acknowledged` how far a peer came with them.
+//! The loop is here, and what a turn asks of it in `host`; `arrive` accepts, `entrance` keeps who is in a TLS
+//! handshake, `handshake` and `stream` know the endpoints, `listener` and `steering` are how a connection comes to a
+//! reactor, `socket` and `secured` are how bytes come and go, `acknowledged` how far a peer came with them.
 
 mod acknowledged;
 mod arrive;
+mod entrance;
 mod handshake;
 mod host;
 mod listener;
+mod secured;
 mod socket;
 mod steering;
 mod stream;
 
 pub use handshake::{Routes, trim};
 pub use listener::listen;
+pub use secured::{Secured, with_kit};
+pub use socket::ReactorSocket;
 pub use steering::Steering;
 
 use crate::admission::{Admission, Entry};
@@ -29,9 +33,12 @@ use crate::config::Config;
 use crate::session::Now;
 use crate::session::backend::{Call, Hook};
 use crate::shard::{ControlAnswer, Mail, Shard};
+use crate::tls::Tunnel;
 use crate::turn::{Bounds, Clock, Ready, Turns};
+use crate::workers::{Handshakes, Stepped};
 use crate::ws;
 use bytes::Bytes;
+use entrance::{Entrance, is_handshake};
 use host::Outside;
 use mio::event::Event;
 use mio::net::TcpListener;
@@ -42,9 +49,15 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// A socket on its way to another thread, with its TLS if it has any.
+pub struct Detached {
+    pub stream: TcpStream,
+    pub tunnel: Option<Box<Tunnel>>,
+}
+
 /// A socket that was handed off and comes back with a request for this reactor.
 pub struct Returned {
-    pub stream: TcpStream,
+    pub socket: Detached,
     /// What was read of it: the request, and what is behind it.
     pub bytes: Bytes,
     pub ip_key: u32,
@@ -61,7 +74,7 @@ pub struct Links {
     /// Mailboxes of all reactors, this one's with them.
     pub reactors: Vec<Sender<Mail>>,
     /// Sockets whose request is not a reactor's, with the bytes read so far. Gives a socket back that it cannot take.
-    pub hand_off: Box<dyn Fn(TcpStream, Bytes, Entry) -> Result<(), TcpStream> + Send>,
+    pub hand_off: Box<dyn Fn(Detached, Bytes, Entry) -> Result<(), Detached> + Send>,
     /// Proxy requests, and what a worker is to do. Gives one back when too many are under way.
     pub ask: Box<dyn Fn(Call) -> Result<(), Call> + Send>,
     /// Sessions that are over: nobody waits for what workers were to do for them.
@@ -80,14 +93,18 @@ const LISTENER: Token = Token(usize::MAX);
 /// The token of the mailbox's waker.
 pub const WAKER: Token = Token(usize::MAX - 1);
 
+/// Tokens of those in a TLS handshake: from here to twice as much.
+const HANDSHAKES: usize = 1 << 40;
+
 /// Readiness events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
 const NS_IN_MS: u64 = 1_000_000;
 /// Accepts tried again after descriptors ran out, in ticks.
 const ACCEPT_PAUSE: Tick = 1;
 
-pub struct Reactor {
+pub struct Reactor<S: ReactorSocket> {
     poll: Poll,
+    me: u16,
     listener: Option<TcpListener>,
     accept_more: bool,
     accept_paused: Tick,
@@ -97,7 +114,10 @@ pub struct Reactor {
     mailbox: Mailbox<Mail>,
     mail: Vec<Mail>,
     returned: Mailbox<Returned>,
-    turn: Turns<Outside>,
+    turn: Turns<Outside<S>>,
+    /// Absent if the port has no TLS.
+    entrance: Option<Entrance>,
+    key_cache_size: usize,
     clock: Clock,
     /// By the machine's clock.
     started_ns: u64,
@@ -107,7 +127,7 @@ pub struct Reactor {
     left: bool,
 }
 
-impl Reactor {
+impl<S: ReactorSocket> Reactor<S> {
     /// A reactor that serves `listener` once [`Reactor::run`] is called on its thread.
     // Each is a part that lives elsewhere; a struct of them would only rename the list.
     #[expect(clippy::too_many_arguments)]
@@ -115,19 +135,23 @@ impl Reactor {
         poll: Poll,
         listener: std::net::TcpListener,
         (mailbox, returned): (Mailbox<Mail>, Mailbox<Returned>),
+        handshakes: Option<(Handshakes, Mailbox<Stepped>)>,
         mut shard: Shard,
         me: u16,
         links: Links,
         admission: Arc<Admission>,
         config: &Config,
-    ) -> io::Result<Reactor> {
+    ) -> io::Result<Reactor<S>> {
         let mut listener = TcpListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         shard.deflater = ws::Deflater::new(&config.websocket);
         let reactors = links.reactors.len() as u16;
+        let limit = config.tls.handshake_limit;
+        let entrance = handshakes.map(|(handshakes, stepped)| Entrance::new(handshakes, stepped, limit));
         let outside = Outside::new(poll.registry().try_clone()?, links, admission, config)?;
         Ok(Reactor {
             poll,
+            me,
             listener: Some(listener),
             accept_more: false,
             accept_paused: 0,
@@ -137,6 +161,8 @@ impl Reactor {
             mail: Vec::new(),
             returned,
             turn: Turns::new(me, reactors, shard, outside, Bounds::of_each(config, usize::from(reactors))),
+            entrance,
+            key_cache_size: config.tls.key_cache_size,
             clock: Clock::default(),
             started_ns: machine_ns(),
             now: Now::default(),
@@ -147,6 +173,7 @@ impl Reactor {
 
     /// Turns until the process ends. An error is the poll's, and nothing can go on.
     pub fn run(mut self) -> io::Result<Infallible> {
+        secured::set_key_cache(self.key_cache_size);
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut ended = machine_ns();
         loop {
@@ -161,8 +188,10 @@ impl Reactor {
             self.turn.begin(self.now, began);
             self.accept(&events);
             self.take_back();
+            self.shake(&events);
             self.mailbox.drain(&mut self.mail);
-            let ready = events.iter().filter(|event| !matches!(event.token(), LISTENER | WAKER)).map(readiness);
+            let ours = |token| !matches!(token, LISTENER | WAKER) && !is_handshake(token);
+            let ready = events.iter().filter(|event| ours(event.token())).map(readiness);
             self.turn.run(ready, &mut self.mail);
             self.mailbox.keep(self.turn.mail_waiting());
             self.turn.host.send_gathered();
@@ -177,13 +206,16 @@ impl Reactor {
 
     /// Until when the poll may sleep, by the machine's clock: 0 while work waits, else until a timer may be due.
     fn sleeps_until(&mut self) -> Option<u64> {
-        if self.accept_more || self.turn.has_work() || !self.mailbox.is_empty() || !self.returned.is_empty() {
+        let stepped = self.entrance.as_ref().is_some_and(Entrance::has_work);
+        if self.accept_more || self.turn.has_work() || !self.mailbox.is_empty() || !self.returned.is_empty() || stepped
+        {
             return Some(0);
         }
         let wake = self.turn.wake_at().map(|at| at.saturating_mul(NS_IN_MS));
         // Accepts are tried again in the next tick.
         let retry = (self.accept_paused > 0).then(|| self.now.tick + 1);
-        let tick = retry.into_iter().chain(self.turn.next_tick()).min();
+        let handshake = self.entrance.as_mut().and_then(Entrance::next_tick);
+        let tick = retry.into_iter().chain(self.turn.next_tick()).chain(handshake).min();
         let timer = tick.map(|tick| self.started_ns + self.clock.at_ms(tick) * NS_IN_MS);
         wake.into_iter().chain(self.turn.flush_at()).chain(timer).min()
     }
@@ -212,7 +244,7 @@ impl Reactor {
             return;
         }
         self.close_door();
-        if self.turn.conns.is_empty() {
+        if self.turn.conns.is_empty() && self.entrance.as_ref().is_none_or(Entrance::is_empty) {
             self.left = true;
             self.turn.host.say_drained();
         }

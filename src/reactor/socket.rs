@@ -1,6 +1,6 @@
 //! F10 · A TCP socket as a turn uses it.
 
-use super::acknowledged;
+use super::{Detached, acknowledged};
 use crate::turn::conns::Conn;
 use crate::turn::{Socket, Taken};
 use rustix::net::{RecvFlags, SendFlags};
@@ -9,6 +9,28 @@ use std::net::{Shutdown, TcpStream};
 
 // One of these for each socket: docs/memory.md has the sum.
 const _: () = assert!(size_of::<Conn<TcpStream>>() <= 80);
+
+/// What a reactor's connections have: all of them plain sockets, or all with TLS.
+pub trait ReactorSocket: Socket + Sized {
+    /// `None` if it has TLS and should not, or the other way round.
+    fn of(detached: Detached) -> Option<Self>;
+    fn detach(self) -> Detached;
+    fn stream(&self) -> &TcpStream;
+}
+
+impl ReactorSocket for TcpStream {
+    fn of(detached: Detached) -> Option<TcpStream> {
+        detached.tunnel.is_none().then_some(detached.stream)
+    }
+
+    fn detach(self) -> Detached {
+        Detached { stream: self, tunnel: None }
+    }
+
+    fn stream(&self) -> &TcpStream {
+        self
+    }
+}
 
 /// Reads and writes do not go through the C library: in a process with threads it makes of each a point where a thread
 /// could be cancelled, which costs two atomic operations.

@@ -4,20 +4,16 @@
 //! with all that hyper has not read. What cannot be made out is hyper's for good, which answers it. Never knows what a
 //! request asks for, only whether its path is a reactor's.
 
+use super::connection::Connection;
 use crate::http::{Body, Framing, Head};
 use bytes::{Buf, Bytes, BytesMut};
-use rustix::net::Shutdown;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-
-/// Bytes read at once.
-const READ_SIZE: usize = 8 * 1024;
 
 /// Paths of which the requests are a reactor's, without a slash at the end.
 pub type ReactorPaths = Arc<[String]>;
@@ -37,7 +33,7 @@ enum Next {
 
 /// What a connection says.
 pub struct Requests {
-    stream: Arc<TcpStream>,
+    stream: Arc<Connection>,
     paths: ReactorPaths,
     head_max: usize,
     input: BytesMut,
@@ -53,13 +49,20 @@ pub struct Requests {
 
 /// What a connection is told.
 pub struct Answers {
-    stream: Arc<TcpStream>,
+    stream: Arc<Connection>,
     given_back: Arc<AtomicBool>,
+}
+
+/// Both sides of `stream`, on which nobody looks for requests.
+pub fn whole(stream: Arc<Connection>) -> (Requests, Answers) {
+    let (mut requests, answers, _) = split(stream, Bytes::new(), ReactorPaths::default(), 0);
+    requests.next = Next::Everything;
+    (requests, answers)
 }
 
 /// Both sides of `stream`, of which `input` was read, and where the input comes that is a reactor's.
 pub fn split(
-    stream: Arc<TcpStream>,
+    stream: Arc<Connection>,
     input: Bytes,
     paths: ReactorPaths,
     head_max: usize,
@@ -133,14 +136,7 @@ impl Requests {
 
     /// Reads more; false at the end of the stream.
     fn fill(&mut self, turn: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        loop {
-            ready!(self.stream.poll_read_ready(turn))?;
-            self.input.reserve(READ_SIZE);
-            match self.stream.try_read_buf(&mut self.input) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result.map(|count| count > 0)),
-            }
-        }
+        self.stream.poll_read(turn, &mut self.input).map(|result| result.map(|count| count > 0))
     }
 }
 
@@ -176,25 +172,9 @@ impl AsyncRead for Requests {
     }
 }
 
-impl Answers {
-    fn write_by(
-        &self,
-        turn: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_write_ready(turn))?;
-            match write(&self.stream) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
-    }
-}
-
 impl AsyncWrite for Answers {
     fn poll_write(self: Pin<&mut Self>, turn: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.write_by(turn, |stream| stream.try_write(bytes))
+        self.stream.poll_write(turn, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -202,7 +182,7 @@ impl AsyncWrite for Answers {
         turn: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.write_by(turn, |stream| stream.try_write_vectored(pieces))
+        self.stream.poll_write(turn, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -215,7 +195,7 @@ impl AsyncWrite for Answers {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.given_back.load(Ordering::Relaxed) {
-            rustix::net::shutdown(&*self.stream, Shutdown::Write)?;
+            self.stream.end()?;
         }
         Poll::Ready(Ok(()))
     }

@@ -7,6 +7,8 @@
 
 mod api;
 mod backend;
+mod certificates;
+mod connection;
 mod emulation;
 mod fetch;
 mod guard;
@@ -35,20 +37,22 @@ pub use tls::with_authority as tls_config;
 
 use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;
-use crate::reactor::Returned;
+use crate::certificates::Certificates;
+use crate::config::TlsPort;
+use crate::reactor::{Detached, Returned};
 use crate::session::Settings;
 use crate::session::backend::Call;
 use crate::shard::Mail;
 use crate::workers::Pool;
 use axum::Router;
 use bytes::Bytes;
+use connection::Connection;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use line::ReactorPaths;
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch::Receiver;
@@ -60,7 +64,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket from a reactor, with the bytes it read, its place here, and the way back.
 pub struct HandedOff {
-    stream: TcpStream,
+    socket: Detached,
     bytes: Bytes,
     place: ConnectionPermit,
     back: Sender<Returned>,
@@ -76,9 +80,9 @@ pub struct HandOff {
 impl HandOff {
     /// Gives the socket to the service thread, or back if too many are there.
     /// `back`: to the reactor that it comes from.
-    pub fn give(&self, stream: TcpStream, bytes: Bytes, entry: Entry, back: Sender<Returned>) -> Result<(), TcpStream> {
-        let Some(place) = self.room.take(entry) else { return Err(stream) };
-        self.sender.send(HandedOff { stream, bytes, place, back }).map_err(|refused| refused.0.stream)
+    pub fn give(&self, socket: Detached, bytes: Bytes, entry: Entry, back: Sender<Returned>) -> Result<(), Detached> {
+        let Some(place) = self.room.take(entry) else { return Err(socket) };
+        self.sender.send(HandedOff { socket, bytes, place, back }).map_err(|refused| refused.0.socket)
     }
 }
 
@@ -111,6 +115,8 @@ pub struct Service {
     /// What it serves by; it follows each change.
     pub settings: Receiver<Arc<Settings>>,
     pub admission: Arc<Admission>,
+    /// What its ports show.
+    pub certificates: Arc<Certificates>,
     /// For its numbers.
     pub workers: Arc<Pool>,
     /// The second port's listener, if there is one.
@@ -164,20 +170,23 @@ impl Service {
         tokio::spawn(watch::memory(self.settings.clone(), self.admission.clone()));
         tokio::spawn(watch::refusals(self.node.clone(), self.workers.clone()));
         tokio::spawn(sums::write());
+        tokio::spawn(certificates::watch(self.certificates.clone(), self.settings.clone()));
         let head_timeout = config.http_server.handshake_timeout;
         if let Some(listener) = self.internal.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let limits = Limits { head_timeout, head_max: config.http_server.header_size_limit };
-            tokio::spawn(accept(listener, routers.internal, self.rooms.internal.clone(), limits));
+            let room = self.rooms.internal.clone();
+            tokio::spawn(accept(listener, routers.internal, room, self.certificates.clone(), limits));
         }
         if let Some(listener) = self.grpc.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let drained = watch::draining(self.admission.clone());
-            tokio::spawn(api::serve_grpc(listener, grpc, self.rooms.grpc.clone(), head_timeout, drained));
+            let (room, certificates) = (self.rooms.grpc.clone(), self.certificates.clone());
+            tokio::spawn(api::serve_grpc(listener, grpc, room, certificates, head_timeout, drained));
         }
         let limits = Limits { head_timeout, head_max: config.http_server.header_size_limit };
-        while let Some(HandedOff { stream, bytes, place, back }) = self.handed_off.recv().await {
-            if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
+        while let Some(HandedOff { socket, bytes, place, back }) = self.handed_off.recv().await {
+            if let Ok(stream) = Connection::of(socket) {
                 // A connection is served by the endpoints that there are as it comes.
                 let paths: ReactorPaths = pages::reactors_paths(&self.settings.borrow().config).collect();
                 let served = serve_one((stream, bytes), routers.external.clone(), place, paths.clone(), limits);
@@ -250,14 +259,26 @@ struct Limits {
 }
 
 /// The second port.
-async fn accept(listener: tokio::net::TcpListener, router: Current, room: Arc<PortRoom>, limits: Limits) {
+async fn accept(
+    listener: tokio::net::TcpListener,
+    router: Current,
+    room: Arc<PortRoom>,
+    certificates: Arc<Certificates>,
+    limits: Limits,
+) {
     let none: ReactorPaths = Arc::default();
     loop {
         // A place first: connections beyond the limit wait in the kernel's queue.
         let Some(place) = room.wait().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(serve_one((stream, Bytes::new()), router.clone(), place, none.clone(), limits));
+                let (router, none, tls) = (router.clone(), none.clone(), certificates.of(TlsPort::Internal));
+                tokio::spawn(async move {
+                    match Connection::accepted(stream, tls, limits.head_timeout).await {
+                        Ok(stream) => drop(serve_one((stream, Bytes::new()), router, place, none, limits).await),
+                        Err(error) => tracing::debug!(%error, "a TLS handshake of the internal port failed"),
+                    }
+                });
             }
             Err(error) => {
                 accept_failed("internal port", error).await;
@@ -276,7 +297,7 @@ async fn accept_failed(port: &'static str, error: io::Error) {
 /// One HTTP connection, from the bytes that were read before it came here to its end, or to a request for one of
 /// `paths`: with that it goes back.
 async fn serve_one(
-    (stream, bytes): (tokio::net::TcpStream, Bytes),
+    (stream, bytes): (Connection, Bytes),
     router: Current,
     place: ConnectionPermit,
     paths: ReactorPaths,
@@ -320,8 +341,8 @@ async fn serve_one(
         (Err(error), _) => tracing::debug!(%error, "HTTP connection ended"),
         // Nobody else has it any more.
         (Ok(()), Some(bytes)) => {
-            let stream = Arc::into_inner(stream)?.into_std().ok()?;
-            return Some(Returned { stream, bytes, ip_key: place.give_back()? });
+            let socket = Arc::into_inner(stream)?.detach().ok()?;
+            return Some(Returned { socket, bytes, ip_key: place.give_back()? });
         }
         (Ok(()), None) => {}
     }

@@ -11,6 +11,7 @@ use super::watch;
 use super::{PortRoom, Rooms, Service};
 use crate::admission::Admission;
 use crate::base::metrics::{Counters, Page};
+use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::heap;
 use crate::protocol::code::Disconnect;
@@ -41,6 +42,7 @@ pub struct Operator {
     told: Arc<HookCounts>,
     rooms: Rooms,
     workers: Arc<Pool>,
+    certificates: Arc<Certificates>,
     pub requests: Arc<RequestCounts>,
     settings: Receiver<Arc<Settings>>,
     /// Seconds since 1970 at the start of the process.
@@ -78,6 +80,7 @@ impl Operator {
             told: service.outgoing.told.clone(),
             rooms: service.rooms.clone(),
             workers: service.workers.clone(),
+            certificates: service.certificates.clone(),
             requests: Arc::default(),
             settings: service.settings.clone(),
             started: watch::started(service.node.info.started.elapsed()),
@@ -191,6 +194,7 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     operator.backend.write(&mut page);
     operator.told.write(&mut page);
     operator.workers.write(&mut page);
+    operator.certificates.write(&mut page);
     operator.requests.write(&mut page);
     page
 }

@@ -1,21 +1,15 @@
 //! F10 · TLS towards others: certificates and keys by an option's value, made into what rustls wants.
 //!
-//! Owns the reading of PEM as text, as base64 and from files. Files are read here, so it is not for the service thread.
-//! Never knows who is asked.
+//! Files are read here, so it is not for the service thread. Never knows who is asked.
 
+use crate::certificates::{client_identity, read_certificates};
 use crate::config::TlsOptions;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use hyper_rustls::ConfigBuilderExt;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use std::sync::Arc;
-
-/// What stands at the beginning of each PEM block.
-const PEM: &str = "-----BEGIN ";
 
 /// The error is a sentence that begins with the option's key.
 pub fn client_config(options: &TlsOptions) -> Result<ClientConfig, String> {
@@ -31,7 +25,7 @@ pub fn client_config(options: &TlsOptions) -> Result<ClientConfig, String> {
         })?
     } else {
         let mut roots = RootCertStore::empty();
-        for authority in certificates("server_ca_pem", &options.server_ca_pem)? {
+        for authority in read_certificates("server_ca_pem", &options.server_ca_pem)? {
             roots.add(authority).map_err(|error| format!("server_ca_pem: {error}"))?;
         }
         builder.with_root_certificates(roots)
@@ -39,9 +33,8 @@ pub fn client_config(options: &TlsOptions) -> Result<ClientConfig, String> {
     if options.cert_pem.is_empty() {
         return Ok(builder.with_no_client_auth());
     }
-    let key = PrivateKeyDer::from_pem_slice(&pem("key_pem", &options.key_pem)?)
-        .map_err(|error| format!("key_pem: no private key can be read: {error}"))?;
-    let shown = builder.with_client_auth_cert(certificates("cert_pem", &options.cert_pem)?, key);
+    let (certificates, key) = client_identity(&options.cert_pem, &options.key_pem)?;
+    let shown = builder.with_client_auth_cert(certificates, key);
     shown.map_err(|error| format!("cert_pem: {error}"))
 }
 
@@ -55,30 +48,6 @@ pub fn none() -> ClientConfig {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().unwrap_or_else(|error| unreachable!("{error}"));
     config.with_root_certificates(RootCertStore::empty()).with_no_client_auth()
-}
-
-fn certificates(option: &str, value: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = pem(option, value)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match all {
-        Ok(all) if !all.is_empty() => Ok(all),
-        Ok(_) => Err(format!("{option}: expected a certificate in PEM; there is none")),
-        Err(error) => Err(format!("{option}: no certificate can be read: {error}")),
-    }
-}
-
-/// The PEM that an option stands for: itself, or in base64, or the name of a file. What it is not is never quoted: it
-/// may be half of a key.
-fn pem(option: &str, value: &str) -> Result<Vec<u8>, String> {
-    if value.contains(PEM) {
-        return Ok(value.as_bytes().to_vec());
-    }
-    let decoded = STANDARD.decode(value.trim()).ok().filter(|bytes| bytes.starts_with(PEM.as_bytes()));
-    if let Some(decoded) = decoded {
-        return Ok(decoded);
-    }
-    let read = std::fs::read(value);
-    read.map_err(|error| format!("{option}: expected PEM, base64 of it, or a file that has it; as a file: {error}"))
 }
 
 /// Takes whoever answers, as long as its signature is its own.
@@ -123,6 +92,8 @@ impl ServerCertVerifier for Anyone {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
 
     fn made() -> (String, String) {
         let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("a certificate");

@@ -102,6 +102,8 @@ pub struct Partial {
     pub request: Option<Box<StreamRequest>>,
     /// When the peer must have sent the rest of what it began.
     pub due: Tick,
+    /// Bytes that the socket holds.
+    pub sealed: usize,
     /// What it counts for among the bytes held by all connections.
     counted: usize,
 }
@@ -109,7 +111,7 @@ pub struct Partial {
 impl Default for Partial {
     fn default() -> Partial {
         let (tail, message, rest) = (Vec::new(), Vec::new(), Vec::new());
-        Partial { tail, message, rest, rest_at: 0, request: None, due: NEVER, counted: 0 }
+        Partial { tail, message, rest, rest_at: 0, request: None, due: NEVER, sealed: 0, counted: 0 }
     }
 }
 
@@ -121,7 +123,7 @@ impl Partial {
 
     /// Bytes held.
     fn bytes(&self) -> usize {
-        self.tail.len() + self.message.len() + self.rest.len()
+        self.tail.len() + self.message.len() + self.rest.len() + self.sealed
     }
 }
 
@@ -683,7 +685,8 @@ impl<S: Socket> Conns<S> {
         if self.partials.len() >= PARTIALS_MAX {
             return;
         }
-        (partial.request, partial.rest_at, partial.due, partial.counted) = (None, 0, NEVER, 0);
+        (partial.request, partial.rest_at, partial.due) = (None, 0, NEVER);
+        (partial.sealed, partial.counted) = (0, 0);
         for buffer in [&mut partial.tail, &mut partial.message, &mut partial.rest] {
             buffer.clear();
             buffer.shrink_to(POOLED_BYTES_MAX);

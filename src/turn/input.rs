@@ -91,8 +91,30 @@ impl<H: Host> Turns<H> {
         if it.marks.has(Marks::ENDED) && !it.marks.has(Marks::HELD) && !it.marks.has(Marks::UNREAD) {
             self.end_of_stream(conn);
         }
+        self.count_sealed(conn);
         if self.conns.get(conn).is_some_and(|it| it.partial.is_some()) {
             self.watch_partial(conn);
+        }
+    }
+
+    /// What its socket holds counts like what is held here.
+    fn count_sealed(&mut self, conn: u32) {
+        let Some(it) = self.conns.get(conn).filter(|it| it.phase != Phase::Dead) else { return };
+        let held = it.socket.as_ref().map_or(0, Socket::held);
+        match it.partial.as_mut() {
+            None if held == 0 => {}
+            Some(partial) if held == 0 && partial.sealed > 0 => {
+                partial.sealed = 0;
+                if partial.is_idle() && partial.tail.is_empty() {
+                    self.conns.give_partial_back(conn);
+                }
+            }
+            Some(partial) => partial.sealed = held,
+            None => {
+                if let Some(partial) = self.conns.partial(conn) {
+                    partial.sealed = held;
+                }
+            }
         }
     }
 
@@ -139,9 +161,9 @@ impl<H: Host> Turns<H> {
         let room = &mut buffer[held..held + READ_SIZE];
         self.shard.counters.reads += 1;
         let result = socket.read(room);
-        // A read that does not fill the buffer has drained the socket.
+        // A read that does not fill the buffer has drained the socket, unless it knows better.
         let more = match &result {
-            Ok(count) => *count == READ_SIZE,
+            Ok(count) => socket.has_more(*count, READ_SIZE),
             Err(e) => e.kind() == io::ErrorKind::Interrupted,
         };
         it.marks.set(Marks::UNREAD, more);
@@ -518,6 +540,10 @@ impl<H: Host> Turns<H> {
     /// The peer says no more. It may still read: an answer or close frame that waits is sent first.
     fn end_of_stream(&mut self, conn: u32) {
         let waits = self.conns.has_outbox(conn);
+        let it = self.conns.get(conn).filter(|it| it.phase.is_open());
+        if it.and_then(|it| it.socket.as_ref()).is_some_and(Socket::is_cut) {
+            self.shard.counters.tls_cut += 1;
+        }
         match self.conns.get(conn) {
             Some(it) if it.phase == Phase::Closing && waits => it.marks.set(Marks::PEER_CLOSED, true),
             Some(it) => {

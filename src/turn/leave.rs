@@ -1,7 +1,7 @@
 //! F8 · The end of connections: close frames, the drain, and the freeing of slots.
 
 use super::conns::{Marks, Phase};
-use super::{Host, Turns};
+use super::{Host, Socket, Turns};
 use crate::base::wheel::Tick;
 use crate::protocol::code::Disconnect;
 use crate::ws;
@@ -91,8 +91,9 @@ impl<H: Host> Turns<H> {
 
     pub(super) fn reap(&mut self) {
         let (host, closed, behind) = (&mut self.host, &mut self.shard.counters.closed, &mut self.behind);
-        self.conns.reap(|conn, it| {
+        self.conns.reap(|conn, mut it| {
             *closed += 1;
+            it.socket.iter_mut().for_each(Socket::close);
             behind.remove(&conn);
             host.gone(it.marks, it.ip_key);
         });

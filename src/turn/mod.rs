@@ -72,6 +72,20 @@ pub trait Socket {
     fn end(&mut self);
     /// How far the peer came with what was written; `None` = nobody knows.
     fn taken(&self) -> Option<Taken>;
+    /// After a read of `count` bytes into `room`: may there be more?
+    fn has_more(&self, count: usize, room: usize) -> bool {
+        count == room
+    }
+    /// Bytes that it took and cannot give yet, because others must come first.
+    fn held(&self) -> usize {
+        0
+    }
+    /// Did its stream end, or will it, without the peer's word that this is its end?
+    fn is_cut(&self) -> bool {
+        false
+    }
+    /// It is used no more: the last that may be said.
+    fn close(&mut self) {}
     /// The peer's address, for the log; "" = it has none.
     fn peer(&self) -> String {
         String::new()
@@ -238,7 +252,25 @@ impl<H: Host> Turns<H> {
 
     /// A socket just accepted; its index.
     pub fn accept(&mut self, socket: H::Socket, ip_key: u32) -> u32 {
-        self.conns.insert(socket, ip_key, self.now.tick + self.bounds.handshake)
+        self.accept_until(socket, ip_key, self.now.tick + self.bounds.handshake)
+    }
+
+    /// A socket whose request head is due by then.
+    pub fn accept_until(&mut self, socket: H::Socket, ip_key: u32, due: Tick) -> u32 {
+        self.conns.insert(socket, ip_key, due)
+    }
+
+    /// When the request head of a socket accepted now is due.
+    pub fn head_due(&self) -> Tick {
+        self.now.tick + self.bounds.handshake
+    }
+
+    /// Its socket may have something to read, of which the poll will not tell.
+    pub fn look_at(&mut self, conn: u32) {
+        if let Some(it) = self.conns.get(conn) {
+            it.marks.set(Marks::UNREAD, true);
+            self.conns.queue(conn);
+        }
     }
 
     /// Goes on with another configuration. What a connection has begun by the old one, it ends by the new one.

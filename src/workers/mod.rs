@@ -1,11 +1,14 @@
 //! F10 · Threads for what is dear or blocks, so that no reactor waits for it.
 //!
 //! Owns the threads and the lock around the jobs that wait. Knows nothing of what a job does: that is in `tokens`, and
-//! a new kind is a file beside it. What comes of a job goes to a reactor by its mailbox.
+//! a new kind is a file beside it. What comes of a job goes to a reactor by its mailbox. Kinds take turns, and each has
+//! a bound of its own: a storm of handshakes does not delay or refuse anybody's token.
 
+mod handshakes;
 mod queue;
 mod tokens;
 
+pub use handshakes::{Handshake, Handshakes, Next, Stepped};
 pub use queue::JobKind;
 pub use tokens::TokenChecks;
 
@@ -32,8 +35,29 @@ struct Shared {
 }
 
 struct State {
-    queue: Queue,
+    /// By the numbers of the kinds.
+    queues: [Queue; KINDS.len()],
+    /// The kind whose turn it is.
+    turn: usize,
     stopped: bool,
+}
+
+impl State {
+    /// The next job, and its kind.
+    fn next(&mut self) -> Option<(usize, Job)> {
+        for _ in 0..KINDS.len() {
+            let kind = self.turn;
+            self.turn = (kind + 1) % KINDS.len();
+            if let Some(job) = self.queues[kind].next() {
+                return Some((kind, job));
+            }
+        }
+        None
+    }
+
+    fn waiting(&self) -> usize {
+        self.queues.iter().map(Queue::len).sum()
+    }
 }
 
 impl Shared {
@@ -45,30 +69,33 @@ impl Shared {
     fn work(&self) {
         let mut state = self.lock();
         while !state.stopped {
-            let Some(Job { owner, kind, came, work, .. }) = state.queue.next() else {
+            let Some((kind, Job { owner, came, work, .. })) = state.next() else {
                 state = self.wanted.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            self.waiting.store(state.queue.len(), Ordering::Relaxed);
+            self.waiting.store(state.waiting(), Ordering::Relaxed);
             drop(state);
             let began = Instant::now();
             let panicked = catch_unwind(AssertUnwindSafe(work)).is_err();
             let took = began.elapsed();
             state = self.lock();
-            state.queue.count(kind, began.duration_since(came), took, panicked);
-            state.queue.done(owner);
+            let queue = &mut state.queues[kind];
+            queue.count(began.duration_since(came), took, panicked);
+            queue.done(owner);
         }
     }
 }
 
 impl Pool {
-    /// `count` threads (0 = half of the cores, at least one), and jobs of `queue_size` bytes that may wait for them.
+    /// `count` threads (0 = half of the cores, at least one), and jobs of `queue_size` bytes of each kind that may wait
+    /// for them.
     pub fn start(count: usize, queue_size: usize) -> std::io::Result<Pool> {
         let count = match count {
             0 => thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
             set => set,
         };
-        let state = Mutex::new(State { queue: Queue::new(queue_size), stopped: false });
+        let queues = KINDS.map(|_| Queue::new(queue_size));
+        let state = Mutex::new(State { queues, turn: 0, stopped: false });
         let shared = Arc::new(Shared { state, wanted: Condvar::new(), waiting: AtomicUsize::new(0) });
         // If one does not start, dropping the others ends them.
         let mut pool = Pool { shared, threads: Vec::with_capacity(count) };
@@ -89,13 +116,14 @@ impl Pool {
         work: impl FnOnce(T) + Send + 'static,
     ) -> Result<(), T> {
         let mut state = self.shared.lock();
-        if !state.queue.has_room(owner, size) {
-            state.queue.tallies[kind as usize].refused += 1;
+        let queue = &mut state.queues[kind as usize];
+        if !queue.has_room(owner, size) {
+            queue.tally.refused += 1;
             return Err(what);
         }
         let work = Box::new(move || work(what));
-        let is_wanted = state.queue.push(Job { owner, kind, size, came: Instant::now(), work });
-        self.shared.waiting.store(state.queue.len(), Ordering::Relaxed);
+        let is_wanted = queue.push(Job { owner, size, came: Instant::now(), work });
+        self.shared.waiting.store(state.waiting(), Ordering::Relaxed);
         drop(state);
         if is_wanted {
             self.shared.wanted.notify_one();
@@ -110,26 +138,26 @@ impl Pool {
             return;
         }
         let mut state = self.shared.lock();
-        state.queue.forget(owner);
-        self.shared.waiting.store(state.queue.len(), Ordering::Relaxed);
+        state.queues.iter_mut().for_each(|queue| queue.forget(owner));
+        self.shared.waiting.store(state.waiting(), Ordering::Relaxed);
     }
 
     /// Jobs refused so far, of all kinds.
     pub fn refused(&self) -> u64 {
-        self.shared.lock().queue.tallies.iter().map(|tally| tally.refused).sum()
+        self.shared.lock().queues.iter().map(|queue| queue.tally.refused).sum()
     }
 
     /// All numbers as Prometheus text.
     pub fn write(&self, page: &mut Page) {
         let (tallies, waiting) = {
             let state = self.shared.lock();
-            (state.queue.tallies.clone(), state.queue.len())
+            (state.queues.each_ref().map(|queue| queue.tally.clone()), state.waiting())
         };
         let labels = KINDS.map(|(_, label)| label.to_owned());
         let each = |of: fn(&queue::JobTally) -> u64| labels.iter().zip(tallies.iter().map(of));
         page.single("gannet_workers_threads", "Threads of the pool: workers.threads.", "gauge", self.threads.len());
         page.single("gannet_workers_waiting_jobs", "Jobs that wait for a worker.", "gauge", waiting);
-        let help = "Jobs refused because workers.queue_size is used up: their clients got error 111.";
+        let help = "Jobs refused because workers.queue_size is used up: their clients got error 111, or were closed in a handshake.";
         page.labelled("gannet_workers_refused_jobs_total", help, "counter", "kind", each(|tally| tally.refused));
         let help = "Jobs that were not done because their connection ended before.";
         page.labelled("gannet_workers_abandoned_jobs_total", help, "counter", "kind", each(|tally| tally.left));

@@ -1,4 +1,4 @@
-//! F10 · The jobs that wait for a worker: whose turn it is, and how many may wait.
+//! F10 · The jobs of one kind that wait for a worker: whose turn it is, and how many may wait.
 //!
 //! Owns the order, the bound and the counts. Knows nothing of threads: `mod` has the lock around it.
 //!
@@ -22,14 +22,15 @@ pub const JOB_SIZE: usize = 1024;
 pub enum JobKind {
     /// The signature of a token.
     Token,
+    /// A step of a TLS handshake.
+    Handshake,
 }
 
 /// Each kind with its label, in the order of their numbers.
-pub(super) const KINDS: [(JobKind, &str); 1] = [(JobKind::Token, "token")];
+pub(super) const KINDS: [(JobKind, &str); 2] = [(JobKind::Token, "token"), (JobKind::Handshake, "handshake")];
 
 pub(super) struct Job {
     pub owner: ConnKey,
-    pub kind: JobKind,
     /// Bytes that it holds while it waits.
     pub size: usize,
     pub came: Instant,
@@ -70,14 +71,14 @@ pub(super) struct Queue {
     cost: usize,
     cost_max: usize,
     jobs: usize,
-    pub tallies: [JobTally; KINDS.len()],
+    pub tally: JobTally,
 }
 
 impl Queue {
     /// A queue of at most `cost_max` bytes.
     pub fn new(cost_max: usize) -> Queue {
         let (lines, turns) = (HashMap::default(), VecDeque::new());
-        Queue { lines, turns, cost: 0, cost_max, jobs: 0, tallies: Default::default() }
+        Queue { lines, turns, cost: 0, cost_max, jobs: 0, tally: JobTally::default() }
     }
 
     /// Is there room for a job of `size` bytes? A connection may have as much waiting as is free: whoever has little is
@@ -127,8 +128,8 @@ impl Queue {
     }
 
     /// Counts a job that was done.
-    pub fn count(&mut self, kind: JobKind, waited: Duration, took: Duration, panicked: bool) {
-        let tally = &mut self.tallies[kind as usize];
+    pub fn count(&mut self, waited: Duration, took: Duration, panicked: bool) {
+        let tally = &mut self.tally;
         tally.waited.record_us(waited.as_micros() as u64);
         tally.took.record_us(took.as_micros() as u64);
         tally.panicked += u64::from(panicked);
@@ -138,10 +139,9 @@ impl Queue {
     pub fn forget(&mut self, owner: ConnKey) {
         let Some(line) = self.lines.get_mut(&owner) else { return };
         self.cost -= std::mem::take(&mut line.cost);
-        for job in line.jobs.drain(..) {
-            self.tallies[job.kind as usize].left += 1;
-            self.jobs -= 1;
-        }
+        self.tally.left += line.jobs.len() as u64;
+        self.jobs -= line.jobs.len();
+        line.jobs.clear();
         if !line.busy {
             self.lines.remove(&owner);
         }
@@ -172,7 +172,7 @@ mod tests {
         fn job(&self, owner: u32, number: u32, size: usize) -> Job {
             let notes = self.0.clone();
             let work = Box::new(move || notes.lock().expect("notes").push((owner, number)));
-            Job { owner: conn(owner), kind: JobKind::Token, size, came: Instant::now(), work }
+            Job { owner: conn(owner), size, came: Instant::now(), work }
         }
 
         fn taken(&self) -> Vec<(u32, u32)> {
@@ -254,7 +254,7 @@ mod tests {
         queue.forget(conn(1));
         queue.forget(conn(2));
         queue.forget(conn(3));
-        assert_eq!((queue.len(), queue.cost, queue.tallies[0].left), (0, 0, 19));
+        assert_eq!((queue.len(), queue.cost, queue.tally.left), (0, 0, 19));
         assert!(queue.next().is_none());
         queue.done(first.owner);
         assert!(queue.lines.is_empty());
@@ -318,7 +318,7 @@ mod tests {
                 prop_assert!(number >= next);
                 *next = number + 1;
             }
-            let left = queue.tallies[0].left as usize;
+            let left = queue.tally.left as usize;
             prop_assert_eq!(pushed, done.len() + working.len() + queue.len() + left);
         }
     }

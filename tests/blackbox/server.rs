@@ -99,7 +99,7 @@ impl Server {
         if let Some(response) = kept.as_mut().and_then(|peer| peer.request(method, path, API_KEY, body)) {
             return response;
         }
-        let mut peer = Peer::open(self.address);
+        let mut peer = Peer::open(self.internal.unwrap_or(self.address));
         let response = peer.request(method, path, API_KEY, body).expect("an answer");
         *kept = Some(peer);
         response

@@ -1,13 +1,16 @@
 //! F10 · The server API by gRPC: Centrifugo's `centrifugal.centrifugo.api.CentrifugoApi`, on a port of its own.
 //!
-//! Owns the connections with their limits, the key in the metadata and the form of errors. HTTP/2 without TLS. The
+//! Owns the connections with their limits, the key in the metadata and the form of errors. The
 //! service is written out here and not generated: a path, a decoder, the method, an encoder.
 
 use super::counts::Via;
 use super::http::scheme_key;
 use super::messages::Response as Answer;
 use super::{Api, ApiError, BatchRequest, Calls, Method, MethodError, grpc_call, method_name};
-use crate::config::GrpcApi;
+use crate::certificates::Certificates;
+use crate::config::{GrpcApi, TlsPort};
+use crate::service::connection::Connection;
+use crate::service::line;
 use crate::service::node::Node;
 use crate::service::{ConnectionPermit, PortRoom, accept_failed};
 use crate::session::Settings;
@@ -24,7 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_io_timeout::TimeoutWriter;
 use tonic::metadata::MetadataMap;
@@ -221,6 +224,7 @@ pub async fn serve(
     listener: TcpListener,
     service: GrpcService,
     room: Arc<PortRoom>,
+    certificates: Arc<Certificates>,
     preface_timeout: Duration,
     mut draining: watch::Receiver<bool>,
 ) {
@@ -238,8 +242,12 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 let (service, draining) = (service.clone(), draining.clone());
+                let tls = certificates.of(TlsPort::Grpc);
                 tokio::spawn(async move {
-                    serve_one(stream, service, preface_timeout, draining, &permit).await;
+                    match Connection::accepted(stream, tls, preface_timeout).await {
+                        Ok(stream) => serve_one(stream, service, preface_timeout, draining, &permit).await,
+                        Err(error) => tracing::debug!(%error, "a TLS handshake of the gRPC port failed"),
+                    }
                 });
             }
             Err(error) => {
@@ -255,13 +263,13 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
 }
 
 async fn serve_one(
-    stream: TcpStream,
+    stream: Connection,
     service: GrpcService,
     preface_timeout: Duration,
     mut draining: watch::Receiver<bool>,
     permit: &ConnectionPermit,
 ) {
-    let (mut reader, writer) = stream.into_split();
+    let (mut reader, writer) = line::whole(Arc::new(stream));
     let mut preface = [0; PREFACE.len()];
     let read = tokio::time::timeout(preface_timeout, reader.read_exact(&mut preface)).await;
     if !matches!(read, Ok(Ok(_))) || preface != *PREFACE {

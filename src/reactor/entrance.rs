@@ -1,0 +1,268 @@
+//! F10 · Connections between accept and the end of their TLS handshake.
+//!
+//! Owns their sockets, what they said that no worker has had yet, and what they are still to be sent. Workers carry the
+//! handshakes out; who says nothing costs neither a thread nor more than its place here. When there are too many, the
+//! oldest goes, so that those who do nothing keep nobody out.
+
+use super::socket::ReactorSocket;
+use super::{Detached, HANDSHAKES, Reactor};
+use crate::base::mailbox::Mailbox;
+use crate::base::wheel::Tick;
+use crate::broker::ConnKey;
+use crate::tls::Tunnel;
+use crate::turn::Socket;
+use crate::workers::{Handshake, Handshakes, Next, Stepped};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Token};
+use rustls::ProtocolVersion;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+
+/// Bytes of one read: a hello, or an answer.
+const READ_SIZE: usize = 16 * 1024;
+/// In the keys of handshakes, which workers must tell from those of connections.
+const HANDSHAKE_BIT: u32 = 1 << 31;
+
+/// A connection in its handshake.
+struct Arrival {
+    stream: TcpStream,
+    ip_key: u32,
+    generation: u32,
+    /// When its request head is due: the handshake is a part of that time.
+    due: Tick,
+    stage: Stage,
+    /// To be sent.
+    output: Vec<u8>,
+    /// The socket may have something to read.
+    unread: bool,
+}
+
+enum Stage {
+    /// It must say more.
+    Listens(Box<Handshake>),
+    /// A worker has it.
+    Away,
+    /// Done, but for what is to be sent.
+    Done(Box<Tunnel>),
+    /// To be closed once it was told why.
+    Failed,
+}
+
+/// All of one reactor.
+pub struct Entrance {
+    arrivals: Slab<Arrival>,
+    generation: u32,
+    /// Each arrival with its generation, by the time it came; some are gone.
+    line: VecDeque<(u32, u32)>,
+    limit: usize,
+    handshakes: Handshakes,
+    stepped: Mailbox<Stepped>,
+    room: Vec<u8>,
+}
+
+impl Entrance {
+    pub fn new(handshakes: Handshakes, stepped: Mailbox<Stepped>, limit: usize) -> Entrance {
+        let (arrivals, line, room) = (Slab::new(), VecDeque::new(), vec![0; READ_SIZE]);
+        Entrance { arrivals, generation: 0, line, limit, handshakes, stepped, room }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.arrivals.is_empty()
+    }
+
+    /// Does anything wait for the reactor?
+    pub fn has_work(&self) -> bool {
+        !self.stepped.is_empty()
+    }
+
+    /// When the first of them has had its time.
+    pub fn next_tick(&mut self) -> Option<Tick> {
+        self.oldest().and_then(|at| self.arrivals.get(at as usize)).map(|arrival| arrival.due)
+    }
+
+    /// The one that has been here for longest.
+    fn oldest(&mut self) -> Option<u32> {
+        while let Some((at, generation)) = self.line.front() {
+            if self.arrivals.get(*at as usize).is_some_and(|arrival| arrival.generation == *generation) {
+                return Some(*at);
+            }
+            self.line.pop_front();
+        }
+        None
+    }
+}
+
+impl<S: ReactorSocket> Reactor<S> {
+    /// A socket that was accepted begins its handshake.
+    pub(super) fn welcome(&mut self, stream: TcpStream, ip_key: u32) {
+        let due = self.turn.head_due();
+        let Some(entrance) = &mut self.entrance else { return };
+        entrance.generation = entrance.generation.wrapping_add(1);
+        let (fd, generation) = (stream.as_raw_fd(), entrance.generation);
+        let stage = Stage::Listens(Box::default());
+        // Its hello may be there already, but the poll tells of that.
+        let arrival = Arrival { stream, ip_key, generation, due, stage, output: Vec::new(), unread: false };
+        let at = entrance.arrivals.insert(arrival) as u32;
+        entrance.line.push_back((at, generation));
+        let crowded = entrance.arrivals.len() > entrance.limit;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().register(&mut SourceFd(&fd), Token(HANDSHAKES + at as usize), interest).is_err() {
+            self.dismiss(at);
+        } else if crowded && let Some(oldest) = self.entrance.as_mut().and_then(Entrance::oldest) {
+            self.turn.shard.counters.tls_refused += 1;
+            self.dismiss(oldest);
+        }
+    }
+
+    /// What happened to handshakes since the last turn.
+    pub(super) fn shake(&mut self, events: &Events) {
+        let Some(entrance) = &mut self.entrance else { return };
+        let mut all = Vec::new();
+        entrance.stepped.drain(&mut all);
+        for stepped in all {
+            self.take_step(stepped);
+        }
+        for event in events.iter().filter(|event| is_handshake(event.token())) {
+            let at = (event.token().0 - HANDSHAKES) as u32;
+            let readable = event.is_readable() || event.is_error() || event.is_read_closed();
+            if let Some(arrival) = self.arrival(at) {
+                arrival.unread |= readable;
+                self.advance(at);
+            }
+        }
+        while let Some(oldest) = self.entrance.as_mut().and_then(Entrance::oldest) {
+            let now = self.now.tick;
+            if self.arrival(oldest).is_some_and(|arrival| arrival.due > now) {
+                return;
+            }
+            self.turn.shard.counters.tls_timeouts += 1;
+            self.dismiss(oldest);
+        }
+    }
+
+    fn arrival(&mut self, at: u32) -> Option<&mut Arrival> {
+        self.entrance.as_mut()?.arrivals.get_mut(at as usize)
+    }
+
+    fn take_step(&mut self, Stepped { owner, output, next }: Stepped) {
+        let at = owner.index & !HANDSHAKE_BIT;
+        let Some(arrival) = self.arrival(at).filter(|arrival| arrival.generation == owner.generation) else { return };
+        arrival.output = output;
+        let counters = &mut self.turn.shard.counters;
+        let stage = match next {
+            Next::More(handshake) => Stage::Listens(handshake),
+            Next::Done { tunnel, resumed, version } => {
+                counters.tls_handshakes += 1;
+                counters.tls_resumed += u64::from(resumed);
+                counters.tls_old += u64::from(version == u16::from(ProtocolVersion::TLSv1_2));
+                Stage::Done(tunnel)
+            }
+            Next::Failed(error) => {
+                counters.tls_failed += 1;
+                tracing::debug!(error, "a TLS handshake failed");
+                Stage::Failed
+            }
+        };
+        if let Some(arrival) = self.arrival(at) {
+            arrival.stage = stage;
+        }
+        self.advance(at);
+    }
+
+    /// Goes as far as the socket allows.
+    fn advance(&mut self, at: u32) {
+        let Some(arrival) = self.arrival(at) else { return };
+        if !arrival.output.is_empty() {
+            match arrival.stream.write(&arrival.output) {
+                Ok(sent) => drop(arrival.output.drain(..sent)),
+                Err(error) if is_later(&error) => {}
+                Err(_) => return self.give_up(at),
+            }
+        }
+        let sent = arrival.output.is_empty();
+        match arrival.stage {
+            Stage::Failed => self.dismiss(at),
+            // The rest leaves when the socket has room.
+            Stage::Done(_) if sent => self.let_in(at),
+            Stage::Listens(_) if sent && arrival.unread => self.listen_to(at),
+            Stage::Done(_) | Stage::Listens(_) | Stage::Away => {}
+        }
+    }
+
+    /// Reads once, and has a worker make a step of it.
+    fn listen_to(&mut self, at: u32) {
+        let Some(entrance) = &mut self.entrance else { return };
+        let Some(arrival) = entrance.arrivals.get_mut(at as usize) else { return };
+        let came = match arrival.stream.read(&mut entrance.room) {
+            Ok(0) => return self.give_up(at),
+            Ok(count) => {
+                arrival.unread = count == entrance.room.len();
+                entrance.room[..count].to_vec()
+            }
+            Err(error) => {
+                arrival.unread = error.kind() == ErrorKind::Interrupted;
+                if !is_later(&error) {
+                    self.give_up(at);
+                }
+                return;
+            }
+        };
+        let Stage::Listens(handshake) = std::mem::replace(&mut arrival.stage, Stage::Away) else { return };
+        let owner = owner(self.me, at, arrival.generation);
+        if !entrance.handshakes.offer(owner, handshake, came) {
+            self.turn.shard.counters.tls_refused += 1;
+            self.dismiss(at);
+        }
+    }
+
+    /// The peer is gone.
+    fn give_up(&mut self, at: u32) {
+        self.turn.shard.counters.tls_failed += 1;
+        self.dismiss(at);
+    }
+
+    /// Closes it.
+    fn dismiss(&mut self, at: u32) {
+        let Some(entrance) = &mut self.entrance else { return };
+        let Some(arrival) = entrance.arrivals.try_remove(at as usize) else { return };
+        if matches!(arrival.stage, Stage::Away) {
+            entrance.handshakes.forget(owner(self.me, at, arrival.generation));
+        }
+        self.turn.shard.counters.closed += 1;
+        self.turn.host.admission.leave(arrival.ip_key);
+    }
+
+    /// The handshake is done: from here on it is a connection like any other.
+    fn let_in(&mut self, at: u32) {
+        let Some(arrival) = self.entrance.as_mut().and_then(|entrance| entrance.arrivals.try_remove(at as usize))
+        else {
+            return;
+        };
+        let Stage::Done(tunnel) = arrival.stage else { return };
+        let detached = Detached { stream: arrival.stream, tunnel: Some(tunnel) };
+        let Some(socket) = S::of(detached) else { return };
+        let fd = socket.stream().as_raw_fd();
+        let conn = self.turn.accept_until(socket, arrival.ip_key, arrival.due);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().reregister(&mut SourceFd(&fd), Token(conn as usize), interest).is_err() {
+            self.turn.conns.kill(conn);
+        }
+        // What came behind the handshake was read already.
+        self.turn.look_at(conn);
+    }
+}
+
+pub fn is_handshake(token: Token) -> bool {
+    (HANDSHAKES..2 * HANDSHAKES).contains(&token.0)
+}
+
+fn owner(reactor: u16, at: u32, generation: u32) -> ConnKey {
+    ConnKey { reactor, index: at | HANDSHAKE_BIT, generation }
+}
+
+fn is_later(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
