@@ -116,12 +116,12 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         let start = || start_reactor(part, listener, shard, me, (links, admission.clone(), failed), tls, &config);
         steering.start_on(at, start).map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
     }
-    let node = Arc::new(Node::new(info, senders.clone(), seed));
+    let node = Arc::new(Node::new(info, engines.letters, senders.clone(), seed));
     supervisor::watch(node.clone()).map_err(cannot("start the watchdog"))?;
     let others = (address_of(&internal), address_of(&grpc));
     let proxies = outgoing.backend.clone();
     let service = Service {
-        node,
+        node: node.clone(),
         settings: settings.subscribe(),
         admission: admission.clone(),
         certificates,
@@ -130,6 +130,8 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         grpc,
         handed_off,
         replies: Replies(replies),
+        control: engines.control,
+        redis: engines.redis,
         outgoing,
         rooms,
         log_dropped: log.dropped.clone(),
@@ -141,9 +143,16 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let _pid_file = PidFile::write(&config.pid_file).map_err(cannot_start)?;
     supervisor::ready(&format!("listening on {bound}"));
     serve(&running, &happening)?;
+    end(&running, &node, &happening)
+}
+
+/// Clients are told to go, and the other nodes that this one is gone.
+fn end(running: &Running<'_>, node: &Node, happening: &Receiver<Happened>) -> Result<Left, ServeError> {
     let config = running.settings.borrow().config.clone();
     supervisor::stopping(&config.shutdown, running.admission.clients());
-    leave::leave(&config.shutdown, &running.admission, &running.reactors, &happening)
+    let left = leave::leave(&config.shutdown, &running.admission, &running.reactors, happening);
+    node.fleet.say_goodbye();
+    left
 }
 
 /// A reactor with plain sockets, or with TLS.
@@ -369,11 +378,13 @@ fn share_descriptors(config: &Config, reactors: usize) -> Result<Room, ServeErro
 }
 
 fn node_info(config: &Config, bound: SocketAddr) -> Result<NodeInfo, ServeError> {
-    let id = getrandom::u64().map_err(|error| cannot_start(format!("cannot draw a node id: {error}")))?;
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| cannot_start(format!("cannot draw a node id: {error}")))?;
+    let uid = uuid::Builder::from_random_bytes(id).into_uuid().to_string();
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let name =
         if config.node.name.is_empty() { format!("{}_{}", host(), bound.port()) } else { config.node.name.clone() };
-    Ok(NodeInfo { uid: format!("{id:016x}"), name, started: Instant::now() })
+    Ok(NodeInfo { uid, name, started: Instant::now() })
 }
 
 /// The first lines of the log: where it listens, how much fits, and what is unsafe.

@@ -96,11 +96,13 @@ async fn pass_on(emulation: &Emulation, request: Request) -> Result<(), Refusal>
         Ok(Ok(body)) => body,
     };
     let request = read(&body, binary).ok_or((StatusCode::BAD_REQUEST, "the body is no request for emulation"))?;
-    let unknown = (StatusCode::NOT_FOUND, "no such session here");
-    if !request.node.is_empty() && request.node != emulation.node.info.uid {
-        return Err(unknown);
-    }
-    match emulation.node.commands(&request.session, request.data) {
+    let unknown = (StatusCode::NOT_FOUND, "no such session");
+    let elsewhere = !request.node.is_empty() && request.node != emulation.node.info.uid;
+    let passed = match elsewhere {
+        true => emulation.node.commands_elsewhere(request).await,
+        false => emulation.node.commands(&request.session, request.data),
+    };
+    match passed {
         Ok(true) => Ok(()),
         Ok(false) => Err(unknown),
         Err(Unavailable::Busy | Unavailable::Silent) => Err((StatusCode::SERVICE_UNAVAILABLE, "the node is busy")),

@@ -11,6 +11,7 @@ mod certificates;
 mod connection;
 mod emulation;
 mod fetch;
+mod fleet;
 mod guard;
 mod hooks;
 mod jwks;
@@ -40,6 +41,7 @@ use crate::base::mailbox::Sender;
 use crate::certificates::Certificates;
 use crate::config::TlsPort;
 use crate::reactor::{Detached, Returned};
+use crate::engine::counts::EngineCounts;
 use crate::session::Settings;
 use crate::session::backend::Call;
 use crate::shard::Mail;
@@ -125,6 +127,10 @@ pub struct Service {
     pub grpc: Option<std::net::TcpListener>,
     pub handed_off: mpsc::UnboundedReceiver<HandedOff>,
     pub replies: Replies,
+    /// What other nodes say.
+    pub control: mpsc::UnboundedReceiver<Bytes>,
+    /// Of the Redis engine, if there is one.
+    pub redis: Option<Arc<EngineCounts>>,
     pub outgoing: Outgoing,
     pub rooms: Rooms,
     /// Lines that the log dropped so far.
@@ -160,6 +166,7 @@ impl Service {
         let routers = ports.follow(self.settings.clone());
         tokio::spawn(self.replies.deliver(self.node.clone()));
         tokio::spawn(self.node.clone().send_letters());
+        tokio::spawn(fleet::run(self.node.clone(), self.control));
         tokio::spawn(self.outgoing.backend.run(self.outgoing.calls));
         if let Some(http) = self.outgoing.tls {
             tokio::spawn(http.prepare_tls());

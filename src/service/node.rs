@@ -5,7 +5,11 @@
 
 use crate::base::mailbox::Sender;
 use crate::broker::{self, Asker, Request};
+use crate::engine::Letter;
+use crate::engine::control::{ControlCommand, Fleet, FleetDisconnect, SubscribeDefaults};
+use crate::protocol::code::Disconnect;
 use crate::shard::{self, Control, ControlAnswer, Mail, Stats};
+use compact_str::CompactString;
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +32,8 @@ pub struct NodeInfo {
 
 pub struct Node {
     pub info: NodeInfo,
+    /// The nodes beside this one.
+    pub fleet: Fleet,
     reactors: Vec<Sender<Mail>>,
     seed: u64,
     next: AtomicU64,
@@ -45,7 +51,7 @@ pub struct Replies(pub mpsc::UnboundedReceiver<Vec<(u64, ControlAnswer)>>);
 pub enum Unavailable {
     /// The mailbox of the reactor in charge is full: try again.
     Busy,
-    /// No answer in time.
+    /// No answer in time, of a reactor or of another node.
     Silent,
 }
 
@@ -55,6 +61,10 @@ impl Replies {
         while let Some(answers) = self.0.recv().await {
             let mut open = node.lock();
             for (ticket, answer) in answers {
+                if let ControlAnswer::OnlyOne { user, client } = answer {
+                    node.be_only_one(user, client);
+                    continue;
+                }
                 if let Some(asker) = open.remove(&ticket) {
                     // Whoever gave up waiting does not mind.
                     let _ = asker.send(answer);
@@ -65,10 +75,17 @@ impl Replies {
 }
 
 impl Node {
-    pub fn new(info: NodeInfo, reactors: Vec<Sender<Mail>>, seed: u64) -> Node {
+    /// `letters`: the way to other nodes, if an engine has one.
+    pub fn new(
+        info: NodeInfo,
+        letters: Option<mpsc::UnboundedSender<Letter>>,
+        reactors: Vec<Sender<Mail>>,
+        seed: u64,
+    ) -> Node {
+        let fleet = Fleet::new(info.uid.clone(), letters);
         let ready = Mutex::new(reactors.iter().map(|_| Vec::new()).collect());
         let (next, open, is_ready) = (AtomicU64::new(1), Mutex::default(), Notify::new());
-        Node { info, reactors, seed, next, open, ready, is_ready }
+        Node { info, fleet, reactors, seed, next, open, ready, is_ready }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<ControlAnswer>>> {
@@ -145,6 +162,25 @@ impl Node {
         }
     }
 
+    /// What all nodes are to do with some of their clients. The others are told, and not waited for; it is an error if
+    /// they cannot be told, though this node does it all the same.
+    pub async fn control_everywhere(&self, control: Control, defaults: SubscribeDefaults) -> Result<(), Unavailable> {
+        let told = match ControlCommand::of(&control, defaults) {
+            Some(command) => self.fleet.say(None, command).await.map_err(|_| Unavailable::Silent),
+            None => Ok(()),
+        };
+        self.control(control).await?;
+        told
+    }
+
+    /// A client is to be its user's only one: those on other nodes go.
+    fn be_only_one(&self, user: CompactString, client: String) {
+        let Disconnect { code, reason } = Disconnect::CONNECTION_LIMIT;
+        let (user, code, reason) = (user.into(), u32::from(code), reason.to_string());
+        let others = FleetDisconnect { user, whitelist: vec![client], code, reason, ..FleetDisconnect::default() };
+        self.fleet.say_soon(None, ControlCommand { disconnect: Some(others), ..ControlCommand::default() });
+    }
+
     /// What all reactors are to do with some of their clients; how many clients or subscriptions were met.
     pub async fn control(&self, control: Control) -> Result<usize, Unavailable> {
         self.ask_all(control).await.map(met)
@@ -158,8 +194,8 @@ impl Node {
         reactor.offer(mail).map(|()| true).map_err(|_| Unavailable::Busy)
     }
 
-    /// Channels with subscribers, and how many each has.
-    pub async fn channels(
+    /// Channels with subscribers on this node, and how many each has.
+    pub async fn channels_here(
         &self,
         pattern: Option<globset::GlobMatcher>,
     ) -> Result<BTreeMap<Arc<str>, u64>, Unavailable> {

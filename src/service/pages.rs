@@ -13,6 +13,7 @@ use crate::admission::Admission;
 use crate::base::metrics::{Counters, Page};
 use crate::certificates::Certificates;
 use crate::config::Config;
+use crate::engine::counts::EngineCounts;
 use crate::heap;
 use crate::protocol::code::Disconnect;
 use crate::reactor::trim;
@@ -45,6 +46,7 @@ pub struct Operator {
     certificates: Arc<Certificates>,
     pub requests: Arc<RequestCounts>,
     settings: Receiver<Arc<Settings>>,
+    redis: Option<Arc<EngineCounts>>,
     /// Seconds since 1970 at the start of the process.
     started: f64,
 }
@@ -83,6 +85,7 @@ impl Operator {
             certificates: service.certificates.clone(),
             requests: Arc::default(),
             settings: service.settings.clone(),
+            redis: service.redis.clone(),
             started: watch::started(service.node.info.started.elapsed()),
         }
     }
@@ -98,7 +101,9 @@ pub fn internal(operator: &Operator, settings: &Settings) -> Router {
     let config = &settings.config;
     let mut router = Router::new();
     if config.health.enabled {
+        let path = trim(&config.health.handler_prefix);
         router = router.route(&config.health.handler_prefix, get(health));
+        router = router.route(&format!("{path}/live"), get(live)).route(&format!("{path}/ready"), get(ready));
     }
     if config.prometheus.enabled {
         router = router.route(&config.prometheus.handler_prefix, get(metrics));
@@ -131,6 +136,35 @@ pub fn external_api(operator: &Operator, settings: &Settings) -> Router {
 async fn health(State(operator): State<Operator>) -> Response {
     let status = if operator.admission.is_leaving() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, [(header::CONTENT_TYPE, "application/json")], "{}").into_response()
+}
+
+/// How old the engine's last sign of life may be.
+const ENGINE_AGE_MAX_MS: u64 = 10_000;
+
+/// 503 when a reactor has not turned for some seconds: only a restart helps.
+async fn live(State(operator): State<Operator>) -> Response {
+    match operator.node.stats().await {
+        Ok(_) => verdict(None),
+        Err(Unavailable::Busy | Unavailable::Silent) => verdict(Some("a reactor does not answer".into())),
+    }
+}
+
+/// 503 while this node should get no clients: it leaves, a reactor is stuck, or its engine is away.
+async fn ready(State(operator): State<Operator>) -> Response {
+    if operator.admission.is_leaving() {
+        return verdict(Some("the node is leaving".into()));
+    }
+    if let Some(trouble) = operator.redis.as_ref().and_then(|redis| redis.trouble(ENGINE_AGE_MAX_MS)) {
+        return verdict(Some(format!("engine: {trouble}")));
+    }
+    live(State(operator)).await
+}
+
+fn verdict(trouble: Option<String>) -> Response {
+    match trouble {
+        None => (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], "{}".to_owned()).into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
 }
 
 async fn metrics(State(operator): State<Operator>) -> Response {
@@ -196,7 +230,18 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     operator.workers.write(&mut page);
     operator.certificates.write(&mut page);
     operator.requests.write(&mut page);
+    if let Some(redis) = &operator.redis {
+        redis.write("redis", &mut page);
+        let (nodes, unread) = (node_count(operator), operator.node.fleet.unread());
+        page.single("gannet_node_num_nodes", "Nodes of the fleet, this one among them.", "gauge", nodes);
+        let help = "Messages of control that this node could not follow.";
+        page.single("gannet_node_control_unread_total", help, "counter", unread);
+    }
     page
+}
+
+fn node_count(operator: &Operator) -> usize {
+    1 + operator.node.fleet.others().len()
 }
 
 /// Connections that are no clients', by the port that they came to.

@@ -1,6 +1,6 @@
 //! F7 · Carrying out what a session wants done, in order.
 
-use super::{FRAME_PING, Mail, Out, Shard, Table};
+use super::{ControlAnswer, FRAME_PING, Mail, Out, Shard, Table};
 use crate::broker::{Asker, ConnKey, Gone, Request, Treatment};
 use crate::hub::{ChannelId, Flags, Moved, Slot};
 use crate::protocol::code::Disconnect;
@@ -164,6 +164,8 @@ impl Shard {
         let Some(session) = table.session(key.index) else { return };
         let user = CompactString::from(session.user());
         self.only_ones.insert(key);
+        let answer = ControlAnswer::OnlyOne { user: user.clone(), client: session.client() };
+        self.out.push(Out::Answer { ticket: 0, answer });
         let reactor = crate::broker::owner(&user, self.reactors, self.seed);
         self.out.push(Out::Mail { reactor, mail: Mail::BeOnlyOne { user, conn: key } });
     }

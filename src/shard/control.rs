@@ -7,6 +7,7 @@ use crate::protocol::SubscribeRequest;
 use crate::protocol::code::Disconnect;
 use crate::session::Now;
 use crate::session::backend::{RefreshGrant, SubscribeGrant};
+use compact_str::CompactString;
 use std::sync::Arc;
 
 /// Clients of a user; a client id or a session's name, if given, narrows it.
@@ -46,6 +47,11 @@ pub enum ControlAnswer {
     Channels(Vec<(Arc<str>, u64)>),
     Stats(Box<Stats>),
     Users(Vec<u32>),
+    /// To nobody's question: this client is to be its user's only one, on other nodes too.
+    OnlyOne {
+        user: CompactString,
+        client: String,
+    },
 }
 
 /// One reactor's numbers.

@@ -95,10 +95,10 @@ fn an_http_stream_may_be_binary() {
         let at = connected.windows(2).position(|two| two == tag).expect("the field") + 2;
         connected[at..at + size].to_vec()
     };
-    let (session, node) = (field(9, 52), field(10, 16));
+    let (session, node) = (field(9, 52), field(10, 36));
     // EmulationRequest { node, session, data }, data being Command { id: 2, subscribe: { channel: "c" } }.
     let data = b"\x07\x08\x02\x2a\x03\x0a\x01c";
-    let request = [&b"\x0a\x10"[..], &node, b"\x12\x34", &session, b"\x1a\x08", data].concat();
+    let request = [&b"\x0a\x24"[..], &node, b"\x12\x34", &session, b"\x1a\x08", data].concat();
     let mut other = Peer::open(server.address);
     other.send(&ask(EMULATION, &request));
     assert_eq!(other.response().status, 204);

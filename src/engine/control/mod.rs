@@ -6,7 +6,10 @@
 mod messages;
 mod registry;
 
-pub use messages::{ControlCommand, FleetMetrics, FleetNode, SubscribeDefaults, SurveyRequest, SurveyResponse};
+pub use messages::{
+    ControlCommand, FleetDisconnect, FleetMetrics, FleetNode, FleetShutdown, SubscribeDefaults, SurveyRequest,
+    SurveyResponse,
+};
 
 use super::Letter;
 use crate::shard::Control;
@@ -21,6 +24,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How long nodes may take to answer a survey.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a word of goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(500);
 /// A node says what it is so often.
 pub const SAY_EVERY: Duration = Duration::from_secs(3);
 
@@ -168,6 +173,21 @@ impl Fleet {
         let message = ControlCommand { uid: self.uid.clone(), ..command }.encode_to_vec();
         // The engine is gone only when the process is.
         let _ = letters.send(Letter { node: node.map(str::to_owned), message, taken: None });
+    }
+
+    /// Says that this node goes, and waits a little until that is on its way.
+    pub fn say_goodbye(&self) {
+        let Some(letters) = &self.letters else { return };
+        let goodbye = ControlCommand { shutdown: Some(FleetShutdown {}), ..ControlCommand::default() };
+        let message = ControlCommand { uid: self.uid.clone(), ..goodbye }.encode_to_vec();
+        let (taken, mut wait) = oneshot::channel();
+        if letters.send(Letter { node: None, message, taken: Some(taken) }).is_err() {
+            return;
+        }
+        let began = Instant::now();
+        while began.elapsed() < GOODBYE && matches!(wait.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Asks the other nodes, or the one named; each must answer.

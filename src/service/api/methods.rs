@@ -11,6 +11,7 @@ use super::{
 use crate::auth::Overrides;
 use crate::base::metrics::{Counters, Page};
 use crate::broker::{Answer, Asker, Keep, Query, Request, Treatment};
+use crate::engine::control::{FleetMetrics, FleetNode, SubscribeDefaults};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{self, StreamPosition};
 use crate::session::backend::{RefreshGrant, SubscribeGrant};
@@ -164,6 +165,18 @@ pub(super) async fn broadcast(api: &Api, request: BroadcastRequest) -> Result<Br
     Ok(BroadcastResult { responses })
 }
 
+/// What other nodes cannot know of a subscription that says nothing itself.
+fn defaults_of(namespace: &Namespace) -> SubscribeDefaults {
+    let options = &namespace.options;
+    SubscribeDefaults {
+        presence: options.presence,
+        join_leave: options.join_leave,
+        force_push_join_leave: options.force_push_join_leave,
+        recovery: options.force_recovery,
+        positioning: options.force_positioning,
+    }
+}
+
 /// Whom a request is about. A user must be named, if only as "", the anonymous one; who names a client or a session may
 /// leave it out, for Protobuf cannot tell "" from nothing.
 fn chosen(user: Option<String>, client: String, session: String) -> Result<Chosen, ApiError> {
@@ -196,12 +209,13 @@ pub(super) async fn subscribe(api: &Api, request: SubscribeRequest) -> Result<Em
         force_positioning: switch(set.force_positioning),
     });
     let grant = SubscribeGrant { expire_at: moment(request.expire_at)?, info, data, overrides };
+    let defaults = defaults_of(namespace);
     let recover = request.recover_since.is_some();
     let StreamPosition { offset, epoch } = request.recover_since.unwrap_or_default();
     let channel = request.channel;
     let request =
         protocol::SubscribeRequest { channel, recover, offset, epoch, ..protocol::SubscribeRequest::default() };
-    api.node.control(Control::Subscribe { chosen, request, grant }).await?;
+    api.node.control_everywhere(Control::Subscribe { chosen, request, grant }, defaults).await?;
     Ok(Empty {})
 }
 
@@ -210,7 +224,8 @@ pub(super) async fn unsubscribe(api: &Api, request: UnsubscribeRequest) -> Resul
         api.namespace(&request.channel)?;
     }
     let chosen = chosen(request.user, request.client, request.session)?;
-    api.node.control(Control::Unsubscribe { chosen, channel: request.channel }).await?;
+    let unsubscribe = Control::Unsubscribe { chosen, channel: request.channel };
+    api.node.control_everywhere(unsubscribe, SubscribeDefaults::default()).await?;
     Ok(Empty {})
 }
 
@@ -227,7 +242,8 @@ pub(super) async fn disconnect(api: &Api, request: DisconnectRequest) -> Result<
             Disconnect { code, reason: custom.reason.into() }
         }
     };
-    api.node.control(Control::Disconnect { chosen, keep: request.whitelist, disconnect }).await?;
+    let disconnect = Control::Disconnect { chosen, keep: request.whitelist, disconnect };
+    api.node.control_everywhere(disconnect, SubscribeDefaults::default()).await?;
     Ok(Empty {})
 }
 
@@ -239,7 +255,7 @@ pub(super) async fn refresh(api: &Api, request: RefreshRequest) -> Result<Empty,
     }
     let info = (!request.info.is_empty()).then_some(request.info);
     let grant = RefreshGrant { expired: request.expired, expire_at: moment(request.expire_at)?, info, meta: None };
-    api.node.control(Control::Refresh { chosen, grant }).await?;
+    api.node.control_everywhere(Control::Refresh { chosen, grant }, SubscribeDefaults::default()).await?;
     Ok(Empty {})
 }
 
@@ -315,7 +331,7 @@ pub(super) async fn history_remove(api: &Api, request: HistoryRemoveRequest) -> 
 pub(super) async fn channels(api: &Api, request: ChannelsRequest) -> Result<ChannelsResult, MethodError> {
     let glob = (!request.pattern.is_empty()).then(|| globset::Glob::new(&request.pattern)).transpose();
     let pattern = glob.map_err(|_| bad("pattern"))?.map(|glob| glob.compile_matcher());
-    let found = api.node.channels(pattern).await?.into_iter();
+    let found = api.node.channels(request.pattern, pattern).await?.into_iter();
     let channels = found.map(|(name, clients)| (name.to_string(), ChannelInfo { num_clients: clients as u32 }));
     Ok(ChannelsResult { channels: channels.collect() })
 }
@@ -327,6 +343,13 @@ fn sums(stats: &[Stats]) -> BTreeMap<String, f64> {
     let mut page = Page::default();
     sum.write(&mut page);
     page.singles().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Another node, as it says of itself.
+fn other(node: FleetNode) -> NodeResult {
+    let FleetNode { uid, name, version, num_clients, num_users, num_channels, uptime, metrics, num_subs } = node;
+    let metrics = metrics.map(|FleetMetrics { interval, items }| Metrics { interval, items });
+    NodeResult { uid, name, version, num_clients, num_users, num_channels, uptime, metrics, process: None, num_subs }
 }
 
 pub(super) async fn info(api: &Api, _: InfoRequest) -> Result<InfoResult, MethodError> {
@@ -347,7 +370,9 @@ pub(super) async fn info(api: &Api, _: InfoRequest) -> Result<InfoResult, Method
         process: Some(Process { rss }),
         num_subs: sum(|s| s.subscriptions),
     };
-    Ok(InfoResult { nodes: vec![this] })
+    let mut nodes = vec![this];
+    nodes.extend(node.fleet.others().into_iter().map(other));
+    Ok(InfoResult { nodes })
 }
 
 /// Where a program that is built on this one would answer its own methods; there are none here.

@@ -14,6 +14,7 @@ mod openapi;
 pub use counts::Calls;
 pub use grpc::{GrpcService, serve as serve_grpc};
 pub use http::router;
+pub use messages::{ChannelInfo, ChannelsRequest, ChannelsResult};
 pub use openapi::document as openapi;
 
 use super::node::{Node, Unavailable};

@@ -1,0 +1,153 @@
+//! F10 · This node among the others: what they ask is carried out here, and this node says what it is.
+//!
+//! Owns the answers to surveys, which are those of Centrifugo nodes. Knows nothing of how messages travel.
+
+use super::api::{ChannelInfo, ChannelsRequest, ChannelsResult};
+use super::node::{Node, Unavailable};
+use crate::engine::control::{
+    ControlCommand, FleetNode, FleetWish, SAY_EVERY, SurveyFault, SurveyRequest, SurveyResponse,
+};
+use crate::protocol::EmulationRequest;
+use bytes::Bytes;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+const CHANNELS: &str = "channels";
+const EMULATION: &str = "centrifuge_emulation";
+
+/// Codes of answers to surveys.
+const INTERNAL: u32 = 1;
+const INVALID: u32 = 2;
+const UNKNOWN_OP: u32 = 3;
+/// Those to commands of clients whose connection goes one way.
+const BAD_REQUEST: u32 = 1;
+const NO_SESSION: u32 = 2;
+
+/// Users are counted exactly up to so many clients; beyond, one of two that are on several reactors is counted again.
+const EXACT_MAX: usize = 50_000;
+
+/// Hears the other nodes and speaks to them, for ever.
+pub async fn run(node: Arc<Node>, mut control: mpsc::UnboundedReceiver<Bytes>) {
+    if node.fleet.is_alone() {
+        return;
+    }
+    let mut say = tokio::time::interval(SAY_EVERY);
+    loop {
+        tokio::select! {
+            message = control.recv() => {
+                let Some(message) = message else { return };
+                if let Some(wish) = node.fleet.hear(message) {
+                    // Their first steps, which put them into mailboxes, are in the order in which they came.
+                    tokio::spawn(carry_out(node.clone(), wish));
+                }
+            }
+            _ = say.tick() => drop(tokio::spawn(introduce(node.clone(), None))),
+        }
+    }
+}
+
+async fn carry_out(node: Arc<Node>, wish: FleetWish) {
+    match wish {
+        FleetWish::Control(control) => {
+            if node.control(*control).await.is_err() {
+                super::sums::add("fleet control", 1, |count| {
+                    tracing::warn!(count, "a reactor was too busy for what another node asked of its clients");
+                });
+            }
+        }
+        FleetWish::Survey { from, request } => {
+            let SurveyRequest { id, op, data } = request;
+            let (code, data) = match &*op {
+                CHANNELS => channels(&node, data).await,
+                EMULATION => (emulation(&node, data), Bytes::new()),
+                // Whoever asks waits for an answer.
+                _ => (UNKNOWN_OP, Bytes::new()),
+            };
+            let response = Some(SurveyResponse { id, code, data });
+            node.fleet.say_soon(Some(&from), ControlCommand { survey_response: response, ..ControlCommand::default() });
+        }
+        FleetWish::Introduce(uid) => introduce(node, Some(uid)).await,
+    }
+}
+
+/// Says what this node is, to one or to all.
+async fn introduce(node: Arc<Node>, to: Option<String>) {
+    let Ok(stats) = node.stats().await else { return };
+    let sum = |part: fn(&crate::shard::Stats) -> usize| stats.iter().map(part).sum::<usize>();
+    let clients = sum(|s| s.clients);
+    let users = match clients {
+        ..=EXACT_MAX => node.users().await.unwrap_or(0),
+        _ => sum(|s| s.users),
+    };
+    let told = FleetNode {
+        uid: node.info.uid.clone(),
+        name: node.info.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        num_clients: clients as u32,
+        num_users: users as u32,
+        num_channels: sum(|s| s.channels) as u32,
+        uptime: node.info.started.elapsed().as_secs() as u32,
+        num_subs: sum(|s| s.subscriptions) as u32,
+        metrics: None,
+    };
+    node.fleet.say_soon(to.as_deref(), ControlCommand { node: Some(told), ..ControlCommand::default() });
+}
+
+async fn channels(node: &Node, data: Bytes) -> (u32, Bytes) {
+    let Ok(request) = ChannelsRequest::decode(data) else { return (INVALID, Bytes::new()) };
+    let glob = (!request.pattern.is_empty()).then(|| globset::Glob::new(&request.pattern)).transpose();
+    let Ok(glob) = glob else { return (INVALID, Bytes::new()) };
+    match node.channels_here(glob.map(|glob| glob.compile_matcher())).await {
+        Ok(found) => {
+            let info = |(name, clients): (Arc<str>, u64)| {
+                (name.to_string(), ChannelInfo { num_clients: u32::try_from(clients).unwrap_or(u32::MAX) })
+            };
+            let channels = found.into_iter().map(info).collect();
+            (0, ChannelsResult { channels }.encode_to_vec().into())
+        }
+        Err(_) => (INTERNAL, Bytes::new()),
+    }
+}
+
+fn emulation(node: &Node, data: Bytes) -> u32 {
+    let Ok(request) = EmulationRequest::decode(data) else { return BAD_REQUEST };
+    match node.commands(&request.session, request.data) {
+        Ok(true) => 0,
+        Ok(false) | Err(_) => NO_SESSION,
+    }
+}
+
+impl Node {
+    /// Channels with subscribers on any node, and how many each has.
+    pub async fn channels(
+        &self,
+        pattern: String,
+        glob: Option<globset::GlobMatcher>,
+    ) -> Result<BTreeMap<Arc<str>, u64>, Unavailable> {
+        let mut found = self.channels_here(glob).await?;
+        let question = ChannelsRequest { pattern }.encode_to_vec().into();
+        let answers = self.fleet.survey(None, CHANNELS, question).await.map_err(|_| Unavailable::Silent)?;
+        for answer in answers.into_values() {
+            let theirs = match answer.code {
+                0 => ChannelsResult::decode(answer.data).map_err(|_| Unavailable::Silent)?,
+                _ => return Err(Unavailable::Silent),
+            };
+            for (name, info) in theirs.channels {
+                *found.entry(name.into()).or_default() += u64::from(info.num_clients);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Passes commands of a client on to the node that it is connected to; false if there is no such node or session.
+    pub async fn commands_elsewhere(&self, request: EmulationRequest) -> Result<bool, Unavailable> {
+        let uid = request.node.clone();
+        match self.fleet.survey(Some(&uid), EMULATION, request.encode_to_vec().into()).await {
+            Ok(answers) => Ok(answers.into_values().all(|answer| answer.code == 0)),
+            Err(SurveyFault::Unknown) => Ok(false),
+            Err(SurveyFault::Silent) => Err(Unavailable::Silent),
+        }
+    }
+}
