@@ -117,6 +117,12 @@ impl Server {
         assert_eq!(answer, json!({ "result": {} }));
     }
 
+    /// The same to a channel that keeps it.
+    pub fn publish_kept(&self, channel: &str, data: Value) {
+        let answer = self.call("publish", json!({ "channel": channel, "data": data }));
+        assert!(answer["result"]["offset"].is_u64(), "{answer}");
+    }
+
     /// The whole page of metrics.
     pub fn metrics(&self) -> String {
         let response = self.ask("GET", "/metrics", "");

@@ -1,0 +1,77 @@
+//! A redis-server of a test: on a free port, in a folder of its own, and ended whatever happens.
+
+use crate::server::until;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+pub struct RedisProcess {
+    process: Child,
+    pub port: u16,
+    folder: PathBuf,
+    options: Vec<String>,
+}
+
+impl RedisProcess {
+    pub fn start(options: &[&str]) -> RedisProcess {
+        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
+        let folder = std::env::temp_dir().join(format!("gannet-blackbox-redis-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let process = spawn(port, &folder, &options);
+        let redis = RedisProcess { process, port, folder, options };
+        redis.answers();
+        redis
+    }
+
+    fn answers(&self) {
+        until("the Redis answers", || (self.cli(&["PING"]).trim() == "PONG").then_some(()));
+    }
+
+    pub fn address(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// What redis-cli prints.
+    pub fn cli(&self, words: &[&str]) -> String {
+        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output();
+        String::from_utf8_lossy(&output.expect("redis-cli, which tests/run installs").stdout).into_owned()
+    }
+
+    /// As a power cut.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("ended");
+    }
+
+    /// After `kill`.
+    pub fn restart(&mut self) {
+        self.process = spawn(self.port, &self.folder, &self.options);
+        self.answers();
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
+    }
+}
+
+fn spawn(port: u16, folder: &PathBuf, options: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .arg("--dir")
+        .arg(folder)
+        .args(options)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server, which tests/run installs")
+}
+
+impl Drop for RedisProcess {
+    fn drop(&mut self) {
+        // It may be ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
