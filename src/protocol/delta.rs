@@ -11,6 +11,11 @@ const BLOCK: usize = 8;
 const TRIED_MAX: usize = 8;
 /// Bytes without a copy until larger steps are taken.
 const SLOW: usize = 256;
+/// Bytes of the new payload for each comparison that is made for it. Payloads of few letters have many places in common
+/// and little to gain from them: whoever sends such is not to cost more than others.
+const BYTES_COMPARED: usize = 2;
+/// A comparison of so many bytes counts as one more.
+const LONG: usize = 64;
 /// A match of so many bytes is taken; after a shorter one, a longer one is looked for.
 const ENOUGH: usize = 64;
 /// A copy in between costs its own marks and the head of one more literal.
@@ -44,9 +49,10 @@ pub fn shorter(old: &[u8], new: &[u8]) -> Option<Bytes> {
     (delta.len() < new.len()).then(|| delta.into())
 }
 
-/// Copies what `old` has of the new payload between `at` and `end`.
-fn search(old: &[u8], end: usize, mut at: usize, out: &mut Writer<'_>) {
+/// Copies what `old` has of the new payload between `at` and `end`; the comparisons that it made.
+fn search(old: &[u8], end: usize, mut at: usize, out: &mut Writer<'_>) -> usize {
     let mut index = Index::new(old);
+    let (mut compared, most) = (0, SLOW + (end - at) / BYTES_COMPARED);
     // Where the last copy would go on in `old`: records of one form have many blocks in common, but only one in place.
     let mut shift = 0;
     // The longest match since `at` was `since`: as only every eighth place of `old` is known, a longer one may follow.
@@ -57,6 +63,7 @@ fn search(old: &[u8], end: usize, mut at: usize, out: &mut Writer<'_>) {
             .chain(index.candidates(wanted, in_place))
             .filter(|&from| block(old, from) == Some(wanted))
             .map(|from| Match::around(old, from, out, at, end))
+            .inspect(|found| compared += 1 + found.len / LONG)
             .filter(|found| gains(found.len, found.from))
             .fold(Match::default(), Match::longer);
         if best.len == 0 {
@@ -72,8 +79,12 @@ fn search(old: &[u8], end: usize, mut at: usize, out: &mut Writer<'_>) {
             }
             best = Match::default();
         }
+        if compared >= most {
+            break;
+        }
     }
     out.copy(best.start, best.start + best.len, best.from);
+    compared
 }
 
 /// Bytes that both payloads have.
@@ -344,6 +355,27 @@ mod tests {
         }
         assert_eq!(checksum(&[0xff; 1000]), 0xffff_ff06, "beyond 32 bits");
         assert_eq!((digits(0), digits(63), digits(64), digits(4095), digits(4096)), (1, 1, 2, 2, 3));
+    }
+
+    /// Payloads of few letters have thousands of places in common, none of which is worth much.
+    #[test]
+    fn what_a_search_compares_has_a_bound() {
+        let letters =
+            |from: usize| noise(from + 20_000)[from..].iter().map(|byte| b'a' + byte % 2).collect::<Vec<u8>>();
+        let period = |len: usize| [vec![b'a'; len], vec![b'b']].concat().repeat(1200);
+        let steps = |len: usize| (0..20_000).map(|at| if at % len == 0 { b'c' } else { b'a' }).collect::<Vec<u8>>();
+        for (old, new) in [(letters(0), letters(7)), (period(16), period(15)), (steps(50), steps(53))] {
+            let mut out = Writer { new: &new, is_text: true, done: 0, bytes: Vec::new() };
+            let compared = search(&old, new.len(), 0, &mut out);
+            let most = SLOW + new.len() / BYTES_COMPARED + 2 * TRIED_MAX * (1 + new.len() / LONG);
+            assert!(compared <= most, "{compared} comparisons for {} bytes", new.len());
+            proven(&old, &new);
+        }
+        // What changes as payloads do is found all the same.
+        let (old, new) = (book("1", 7).into_bytes(), book("22", 1234).into_bytes());
+        let mut out = Writer { new: &new, is_text: true, done: 0, bytes: Vec::new() };
+        assert!(search(&old, new.len(), 0, &mut out) < new.len() / 20);
+        assert!(proven(&old, &new).len() < 60);
     }
 
     #[test]
