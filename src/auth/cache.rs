@@ -118,9 +118,8 @@ impl Cache {
         verdict: Verdict,
         now: u64,
     ) -> Result<Arc<Claims>, TokenError> {
-        self.heed(verifier, jwks);
-        match verdict.found {
-            FoundOf::Connection(found) if (verdict.version, verdict.edition) == (self.version, self.edition) => {
+        match self.still_found(verifier, jwks, verdict) {
+            Some(FoundOf::Connection(found)) => {
                 self.tally.count(&found);
                 self.connections.keep(token, &self.hasher, found, now)
             }
@@ -137,14 +136,19 @@ impl Cache {
         verdict: Verdict,
         now: u64,
     ) -> Result<Arc<ChannelClaims>, TokenError> {
-        self.heed(verifier, jwks);
-        match verdict.found {
-            FoundOf::Subscription(found) if (verdict.version, verdict.edition) == (self.version, self.edition) => {
+        match self.still_found(verifier, jwks, verdict) {
+            Some(FoundOf::Subscription(found)) => {
                 self.tally.count(&found);
                 self.subscriptions.keep(token, &self.hasher, found, now)
             }
             _ => Err(TokenError::Needs(Need::Check)),
         }
+    }
+
+    /// What a verdict says, if keys and rules are those that it was made by.
+    fn still_found(&mut self, verifier: &Verifier, jwks: &Jwks, verdict: Verdict) -> Option<FoundOf> {
+        self.heed(verifier, jwks);
+        ((verdict.version, verdict.edition) == (self.version, self.edition)).then_some(verdict.found)
     }
 
     /// Tokens that were looked at whole here, on this thread, since the last call.
