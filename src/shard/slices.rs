@@ -176,8 +176,9 @@ impl Shard {
         let conn = call.next;
         let (Some(session), control) = (table.session(conn), call.control.clone()) else { return false };
         call.next = session.next_of_user();
+        let is_spared = !call.kept.is_empty() && call.kept.contains(&session.client());
         let Some(key) = table.key(conn) else { return false };
-        let met = self.meet(now, table, &control, key);
+        let met = if is_spared { 0 } else { self.meet(now, table, &control, key) };
         let Some(Slow::Clients(call)) = self.slow.front_mut() else { return false };
         call.met += met;
         call.next != NO_CLIENT
@@ -227,15 +228,8 @@ impl Shard {
         if session.user() != chosen.user {
             return false;
         }
-        let kept = match self.slow.front() {
-            Some(Slow::Clients(call)) => &call.kept,
-            _ => return false,
-        };
-        if !chosen.client.is_empty() || !kept.is_empty() {
-            let id = session.client();
-            if !chosen.client.is_empty() && id != chosen.client || kept.contains(&id) {
-                return false;
-            }
+        if !chosen.client.is_empty() && session.client() != chosen.client {
+            return false;
         }
         chosen.session.is_empty() || self.session_name(table, conn).as_ref() == Some(&chosen.session)
     }
