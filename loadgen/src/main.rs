@@ -142,7 +142,7 @@ fn publish(common: &Common, plan: &Plan, outcome: &Outcome, complaints: &[String
         write(path, &bytes)?;
     }
     if let Some(path) = &common.html {
-        write(path, report::html::page(plan, outcome, &table).as_bytes())?;
+        write(path, report::html::page(plan, outcome, &table, complaints).as_bytes())?;
     }
     Ok(())
 }

@@ -381,6 +381,9 @@ pub struct Common {
     /// Below this share of messages delivered the goal is missed [default: 1 where messages are owed]
     #[arg(long, value_name = "RATIO", help_heading = GOAL)]
     pub min_delivery: Option<f64>,
+    /// Above this p99 of latency the goal is missed
+    #[arg(long, value_name = "DURATION", value_parser = time, help_heading = GOAL)]
+    pub max_p99: Option<Duration>,
     /// The server's process on this host: adds to the report what it spent, and as root what the kernel keeps for each
     /// client; may be given again, or as a list with commas, for the sum of several
     #[arg(long, value_name = "PID", value_delimiter = ',', help_heading = GOAL)]

@@ -77,6 +77,8 @@ pub struct Plan {
     pub message_limit: usize,
     /// Below this share of messages delivered, the run did not reach its goal.
     pub min_delivery: Option<f64>,
+    /// Above this p99 of latency, neither.
+    pub max_p99: Option<Duration>,
     /// Ramp: a step with a slower p99 is beyond the knee.
     pub knee: Duration,
 }

@@ -214,6 +214,7 @@ fn plan(scenario: &'static str, common: &Common, roles: Roles, talk: Talk) -> Re
         grace: common.grace,
         message_limit: common.message_limit,
         min_delivery: common.min_delivery.or(owed),
+        max_p99: common.max_p99,
         knee: Duration::MAX,
     })
 }

@@ -110,6 +110,25 @@ fn what_is_lost_is_seen() {
 }
 
 #[test]
+fn a_goal_of_latency_and_a_rate_that_was_not_offered_are_judged() {
+    let url = format!("ws://127.0.0.1:{}/", server(Manners::default()));
+    let run = ["--clients", "2", "--duration", "300ms", "--grace", "100ms", "--quiet", "--json", "-"];
+    let judged = |more: &[&str]| {
+        let output = loadgen(&[&["echo", &url], &run[..], more].concat());
+        (output.status.code(), json(&output)["complaints"].to_string())
+    };
+    assert_eq!(judged(&["--rate", "100", "--max-p99", "1m"]), (Some(0), "[]".to_owned()));
+    let (status, slow) = judged(&["--rate", "100", "--max-p99", "1ns"]);
+    assert!(status == Some(1) && slow.contains("is above 1 ns (--max-p99)"), "{slow}");
+    // No machine says so much.
+    let (status, short) = judged(&["--rate", "50000000", "--min-delivery", "0"]);
+    assert!(
+        status == Some(1) && short.contains("% of the 50,000,000 messages a second that were asked for"),
+        "{short}"
+    );
+}
+
+#[test]
 fn what_comes_twice_is_seen() {
     let url = format!("ws://127.0.0.1:{}/", server(Manners { twice: true, ..Manners::default() }));
     let run = ["--clients", "1", "--rate", "50", "--duration", "400ms", "--quiet", "--json", "-"];
@@ -138,6 +157,9 @@ fn a_report_in_every_form() {
     assert!(read(&names[1]).contains("1/(1-Percentile)"));
     assert!(read(&names[2]).contains("HIST"));
     let page = read(&names[3]);
+    assert!(page.contains("The goal was reached.") && page.contains("<dt>kernel</dt>") && page.contains("<title>"));
+    assert_eq!(result["setup"]["version"], concat!("gannet-loadgen ", env!("CARGO_PKG_VERSION")), "{result:#}");
+    assert!(result["setup"]["command"].as_str().is_some_and(|command| command.contains("echo ws://127.0.0.1")));
     assert!(page.contains("<svg") && !page.contains("src=") && !page.contains("href="), "nothing from elsewhere");
 }
 

@@ -17,6 +17,7 @@ pub fn json(plan: &Plan, outcome: &Outcome, complaints: &[String]) -> Value {
     json!({
         "goal_reached": complaints.is_empty(),
         "complaints": complaints,
+        "setup": super::setup::json(plan),
         "scenario": plan.scenario,
         "profile": plan.profile.name(),
         "target": format!("ws://{}{}", plan.target.authority, plan.target.path),

@@ -8,6 +8,7 @@ pub mod hgrm;
 pub mod html;
 pub mod json;
 pub mod plot;
+pub mod setup;
 pub mod table;
 pub mod text;
 pub mod verdict;

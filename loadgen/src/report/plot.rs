@@ -8,6 +8,8 @@ const LEFT: f64 = 80.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 40.0;
+/// Points of a line that say their value under a pointer.
+const HOVERS_MAX: usize = 200;
 /// Told apart also by people who do not tell red from green.
 const COLORS: [&str; 3] = ["#0072b2", "#d55e00", "#009e73"];
 
@@ -20,8 +22,8 @@ pub struct Line<'a> {
 /// Marks on an axis: where, and what they say.
 pub type Marks = Vec<(f64, String)>;
 
-/// A plot of `lines` between the marks' ends.
-pub fn plot(title: &str, lines: &[Line<'_>], across: &Marks, up: &Marks) -> String {
+/// A plot of `lines` between the marks' ends. `said` is what a point says under a pointer.
+pub fn plot(title: &str, lines: &[Line<'_>], across: &Marks, up: &Marks, said: &dyn Fn(f64, f64) -> String) -> String {
     let span = |marks: &Marks| (marks.first().map_or(0.0, |mark| mark.0), marks.last().map_or(1.0, |mark| mark.0));
     let ((x0, x1), (y0, y1)) = (span(across), span(up));
     let x = |value: f64| LEFT + (value - x0) / (x1 - x0).max(1e-12) * (WIDTH - LEFT - RIGHT);
@@ -40,6 +42,12 @@ pub fn plot(title: &str, lines: &[Line<'_>], across: &Marks, up: &Marks) -> Stri
     }
     for (line, color) in lines.iter().zip(COLORS.iter().cycle()) {
         let points: Vec<String> = line.points.iter().map(|(px, py)| format!("{:.1},{:.1}", x(*px), y(*py))).collect();
+        for (px, py) in line.points.iter().step_by(line.points.len().div_ceil(HOVERS_MAX).max(1)) {
+            let (down, right) = (y(*py), x(*px));
+            let text = format!("{} {}", line.name, said(*px, *py));
+            let circle = r#"<circle r="7" fill="currentColor" fill-opacity="0""#;
+            let _ = write!(svg, r#"{circle} cx="{right:.1}" cy="{down:.1}"><title>{}</title></circle>"#, text.trim());
+        }
         let points = points.join(" ");
         let _ = write!(svg, r#"<polyline fill="none" stroke="{color}" stroke-width="2" points="{points}"/>"#);
     }
@@ -81,8 +89,9 @@ mod tests {
     fn a_plot_is_svg() {
         let line = Line { name: "l", points: vec![(0.0, 0.0), (1.0, 1.0)] };
         let marks = round_marks(1.0, |value| format!("{value:.1}"));
-        let text = plot("t", &[line], &marks, &marks);
+        let text = plot("t", &[line], &marks, &marks, &|x, y| format!("{y} at {x}"));
         assert!(text.contains("<polyline") && text.ends_with("</svg></figure>"));
         assert!(text.contains("80.0,240.0 840.0,16.0"), "{text}");
+        assert!(text.contains("<title>l 1 at 1</title>"), "{text}");
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! Never prints.
 
+use super::setup;
 use crate::conduct::Outcome;
 use crate::plan::{Life, Plan};
 use crate::tally::Step;
 
 /// A step that delivers less than this share is beyond the knee.
 const STEP_DELIVERY_MIN: f64 = 0.99;
+/// Less than this share of the messages that were asked for is another run than that.
+const OFFERED_MIN: f64 = 0.95;
 
 /// What there is to blame; empty = the goal is reached.
 pub fn complaints(plan: &Plan, outcome: &Outcome) -> Vec<String> {
@@ -39,6 +42,8 @@ pub fn complaints(plan: &Plan, outcome: &Outcome) -> Vec<String> {
             all.push(format!("{} messages came twice", counts.duplicates));
         }
     }
+    all.extend(offered(plan, outcome));
+    all.extend(late(plan, outcome));
     if plan.recover {
         recovery(plan, outcome, &mut all);
     }
@@ -61,6 +66,37 @@ pub fn complaints(plan: &Plan, outcome: &Outcome) -> Vec<String> {
         _ => {}
     }
     all
+}
+
+/// Messages that were due and never sent are in no percentile: latency says nothing of the rate that was asked for.
+fn offered(plan: &Plan, outcome: &Outcome) -> Option<String> {
+    let rate = setup::asked_rate(plan)?;
+    // The knee judges a ramp; a storm is over with its rounds, whatever is due; a part knows only its own speakers.
+    if matches!(plan.life, Life::Ramp { .. } | Life::Storm { .. }) || plan.parts > 1 || outcome.interrupted {
+        return None;
+    }
+    let (due, sent) = (rate * outcome.play_seconds, outcome.tally.counts.sent as f64);
+    // Each loop begins within a beat.
+    let slack = f64::from(plan.threads) + 1.0;
+    (sent + slack < due * OFFERED_MIN).then(|| {
+        format!(
+            "{:.0}% of the {} messages a second that were asked for were sent: the others are in no percentile; give it \
+             more --threads or another host, or ask for less",
+            sent / due * 100.0,
+            super::text::rate(rate)
+        )
+    })
+}
+
+fn late(plan: &Plan, outcome: &Outcome) -> Option<String> {
+    let (most, latency) = (plan.max_p99?, &outcome.tally.latency);
+    if latency.is_empty() {
+        return Some("--max-p99: no latency was measured".to_owned());
+    }
+    let p99 = latency.value_at_quantile(0.99);
+    let shown = super::text::nanoseconds;
+    (u128::from(p99) > most.as_nanos())
+        .then(|| format!("p99 {} is above {} (--max-p99)", shown(p99), shown(most.as_nanos() as u64)))
 }
 
 /// What recovery is to blame for.
