@@ -5,6 +5,7 @@
 mod actions;
 mod breakage;
 mod client;
+mod cluster;
 mod desk;
 mod fair;
 mod ledger;
@@ -154,6 +155,38 @@ fn fair_seeds_hold() {
     let waited = total.waits.iter().all(|count| *count > 20);
     let enough = total.recovered > 10 && total.attacks > 200 && waited && missed.is_empty();
     assert!(seeds.end - seeds.start < FAIR_SEEDS || enough, "too little comes about; no seed reaches {missed:?}");
+}
+
+fn run_cluster(seed: u64, heals: bool) -> Result<cluster::Summary, String> {
+    catch_unwind(AssertUnwindSafe(|| cluster::run(seed, heals))).map_err(text)
+}
+
+#[test]
+fn cluster_seeds_hold() {
+    let only = number("GANNET_SIM_SEED");
+    let seeds = only.map_or(0..number("GANNET_SIM_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    let mut total = cluster::Summary::default();
+    for seed in seeds.clone() {
+        let summary = run_cluster(seed, true).unwrap_or_else(|why| {
+            panic!("seed {seed}: {why}\nreplay it: GANNET_SIM_SEED={seed} cargo test --test sim cluster_seeds_hold")
+        });
+        if only.is_some() || seed % TWICE_EVERY == 0 {
+            assert_eq!(run_cluster(seed, true).as_ref(), Ok(&summary), "seed {seed}: two runs, two stories");
+        }
+        total.add(&summary);
+    }
+    println!("{total:?}");
+    let cluster::Summary { heard, recovered, gaps, refused, healed, lost_by_store, .. } = total;
+    let rare = [heard, recovered, gaps, refused, healed, lost_by_store].into_iter().min();
+    assert!(seeds.end - seeds.start < SEEDS || rare > Some(50), "too little comes about");
+}
+
+#[test]
+fn catches_a_gap_of_the_engine_that_nobody_is_told_of() {
+    let words = ["does not follow", "where a client is", "heard twice", "never heard"];
+    let found = (0..SEEDS).find_map(|seed| run_cluster(seed, false).err());
+    let message = found.expect("a broken part is noticed");
+    assert!(words.iter().any(|part| message.contains(part)), "it was noticed as: {message}");
 }
 
 /// The same for the third kind of simulation.
