@@ -528,3 +528,215 @@ fn a_server_that_does_not_fit_is_named_with_what_to_do() {
         assert!(told.is_ok() || told.expect_err("told").contains("7.4"));
     });
 }
+
+#[test]
+fn a_failover_of_sentinels_is_followed() {
+    let master = Server::start(&[]);
+    let replica = Server::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    let folder = std::env::temp_dir().join(format!("gannet-sentinel-{}-{}", std::process::id(), master.port));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let sentinels: Vec<Sentinel> = (0..3).map(|at| Sentinel::start(&folder, at, master.port)).collect();
+    until("the replica is known", || {
+        sentinels.iter().all(|one| one.cli(&["SENTINEL", "MASTER", "mymaster"]).contains("num-slaves\n1"))
+            && sentinels
+                .iter()
+                .all(|one| one.cli(&["SENTINEL", "MASTER", "mymaster"]).contains("num-other-sentinels\n2"))
+    });
+    run(async {
+        let sentinel_address = sentinels.iter().map(|one| format!("127.0.0.1:{}", one.port)).collect();
+        let sentinel_master_name = "mymaster".to_owned();
+        let options = RedisOptions { sentinel_address, sentinel_master_name, ..options(&master) };
+        let mut bench = Bench::new(&options, "u").await;
+        assert!(bench.listens("a").await);
+        assert_eq!(offset_of(bench.publish("a", "1", kept()).await), 1);
+        assert_eq!(bench.publication().await.0, "1");
+        let copied = || replica.cli(&["EXISTS", "centrifugo.stream.a"]).trim() == "1";
+        until("it is copied", copied);
+        drop(master);
+        let began = Instant::now();
+        let answer = loop {
+            match bench.publish("a", "2", kept()).await {
+                Err(Away) => assert!(began.elapsed() < 2 * PATIENCE, "the replica takes over"),
+                answer => break answer,
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_eq!(offset_of(answer), 2, "the stream goes on");
+        bench.until_up().await;
+        offset_of(bench.publish("a", "3", kept()).await);
+        while bench.publication().await.0 != "3" {}
+    });
+    drop(sentinels);
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+/// A sentinel of the servers called mymaster.
+struct Sentinel {
+    process: Child,
+    port: u16,
+}
+
+impl Sentinel {
+    fn start(folder: &std::path::Path, at: u16, master: u16) -> Sentinel {
+        let port = free_port();
+        let file = folder.join(format!("{at}.conf"));
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {master} 2\n\
+             sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n"
+        );
+        std::fs::write(&file, text).expect("written");
+        let process = Command::new("redis-sentinel")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-sentinel, which tests/run installs");
+        let sentinel = Sentinel { process, port };
+        until("the sentinel answers", || sentinel.cli(&["PING"]).trim() == "PONG");
+        sentinel
+    }
+
+    fn cli(&self, words: &[&str]) -> String {
+        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output();
+        String::from_utf8_lossy(&output.expect("redis-cli").stdout).into_owned()
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_cluster_is_used_whole_and_a_slot_may_move() {
+    let nodes: [Server; 3] =
+        std::array::from_fn(|_| Server::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]));
+    let places = nodes.each_ref().map(|node| format!("127.0.0.1:{}", node.port));
+    let mut create = vec!["--cluster", "create"];
+    create.extend(places.iter().map(String::as_str));
+    create.extend(["--cluster-replicas", "0", "--cluster-yes"]);
+    nodes[0].cli(&create);
+    until("the cluster is whole", || {
+        nodes.iter().all(|node| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
+    });
+    run(async {
+        let options = RedisOptions { cluster_address: vec![places.join(",")], ..options(&nodes[0]) };
+        assert_eq!(examine((&options, "engine.redis")).await.map(|found| found.len()), Ok(1));
+        let mut bench = Bench::new(&options, "one").await;
+        let mut other = Bench::new(&options, "two").await;
+        for at in 0..30 {
+            let channel = format!("c{at}");
+            assert!(other.listens(&channel).await);
+            let began = Instant::now();
+            // Until the whole map is known.
+            let answer = loop {
+                match bench.publish(&channel, &channel, kept()).await {
+                    Err(Away) => assert!(began.elapsed() < PATIENCE),
+                    answer => break answer,
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            };
+            assert_eq!(offset_of(answer), 1);
+            assert_eq!(other.publication().await.0, channel);
+        }
+        let sizes = nodes.each_ref().map(|node| node.cli(&["DBSIZE"]).trim().parse::<u64>().expect("a number"));
+        assert!(sizes.iter().all(|size| *size > 0), "{sizes:?}");
+        // One slot moves, with what is in it.
+        let slot = names::slot(b"centrifugo.stream.{c0}").to_string();
+        let owner = nodes.iter().position(|node| node.cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot]).trim() != "0");
+        let (from, to) = (owner.expect("an owner"), (owner.expect("an owner") + 1) % 3);
+        let ids = nodes.each_ref().map(|node| node.cli(&["CLUSTER", "MYID"]).trim().to_owned());
+        nodes[to].cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &ids[from]]);
+        nodes[from].cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[to]]);
+        let keys = nodes[from].cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]);
+        for key in keys.lines() {
+            nodes[from].cli(&["MIGRATE", "127.0.0.1", &nodes[to].port.to_string(), key, "0", "5000"]);
+        }
+        for node in [to, from, (to + 1) % 3] {
+            nodes[node].cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &ids[to]]);
+        }
+        assert_eq!(offset_of(bench.publish("c0", "moved", kept()).await), 2, "it is sent on to where the slot is");
+        assert_eq!(other.publication().await.0, "moved");
+    });
+}
+
+#[test]
+fn a_unix_socket_will_do() {
+    let folder = std::env::temp_dir().join(format!("gannet-redis-socket-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let socket = folder.join("r.sock");
+    let path = socket.to_str().expect("a path");
+    let server = Server::start(&["--unixsocket", path, "--requirepass", "p@ss"]);
+    run(async {
+        let address = vec![format!("unix://:p%40ss@{path}")];
+        let mut bench = Bench::new(&RedisOptions { address, ..options(&server) }, "u").await;
+        assert_eq!(offset_of(bench.publish("a", "1", kept()).await), 1);
+    });
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+/// What is between swallows one direction, and no connection ends.
+#[test]
+fn a_listener_that_hears_nothing_is_made_anew() {
+    let server = Server::start(&[]);
+    run(async {
+        let relay = Relay::start(server.port).await;
+        let address = vec![format!("127.0.0.1:{}", relay.port)];
+        let mut bench = Bench::new(&RedisOptions { address, ..options(&server) }, "u").await;
+        assert!(bench.listens("a").await);
+        // Only what Redis says on PUB/SUB: calls are answered.
+        relay.swallow.set(true);
+        assert!(server.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).contains("name="));
+        let began = Instant::now();
+        while bench.counts.listener_reconnects.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+            assert!(began.elapsed() < PATIENCE, "it is found out");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        relay.swallow.set(false);
+        loop {
+            if let Heard::Listening { channel, result: Ok(()), .. } = bench.next().await
+                && &*channel == "a"
+            {
+                break;
+            }
+        }
+        offset_of(bench.publish("a", "1", kept()).await);
+        assert_eq!(bench.publication().await.0, "1");
+    });
+}
+
+/// Passes bytes on, but for messages of PUB/SUB while `swallow` is set.
+struct Relay {
+    port: u16,
+    swallow: Rc<Cell<bool>>,
+}
+
+impl Relay {
+    async fn start(to: u16) -> Relay {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let swallow = Rc::new(Cell::new(false));
+        let flag = swallow.clone();
+        spawn_local(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.expect("the server");
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                spawn_local(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+                let flag = flag.clone();
+                spawn_local(async move {
+                    let mut bytes = vec![0; 65536];
+                    while let Ok(count @ 1..) = from_server.read(&mut bytes).await {
+                        let is_push = bytes[..count].starts_with(b">");
+                        if !(flag.get() && is_push) && to_client.write_all(&bytes[..count]).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Relay { port, swallow }
+    }
+}
