@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::centrifugal;
@@ -16,6 +19,9 @@ use crate::wire::{Dialect, Got, Inbox, client_frame_in};
 /// The example key of RFC 6455 and its answer: no loader needs a fresh one.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// The name in the certificate of a server with TLS.
+pub const TLS_NAME: &str = "gannet.example";
 
 /// How many connections may be between `connect` and open at a time.
 const OPENING: usize = 256;
@@ -62,6 +68,7 @@ enum Phase {
 /// One connection.
 pub struct Client {
     stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     dialect: Dialect,
     phase: Phase,
     inbox: Inbox,
@@ -72,7 +79,7 @@ impl Client {
     fn connect(to: SocketAddr, number: u32, opening: Opening, dialect: Dialect) -> io::Result<Self> {
         let (stream, dialect) = (dial(to, number)?, opening.dialect.unwrap_or(dialect));
         let phase = Phase::Connecting(Box::new(opening));
-        Ok(Self { stream, dialect, phase, inbox: Inbox::default(), unsent: Vec::new() })
+        Ok(Self { stream, tls: None, dialect, phase, inbox: Inbox::default(), unsent: Vec::new() })
     }
 
     /// True once upgraded and, if it has commands to open with, answered.
@@ -82,6 +89,20 @@ impl Client {
 
     /// Writes now; what the socket does not take goes when it is writable again.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else { return self.send_raw(bytes) };
+        tls.writer().write_all(bytes)?;
+        self.send_sealed()
+    }
+
+    fn send_sealed(&mut self) -> io::Result<()> {
+        let mut sealed = Vec::new();
+        while let Some(tls) = self.tls.as_mut().filter(|tls| tls.wants_write()) {
+            tls.write_tls(&mut sealed)?;
+        }
+        if sealed.is_empty() { Ok(()) } else { self.send_raw(&sealed) }
+    }
+
+    fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         let written = if self.unsent.is_empty() { write_some(&mut self.stream, bytes)? } else { 0 };
         self.unsent.extend_from_slice(&bytes[written..]);
         Ok(())
@@ -117,11 +138,25 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
-            self.take(&buffer[..size], got)?;
+            match self.tls.is_some() {
+                true => self.take_sealed(&buffer[..size], got)?,
+                false => self.take(&buffer[..size], got)?,
+            }
             if size < buffer.len() {
                 return Ok(());
             }
         }
+    }
+
+    fn take_sealed(&mut self, mut sealed: &[u8], got: &mut Got) -> io::Result<()> {
+        while let Some(tls) = self.tls.as_mut().filter(|_| !sealed.is_empty()) {
+            tls.read_tls(&mut sealed)?;
+            let state = tls.process_new_packets().map_err(io::Error::other)?;
+            let mut said = vec![0; state.plaintext_bytes_to_read()];
+            tls.reader().read_exact(&mut said)?;
+            self.take(&said, got)?;
+        }
+        self.send_sealed()
     }
 
     fn take(&mut self, bytes: &[u8], got: &mut Got) -> io::Result<()> {
@@ -164,6 +199,8 @@ pub struct Fleet {
     clients: Vec<Client>,
     to: SocketAddr,
     dialect: Dialect,
+    /// Clients speak TLS by this.
+    pub tls: Option<Arc<ClientConfig>>,
     connected: u32,
     opened: usize,
     /// Pings answered so far.
@@ -180,6 +217,7 @@ impl Fleet {
             clients: Vec::new(),
             to: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             dialect,
+            tls: None,
             connected: 0,
             opened: 0,
             pings: 0,
@@ -269,6 +307,10 @@ impl Fleet {
     fn connect(&mut self, index: usize, opening: Opening) -> io::Result<Client> {
         let mut client = Client::connect(self.to, self.connected, opening, self.dialect)?;
         self.connected = self.connected.wrapping_add(1);
+        if let Some(config) = &self.tls {
+            let name = ServerName::try_from(TLS_NAME).map_err(io::Error::other)?;
+            client.tls = Some(Box::new(ClientConnection::new(config.clone(), name).map_err(io::Error::other)?));
+        }
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut client.stream, Token(index), both)?;
         Ok(client)

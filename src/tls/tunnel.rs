@@ -14,9 +14,9 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use std::io::{self, ErrorKind, IoSlice};
 
-/// Bytes that are sealed before the socket is asked to take them: what a peer that reads nothing has here, besides
-/// its outbox.
-const SEALED_MAX: usize = 2 * PLAIN_MAX;
+/// Bytes that are sealed before the socket is asked to take them, in one record: what a peer that reads nothing has
+/// here, besides its outbox.
+const SEALED_MAX: usize = PLAIN_MAX;
 /// What rustls needs beyond what is said: two records' heads, nonces and tags, and a key update.
 const RUSTLS_EXTRA: usize = 512;
 
@@ -34,10 +34,9 @@ impl Kit {
     }
 }
 
-/// What turns what is said into records, and back. The larger kind is the usual one, and is not worth a box.
-#[expect(clippy::large_enum_variant)]
+/// What turns what is said into records, and back.
 pub enum Layer {
-    Compact(Records),
+    Compact(Box<Records>),
     Rustls(Box<UnbufferedServerConnection>),
 }
 

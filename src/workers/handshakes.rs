@@ -164,7 +164,7 @@ impl Handshake {
         let is_13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
         let layer = match is_13 && !self.secrets.client.is_empty() {
             false => Some(Layer::Rustls(Box::new(connection))),
-            true => compact(connection, &self.secrets).map(Layer::Compact),
+            true => compact(connection, &self.secrets).map(|records| Layer::Compact(Box::new(records))),
         };
         match layer {
             Some(layer) => Next::Done { tunnel: Box::new(Tunnel::new(layer, self.input)), resumed, version },

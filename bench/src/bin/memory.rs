@@ -5,20 +5,26 @@
 //! backend published to them.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use gannet_bench::account::{Memory, cpu_ns, settled_memory};
 use gannet_bench::calls::{self, Calls};
 use gannet_bench::figures::{Bound, now_unix, print_table, write_result};
-use gannet_bench::fleet::{Fleet, Opening};
+use gannet_bench::fleet::{Fleet, Opening, TLS_NAME};
 use gannet_bench::peer::Mode;
 use gannet_bench::server::{Kind, Place, Profile, Server};
 use gannet_bench::wire::{Dialect, client_frame};
 use gannet_bench::{centrifugal, machine};
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use serde_json::{Value, json};
 
 const SECRET: &str = "secret";
@@ -56,6 +62,8 @@ Cases, all but the first for Gannet alone:
              have a bound of their own, but count as the clients' bytes here: shown, not checked
   personal   shared, and a server-side subscription to its user's own channel; at most
              --personal-limit
+  tls        shared, over TLS 1.3; at most --tls-limit
+  tls12      the same over TLS 1.2; at most --tls12-limit
   kept       a channel with 100 publications of --kept-size bytes; at most --kept-limit
 
 Examples:
@@ -76,7 +84,7 @@ struct Flags {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "gannet")]
     servers: Vec<Kind>,
     /// Cases to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "shared,cached,personal,kept")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "shared,cached,personal,tls,tls12,kept")]
     cases: Vec<Case>,
     /// Clients; one process may have as many as its descriptor limit, here and in the server
     #[arg(long, default_value_t = 15_000)]
@@ -96,6 +104,12 @@ struct Flags {
     /// The same with a channel of its own
     #[arg(long, default_value_t = 700)]
     personal_limit: i64,
+    /// The same over TLS 1.3
+    #[arg(long, default_value_t = 600)]
+    tls_limit: i64,
+    /// The same over TLS 1.2
+    #[arg(long, default_value_t = 3891)]
+    tls12_limit: i64,
     /// Channels with history
     #[arg(long, default_value_t = 2000)]
     kept_channels: usize,
@@ -118,6 +132,8 @@ enum Case {
     Shared,
     Cached,
     Personal,
+    Tls,
+    Tls12,
     Kept,
 }
 
@@ -127,7 +143,18 @@ impl Case {
             Self::Shared => "shared",
             Self::Cached => "cached",
             Self::Personal => "personal",
+            Self::Tls => "tls",
+            Self::Tls12 => "tls12",
             Self::Kept => "kept",
+        }
+    }
+
+    /// Of TLS, if clients speak it.
+    fn version(self) -> Option<&'static SupportedProtocolVersion> {
+        match self {
+            Self::Tls => Some(&TLS13),
+            Self::Tls12 => Some(&TLS12),
+            _ => None,
         }
     }
 
@@ -136,6 +163,8 @@ impl Case {
             Self::Shared => Some(flags.limit),
             Self::Cached => None,
             Self::Personal => Some(flags.personal_limit),
+            Self::Tls => Some(flags.tls_limit),
+            Self::Tls12 => Some(flags.tls12_limit),
             Self::Kept => Some(flags.kept_limit),
         }
     }
@@ -294,9 +323,10 @@ fn watch_idle(fleet: &mut Fleet, pid: u32, clients: usize, time: Duration) -> io
     Ok((used_us / began.elapsed().as_secs_f64() / clients as f64, fleet.pings - pings))
 }
 
-fn settled(fleet: &mut Fleet, server: &Server, kind: Kind) -> io::Result<Taken> {
+/// `port`: where Gannet tells its numbers.
+fn settled(fleet: &mut Fleet, server: &Server, kind: Kind, port: u16) -> io::Result<Taken> {
     let memory = settled_memory(server.pid(), Duration::from_secs(10), |limit| fleet.turn(limit, |_, _, _| Ok(())))?;
-    let in_use = if kind == Kind::Gannet { Some(in_use(server.port)?) } else { None };
+    let in_use = if kind == Kind::Gannet { Some(in_use(port)?) } else { None };
     Ok(Taken { memory, in_use })
 }
 
@@ -311,22 +341,54 @@ fn in_use(port: u16) -> io::Result<u64> {
     line.and_then(|value| value.parse().ok()).ok_or_else(|| io::Error::other("the metrics do not tell memory in use"))
 }
 
+/// A server with TLS on its public port, and its clients.
+struct Secured {
+    options: Vec<String>,
+    /// Where it tells its numbers without TLS.
+    plain_port: u16,
+    client: Arc<ClientConfig>,
+}
+
+fn secured(version: &'static SupportedProtocolVersion) -> io::Result<Secured> {
+    let made = rcgen::generate_simple_self_signed([TLS_NAME.to_owned()]).map_err(io::Error::other)?;
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let mut roots = RootCertStore::empty();
+    let trusted = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(io::Error::other)?;
+    roots.add(trusted).map_err(io::Error::other)?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_protocol_versions(&[version]).map_err(io::Error::other)?;
+    let plain_port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let options = [
+        "--http_server.tls.enabled".to_owned(),
+        "--http_server.tls_external".to_owned(),
+        format!("--http_server.tls.cert_pem={certificate}"),
+        format!("--http_server.tls.key_pem={key}"),
+        format!("--http_server.internal_port={plain_port}"),
+    ];
+    let client = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());
+    Ok(Secured { options: options.into(), plain_port, client })
+}
+
 fn measure(flags: &Flags, case: Case, kind: Kind, channels: usize) -> io::Result<Row> {
     let mut extra = GANNET.to_vec();
     if case != Case::Cached {
         extra.extend(["--client.token_cache_size", "0"]);
     }
     extra.extend((case == Case::Personal).then_some(PERSONAL));
+    let secured = case.version().map(secured).transpose()?;
+    extra.extend(secured.iter().flat_map(|secured| secured.options.iter().map(String::as_str)));
     let server = Server::start(kind, Mode::Echo, &flags.place, &extra)?;
+    let port = secured.as_ref().map_or(server.port, |secured| secured.plain_port);
     let dialect = if kind.profile() == Profile::Raw { Dialect::Raw } else { Dialect::Lines };
     let mut fleet = Fleet::new(server.port, dialect)?;
+    fleet.tls = secured.map(|secured| secured.client);
     fleet.open(1, Duration::from_secs(10), |index| opening(kind, index, channels))?;
     send_large(&mut fleet, kind, 1, flags.message)?;
-    let base = settled(&mut fleet, &server, kind)?;
+    let base = settled(&mut fleet, &server, kind, port)?;
     fleet.open(flags.clients, Duration::from_secs(120), |index| opening(kind, index + 1, channels))?;
-    let idle = settled(&mut fleet, &server, kind)?;
+    let idle = settled(&mut fleet, &server, kind, port)?;
     send_large(&mut fleet, kind, flags.clients, flags.message)?;
-    let after = settled(&mut fleet, &server, kind)?;
+    let after = settled(&mut fleet, &server, kind, port)?;
     if case == Case::Personal {
         let occupied = occupied(server.port)?;
         let due = flags.clients + 1 + channels.min(flags.clients + 1);
@@ -395,9 +457,9 @@ fn measure_kept(flags: &Flags) -> io::Result<Row> {
     let mut nobody = Fleet::new(server.port, Dialect::Lines)?;
     let mut calls = Calls::open(server.port, CALLERS)?;
     fill(&mut calls, flags, 0, 1)?;
-    let base = settled(&mut nobody, &server, Kind::Gannet)?;
+    let base = settled(&mut nobody, &server, Kind::Gannet, server.port)?;
     fill(&mut calls, flags, 1, flags.kept_channels)?;
-    let idle = settled(&mut nobody, &server, Kind::Gannet)?;
+    let idle = settled(&mut nobody, &server, Kind::Gannet, server.port)?;
     Ok(Row {
         case: Case::Kept,
         kind: Kind::Gannet,
@@ -420,7 +482,7 @@ fn measure_all(flags: &Flags) -> io::Result<Vec<Row>> {
         for kind in flags.servers.iter().filter(|kind| *case == Case::Shared || **kind == Kind::Gannet) {
             let channels = match (kind.profile(), case) {
                 (Profile::Raw, _) => &[0],
-                (_, Case::Cached | Case::Personal) => &[1],
+                (_, Case::Cached | Case::Personal | Case::Tls | Case::Tls12) => &[1],
                 _ => flags.channels.as_slice(),
             };
             for channels in channels {
