@@ -407,22 +407,27 @@ impl Node {
     pub fn settle(&mut self) {
         self.set_full([false; SHARDS as usize]);
         for _ in 0..2 {
-            let mut busy = true;
-            let mut rounds = 0;
-            while busy {
-                rounds += 1;
-                assert!(rounds < TURNS_MAX, "no rest");
-                busy = (0..=SERVICE).filter(|from| self.take_mail(*from, usize::MAX)).count() > 0;
-                while !self.asks.is_empty() {
-                    self.said(0, Some(Said::Error(ClientError::Internal.into())));
-                    busy = true;
-                }
-                busy |= self.work(1);
-            }
+            self.calm_down();
             // Channels that gather publications do so for less, and so do clients.
             self.pass(4 * TICK_MS);
             (0..self.reactors.len()).for_each(|at| self.meet_deadlines(at));
         }
+        self.calm_down();
+    }
+
+    /// The same, and no time passes.
+    fn calm_down(&mut self) {
+        for _ in 0..TURNS_MAX {
+            let mut busy = (0..=SERVICE).filter(|from| self.take_mail(*from, usize::MAX)).count() > 0;
+            while !self.asks.is_empty() {
+                self.said(0, Some(Said::Error(ClientError::Internal.into())));
+                busy = true;
+            }
+            if !self.work(1) && !busy {
+                return;
+            }
+        }
+        panic!("no rest");
     }
 
     /// What must hold when nothing is under way.
@@ -459,7 +464,7 @@ impl Node {
     fn check_owners(&mut self, listeners: &BTreeMap<String, (u64, BTreeSet<String>)>) {
         self.answers.clear();
         self.control(&Control::Channels(None));
-        self.settle();
+        self.calm_down();
         let mut owned: BTreeMap<String, u64> = BTreeMap::new();
         for (_, answer) in std::mem::take(&mut self.answers) {
             if let ControlAnswer::Channels(channels) = answer {
@@ -482,7 +487,7 @@ impl Node {
         self.answers.clear();
         let request = request(channel.into(), Asker::Backend(CHECK));
         self.mail[SERVICE][Node::owner(channel)].push_back(Mail::Ask(request));
-        self.settle();
+        self.calm_down();
         let answers = std::mem::take(&mut self.answers).into_iter();
         let mut found = answers.filter_map(|(ticket, answer)| match answer {
             ControlAnswer::Owner(answer) if ticket == CHECK => Some(answer),
