@@ -71,6 +71,7 @@ Examples:
   gannet doctor --pid $(pidof gannet)            with the limits that the running server has
   gannet doctor --clients 1000000 --sources 20   this host runs the load test's clients as well
   gannet doctor --json | jq .clients             for machines
+  gannet doctor --engine -c gannet.toml          is Redis there, how is it set, and what to change?
 
 It reads, and changes nothing; tuning/apply changes kernel keys, and can undo it.
 Exit status: 0 if --clients, or client.connection_limit, fit; 1 if not; 2 if it cannot be told.";
@@ -200,6 +201,7 @@ fn doctor() -> Command {
         .arg(long("pid", "PID", "With the limits of this process, not this shell's").value_parser(value_parser!(u32)))
         .arg(long("root", "DIR", "Read proc and sys below this directory").default_value("/"))
         .arg(Arg::new("json").long("json").help("Print JSON").action(ArgAction::SetTrue))
+        .arg(Arg::new("engine").long("engine").help("Examine the engine's servers instead").action(ArgAction::SetTrue))
 }
 
 fn long(name: &'static str, value: &'static str, help: &'static str) -> Arg {

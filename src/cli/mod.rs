@@ -21,6 +21,7 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 
 use crate::config::{self, Config, ConfigError, File, Format, Warning};
+use crate::engine;
 use crate::host;
 
 /// What is left to do.
@@ -138,6 +139,10 @@ pub fn run(
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(fail)?.as_secs();
             remote::carry_out(name, matches, &config, now, out).map_err(fail)?;
             Ok(Action::Done)
+        }
+        "doctor" if matches.get_flag("engine") => {
+            let text = engine::report(&config).map_err(fail)?;
+            print(out, &text)
         }
         "doctor" => {
             let (text, fits) = doctor::examine(&doctor::Question::of(matches), &config).map_err(fail)?;

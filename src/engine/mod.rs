@@ -106,6 +106,38 @@ fn redis_of(config: &Config) -> Option<(OwnedSection, Option<OwnedSection>)> {
     }
 }
 
+/// What the servers of a configuration are and what to change about them, for people. The error is a line for the
+/// operator.
+pub fn report(config: &Config) -> Result<String, String> {
+    let Some((broker, presence)) = redis_of(config) else {
+        return Ok("no engine is configured: channels are in this process alone (engine.type)\n".into());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let ask = async {
+        let mut lines = Vec::new();
+        for (options, at) in [Some(&broker), presence.as_ref()].into_iter().flatten() {
+            for (server, facts) in redis::examine((options, at)).await? {
+                let kind = if facts.is_cluster { "Redis Cluster" } else { "Redis" };
+                let policy = facts.memory_policy.as_deref().unwrap_or("not told");
+                let memory = match facts.memory_max {
+                    Some(0) => "what the host has".to_owned(),
+                    Some(bytes) => format!("{} MiB", bytes >> 20),
+                    None => "not told".to_owned(),
+                };
+                lines.push(format!(
+                    "{at}: {server}: {kind} {}, a round trip takes {:?}",
+                    facts.version, facts.round_trip
+                ));
+                lines.push(format!("  memory: {memory}, maxmemory-policy: {policy}"));
+                lines.extend(redis::advice(&facts).into_iter().map(|line| format!("  change: {line}")));
+            }
+        }
+        Ok(lines.join("\n") + "\n")
+    };
+    LocalSet::new().block_on(&runtime, ask)
+}
+
 impl Engines {
     /// Checks the servers and starts the thread. The error is a line for the operator.
     pub fn start(config: &Config, uid: &str, reactors: Vec<Sender<Mail>>, seed: u64) -> Result<Engines, String> {

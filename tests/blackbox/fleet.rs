@@ -318,3 +318,21 @@ fn a_start_that_cannot_reach_its_engine_says_so() {
         assert!(!output.status.success() && text.contains(part), "{text}");
     }
 }
+
+#[test]
+fn the_doctor_tells_how_a_redis_is_set() {
+    let redis = RedisProcess::start(&["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]);
+    let doctor = |address: &str| {
+        let options = ["doctor", "--engine", "--engine.type=redis", "--engine.redis.address", address];
+        crate::server::gannet().args(options).output().expect("an end")
+    };
+    let output = doctor(&redis.address());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    for part in ["a round trip takes", "memory: 64 MiB", "change: maxmemory-policy is allkeys-lru", "pubsub 256mb"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let output = doctor("127.0.0.1:1");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("engine.redis: 127.0.0.1:1: "), "{text}");
+}
