@@ -149,6 +149,26 @@ pub fn answer(status: u16, phrase: &str, extra: &str, text: &str) -> Bytes {
     ))
 }
 
+/// The answer that says no by a status which others chose. A status that has no body gets none.
+pub fn refusal(status: u16, extra: &str, text: &str) -> Bytes {
+    let phrase = match status {
+        200 => "OK",
+        204 => "No Content",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        _ => "Refused",
+    };
+    match status {
+        204 | 205 | 304 => Bytes::from(format!("HTTP/1.1 {status} {phrase}\r\nConnection: close\r\n{extra}\r\n")),
+        _ => answer(status, phrase, extra, text),
+    }
+}
+
 /// Is that the media type of Protobuf?
 pub fn is_binary(content_type: &str) -> bool {
     let kind = content_type.split(';').next().unwrap_or("");

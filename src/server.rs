@@ -88,7 +88,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let room = share_descriptors(&config, count)?;
     let (listeners, bound, steering) = open_public(&config, count)?;
     let internal = open_internal(&config)?;
-    let grpc = open_grpc(&config)?;
+    let (grpc, uni_grpc) = (open_grpc(&config, "grpc_api.port")?, open_grpc(&config, "uni_grpc.port")?);
     let certificates = Arc::new(Certificates::new(&config).map_err(cannot_start)?);
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
     let info = node_info(&config, bound)?;
@@ -100,6 +100,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let senders: Vec<Sender<Mail>> = parts.iter().map(|part| part.sender.clone()).collect();
     let (answers, replies) = unbounded_channel();
     let rooms = room.ports();
+    let backs = parts.iter().map(|part| part.back.clone()).collect();
     let (hand_off, handed_off) = service::hand_off(rooms.public.clone());
     let (outgoing, backend, hook) =
         service::outgoing(settings.borrow().clone(), senders.clone()).map_err(cannot_start)?;
@@ -118,7 +119,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     }
     let node = Arc::new(Node::new(info, engines.letters, senders.clone(), seed));
     supervisor::watch(node.clone()).map_err(cannot("start the watchdog"))?;
-    let others = (address_of(&internal), address_of(&grpc));
+    let others = [&internal, &grpc, &uni_grpc].map(address_of);
     let proxies = outgoing.backend.clone();
     let service = Service {
         node: node.clone(),
@@ -128,6 +129,8 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         workers: checks.pool,
         internal,
         grpc,
+        uni_grpc,
+        reactors: backs,
         handed_off,
         replies: Replies(replies),
         control: engines.control,
@@ -327,8 +330,9 @@ fn open_internal(config: &Config) -> Result<Option<TcpListener>, ServeError> {
     Ok(open(config, socket, 1, false)?.0.pop())
 }
 
-fn open_grpc(config: &Config) -> Result<Option<TcpListener>, ServeError> {
-    let grpc = config.sockets().into_iter().find(|socket| socket.port_option == "grpc_api.port");
+/// A port for gRPC, if that option's is on.
+fn open_grpc(config: &Config, port_option: &str) -> Result<Option<TcpListener>, ServeError> {
+    let grpc = config.sockets().into_iter().find(|socket| socket.port_option == port_option);
     let Some(socket) = grpc else { return Ok(None) };
     Ok(open(config, socket, 1, config.http_server.share_port)?.0.pop())
 }
@@ -340,9 +344,12 @@ pub(crate) struct Room {
     pub clients: usize,
     /// Plain HTTP connections of the public port.
     pub http: usize,
-    /// Those of the second port and of the gRPC API, each if it is on.
+    /// Those of the second port and of the ports of gRPC, each if it is on.
     pub internal: usize,
     pub grpc: usize,
+    pub uni_grpc: usize,
+    /// Calls of clients who listen by gRPC, beside their sockets.
+    pub calls: usize,
 }
 
 impl Room {
@@ -360,14 +367,18 @@ impl Room {
         let http = part(true, server.service_connection_limit);
         let internal = part(server.internal_port != 0, server.internal_connection_limit);
         let grpc = part(config.grpc_api.enabled, config.grpc_api.connection_limit);
-        let sockets = all - internal - grpc;
-        Room { sockets, clients: sockets - http, http, internal, grpc }
+        let uni = &config.uni_grpc;
+        let (uni_grpc, calls) = (part(uni.enabled, uni.connection_limit), part(uni.enabled, uni.stream_limit));
+        let sockets = all - (internal + grpc + uni_grpc + calls).min(all);
+        Room { sockets, clients: sockets.saturating_sub(http), http, internal, grpc, uni_grpc, calls }
     }
 
     /// Room for the connections of each port.
     fn ports(self) -> service::Rooms {
         let room = |size: usize| PortRoom::new(size.max(1));
-        service::Rooms { public: room(self.http), internal: room(self.internal), grpc: room(self.grpc) }
+        let (public, internal, grpc) = (room(self.http), room(self.internal), room(self.grpc));
+        let calls = service::CallRoom::new(self.calls.max(1));
+        service::Rooms { public, internal, grpc, uni_grpc: room(self.uni_grpc), calls }
     }
 }
 
@@ -391,7 +402,7 @@ fn node_info(config: &Config, bound: SocketAddr) -> Result<NodeInfo, ServeError>
 fn announce(
     config: &Config,
     bound: SocketAddr,
-    (internal, grpc): (Option<SocketAddr>, Option<SocketAddr>),
+    [internal, grpc, uni_grpc]: [Option<SocketAddr>; 3],
     steering: &Steering,
     reactors: usize,
     admission: &Admission,
@@ -403,6 +414,7 @@ fn announce(
         address = %bound,
         internal = internal.map(tracing::field::display),
         grpc = grpc.map(tracing::field::display),
+        uni_grpc = uni_grpc.map(tracing::field::display),
         reactors,
         "listening"
     );

@@ -7,6 +7,7 @@ use crate::protocol::code::Disconnect;
 use crate::protocol::{DisconnectPush, Encoding, NotJson, Push, Reply};
 use crate::ws::{self, Deflater};
 use bytes::Bytes;
+use prost::Message as _;
 
 /// What a client reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +27,8 @@ pub enum Wire {
     /// A WebSocket that may be sent compressed messages, those that many share with them.
     DeflatedJson = 8,
     DeflatedProtobuf = 9,
+    /// To clients that say nothing, by a call of gRPC: its messages, each with its head.
+    UniGrpc = 10,
 }
 
 /// Where a client's commands come from.
@@ -44,7 +47,7 @@ enum Commands {
 
 impl Wire {
     /// How many there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 
     /// The bidirectional WebSocket of an encoding.
     pub fn websocket(encoding: Encoding) -> Wire {
@@ -60,7 +63,7 @@ impl Wire {
             Wire::WebSocketJson => Wire::DeflatedJson,
             Wire::WebSocketProtobuf => Wire::DeflatedProtobuf,
             Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf => self,
-            Wire::UniWebSocket | Wire::UniSse | Wire::UniStream => self,
+            Wire::UniWebSocket | Wire::UniSse | Wire::UniStream | Wire::UniGrpc => self,
             Wire::DeflatedJson | Wire::DeflatedProtobuf => self,
         }
     }
@@ -78,6 +81,7 @@ impl Wire {
             UniStream,
             DeflatedJson,
             DeflatedProtobuf,
+            UniGrpc,
         ];
         ALL[index % Wire::COUNT]
     }
@@ -85,6 +89,7 @@ impl Wire {
     pub fn encoding(self) -> Encoding {
         match self {
             Wire::WebSocketProtobuf | Wire::StreamProtobuf | Wire::DeflatedProtobuf => Encoding::Protobuf,
+            Wire::UniGrpc => Encoding::Protobuf,
             Wire::WebSocketJson | Wire::DeflatedJson | Wire::SseJson | Wire::StreamJson => Encoding::Json,
             Wire::UniWebSocket | Wire::UniSse | Wire::UniStream => Encoding::Json,
         }
@@ -96,7 +101,7 @@ impl Wire {
             Wire::WebSocketJson | Wire::WebSocketProtobuf => Commands::SameConnection,
             Wire::DeflatedJson | Wire::DeflatedProtobuf => Commands::SameConnection,
             Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf => Commands::OtherRequests,
-            Wire::UniWebSocket | Wire::UniSse | Wire::UniStream => Commands::None,
+            Wire::UniWebSocket | Wire::UniSse | Wire::UniStream | Wire::UniGrpc => Commands::None,
         }
     }
 
@@ -115,7 +120,8 @@ impl Wire {
         match self {
             Wire::WebSocketJson | Wire::UniWebSocket | Wire::DeflatedJson => Some(ws::Opcode::Text),
             Wire::WebSocketProtobuf | Wire::DeflatedProtobuf => Some(ws::Opcode::Binary),
-            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf | Wire::UniSse | Wire::UniStream => None,
+            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf => None,
+            Wire::UniSse | Wire::UniStream | Wire::UniGrpc => None,
         }
     }
 
@@ -124,7 +130,8 @@ impl Wire {
         match self {
             Wire::DeflatedJson | Wire::DeflatedProtobuf => ws::WINDOW_BITS_MAX,
             Wire::WebSocketJson | Wire::WebSocketProtobuf | Wire::UniWebSocket => 0,
-            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf | Wire::UniSse | Wire::UniStream => 0,
+            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf => 0,
+            Wire::UniSse | Wire::UniStream | Wire::UniGrpc => 0,
         }
     }
 
@@ -142,6 +149,7 @@ impl Wire {
             Wire::UniWebSocket => "uni_websocket",
             Wire::UniSse => "uni_sse",
             Wire::UniStream => "uni_http_stream",
+            Wire::UniGrpc => "uni_grpc",
         }
     }
 
@@ -155,10 +163,16 @@ impl Wire {
         if !self.is_uni() {
             return self.encoding().encode(reply, out);
         }
-        let connected =
-            reply.connect.as_ref().map(|connect| Push { connect: Some(connect.clone()), ..Push::default() });
+        let connected = reply.connect.as_ref().map(|connect| Push { connect: Some(connect.into()), ..Push::default() });
         let Some(push) = reply.push.as_ref().or(connected.as_ref()) else { return Ok(()) };
-        self.encoding().encode_alone(push, out)
+        match self {
+            // The head of a message has its length.
+            Wire::UniGrpc => {
+                push.encode_raw(out);
+                Ok(())
+            }
+            _ => self.encoding().encode_alone(push, out),
+        }
     }
 
     /// Appends a whole message with what this transport puts around it, compressed if that is this wire's way and makes
@@ -196,6 +210,12 @@ impl Wire {
                 out.extend_from_slice(message);
                 out.push(b'\n');
             }
+            Wire::UniGrpc => {
+                // Not compressed, and so many bytes.
+                out.push(0);
+                out.extend_from_slice(&(message.len() as u32).to_be_bytes());
+                out.extend_from_slice(message);
+            }
             // A Protobuf reply begins with its length, and a frame with its own.
             Wire::StreamProtobuf => out.extend_from_slice(message),
             Wire::WebSocketJson | Wire::WebSocketProtobuf | Wire::UniWebSocket => out.extend_from_slice(message),
@@ -223,6 +243,8 @@ impl Wire {
             Wire::SseJson | Wire::UniSse => b"data: {}\n\n",
             Wire::StreamJson | Wire::UniStream => b"{}\n",
             Wire::StreamProtobuf => b"\0",
+            // A push with nothing in it.
+            Wire::UniGrpc => b"\0\0\0\0\0",
         })
     }
 
@@ -289,6 +311,8 @@ mod tests {
         let told = r#"{"disconnect":{"code":3001,"reason":"shutdown"}}"#;
         assert_eq!(ended(Wire::StreamJson), format!("{{\"push\":{told}}}\n"));
         assert_eq!(ended(Wire::UniSse), format!("data: {told}\n\n"));
+        // Code 3001 in field 1, the reason in field 2, in field 11 of a push.
+        assert_eq!(ended(Wire::UniGrpc), "\0\0\0\0\u{f}Z\r\u{8}\u{fffd}\u{17}\u{12}\u{8}shutdown");
         let both = Wire::UniWebSocket.close(&Disconnect::SHUTDOWN);
         assert_eq!(both[..2], [0x81, told.len() as u8]);
         assert_eq!(both[2..2 + told.len()], *told.as_bytes());

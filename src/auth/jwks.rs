@@ -181,6 +181,11 @@ impl Jwks {
         self.sets.insert(url, Fetched { tried_at: now, ..Fetched::default() });
     }
 
+    /// No token can name the set any more.
+    pub fn remove(&mut self, url: &str) {
+        self.version += u64::from(self.sets.remove(url).is_some());
+    }
+
     /// Changes with the keys, from a clone to the value made of it.
     pub fn version(&self) -> u64 {
         self.version

@@ -81,7 +81,7 @@ fn a_boolean_flag_needs_no_value() {
         let text = output(&format!("gannet check --{section}.enabled --echo.enabled"), &[]);
         assert!(text.contains(&format!("warning: --{section}.enabled: is not there yet: ")), "{text}");
     }
-    for wrong in ["gannet check --uni_grpc.enabled", "gannet --uni_grpc.enabled serve"] {
+    for wrong in ["gannet check --webtransport.enabled", "gannet --webtransport.enabled serve"] {
         assert!(error(wrong, &[]).contains("a Centrifugo option that this version does not support yet"), "{wrong}");
     }
     assert!(error("gannet --health.enabled=no", &[]).contains("expected true or false; got \"no\""));
@@ -115,7 +115,7 @@ fn the_file_is_found_by_flag_or_variable() {
 fn every_problem_of_every_source_is_told_at_once() {
     let file = Scratch::new("bad.toml", "[client]\nping_intervall = '1s'\nchannel_limit = 9999999");
     let env = [("GANNET_REACTORS", "9999"), ("GANNET_COLOUR", "blue")];
-    let line = format!("gannet --log.levle debug check -c {} --engine redis --http_server.port x", file.path());
+    let line = format!("gannet --log.levle debug check -c {} --map_broker redis --http_server.port x", file.path());
     let text = error(&line, &env);
     let (lines, warnings): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("error: "));
     assert_eq!(lines.len(), 6, "{text}");

@@ -6,7 +6,7 @@
 use super::check::Problem;
 use super::list::{Headers, ListEntry, header_fault};
 use super::registry::{Meta, Visit, Visitor, beside};
-use super::url::grpc_authority;
+use super::url::{grpc_authority, shown};
 use super::value::{Given, Rule};
 use super::{ChannelOptions, Config, DAY, GIB, MIB, NamespaceOptions, TICK, foreign, secs, unknown};
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ options! {
         timeout: Duration = secs(1), Rule::Time(Duration::from_millis(1), DAY);
         /// Headers of the client's own request that go with each question, such as cookie; by gRPC as metadata.
         http_headers: Vec<String> = Vec::new();
-        /// Metadata of the client's own gRPC call that go with each question. No client comes by gRPC yet.
+        /// Metadata of a client's own gRPC call (uni_grpc) that go with each question, over HTTP as headers.
         grpc_metadata: Vec<String> = Vec::new();
         /// Headers out of the connect command that go with the connect question. A client writes there what it likes.
         emulated_headers: Vec<String> = Vec::new();
@@ -129,6 +129,7 @@ impl Config {
             &channel.subscribe,
             &channel.publish,
             &channel.sub_refresh,
+            &channel.subscribe_stream,
             &self.rpc.proxy,
         ];
         let named = self.proxies.iter().map(|named| &named.proxy);
@@ -142,14 +143,14 @@ impl Config {
         let all = own.into_iter().chain(named.map(|(at, named)| (format!("proxies[{at}]"), &named.proxy)));
         let asked = all.filter(|(_, proxy)| !proxy.endpoint.is_empty());
         let said = |(place, proxy): (String, &ProxyOptions)| {
-            let found = proxy_warnings(proxy).into_iter();
+            let found = proxy_warnings(proxy, self.uni_grpc.enabled).into_iter();
             found.map(|(key, message)| (format!("{place}.{key}"), message)).collect::<Vec<_>>()
         };
         asked.flat_map(said).collect()
     }
 
     /// The sections that are a proxy.
-    fn proxy_sections(&self) -> [(&'static str, &ProxyOptions); 6] {
+    fn proxy_sections(&self) -> [(&'static str, &ProxyOptions); 7] {
         let channel = &self.channel.proxy;
         [
             ("client.proxy.connect", &self.client.proxy.connect.proxy),
@@ -157,6 +158,7 @@ impl Config {
             ("channel.proxy.subscribe", &channel.subscribe),
             ("channel.proxy.publish", &channel.publish),
             ("channel.proxy.sub_refresh", &channel.sub_refresh),
+            ("channel.proxy.subscribe_stream", &channel.subscribe_stream),
             ("rpc.proxy", &self.rpc.proxy),
         ]
     }
@@ -164,6 +166,12 @@ impl Config {
     /// Lower-case names of headers that any proxy wants of a client's request, each once.
     pub fn forwarded_headers(&self) -> Vec<String> {
         let names = self.every_proxy().flat_map(|proxy| &proxy.http_headers).map(|name| name.to_ascii_lowercase());
+        names.collect::<BTreeSet<String>>().into_iter().collect()
+    }
+
+    /// The same of metadata of a client's call.
+    pub fn forwarded_metadata(&self) -> Vec<String> {
+        let names = self.every_proxy().flat_map(|proxy| &proxy.grpc_metadata).map(|name| name.to_ascii_lowercase());
         names.collect::<BTreeSet<String>>().into_iter().collect()
     }
 }
@@ -241,6 +249,8 @@ options! {
         publish: ProxyOptions = ProxyOptions::default();
         /// Asked where sub_refresh_proxy_enabled is set
         sub_refresh: ProxyOptions = ProxyOptions::default();
+        /// Where subscribe_stream_proxy_enabled is set, streams come from here, by gRPC
+        subscribe_stream: ProxyOptions = ProxyOptions::default();
     }
 }
 
@@ -302,6 +312,11 @@ options! {
         inflight_limit: usize = 4096, Rule::Count(1, MIB);
         /// Bytes of an answer; beyond: error 100.
         response_size_limit: usize = 1 << 20, Rule::Bytes(64, GIB);
+        /// Subscription streams of all proxies; beyond: error 111.
+        stream_limit: usize = 4096, Rule::Count(1, MIB);
+        /// Bytes of publications that wait in one subscription stream, for each direction; beyond: the backend waits,
+        /// and clients get error 111.
+        stream_queue_size: usize = 64 << 10, Rule::Bytes(1, GIB);
         /// A proxy is not asked for a while when half or more of its questions failed within this long: no answer in
         /// time, no connection, a status of 500 and above, or nothing that can be read.
         breaker_window: Duration = secs(10), Rule::Time(secs(1), DAY);
@@ -385,6 +400,12 @@ impl Config {
                 problems.push(problem(&format!("{option}.{key}"), String::new(), message))
             });
         }
+        let streams = &self.channel.proxy.subscribe_stream.endpoint;
+        if !streams.is_empty() && grpc_authority(streams).is_none() {
+            let option = "channel.proxy.subscribe_stream.endpoint";
+            let message = format!("expected grpc://host:port, for streams come by gRPC; got {:?}", shown(streams));
+            problems.push(problem(option, String::new(), message));
+        }
         self.check_named_proxies(&mut problems);
         self.check_channel_proxies("channel.without_namespace.", "", &self.channel.without_namespace, &mut problems);
         for (index, namespace) in self.channel.namespaces.iter().enumerate() {
@@ -428,10 +449,25 @@ impl Config {
             ("subscribe", options.subscribe_proxy_enabled, &options.subscribe_proxy_name, &own.subscribe),
             ("publish", options.publish_proxy_enabled, &options.publish_proxy_name, &own.publish),
             ("sub_refresh", options.sub_refresh_proxy_enabled, &options.sub_refresh_proxy_name, &own.sub_refresh),
+            (
+                "subscribe_stream",
+                options.subscribe_stream_proxy_enabled,
+                &options.subscribe_stream_proxy_name,
+                &own.subscribe_stream,
+            ),
         ];
         for (kind, enabled, name, own) in kinds {
             let section = format!("channel.proxy.{kind}");
-            if let Some((key, message)) = self.named_wrongly(enabled, name, own, &section) {
+            let wrong = self.named_wrongly(enabled, name, own, &section);
+            let by_grpc = self.proxies.iter().find(|proxy| proxy.name == *name);
+            let by_grpc = by_grpc.is_none_or(|named| grpc_authority(&named.proxy.endpoint).is_some());
+            let other = (kind == "subscribe_stream" && enabled && !by_grpc).then(|| {
+                (
+                    "name",
+                    format!("expected a proxy whose endpoint begins with grpc://, for streams come so; got {name:?}"),
+                )
+            });
+            if let Some((key, message)) = wrong.or(other) {
                 let key = format!("{kind}_proxy_{key}");
                 problems.push(match at {
                     "" => problem(&format!("{option}{key}"), String::new(), message),
@@ -494,8 +530,8 @@ impl Config {
 const ANYONE: &str = "whoever answers is believed to be the backend: set server_ca_pem instead";
 
 /// What has no effect with the endpoint as it is, and what is not safe. A certificate that is not looked at is worth a
-/// word.
-fn proxy_warnings(proxy: &ProxyOptions) -> Vec<(&'static str, &'static str)> {
+/// word. `calls`: clients may come by gRPC.
+fn proxy_warnings(proxy: &ProxyOptions, calls: bool) -> Vec<(&'static str, &'static str)> {
     let by_grpc = grpc_authority(&proxy.endpoint).is_some();
     let rules = [
         (
@@ -510,7 +546,11 @@ fn proxy_warnings(proxy: &ProxyOptions) -> Vec<(&'static str, &'static str)> {
         ),
         ("http.tls.insecure_skip_verify", proxy.http.tls.enabled && proxy.http.tls.insecure_skip_verify, ANYONE),
         ("grpc.tls.insecure_skip_verify", proxy.grpc.tls.enabled && proxy.grpc.tls.insecure_skip_verify, ANYONE),
-        ("grpc_metadata", !proxy.grpc_metadata.is_empty(), "has no effect: no client comes by gRPC yet"),
+        (
+            "grpc_metadata",
+            !proxy.grpc_metadata.is_empty() && !calls,
+            "has no effect without uni_grpc.enabled: it is the metadata of clients that come so",
+        ),
     ];
     rules.into_iter().filter(|(_, applies, _)| *applies).map(|(key, _, message)| (key, message)).collect()
 }
@@ -527,7 +567,11 @@ fn check_proxy(proxy: &ProxyOptions, mut say: impl FnMut(&str, String)) {
     if let Some(wrong) = header_fault(key).filter(|_| !key.is_empty()) {
         say("grpc.credentials_key", format!("expected the name of metadata; {wrong}"));
     }
-    let lists = [("http_headers", &proxy.http_headers), ("emulated_headers", &proxy.emulated_headers)];
+    let lists = [
+        ("http_headers", &proxy.http_headers),
+        ("emulated_headers", &proxy.emulated_headers),
+        ("grpc_metadata", &proxy.grpc_metadata),
+    ];
     for (key, names) in lists {
         if let Some(wrong) = names.iter().find_map(|name| header_fault(name)) {
             say(key, format!("expected names of headers that may be sent; {wrong}"));

@@ -109,6 +109,16 @@ pub fn idle(options: &ChannelOptions) -> Vec<Finding> {
             options.batch_flush_latest && options.batch_max_delay.is_zero(),
             "has no effect without batch_max_delay",
         ),
+        (
+            "subscribe_stream_proxy_enabled",
+            options.subscribe_stream_proxy_enabled && options.subscribe_proxy_enabled,
+            "has no effect with subscribe_proxy_enabled, which is asked in its place",
+        ),
+        (
+            "subscribe_stream_proxy_bidirectional",
+            options.subscribe_stream_proxy_bidirectional && !options.subscribe_stream_proxy_enabled,
+            "has no effect without subscribe_stream_proxy_enabled",
+        ),
     ];
     let found = rules.into_iter().filter(|(_, applies, _)| *applies);
     found.map(|(key, _, message)| (key, message.to_owned())).collect()

@@ -247,6 +247,7 @@ impl Config {
             ("openapi", &self.openapi.handler_prefix, self.openapi.enabled),
             ("health", &self.health.handler_prefix, self.health.enabled),
             ("prometheus", &self.prometheus.handler_prefix, self.prometheus.enabled),
+            ("init", &self.init.handler_prefix, self.init.enabled),
             ("echo", &self.echo.handler_prefix, self.echo.enabled),
         ];
         let mut problems = Vec::new();

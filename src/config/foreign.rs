@@ -45,10 +45,8 @@ const STORE: &str = "map subscriptions are not there yet: set type to memory, or
 const RESP3: &str = "set it to false: RESP3 is spoken, which takes Redis 6.2";
 const REPLICA: &str = "set enabled to false: all is read where it is written";
 const TRANSPORT: &str = "set enabled to false, and let clients use websocket, sse, http_stream or one of uni_";
-const CODE: &str = "set enabled to false: a disconnect push says why, in a response with status 200";
 const MAP: &str = "only map and shared_poll subscriptions read it, and they are not there yet";
 const CEL: &str = "grant by allow_ options, by the subscribe proxy, or by tokens";
-const STREAM_PROXY: &str = "only subscribe_stream_proxy_enabled reads it, and that is not there yet";
 const KEY_SETS: &str = "an endpoint with groups stands for the list of URLs that they can make, and for no other";
 const BUFFERS: &str = "a client has no buffer of its own while it has nothing to read or to write";
 
@@ -66,9 +64,7 @@ const TOP: &[(&str, Verdict)] = &[
     ("shared_poll", Idle(MAP)),
     ("consumers", Switch("publish through http_api, and remove those that are enabled")),
     ("webtransport", Switch(TRANSPORT)),
-    ("uni_grpc", Switch(TRANSPORT)),
-    ("uni_sse.connect_code_to_http_response", Switch(CODE)),
-    ("uni_http_stream.connect_code_to_http_response", Switch(CODE)),
+    ("uni_grpc.tls", Switch("set enabled to false, and end TLS at a proxy in front of its port")),
     ("uni_websocket.compression", Idle("websocket.compression holds for this transport too")),
     ("uni_websocket.compression_min_size", Idle("websocket.compression_min_size holds for this transport too")),
     ("uni_websocket.compression_level", Idle("websocket.compression_level holds for this transport too")),
@@ -88,7 +84,6 @@ const TOP: &[(&str, Verdict)] = &[
     ("debug", Spare("`gannet doctor` and prometheus tell how the server does")),
     ("dev.enabled", Spare("`gannet --dev` has a page to try things out, and is an insecure mode")),
     ("dev.handler_prefix", Idle("only dev.enabled reads it, and that is not there yet")),
-    ("init", Spare("a load balancer asks health.handler_prefix, and HTTP/2 comes no further than to it")),
     ("opentelemetry", Spare("prometheus.handler_prefix has the metrics of the API")),
     ("graphite", Spare("prometheus.handler_prefix has the metrics")),
     ("usage_stats", Idle("no statistics are ever sent")),
@@ -121,7 +116,6 @@ const TOP: &[(&str, Verdict)] = &[
     ("client.rate_limit.user_command.map_remove", Idle(MAP)),
     ("client.rate_limit.user_command.track", Idle(MAP)),
     ("client.rate_limit.user_command.untrack", Idle(MAP)),
-    ("channel.proxy.subscribe_stream", Idle("no channel asks it, for what would is not there yet")),
     ("channel.proxy.map_publish", Idle("no channel asks it, for what would is not there yet")),
     ("channel.proxy.map_remove", Idle("no channel asks it, for what would is not there yet")),
     ("channel.proxy.shared_poll_refresh", Idle("no channel asks it, for what would is not there yet")),
@@ -133,9 +127,6 @@ const TOP: &[(&str, Verdict)] = &[
 const CHANNEL: &[(&str, Verdict)] = &[
     ("map_clients_presence_channel_prefix", Missing("turn on presence, and ask for that")),
     ("map_users_presence_channel_prefix", Missing("turn on presence, and ask for that")),
-    ("subscribe_stream_proxy_enabled", Missing("let the backend publish to the channel (http_api)")),
-    ("subscribe_stream_proxy_name", Idle(STREAM_PROXY)),
-    ("subscribe_stream_proxy_bidirectional", Idle(STREAM_PROXY)),
     ("map", Idle(MAP)),
     ("shared_poll", Idle(MAP)),
     ("cache_empty_proxy_enabled", Missing("publish to the channel before clients subscribe")),
@@ -345,6 +336,7 @@ mod tests {
             &mut channels.subscribe_proxy_name,
             &mut channels.publish_proxy_name,
             &mut channels.sub_refresh_proxy_name,
+            &mut channels.subscribe_stream_proxy_name,
             &mut expected.rpc.without_namespace.proxy_name,
         ] {
             *name = "default".into();
@@ -386,7 +378,7 @@ mod tests {
             }
         }
         for name in
-            ["uni_grpc.enabled", "webtransport.enabled", "http_server.tls_autocert.enabled", "consumers_kafka_enabled"]
+            ["uni_grpc.tls.enabled", "webtransport.enabled", "http_server.tls_autocert.enabled", "consumers_kafka_enabled"]
         {
             let refused = load(None, &[], &[(name.to_owned(), "true".to_owned())]);
             assert!(refused.is_err(), "{name}");
@@ -443,15 +435,18 @@ mod tests {
             assert_eq!(said(text), Vec::<String>::new(), "{text}");
         }
         let noted = [
-            (r#"{"uni_grpc":{"port":1}}"#, "uni_grpc: has no effect here: without enabled it is off"),
+            (
+                r#"{"webtransport":{"handler_prefix":"/w"}}"#,
+                "webtransport: has no effect here: without enabled it is off",
+            ),
             (
                 r#"{"websocket":{"use_write_buffer_pool":true}}"#,
                 "websocket.use_write_buffer_pool: has no effect here: a",
             ),
             (r#"{"shutdown":{"timeout":"10s"}}"#, "shutdown.timeout: is read as shutdown.deadline"),
             (
-                r#"{"channel":{"namespaces":[{"name":"aa","subscribe_stream_proxy_name":"default"}]}}"#,
-                "channel.namespaces[0].subscribe_stream_proxy_name: has no effect here: only",
+                r#"{"channel":{"namespaces":[{"name":"aa","cache_empty_proxy_name":"default"}]}}"#,
+                "channel.namespaces[0].cache_empty_proxy_name: has no effect here: only",
             ),
         ];
         for (text, start) in noted {
@@ -477,10 +472,12 @@ mod tests {
         ] {
             assert!(refused(text(name, value)), "{name}");
         }
-        for (name, value) in [("uni_grpc.enabled", "false"), ("map_broker_enabled", "true")] {
+        for (name, value) in [("webtransport.enabled", "false"), ("map_broker_enabled", "true")] {
             assert_eq!(text(name, value), Some(Disposition::Holds), "{name}");
         }
-        for (name, value) in [("map_broker_type", "memory"), ("uni_grpc_port", "1"), ("usage_stats.disabled", "true")] {
+        for (name, value) in
+            [("map_broker_type", "memory"), ("uni_grpc_tls_cert_pem", "x"), ("usage_stats.disabled", "true")]
+        {
             assert!(matches!(text(name, value), Some(Disposition::Note(_))), "{name}");
         }
         assert_eq!(text("shutdown_timeout", "1s"), Some(Disposition::Is("shutdown.deadline")));

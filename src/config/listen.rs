@@ -69,6 +69,15 @@ impl Config {
                 port: grpc.port,
             });
         }
+        let uni = &self.uni_grpc;
+        if uni.enabled {
+            sockets.push(ListenSocket {
+                address_option: "uni_grpc.address",
+                port_option: "uni_grpc.port",
+                address: &uni.address,
+                port: uni.port,
+            });
+        }
         sockets
     }
 

@@ -52,7 +52,9 @@ pub use reload::Changes;
 pub use schema::schema;
 pub use tls::{NamedCertificate, TlsPort, TlsPorts};
 pub use token::{KeySource, Pattern, SubscriptionToken, Wanted};
-pub use transport::{ConnectCodes, Emulation, HttpStream, UniWebSocket};
+pub use transport::{
+    ConnectCodes, Emulation, HttpCode, HttpCodes, HttpStream, ToHttp, UniGrpc, UniHttpStream, UniWebSocket,
+};
 pub use tree::Format;
 pub use url::{grpc_authority, shown as shown_url};
 use value::{NO_MAX, Rule};
@@ -101,9 +103,11 @@ options! {
         /// Clients that only listen, over WebSocket
         uni_websocket: UniWebSocket = UniWebSocket::default();
         /// The same over server-sent events
-        uni_sse: HttpStream = HttpStream::at("/connection/uni_sse");
+        uni_sse: UniHttpStream = UniHttpStream::at("/connection/uni_sse");
         /// The same over a response that does not end
-        uni_http_stream: HttpStream = HttpStream::at("/connection/uni_http_stream");
+        uni_http_stream: UniHttpStream = UniHttpStream::at("/connection/uni_http_stream");
+        /// The same over a call of gRPC, on a port of its own
+        uni_grpc: UniGrpc = UniGrpc::default();
         /// An endpoint that returns each message
         echo: Echo = Echo::default();
         /// Who may connect, and what a client may cost
@@ -134,6 +138,8 @@ options! {
         openapi: EndpointOptions = EndpointOptions { enabled: true, handler_prefix: "/openapi.json".into() };
         /// The endpoint a load balancer asks; it reveals nothing
         health: EndpointOptions = EndpointOptions { enabled: true, handler_prefix: "/health".into() };
+        /// An endpoint that answers `{}` to pages that may connect, for a browser to have a connection beforehand
+        init: EndpointOptions = EndpointOptions { enabled: false, handler_prefix: "/connection/init".into() };
         /// The endpoint for metrics
         prometheus: Prometheus = Prometheus::default();
         /// Threads for what would hold a reactor up
@@ -483,6 +489,12 @@ options! {
         sub_refresh_proxy_enabled: bool = false;
         /// Which of `proxies` is asked instead of channel.proxy.sub_refresh. Empty = that one.
         sub_refresh_proxy_name: String = String::new();
+        /// Each subscription of a client is a stream from the backend of its own (channel.proxy.subscribe_stream).
+        subscribe_stream_proxy_enabled: bool = false;
+        /// Which of `proxies` is asked instead of channel.proxy.subscribe_stream. Empty = that one.
+        subscribe_stream_proxy_name: String = String::new();
+        /// With subscribe_stream_proxy_enabled: what the client publishes goes into its stream, and nowhere else.
+        subscribe_stream_proxy_bidirectional: bool = false;
     }
 }
 

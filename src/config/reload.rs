@@ -51,12 +51,16 @@ impl Config {
         self.channel.idempotency_cache_size = old.channel.idempotency_cache_size;
         self.keep_engines(&old.channel);
         self.backend.inflight_limit = old.backend.inflight_limit;
+        self.backend.stream_limit = old.backend.stream_limit;
         (self.jwks, self.hooks) = (old.jwks, old.hooks);
         (self.engine, self.broker, self.presence_manager) = (old.engine, old.broker, old.presence_manager);
         let grpc = &mut self.grpc_api;
         (grpc.enabled, grpc.address, grpc.port) = (old.grpc_api.enabled, old.grpc_api.address, old.grpc_api.port);
         grpc.connection_limit = old.grpc_api.connection_limit;
         grpc.tls.enabled = old.grpc_api.tls.enabled;
+        let uni = &mut self.uni_grpc;
+        (uni.enabled, uni.address, uni.port) = (old.uni_grpc.enabled, old.uni_grpc.address, old.uni_grpc.port);
+        (uni.connection_limit, uni.stream_limit) = (old.uni_grpc.connection_limit, old.uni_grpc.stream_limit);
         self.reactor.mailbox_size = old.reactor.mailbox_size;
         self.reactor.fanout_queue_size = old.reactor.fanout_queue_size;
         (self.log.file, self.log.format, self.log.queue_size) = (old.log.file, old.log.format, old.log.queue_size);

@@ -7,7 +7,7 @@ use super::backend::ToDisconnect;
 use super::check::Problem;
 use super::list::ListEntry;
 use super::value::Rule;
-use super::{Config, GIB};
+use super::{Config, GIB, MIB};
 
 options! {
     pub struct HttpStream {
@@ -17,6 +17,72 @@ options! {
         handler_prefix: String = String::new(), Rule::Path;
         /// Bytes of a request's body; beyond: 413.
         max_request_body_size: usize = 65536, Rule::Bytes(1, GIB);
+    }
+}
+
+options! {
+    pub struct UniHttpStream {
+        /// Whether it answers.
+        enabled: bool = false;
+        /// URL path of the endpoint.
+        handler_prefix: String = String::new(), Rule::Path;
+        /// Bytes of a request's body; beyond: 413.
+        max_request_body_size: usize = 65536, Rule::Bytes(1, GIB);
+        /// A connect request that is refused, as a status
+        connect_code_to_http_response: HttpCodes = HttpCodes::default();
+    }
+}
+
+options! {
+    pub struct HttpCodes {
+        /// The response begins once the client is connected; before, an error or a disconnect is its status: what
+        /// transforms say of the code, else 500.
+        enabled: bool = false;
+        /// `[{code, to: {status_code, body}}]`: the status for the code of an error or of a disconnect. Without a body
+        /// the text of the code is sent.
+        transforms: Vec<HttpCode> = Vec::new();
+    }
+}
+
+options! {
+    pub struct HttpCode {
+        /// Of the error, or of the disconnect.
+        code: u32 = 0, Rule::Count(1, 0xffff_ffff);
+        /// The response
+        to: ToHttp = ToHttp::default();
+    }
+}
+
+options! {
+    pub struct ToHttp {
+        /// With 204 an EventSource does not come again.
+        status_code: u16 = 0, Rule::Count(200, 599);
+        /// Empty = the text of the code.
+        body: String = String::new();
+    }
+}
+
+impl ListEntry for HttpCode {
+    const WHAT: &'static str = "a transform";
+    const EXAMPLE: &'static str = "[{\"code\": 404, \"to\": {\"status_code\": 404}}]";
+    const NEEDED: &'static [&'static str] = &["code", "to"];
+}
+
+options! {
+    pub struct UniGrpc {
+        /// Whether it listens.
+        enabled: bool = false;
+        /// Address it listens on. Empty = all (loopback with `dev`).
+        address: String = String::new();
+        /// Port it listens on, without TLS. 0 = one picked by the kernel, printed at start.
+        port: u16 = 11000, Rule::Count(0, 65535);
+        /// Bytes of a connect request; beyond: OUT_OF_RANGE.
+        max_receive_message_size: usize = 4 << 20, Rule::Bytes(1, GIB);
+        /// HTTP/2 connections served at once; beyond: they wait. While fewer than a quarter are free, those without a
+        /// call end.
+        connection_limit: usize = 4096, Rule::Count(1, MIB);
+        /// Calls served at once, each a client and two file descriptors; beyond: RESOURCE_EXHAUSTED.
+        stream_limit: usize = 16384, Rule::Count(1, MIB);
     }
 }
 
@@ -68,6 +134,12 @@ impl ListEntry for ConnectCode {
 impl HttpStream {
     pub(super) fn at(path: &str) -> HttpStream {
         HttpStream { handler_prefix: path.into(), ..HttpStream::default() }
+    }
+}
+
+impl UniHttpStream {
+    pub(super) fn at(path: &str) -> UniHttpStream {
+        UniHttpStream { handler_prefix: path.into(), ..UniHttpStream::default() }
     }
 }
 

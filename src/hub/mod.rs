@@ -91,7 +91,7 @@ impl Slot {
             (true, false) => 1,
             (true, true) => 2,
         };
-        Variant(self.wire as u8 * 3 + deltas)
+        Variant::of(self.wire, deltas)
     }
 
     /// Does it take deltas, and is whether it has what the next one is to other than `ready`?
@@ -100,23 +100,33 @@ impl Slot {
     }
 }
 
-/// A wire, and one of three ways with deltas: none; the first is whole and deltas follow; deltas.
+/// A wire, and one of three ways with deltas: none; the first is whole and deltas follow; deltas. The ways stand apart,
+/// as all wires have the first, and the last wire, which takes no deltas, has no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Variant(u8);
 
-const _: () = assert!(Wire::COUNT * 3 <= 32);
+const _: () = assert!(Wire::COUNT * 3 - 2 <= 32 && Wire::UniGrpc as usize == Wire::COUNT - 1);
 
 impl Variant {
+    fn of(wire: Wire, deltas: u8) -> Variant {
+        let of_wires = Wire::COUNT as u8;
+        match deltas {
+            0 => Variant(wire as u8),
+            way => Variant(of_wires + (way - 1) * (of_wires - 1) + wire as u8),
+        }
+    }
+
     fn wire(self) -> Wire {
-        Wire::from_index(usize::from(self.0 / 3))
+        let at = usize::from(self.0);
+        Wire::from_index(if at < Wire::COUNT { at } else { (at - Wire::COUNT) % (Wire::COUNT - 1) })
     }
 
     fn takes_deltas(self) -> bool {
-        !self.0.is_multiple_of(3)
+        usize::from(self.0) >= Wire::COUNT
     }
 
     fn is_chain(self) -> bool {
-        self.0 % 3 == 2
+        usize::from(self.0) >= Wire::COUNT * 2 - 1
     }
 }
 

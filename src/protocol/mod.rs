@@ -224,7 +224,7 @@ pub struct Push {
     pub subscribe: Option<SubscribePush>,
     #[prost(message, optional, tag = "10")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
-    pub connect: Option<ConnectResult>,
+    pub connect: Option<ConnectPush>,
     #[prost(message, optional, tag = "11")]
     #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub disconnect: Option<DisconnectPush>,
@@ -419,6 +419,58 @@ pub struct ConnectResult {
     #[prost(int64, tag = "11")]
     #[serde(skip_serializing_if = "zero")]
     pub time: i64,
+}
+
+/// The same in a push, to clients that read no replies: other numbers, for the same names.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectPush {
+    #[prost(string, tag = "1")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub client: String,
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    #[prost(bool, tag = "5")]
+    #[serde(skip_serializing_if = "zero")]
+    pub expires: bool,
+    /// Seconds.
+    #[prost(uint32, tag = "6")]
+    #[serde(skip_serializing_if = "zero")]
+    pub ttl: u32,
+    #[prost(bytes = "bytes", tag = "3")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
+    pub data: Bytes,
+    /// Server-side subscriptions, by channel.
+    #[prost(message, repeated, tag = "4")]
+    #[serde(with = "by_channel", skip_serializing_if = "Vec::is_empty")]
+    pub subs: Vec<ServerSub>,
+    /// Seconds between pings.
+    #[prost(uint32, tag = "7")]
+    #[serde(skip_serializing_if = "zero")]
+    pub ping: u32,
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "zero")]
+    pub pong: bool,
+    /// With transports whose client speaks by other requests: what they name it by.
+    #[prost(string, tag = "9")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub session: String,
+    #[prost(string, tag = "10")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub node: String,
+    /// Milliseconds since 1970, if asked for by an option.
+    #[prost(int64, tag = "11")]
+    #[serde(skip_serializing_if = "zero")]
+    pub time: i64,
+}
+
+impl From<&ConnectResult> for ConnectPush {
+    fn from(result: &ConnectResult) -> ConnectPush {
+        let ConnectResult { client, version, expires, ttl, data, subs, ping, pong, session, node, time } =
+            result.clone();
+        ConnectPush { client, version, expires, ttl, data, subs, ping, pong, session, node, time }
+    }
 }
 
 /// An entry of the map `ConnectResult.subs`. Its result is written even when all of it is zero, as it is for a plain

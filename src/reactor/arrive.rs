@@ -95,17 +95,21 @@ impl<S: ReactorSocket> Reactor<S> {
         taken && self.reserve.is_some()
     }
 
-    /// Sockets that were handed off, and whose next request is for this reactor.
+    /// Sockets that other threads have for this reactor.
     pub(super) fn take_back(&mut self) {
         let mut all = Vec::new();
         self.returned.drain(&mut all);
-        for Returned { socket, bytes, ip_key } in all {
-            self.turn.shard.counters.handed_back += 1;
-            if let Some(conn) = self.open(socket, ip_key) {
-                self.turn.begin_with(conn, &bytes);
-                if self.entrance.is_some() {
-                    // Its TLS may hold more.
-                    self.turn.look_at(conn);
+        for Returned { socket, bytes, ip_key, call } in all {
+            let Some(conn) = self.open(socket, ip_key) else { continue };
+            match call {
+                Some(request) => self.turn.begin_call(conn, &request, &bytes),
+                None => {
+                    self.turn.shard.counters.handed_back += 1;
+                    self.turn.begin_with(conn, &bytes);
+                    if self.entrance.is_some() {
+                        // Its TLS may hold more.
+                        self.turn.look_at(conn);
+                    }
                 }
             }
         }

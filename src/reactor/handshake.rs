@@ -32,8 +32,8 @@ impl Routes {
         let streams = [
             Endpoint::new(&config.sse, Wire::SseJson),
             Endpoint::new(&config.http_stream, Wire::StreamJson),
-            Endpoint::new(&config.uni_sse, Wire::UniSse),
-            Endpoint::new(&config.uni_http_stream, Wire::UniStream),
+            Endpoint::uni(&config.uni_sse, Wire::UniSse),
+            Endpoint::uni(&config.uni_http_stream, Wire::UniStream),
         ];
         let uni = &config.uni_websocket;
         Ok(Routes {

@@ -34,6 +34,7 @@ use crate::session::Now;
 use crate::session::backend::{Call, Hook};
 use crate::shard::{ControlAnswer, Mail, Shard};
 use crate::tls::Tunnel;
+use crate::turn::request::StreamRequest;
 use crate::turn::{Bounds, Clock, Ready, Turns};
 use crate::workers::{Handshakes, Stepped};
 use crate::ws;
@@ -55,12 +56,14 @@ pub struct Detached {
     pub tunnel: Option<Box<Tunnel>>,
 }
 
-/// A socket that was handed off and comes back with a request for this reactor.
+/// A socket that another thread has for this reactor: one that was handed off and comes back with a request, or the
+/// near end of a client's whose call that thread answers.
 pub struct Returned {
     pub socket: Detached,
-    /// What was read of it: the request, and what is behind it.
+    /// What was read of it: the request, and what is behind it. Of a call: how its client wants to connect.
     pub bytes: Bytes,
     pub ip_key: u32,
+    pub call: Option<Box<StreamRequest>>,
 }
 
 /// An answer and the ticket of its question.

@@ -20,7 +20,8 @@ const _: () = assert!(size_of::<Records>() <= 224);
 /// A plain connection has none of this.
 pub struct Secured {
     stream: TcpStream,
-    tunnel: Tunnel,
+    /// Absent where the other end is this process's own: a call that another thread answers.
+    tunnel: Option<Tunnel>,
 }
 
 thread_local! {
@@ -40,12 +41,12 @@ pub fn with_kit<T>(work: impl FnOnce(&mut Kit) -> T) -> T {
 impl ReactorSocket for Box<Secured> {
     fn of(detached: Detached) -> Option<Box<Secured>> {
         let Detached { stream, tunnel } = detached;
-        Some(Box::new(Secured { stream, tunnel: *tunnel? }))
+        Some(Box::new(Secured { stream, tunnel: tunnel.map(|tunnel| *tunnel) }))
     }
 
     fn detach(self) -> Detached {
         let Secured { stream, tunnel } = *self;
-        Detached { stream, tunnel: Some(Box::new(tunnel)) }
+        Detached { stream, tunnel: tunnel.map(Box::new) }
     }
 
     fn stream(&self) -> &TcpStream {
@@ -56,7 +57,10 @@ impl ReactorSocket for Box<Secured> {
 impl Socket for Box<Secured> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let Secured { stream, tunnel } = &mut **self;
-        with_kit(|kit| tunnel.read(kit, room, |room| stream.read(room)))
+        match tunnel {
+            Some(tunnel) => with_kit(|kit| tunnel.read(kit, room, |room| stream.read(room))),
+            None => stream.read(room),
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -65,7 +69,10 @@ impl Socket for Box<Secured> {
 
     fn write_several(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let Secured { stream, tunnel } = &mut **self;
-        with_kit(|kit| tunnel.write(kit, pieces, |sealed| stream.write(sealed)))
+        match tunnel {
+            Some(tunnel) => with_kit(|kit| tunnel.write(kit, pieces, |sealed| stream.write(sealed))),
+            None => stream.write_several(pieces),
+        }
     }
 
     fn end(&mut self) {
@@ -75,27 +82,29 @@ impl Socket for Box<Secured> {
 
     fn taken(&self) -> Option<Taken> {
         let taken = self.stream.taken()?;
-        Some(Taken { waiting: taken.waiting + self.tunnel.unsent(), ..taken })
+        let unsent = self.tunnel.as_ref().map_or(0, Tunnel::unsent);
+        Some(Taken { waiting: taken.waiting + unsent, ..taken })
     }
 
     fn peer(&self) -> String {
         self.stream.peer()
     }
 
-    fn has_more(&self, _: usize, _: usize) -> bool {
-        self.tunnel.has_more()
+    fn has_more(&self, count: usize, room: usize) -> bool {
+        self.tunnel.as_ref().map_or_else(|| self.stream.has_more(count, room), Tunnel::has_more)
     }
 
     fn held(&self) -> usize {
-        self.tunnel.held()
+        self.tunnel.as_ref().map_or(0, Tunnel::held)
     }
 
     fn is_cut(&self) -> bool {
-        self.tunnel.is_cut()
+        self.tunnel.as_ref().is_some_and(Tunnel::is_cut)
     }
 
     fn close(&mut self) {
         let Secured { stream, tunnel } = &mut **self;
+        let Some(tunnel) = tunnel else { return };
         with_kit(|kit| {
             tunnel.end(kit, |sealed| stream.write(sealed));
             tunnel.forget(kit);

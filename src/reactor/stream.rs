@@ -4,7 +4,7 @@
 //! which the client is not listened to. The response ends with its connection and has no chunks: what is sent can be
 //! shared by many, as frames of a WebSocket are.
 
-use crate::config::HttpStream;
+use crate::config::{HttpStream, UniHttpStream};
 use crate::http::{self, Body, BodyError, Framing, Head, is_binary};
 use crate::origin::{Source, preflight, shared_with};
 use crate::turn::request::{Decision, Introduction, Spoken, StreamRequest, refuse_body};
@@ -21,13 +21,22 @@ pub struct Endpoint {
     /// With JSON, if it speaks both encodings.
     wire: Wire,
     body_max: usize,
+    /// The response begins once the client is connected.
+    waits: bool,
 }
 
 impl Endpoint {
     /// None if it is off.
     pub fn new(options: &HttpStream, wire: Wire) -> Option<Endpoint> {
         let path = super::handshake::trim(&options.handler_prefix).to_owned();
-        options.enabled.then_some(Endpoint { path, wire, body_max: options.max_request_body_size })
+        options.enabled.then_some(Endpoint { path, wire, body_max: options.max_request_body_size, waits: false })
+    }
+
+    /// The same for clients that only listen.
+    pub fn uni(options: &UniHttpStream, wire: Wire) -> Option<Endpoint> {
+        let path = super::handshake::trim(&options.handler_prefix).to_owned();
+        let (body_max, waits) = (options.max_request_body_size, options.connect_code_to_http_response.enabled);
+        options.enabled.then_some(Endpoint { path, wire, body_max, waits })
     }
 
     fn has_events(&self) -> bool {
@@ -67,9 +76,13 @@ impl Endpoint {
             wire => wire,
         };
         let expects = head.lists("expect", "100-continue");
+        let mut lines = String::new();
+        push_lines(&shared_with(source.origin), &mut lines);
         Decision::Stream(StreamRequest {
             wire,
-            head: response_head(wire, source.origin),
+            head: response_head(wire, &lines),
+            waits: self.waits,
+            lines: lines.into(),
             said,
             body_max: self.body_max,
             expects,
@@ -81,10 +94,11 @@ impl Endpoint {
 fn empty_answer(lines: &[(&str, String)]) -> Bytes {
     let mut text = String::from("HTTP/1.1 204 No Content\r\nConnection: close\r\n");
     push_lines(lines, &mut text);
+    text.push_str("\r\n");
     text.into()
 }
 
-fn response_head(wire: Wire, origin: Option<&str>) -> Bytes {
+fn response_head(wire: Wire, lines: &str) -> Bytes {
     let kind = match wire {
         Wire::SseJson | Wire::UniSse => "text/event-stream; charset=utf-8",
         Wire::StreamProtobuf => "application/octet-stream",
@@ -92,18 +106,16 @@ fn response_head(wire: Wire, origin: Option<&str>) -> Bytes {
     };
     // No length, no chunks: the body ends with the connection, in HTTP/1.0 as in 1.1 (RFC 9112 section 6.3). The rest
     // keeps proxies from holding back what they get.
-    let mut text = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nCache-Control: private, no-store, no-transform\r\nX-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n"
-    );
-    push_lines(&shared_with(origin), &mut text);
-    text.into()
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nCache-Control: private, no-store, no-transform\r\nX-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n{lines}\r\n"
+    )
+    .into()
 }
 
 fn push_lines(lines: &[(&str, String)], text: &mut String) {
     for (name, value) in lines {
         text.extend([name, ": ", value, "\r\n"]);
     }
-    text.push_str("\r\n");
 }
 
 #[cfg(test)]

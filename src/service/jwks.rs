@@ -9,6 +9,7 @@ use crate::auth::{Jwks, KeySet};
 use crate::base::mailbox::Sender;
 use crate::base::metrics::Page;
 use crate::config;
+use crate::session::Rules;
 use crate::shard::Mail;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +34,8 @@ struct Entry {
 struct State {
     entries: HashMap<Box<str>, Entry>,
     all: Arc<Jwks>,
+    /// Say which sets tokens may name; absent until they are loaded again.
+    rules: Option<Arc<Rules>>,
     fetches: u64,
     errors: u64,
 }
@@ -152,6 +155,29 @@ impl Keys {
         }
     }
 
+    /// Other rules hold: sets that no token can name any more are forgotten.
+    pub fn take(&self, rules: Arc<Rules>) {
+        let mut state = self.lock();
+        state.rules = Some(rules);
+        self.forget_unwanted(&mut state);
+    }
+
+    /// What is being fetched now is forgotten when its renewal is due.
+    fn forget_unwanted(&self, state: &mut State) {
+        let Some(rules) = &state.rules else { return };
+        let gone = state.entries.iter().filter(|(url, entry)| entry.waiting.is_none() && !rules.wants_keys_of(url));
+        let gone: Vec<Box<str>> = gone.map(|(url, _)| url.clone()).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let mut all = Jwks::clone(&state.all);
+        for url in gone {
+            state.entries.remove(&url);
+            all.remove(&url);
+        }
+        self.spread(state, all);
+    }
+
     async fn load(&self, url: &str) -> Result<KeySet, FetchError> {
         let body = self.http.get(url, self.options.timeout, self.options.response_size_limit).await?;
         KeySet::parse(&body).map_err(|error| FetchError::Unreadable(error.to_string()))
@@ -195,7 +221,9 @@ impl Keys {
     fn due(&self) -> Vec<Box<str>> {
         let now = Instant::now();
         let mut due = Vec::new();
-        for (url, entry) in &mut self.lock().entries {
+        let mut state = self.lock();
+        self.forget_unwanted(&mut state);
+        for (url, entry) in &mut state.entries {
             let renewal = entry.fetched.map(|fetched| self.renewal(fetched, entry.tried));
             if entry.waiting.is_none() && renewal.is_some_and(|at| at <= now) {
                 entry.waiting = Some(Vec::new());

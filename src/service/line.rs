@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
+use tokio::sync::watch::Receiver;
 
-/// Paths of which the requests are a reactor's, without a slash at the end.
-pub type ReactorPaths = Arc<[String]>;
+/// Paths of which the requests are a reactor's now, without a slash at the end.
+pub type ReactorPaths = Receiver<Arc<[String]>>;
 
 /// What of the input hyper gets next.
 enum Next {
@@ -126,7 +127,7 @@ impl Requests {
         };
         let Ok(framing) = Framing::of(&head) else { return Some(Next::Everything) };
         let path = crate::reactor::trim(head.path);
-        if self.begun && self.paths.iter().any(|ours| ours == path) {
+        if self.begun && self.paths.borrow().iter().any(|ours| ours == path) {
             return Some(Next::Nothing);
         }
         self.begun = true;

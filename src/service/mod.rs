@@ -14,6 +14,7 @@ mod fetch;
 mod fleet;
 mod guard;
 mod hooks;
+mod init;
 mod jwks;
 mod line;
 mod node;
@@ -25,6 +26,7 @@ mod sums;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod uni_grpc;
 mod watch;
 
 pub use backend::{Backend, BackendLink, descriptors, tls_faults};
@@ -35,6 +37,7 @@ pub use room::{ConnectionPermit, PortRoom};
 pub use sums::add as add_to_sum;
 pub use tls::client_config as client_tls;
 pub use tls::with_authority as tls_config;
+pub use uni_grpc::CallRoom;
 
 use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;
@@ -125,6 +128,10 @@ pub struct Service {
     pub internal: Option<std::net::TcpListener>,
     /// That of the gRPC API, if it is on.
     pub grpc: Option<std::net::TcpListener>,
+    /// That of clients who listen by gRPC, if it is on.
+    pub uni_grpc: Option<std::net::TcpListener>,
+    /// Takes the sockets of those clients, each reactor its own.
+    pub reactors: Vec<Sender<Returned>>,
     pub handed_off: mpsc::UnboundedReceiver<HandedOff>,
     pub replies: Replies,
     /// What other nodes say.
@@ -143,6 +150,9 @@ pub struct Rooms {
     pub public: Arc<PortRoom>,
     pub internal: Arc<PortRoom>,
     pub grpc: Arc<PortRoom>,
+    pub uni_grpc: Arc<PortRoom>,
+    /// Calls of clients that listen by gRPC.
+    pub calls: Arc<CallRoom>,
 }
 
 /// The two ends by which reactors reach the service.
@@ -191,12 +201,23 @@ impl Service {
             let (room, certificates) = (self.rooms.grpc.clone(), self.certificates.clone());
             tokio::spawn(api::serve_grpc(listener, grpc, room, certificates, head_timeout, drained));
         }
+        if let Some(listener) = self.uni_grpc.take() {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let service = uni_grpc::UniGrpcService {
+                settings: self.settings.clone(),
+                admission: self.admission.clone(),
+                room: self.rooms.calls.clone(),
+                reactors: std::mem::take(&mut self.reactors).into(),
+                next: Arc::default(),
+            };
+            let drained = watch::draining(self.admission.clone());
+            let (room, certificates) = (self.rooms.uni_grpc.clone(), self.certificates.clone());
+            tokio::spawn(api::serve_grpc(listener, service, room, certificates, head_timeout, drained));
+        }
         let limits = Limits { head_timeout, head_max: config.http_server.header_size_limit };
         while let Some(HandedOff { socket, bytes, place, back }) = self.handed_off.recv().await {
             if let Ok(stream) = Connection::of(socket) {
-                // A connection is served by the endpoints that there are as it comes.
-                let paths: ReactorPaths = pages::reactors_paths(&self.settings.borrow().config).collect();
-                let served = serve_one((stream, bytes), routers.external.clone(), place, paths.clone(), limits);
+                let served = serve_one((stream, bytes), routers.external.clone(), place, routers.paths.clone(), limits);
                 tokio::spawn(async move {
                     if let Some(returned) = served.await {
                         back.send(returned);
@@ -215,6 +236,8 @@ type Current = Receiver<Router>;
 struct Routers {
     external: Current,
     internal: Current,
+    /// What is not answered here, but by reactors.
+    paths: ReactorPaths,
 }
 
 /// What routers are made of.
@@ -243,17 +266,21 @@ impl Ports {
 
     /// Routers by what holds now, and by whatever comes to hold.
     fn follow(self, mut settings: Receiver<Arc<Settings>>) -> Routers {
-        let (external, internal) = self.routers(&settings.borrow_and_update().clone());
+        let now = settings.borrow_and_update().clone();
+        let (external, internal) = self.routers(&now);
         let (tell_external, external) = tokio::sync::watch::channel(external);
         let (tell_internal, internal) = tokio::sync::watch::channel(internal);
+        let (tell_paths, paths) = tokio::sync::watch::channel(pages::reactors_paths(&now.config).collect());
         tokio::spawn(async move {
             while settings.changed().await.is_ok() {
-                let (external, internal) = self.routers(&settings.borrow_and_update().clone());
+                let next = settings.borrow_and_update().clone();
+                let (external, internal) = self.routers(&next);
                 drop(tell_external.send_replace(external));
                 drop(tell_internal.send_replace(internal));
+                drop(tell_paths.send_replace(pages::reactors_paths(&next.config).collect()));
             }
         });
-        Routers { external, internal }
+        Routers { external, internal, paths }
     }
 }
 
@@ -273,7 +300,7 @@ async fn accept(
     certificates: Arc<Certificates>,
     limits: Limits,
 ) {
-    let none: ReactorPaths = Arc::default();
+    let none: ReactorPaths = tokio::sync::watch::channel(Arc::default()).1;
     loop {
         // A place first: connections beyond the limit wait in the kernel's queue.
         let Some(place) = room.wait().await else { return };
@@ -349,7 +376,7 @@ async fn serve_one(
         // Nobody else has it any more.
         (Ok(()), Some(bytes)) => {
             let socket = Arc::into_inner(stream)?.detach().ok()?;
-            return Some(Returned { socket, bytes, ip_key: place.give_back()? });
+            return Some(Returned { socket, bytes, ip_key: place.give_back()?, call: None });
         }
         (Ok(()), None) => {}
     }

@@ -5,6 +5,7 @@ use super::backend::Backend;
 use super::emulation;
 use super::guard::guarded;
 use super::hooks::HookCounts;
+use super::init;
 use super::node::{Node, Unavailable};
 use super::requests::RequestCounts;
 use super::watch;
@@ -53,7 +54,7 @@ pub struct Operator {
 
 /// What anyone may ask: on the public port, next to the clients.
 pub fn external(node: &Arc<Node>, config: &Config) -> Router {
-    let mut router = emulation::router(node.clone(), config);
+    let mut router = emulation::router(node.clone(), config).merge(init::router(config));
     if config.dev {
         router = router.route("/", get(|| async { Html(CHAT) }));
     }
@@ -62,8 +63,9 @@ pub fn external(node: &Arc<Node>, config: &Config) -> Router {
 
 /// What reactors answer, without a slash at the end.
 pub fn reactors_paths(config: &Config) -> impl Iterator<Item = String> {
-    let streams = [&config.sse, &config.http_stream, &config.uni_sse, &config.uni_http_stream].into_iter();
-    let streams = streams.filter(|stream| stream.enabled).map(|stream| &*stream.handler_prefix);
+    let streams = [&config.sse, &config.http_stream].map(|stream| (stream.enabled, &*stream.handler_prefix));
+    let uni_streams = [&config.uni_sse, &config.uni_http_stream].map(|it| (it.enabled, &*it.handler_prefix));
+    let streams = streams.into_iter().chain(uni_streams).filter(|(enabled, _)| *enabled).map(|(_, path)| path);
     let uni = config.uni_websocket.enabled.then_some(&*config.uni_websocket.handler_prefix);
     let echo = config.echo.enabled.then_some(&*config.echo.handler_prefix);
     let websocket = (!config.websocket.disabled).then_some(&*config.websocket.handler_prefix);
@@ -246,16 +248,21 @@ fn node_count(operator: &Operator) -> usize {
 
 /// Connections that are no clients', by the port that they came to.
 fn ports(page: &mut Page, rooms: &Rooms) {
-    let Rooms { public, internal, grpc } = rooms;
-    let each = [("public", public), ("internal", internal), ("grpc", grpc)];
+    let Rooms { public, internal, grpc, uni_grpc, calls } = rooms;
+    let each = [("public", public), ("internal", internal), ("grpc", grpc), ("uni_grpc", uni_grpc)];
     let series = |part: fn(&PortRoom) -> u64| each.map(|(port, room)| (port, part(room)));
     let help = "Plain HTTP and gRPC connections served, by port.";
     page.labelled("gannet_service_connections", help, "gauge", "port", series(|room| room.taken() as u64));
     let help = "How many that may be: http_server.service_connection_limit, http_server.internal_connection_limit, \
-                grpc_api.connection_limit, or what the file descriptors allow.";
+                grpc_api.connection_limit, uni_grpc.connection_limit, or what the file descriptors allow.";
     page.labelled("gannet_service_connections_limit", help, "gauge", "port", series(|room| room.size() as u64));
     let help = "Connections ended because fewer than a quarter of those of their port were free.";
     page.labelled("gannet_service_connections_ended_total", help, "counter", "port", series(PortRoom::ended));
+    page.single("gannet_uni_grpc_streams", "Clients that listen by gRPC.", "gauge", calls.taken());
+    let help = "How many that may be: uni_grpc.stream_limit, or what the file descriptors allow.";
+    page.single("gannet_uni_grpc_streams_limit", help, "gauge", calls.size());
+    let help = "Clients refused by that limit, RESOURCE_EXHAUSTED.";
+    page.single("gannet_uni_grpc_refused_total", help, "counter", calls.refused());
 }
 
 /// What the process spends, by the names that Prometheus's client libraries have for it. How many descriptors are open

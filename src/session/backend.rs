@@ -12,7 +12,9 @@ use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{Command, ConnectRequest, Encoding, Error, PublishRequest, RpcRequest, SubscribeRequest};
 use bytes::Bytes;
 use compact_str::CompactString;
+use std::any::Any;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// A question, and where its answer goes.
@@ -50,6 +52,8 @@ pub enum Ask {
     SubRefresh {
         channel: String,
     },
+    /// May it subscribe, and if so: the stream of this subscription.
+    SubscribeStream(Box<SubscribeRequest>),
     Publish(Box<PublishRequest>),
     Rpc(Box<RpcRequest>),
     /// Keys of tokens, from the set at `url`; `then` is the command that needs them.
@@ -118,8 +122,8 @@ impl Ask {
                 let expire_at = now_seconds + REPRIEVE_SECONDS;
                 Said::Refresh(RefreshGrant { expire_at, ..RefreshGrant::default() })
             }
-            Ask::Connect(_) | Ask::Subscribe(_) | Ask::Publish(_) | Ask::Rpc(_) => Said::Error(error.into()),
-            Ask::Keys { .. } | Ask::Check(_) => Said::Error(error.into()),
+            Ask::Connect(_) | Ask::Subscribe(_) | Ask::SubscribeStream(_) => Said::Error(error.into()),
+            Ask::Publish(_) | Ask::Rpc(_) | Ask::Keys { .. } | Ask::Check(_) => Said::Error(error.into()),
         }
     }
 }
@@ -133,6 +137,8 @@ pub enum Said {
     /// To `Refresh` and `SubRefresh`.
     Refresh(RefreshGrant),
     Subscribe(Box<SubscribeGrant>),
+    /// To `SubscribeStream`.
+    Stream(Box<SubscribeGrant>, ChannelStream),
     Publish(Box<PublishGrant>),
     Rpc(Bytes),
     /// All key sets known by now.
@@ -151,7 +157,7 @@ impl Said {
             Said::Error(error) => Failure::Said(error),
             Said::Disconnect(disconnect) => Failure::Close(disconnect),
             Said::Connect(_) | Said::NoCredentials | Said::Refresh(_) | Said::Subscribe(_) => unfit(),
-            Said::Publish(_) | Said::Rpc(_) | Said::Keys(_) | Said::Checked(_) => unfit(),
+            Said::Stream(..) | Said::Publish(_) | Said::Rpc(_) | Said::Keys(_) | Said::Checked(_) => unfit(),
         }
     }
 }
@@ -209,6 +215,51 @@ pub struct PublishGrant {
     pub data: Option<Bytes>,
     pub skip_history: bool,
     pub tags: HashMap<String, String>,
+}
+
+/// The session's end of a subscription stream: the stream is over when nobody has it any more.
+#[derive(Clone)]
+pub struct ChannelStream {
+    /// No two of a process are the same.
+    pub number: u64,
+    pub line: Arc<dyn StreamLine>,
+}
+
+/// The way into a stream.
+pub trait StreamLine: Send + Sync {
+    /// Hands the backend what the client publishes.
+    fn publish(&self, data: Bytes) -> Handed;
+}
+
+/// What became of a publication that was to go into a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    Taken,
+    /// Too much waits before it.
+    Full,
+    /// The stream has one direction.
+    OneWay,
+}
+
+impl fmt::Debug for ChannelStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChannelStream({})", self.number)
+    }
+}
+
+impl PartialEq for ChannelStream {
+    fn eq(&self, other: &ChannelStream) -> bool {
+        self.number == other.number
+    }
+}
+
+/// What comes by a stream.
+#[derive(Debug)]
+pub enum StreamNews {
+    /// For this client alone. `held`: its room on the way, given back when it is dropped.
+    Publication { data: Bytes, tags: HashMap<String, String>, held: Box<dyn Any + Send> },
+    /// The backend ended it, `well` or with an error.
+    Ended { well: bool },
 }
 
 /// What happened, for a backend that wants to know: told at most once.

@@ -125,7 +125,8 @@ impl Session {
     fn publish(&mut self, id: u32, request: PublishRequest, turn: &mut Turn<'_>) -> Outcome {
         let name = &request.channel;
         let namespace = channel_of(name, turn)?;
-        let may = turn.rules.insecure || namespace.may_publish(&self.user, self.is_subscribed(name, turn));
+        let streamed = namespace.options.subscribe_stream_proxy_enabled;
+        let may = streamed || turn.rules.insecure || namespace.may_publish(&self.user, self.is_subscribed(name, turn));
         let asks = namespace.options.publish_proxy_enabled;
         if !may && !asks || request.kind != 0 {
             return Err(ClientError::PermissionDenied.into());
@@ -135,6 +136,9 @@ impl Session {
         }
         if asks {
             return self.ask_in_place(id, Ask::Publish(Box::new(request)), turn);
+        }
+        if streamed {
+            return self.publish_to_stream(id, request, turn);
         }
         self.publish_granted(id, request, PublishGrant::default(), turn)
     }
@@ -245,7 +249,9 @@ impl Session {
             Ask::Connect(request) => self.connect_said(ticket, *request, said, turn),
             Ask::Keys { then, .. } => self.token_said(ticket, *then, said, turn),
             Ask::Check(check) => self.token_said(ticket, check.then, said, turn),
-            Ask::Subscribe(request) => self.subscribe_said(ticket, *request, said, turn),
+            Ask::Subscribe(request) | Ask::SubscribeStream(request) => {
+                self.subscribe_said(ticket, *request, said, turn);
+            }
             Ask::Refresh => match said {
                 Said::Refresh(grant) => self.refresh_said(grant, turn),
                 said => not_refreshed(said, turn),

@@ -9,11 +9,13 @@ use crate::auth::{Claims, SubClaims, TokenError};
 use crate::base::wheel::{NEVER, Tick};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{
-    Command, ConnectRequest, ConnectResult, Push, RefreshPush, RefreshRequest, RefreshResult, Reply, ServerSub,
-    SubscribeRequest, SubscribeResult,
+    Command, ConnectRequest, ConnectResult, Encoding, Push, RefreshPush, RefreshRequest, RefreshResult, Reply,
+    ServerSub, SubscribeRequest, SubscribeResult,
 };
+use crate::wire::Wire;
 use bytes::Bytes;
 use compact_str::CompactString;
+use prost::Message as _;
 use std::hash::BuildHasher;
 
 /// The id of the connect command that a client which only listens did not write.
@@ -37,7 +39,9 @@ impl Session {
         if self.phase != Phase::New {
             return;
         }
-        let Some(request) = listener(message) else { return turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST)) };
+        let Some(request) = listener(self.wire, message) else {
+            return turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST));
+        };
         let outcome = self.connect(LISTENER_ID, request, turn);
         self.settle(LISTENER_ID, outcome, turn);
     }
@@ -419,7 +423,10 @@ impl Session {
 }
 
 /// How a client that only listens wants to connect; nothing at all is a wish like any other.
-fn listener(message: &[u8]) -> Option<ConnectRequest> {
+fn listener(wire: Wire, message: &[u8]) -> Option<ConnectRequest> {
+    if wire.encoding() == Encoding::Protobuf {
+        return ConnectRequest::decode(message).ok();
+    }
     let message = if message.trim_ascii().is_empty() { b"{}" } else { message };
     // serde would take a list for a struct.
     let object = message.trim_ascii_start().starts_with(b"{");
@@ -427,8 +434,8 @@ fn listener(message: &[u8]) -> Option<ConnectRequest> {
 }
 
 /// Can a client that only listens connect with these words?
-pub fn is_connect_request(message: &[u8]) -> bool {
-    listener(message).is_some()
+pub fn is_connect_request(wire: Wire, message: &[u8]) -> bool {
+    listener(wire, message).is_some()
 }
 
 /// Stands for the channels of `subs`, in any order; 0 = there are none.

@@ -8,7 +8,7 @@ use crate::base::metrics::Limited;
 use crate::broker::{Gone, Query, Treatment, Want};
 use crate::hub::{ChannelId, Flags};
 use crate::protocol::code::Disconnect;
-use crate::protocol::{Publication, Reply};
+use crate::protocol::{Error, Publication, Reply};
 use crate::wire::Wire;
 use std::ops::Range;
 use std::sync::Arc;
@@ -97,6 +97,8 @@ pub enum Effect {
     },
     /// Close this user's other clients on all reactors: it may have but one.
     CloseOthers,
+    /// The session of a client that reads no replies is over for this error; nothing follows.
+    Refuse(Error),
     /// The session is over; nothing follows.
     Close(Disconnect),
 }

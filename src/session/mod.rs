@@ -14,6 +14,7 @@ mod effects;
 mod limits;
 mod more;
 mod rules;
+mod streams;
 mod subscribe;
 mod subscription;
 mod users;
@@ -21,7 +22,7 @@ mod users;
 pub use commands::is_fit;
 pub use connect::is_connect_request;
 pub use effects::{Effect, Effects};
-pub use rules::{Namespace, Rules, Settings, Terms};
+pub use rules::{HttpAnswer, Namespace, Rules, Settings, Terms};
 pub use users::{Sessions, Users};
 
 use crate::auth::{Cache, ChannelClaims, Claims, Jwks, Need, TokenError, Verdict};
@@ -420,6 +421,9 @@ impl Session {
     fn end_sub(&mut self, at: usize, ticket: Option<u32>, turn: &mut Turn<'_>) -> bool {
         let sub = self.remove_sub(at, turn);
         let (channel, slot) = (sub.channel(), sub.slot());
+        if self.has_streams() && !self.subs.iter().any(|sub| sub.channel() == channel) {
+            self.drop_stream(turn.hub.name(channel));
+        }
         let (mut flags, mut chan_info) = (Flags::default(), Bytes::new());
         match slot {
             None => {
@@ -508,7 +512,7 @@ impl Session {
     fn refuse(&mut self, id: u32, error: Error, turn: &mut Turn<'_>) {
         if self.wire.is_uni() {
             // It reads no replies.
-            return turn.fx.push(Effect::Close(turn.rules.uni_disconnect(&error)));
+            return turn.fx.push(Effect::Refuse(error));
         }
         let code = error.code;
         if let Some(count) = code.checked_sub(100).and_then(|at| turn.fx.refused.get_mut(at as usize)) {

@@ -1,7 +1,8 @@
 //! F6 · What few sessions have, or few moments of a session: behind one pointer, which is mostly null.
 
-use super::backend::ConnectGrant;
+use super::backend::{ConnectGrant, SubscribeGrant};
 use super::limits::Spent;
+use super::streams::OwnStream;
 use super::subscription::States;
 use crate::protocol::{ConnectResult, SubscribeRequest};
 use bytes::Bytes;
@@ -26,6 +27,17 @@ pub struct More {
     pub spent: Spent,
     /// Bad subscription tokens in a row.
     pub bad_tokens: u32,
+    /// Of subscriptions whose publications come from the backend alone.
+    pub streams: Vec<OwnStream>,
+    /// What the server wants of channels that the client is subscribing to by itself.
+    pub wanted: Vec<WantedSub>,
+}
+
+/// A subscription that the server wants, once the client's own command is answered.
+#[derive(Debug)]
+pub struct WantedSub {
+    pub channel: CompactString,
+    pub what: Box<(SubscribeRequest, SubscribeGrant)>,
 }
 
 /// Who is told of a subscription.
@@ -63,5 +75,7 @@ impl More {
             && self.trusted_user.is_empty()
             && self.spent.is_empty()
             && self.bad_tokens == 0
+            && self.streams.is_empty()
+            && self.wanted.is_empty()
     }
 }

@@ -6,10 +6,11 @@ use crate::base::wheel::{TICK_MS, Tick, ticks};
 use crate::broker::engine::Engine;
 use crate::broker::{EngineLimits, Keep};
 use crate::config::channel_regex;
-use crate::config::{Channel, ChannelOptions, Config, ConnectCodes, PersonalChannel, Rpc};
+use crate::config::{Channel, ChannelOptions, Config, ConnectCodes, HttpCode, HttpCodes, PersonalChannel, Rpc};
 use crate::hub::Pace;
 use crate::protocol::code::Disconnect;
 use crate::protocol::{Error, SubscribeRequest};
+use crate::wire::Wire;
 use regex::Regex;
 use std::collections::HashMap;
 use std::fmt;
@@ -120,6 +121,9 @@ pub struct Rules {
     pub personal: PersonalChannel,
     /// What errors of the connect command are to clients that read no replies, by code.
     uni_disconnects: HashMap<u32, Disconnect>,
+    /// The statuses of a connect request that is refused, by the transport; absent where a push tells of it.
+    uni_sse: Option<HttpAnswers>,
+    uni_stream: Option<HttpAnswers>,
     pub limits: Arc<RateLimits>,
     /// How names of channels are read.
     pub names: ChannelNames,
@@ -273,6 +277,8 @@ impl Rules {
             hooks: !config.hooks.endpoint.is_empty(),
             tells_meta: config.every_proxy().any(|proxy| proxy.include_connection_meta),
             forwarded: config.forwarded_headers(),
+            uni_sse: HttpAnswers::new(&config.uni_sse.connect_code_to_http_response),
+            uni_stream: HttpAnswers::new(&config.uni_http_stream.connect_code_to_http_response),
             uni_disconnects: uni_disconnects(&client.connect_code_to_unidirectional_disconnect),
             personal: client.subscribe_to_user_personal_channel.clone(),
             limits: Arc::new(RateLimits::new(&client.rate_limit)),
@@ -287,6 +293,16 @@ impl Rules {
         self.uni_disconnects.get(&error.code).cloned().unwrap_or_else(|| Disconnect::of(error))
     }
 
+    /// The HTTP response to a connect request that came to nothing for this code, if the transport has one for it.
+    pub fn http_answer(&self, wire: Wire, code: u32, text: &str) -> Option<HttpAnswer> {
+        let answers = match wire {
+            Wire::UniSse => self.uni_sse.as_ref(),
+            Wire::UniStream => self.uni_stream.as_ref(),
+            _ => None,
+        };
+        Some(answers?.to(code, text))
+    }
+
     fn set_edition(&mut self, edition: u64) {
         self.verifier.edition = edition;
         if let Some(own) = &mut self.subscription_verifier {
@@ -297,6 +313,12 @@ impl Rules {
     /// Whose keys sign subscription tokens.
     pub fn subscription_verifier(&self) -> &Verifier {
         self.subscription_verifier.as_ref().unwrap_or(&self.verifier)
+    }
+
+    /// May a token name the key set at `url`?
+    pub fn wants_keys_of(&self, url: &str) -> bool {
+        let own = self.subscription_verifier.iter().flat_map(Verifier::key_urls);
+        self.verifier.key_urls().chain(own).any(|wanted| **wanted == *url)
     }
 
     /// The namespace of `channel`: the one that its name has, or that of channels without one. `None` = there is no
@@ -338,6 +360,34 @@ impl Rules {
 fn answers_rpc(rpc: &Rpc) -> bool {
     let by_proxy = rpc.namespaces.iter().any(|namespace| namespace.options.proxy_enabled);
     by_proxy || rpc.without_namespace.proxy_enabled || rpc.ping.enabled
+}
+
+/// A status, and what is said with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpAnswer {
+    pub status: u16,
+    pub text: String,
+}
+
+/// By the code of an error or of a disconnect.
+#[derive(Debug)]
+struct HttpAnswers(HashMap<u32, HttpAnswer>);
+
+impl HttpAnswers {
+    fn new(codes: &HttpCodes) -> Option<HttpAnswers> {
+        let answer = |it: &HttpCode| (it.code, HttpAnswer { status: it.to.status_code, text: it.to.body.clone() });
+        codes.enabled.then(|| HttpAnswers(codes.transforms.iter().map(answer).collect()))
+    }
+
+    /// A code that is not listed is no word of the operator's.
+    fn to(&self, code: u32, text: &str) -> HttpAnswer {
+        match self.0.get(&code) {
+            Some(HttpAnswer { status, text: own }) => {
+                HttpAnswer { status: *status, text: if own.is_empty() { text.to_owned() } else { own.clone() } }
+            }
+            None => HttpAnswer { status: 500, text: "Internal Server Error".to_owned() },
+        }
+    }
 }
 
 fn uni_disconnects(codes: &ConnectCodes) -> HashMap<u32, Disconnect> {
@@ -406,9 +456,10 @@ impl Namespace {
         {
             return allowed(listed);
         }
-        match self.options.subscribe_proxy_enabled {
-            true => Decides::Backend,
-            false => allowed(insecure || self.may_subscribe(user)),
+        match (self.options.subscribe_proxy_enabled, self.options.subscribe_stream_proxy_enabled) {
+            (true, _) => Decides::Backend,
+            (false, true) => Decides::Stream,
+            (false, false) => allowed(insecure || self.may_subscribe(user)),
         }
     }
 
@@ -462,6 +513,8 @@ impl Namespace {
 pub enum Decides {
     Yes,
     No,
+    /// The backend, by the first message of a stream.
+    Stream,
     Backend,
 }
 

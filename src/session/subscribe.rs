@@ -2,7 +2,7 @@
 
 use super::backend::{Ask, RefreshGrant, Said, SubscribeGrant};
 use super::commands::{Failure, Outcome};
-use super::more::To;
+use super::more::{To, WantedSub};
 use super::rules::{Decides, Terms};
 use super::subscription::{Details, Pending, Subscription};
 use super::{Effect, Session, Turn, deadline, is_past};
@@ -18,6 +18,7 @@ use crate::protocol::{
     SubscribeRequest, SubscribeResult, UnsubscribeRequest, delta,
 };
 use bytes::Bytes;
+use compact_str::CompactString;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -53,6 +54,11 @@ impl Session {
                 self.more().states.reserve(name, id);
                 self.ask_in_place(id, Ask::Subscribe(Box::new(request)), turn)
             }
+            Permit::AskStream => {
+                self.check_wishes(&request, turn)?;
+                self.more().states.reserve(name, id);
+                self.ask_in_place(id, Ask::SubscribeStream(Box::new(request)), turn)
+            }
             Permit::Needs(need) => {
                 self.more().states.reserve(name, id);
                 self.ask_about_token(id, request, need, turn)
@@ -75,6 +81,7 @@ impl Session {
         match namespace.without_token(name, &self.user, turn.rules.insecure) {
             Decides::Yes => Ok(Permit::Given(SubscribeGrant::default())),
             Decides::Backend => Ok(Permit::AskBackend),
+            Decides::Stream => Ok(Permit::AskStream),
             Decides::No => Err(ClientError::PermissionDenied.into()),
         }
     }
@@ -188,6 +195,10 @@ impl Session {
         let Some(namespace) = turn.rules.namespace(&request.channel) else { return };
         let mut terms = namespace.terms(&self.user, turn.rules.insecure, &request, grant.overrides);
         terms.delta &= !self.wire.is_uni();
+        if self.is_streamed(&request.channel) {
+            // What comes by a stream is in no history.
+            (terms.recoverable, terms.positioned, terms.recover, terms.delta) = (false, false, false, false);
+        }
         let filter = self.check_wishes(&request, turn).ok().flatten();
         let flags = flags(&terms).with(Flags::FILTERED, filter.is_some()).with(Flags::SERVER_SIDE, to != To::Reply);
         let want = self.want(&terms, namespace.keep, &request, &grant, turn);
@@ -264,7 +275,8 @@ impl Session {
         Some(Box::new(Want { position: keep.filter(|_| positioned || delta), recover, member, delta }))
     }
 
-    /// The owner of `channel` took the subscription that `ticket` asked for: joins and tells the client.
+    /// The owner of `channel` took the subscription that `ticket` asked for: joins and tells the client. What the
+    /// server wanted meanwhile comes behind it.
     pub fn handle_subscribed(
         &mut self,
         channel: ChannelId,
@@ -273,8 +285,23 @@ impl Session {
         turn: &mut Turn<'_>,
     ) {
         turn.fx.kept = (ticket != 0).then_some(ticket);
+        let begins = self.answered_by_owner(channel, ticket, found, turn);
+        if begins && ticket != 0 {
+            let name = turn.hub.name(channel).clone();
+            self.begin_wanted(&name, turn);
+        }
+    }
+
+    /// False if the subscription was given up meanwhile.
+    fn answered_by_owner(
+        &mut self,
+        channel: ChannelId,
+        ticket: u32,
+        found: Option<Box<Found>>,
+        turn: &mut Turn<'_>,
+    ) -> bool {
         if self.was_abandoned(channel, ticket, turn) {
-            return;
+            return false;
         }
         let pending = self.more.as_mut().and_then(|more| more.states.take_pending(channel));
         if let Some(pending) = &pending {
@@ -282,12 +309,18 @@ impl Session {
         }
         let back = self.subs.iter().position(|sub| *sub == Subscription::Waiting { channel });
         debug_assert!(back.is_some(), "an answer without a question: {channel} {ticket} {self:?}");
-        let Some(back) = back else { return turn.fx.push(Effect::Release { channel }) };
-        let Some(pending) = pending else {
-            turn.fx.push(Effect::Join { channel, back: back as u16, flags: Flags::default() });
-            return self.tell_subscribed(ticket, SubscribeResult::default(), turn);
+        let Some(back) = back else {
+            turn.fx.push(Effect::Release { channel });
+            return false;
         };
-        self.subscribed(back, channel, *pending, found, turn);
+        match pending {
+            Some(pending) => self.subscribed(back, channel, *pending, found, turn),
+            None => {
+                turn.fx.push(Effect::Join { channel, back: back as u16, flags: Flags::default() });
+                self.tell_subscribed(ticket, SubscribeResult::default(), turn);
+            }
+        }
+        true
     }
 
     /// The owner answers about a subscription that was given up.
@@ -443,24 +476,34 @@ impl Session {
         }
         let outcome = match said {
             Said::Subscribe(grant) => self.subscribe_granted(id, request.clone(), *grant, turn),
+            Said::Stream(grant, stream) => {
+                self.keep_stream(&request.channel, stream);
+                self.subscribe_granted(id, request.clone(), *grant, turn)
+            }
             Said::Keys(_) | Said::Checked(_) => match self.permit_by_token(&request, turn) {
                 Ok(Permit::Given(grant)) => self.subscribe_granted(id, request.clone(), grant, turn),
                 Ok(Permit::Needs(need)) => self.ask_about_token(id, request.clone(), need, turn),
-                Ok(Permit::AskBackend) => Err(ClientError::Internal.into()),
+                Ok(Permit::AskBackend | Permit::AskStream) => Err(ClientError::Internal.into()),
                 Err(failure) => Err(failure),
             },
             said => Err(said.refusal()),
         };
-        if outcome.is_err() {
+        let refused = outcome.is_err();
+        if refused {
             self.unreserve(&request.channel);
+            self.drop_stream(&request.channel);
         }
         self.settle(id, outcome, turn);
+        if refused {
+            self.begin_wanted(&request.channel, turn);
+        }
     }
 
     pub(super) fn unsubscribe(&mut self, id: u32, request: UnsubscribeRequest, turn: &mut Turn<'_>) -> Outcome {
         if request.channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
+        self.forget_wanted(&request.channel);
         if !self.unreserve(&request.channel)
             && let Some(at) = self.find(&request.channel, turn)
         {
@@ -493,6 +536,7 @@ impl Session {
     /// The backend takes `channel` away ("" = every one); how many there were.
     pub fn unsubscribe_by_server(&mut self, channel: &str, turn: &mut Turn<'_>) -> usize {
         let mut ended = 0;
+        self.forget_wanted(channel);
         while let Some(name) = self.more.as_mut().and_then(|more| more.states.take_reserved(channel)) {
             self.push_unsubscribed(name.into(), UNSUBSCRIBED_BY_SERVER, turn);
             ended += 1;
@@ -509,22 +553,50 @@ impl Session {
         ended
     }
 
-    /// The backend subscribes the client, who may be subscribed: then anew, with the new info and data. False if it has
-    /// no room, or if it is being subscribed by its own command.
+    /// The backend subscribes the client, who may be subscribed: then anew, with the new info and data. If it is being
+    /// subscribed by its own command, that is answered first. False if it has no room.
     pub fn subscribe_by_server(
         &mut self,
         request: SubscribeRequest,
         grant: SubscribeGrant,
         turn: &mut Turn<'_>,
     ) -> bool {
-        if !self.is_connected() || self.is_on_its_way(&request.channel, turn) {
+        if !self.is_connected() {
             return false;
         }
+        if self.is_on_its_way(&request.channel, turn) {
+            let channel = CompactString::from(&*request.channel);
+            // The last one counts.
+            self.forget_wanted(&channel);
+            self.more().wanted.push(WantedSub { channel, what: Box::new((request, grant)) });
+            return true;
+        }
+        self.subscribe_now(request, grant, turn)
+    }
+
+    fn subscribe_now(&mut self, request: SubscribeRequest, grant: SubscribeGrant, turn: &mut Turn<'_>) -> bool {
         if self.find(&request.channel, turn).is_none() && self.subscriptions() >= turn.rules.channel_limit {
             return false;
         }
         self.begin_subscription(0, request, grant, To::Push, turn);
         true
+    }
+
+    /// The client's own command is answered: what the server wanted meanwhile comes about now.
+    fn begin_wanted(&mut self, channel: &str, turn: &mut Turn<'_>) {
+        let Some(more) = self.more.as_mut().filter(|more| !more.wanted.is_empty()) else { return };
+        let Some(at) = more.wanted.iter().position(|wanted| wanted.channel == channel) else { return };
+        let (request, grant) = *more.wanted.swap_remove(at).what;
+        self.drop_more();
+        self.subscribe_now(request, grant, turn);
+    }
+
+    /// The server does not want a subscription to `channel` ("" = to any) any more, or the client has left it.
+    pub(super) fn forget_wanted(&mut self, channel: &str) {
+        if let Some(more) = self.more.as_mut().filter(|more| !more.wanted.is_empty()) {
+            more.wanted.retain(|wanted| !channel.is_empty() && wanted.channel != channel);
+            self.drop_more();
+        }
     }
 
     /// Publications of `channel` are missing: this client is told, and recovers by itself.
@@ -683,6 +755,8 @@ impl Session {
 enum Permit {
     Given(SubscribeGrant),
     AskBackend,
+    /// The backend, by a stream.
+    AskStream,
     /// Its token does, once this is done.
     Needs(Need),
 }

@@ -5,7 +5,7 @@ use crate::broker::{Asker, ConnKey, Gone, Request, Treatment};
 use crate::hub::{ChannelId, Flags, Moved, Slot};
 use crate::protocol::code::Disconnect;
 use crate::session::backend::{Call, Hook};
-use crate::session::{Effect, Now};
+use crate::session::{Effect, HttpAnswer, Now};
 use crate::wire::Wire;
 use bytes::Bytes;
 use compact_str::CompactString;
@@ -71,17 +71,22 @@ impl Shard {
                 }
                 Effect::TakeSeat { ticket } => self.take_seat(table, key, ticket),
                 Effect::CloseOthers => self.be_only_one(table, key),
+                Effect::Refuse(error) => {
+                    closing = Some((error.code, self.rules.uni_disconnect(&error), error.message.into()));
+                    break;
+                }
                 Effect::Close(disconnect) => {
-                    closing = Some(disconnect);
+                    closing = Some((disconnect.code.into(), disconnect.clone(), disconnect.reason));
                     break;
                 }
             }
         }
         self.send_replies(conn, wire, &mut replies);
         self.finish_effects(list);
-        if let Some(disconnect) = closing {
+        if let Some((code, disconnect, text)) = closing {
+            let answer = self.answer_instead(table, conn, code, &text);
             self.detach(now, table, key, disconnect.code);
-            self.say_close(conn, wire, disconnect);
+            self.say_close(conn, wire, disconnect, answer);
         }
     }
 
@@ -202,9 +207,21 @@ impl Shard {
         wire.packed(&self.fx.bytes[range], &mut self.deflater)
     }
 
-    pub(super) fn say_close(&mut self, conn: u32, wire: Wire, disconnect: Disconnect) {
+    /// What a client is answered whose response waits for its connect request, which comes to nothing for this code.
+    pub(super) fn answer_instead(
+        &self,
+        table: &mut impl Table,
+        conn: u32,
+        code: u32,
+        text: &str,
+    ) -> Option<Box<HttpAnswer>> {
+        let session = table.session(conn).filter(|session| !session.is_connected())?;
+        self.rules.http_answer(session.wire(), code, text).map(Box::new)
+    }
+
+    pub(super) fn say_close(&mut self, conn: u32, wire: Wire, disconnect: Disconnect, answer: Option<Box<HttpAnswer>>) {
         *self.counters.disconnects.entry(disconnect.code).or_default() += 1;
-        self.out.push(Out::Close { conn, wire, disconnect });
+        self.out.push(Out::Close { conn, wire, disconnect, answer });
     }
 }
 

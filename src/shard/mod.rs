@@ -21,8 +21,10 @@ use crate::broker::engine::{Engine, EngineCall, Heard};
 use crate::broker::{self, Answer, Asker, ConnKey, Event, Owner, Request, Target};
 use crate::hub::{ChannelEvent, Delivery, Flags, Work};
 use crate::protocol::code::{ClientError, Disconnect};
-use crate::session::backend::{Ask, Call, Hook, Said};
-use crate::session::{Channels, Effects, Joining, Now, Rules, Session, Sessions, Settings, Tokens, Turn, Users};
+use crate::session::backend::{Ask, Call, Hook, Said, StreamNews};
+use crate::session::{
+    Channels, Effects, HttpAnswer, Joining, Now, Rules, Session, Sessions, Settings, Tokens, Turn, Users,
+};
 use crate::wire::Wire;
 use crate::ws::Deflater;
 use bytes::Bytes;
@@ -46,6 +48,8 @@ pub enum Mail {
     Control { ticket: u64, control: Box<Control> },
     /// From the backend, or with keys of tokens: the question and its answer.
     Backend { conn: ConnKey, ticket: u32, ask: Ask, said: Said },
+    /// What came by a subscription stream of this client.
+    Stream { conn: ConnKey, stream: u64, news: StreamNews },
     /// Keys of tokens that were fetched anew.
     Keys(Arc<Jwks>),
     /// Commands of a client that came by another request.
@@ -86,11 +90,12 @@ pub enum Out {
         ticket: u32,
         frame: Bytes,
     },
-    /// The session is over: send the close frame and let go.
+    /// The session is over: send the close frame and let go; or the `answer`, if the response has not begun.
     Close {
         conn: u32,
         wire: Wire,
         disconnect: Disconnect,
+        answer: Option<Box<HttpAnswer>>,
     },
     /// Commands of the client that came by another request: they follow those that it sent before.
     Commands {
@@ -286,9 +291,12 @@ impl Shard {
     pub fn close(&mut self, now: Now, table: &mut impl Table, conn: u32, disconnect: Option<Disconnect>) {
         let Some(key) = table.key(conn) else { return };
         if let Some(wire) = table.session(conn).map(|session| session.wire()) {
-            self.detach(now, table, key, disconnect.as_ref().map_or(0, |disconnect| disconnect.code));
+            let code = disconnect.as_ref().map_or(0, |disconnect| disconnect.code);
+            let text = disconnect.as_ref().map_or("", |disconnect| &disconnect.reason);
+            let answer = self.answer_instead(table, conn, code.into(), text);
+            self.detach(now, table, key, code);
             if let Some(disconnect) = disconnect {
-                self.say_close(conn, wire, disconnect);
+                self.say_close(conn, wire, disconnect, answer);
             }
         }
         self.settle_local(now, table);
@@ -304,6 +312,9 @@ impl Shard {
                 self.control(now, table, ticket, *control);
             }
             Mail::Backend { conn, ticket, ask, said } => self.said(now, table, conn, ticket, ask, said),
+            Mail::Stream { conn, stream, news } => {
+                self.with_key(now, table, conn, |session, turn| session.handle_stream(stream, news, turn));
+            }
             Mail::Keys(jwks) => self.tokens.jwks = jwks,
             Mail::Commands { conn, session, message } => {
                 let emulated = table.session(conn.index).is_some_and(|session| session.wire().is_emulated());

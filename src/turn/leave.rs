@@ -91,10 +91,12 @@ impl<H: Host> Turns<H> {
 
     pub(super) fn reap(&mut self) {
         let (host, closed, behind) = (&mut self.host, &mut self.shard.counters.closed, &mut self.behind);
+        let unopened = &mut self.unopened;
         self.conns.reap(|conn, mut it| {
             *closed += 1;
             it.socket.iter_mut().for_each(Socket::close);
             behind.remove(&conn);
+            unopened.remove(&conn);
             host.gone(it.marks, it.ip_key);
         });
         self.shard.counters.messages_sent = self.conns.queued;

@@ -56,7 +56,7 @@ use crate::ws;
 use conns::{Conns, Marks, Phase};
 use leave::Drain;
 use relief::Relief;
-use request::{Decision, Introduction};
+use request::{Decision, Introduction, Unopened};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 
@@ -198,6 +198,8 @@ pub struct Turns<H: Host> {
     /// Bytes that were acknowledged when a pong was overdue, by the peers that were waited for because they take what
     /// the ping is behind.
     behind: BTreeMap<u32, u64>,
+    /// Responses that begin when their clients are connected.
+    unopened: BTreeMap<u32, Unopened>,
 }
 
 impl<H: Host> Turns<H> {
@@ -223,6 +225,7 @@ impl<H: Host> Turns<H> {
             flush_at: None,
             now_ns: 0,
             behind: BTreeMap::new(),
+            unopened: BTreeMap::new(),
             bounds,
         }
     }

@@ -16,18 +16,26 @@ impl<H: Host> Turns<H> {
         let mut refused = Vec::new();
         for act in out.drain(..) {
             match act {
-                Out::Send { conn, frame } => self.conns.send(conn, frame),
+                Out::Send { conn, frame } => {
+                    self.open_response(conn);
+                    self.conns.send(conn, frame);
+                }
                 Out::Hole { conn, ticket, large } => {
                     // So many large replies may be owed at once that they would fill the outbox.
                     let weight = if large { self.bounds.outbox_bytes / LARGE_HOLES } else { HOLE_BYTES };
                     self.conns.send_hole(conn, ticket, weight.min(u32::MAX as usize) as u32);
                 }
                 Out::Fill { conn, ticket, frame } => {
+                    self.open_response(conn);
                     self.conns.fill(conn, ticket, frame);
                     self.filled(conn);
                 }
-                Out::Close { conn, wire, disconnect } => {
+                Out::Close { conn, wire, disconnect, answer } => {
                     tracing::debug!(conn, code = disconnect.code, reason = %disconnect.reason, "client closed");
+                    if self.answer_unopened(conn, answer.as_deref()) {
+                        continue;
+                    }
+                    self.open_response(conn);
                     let hurry = disconnect.code == Disconnect::SLOW.code;
                     let frame = wire.close(&disconnect);
                     if let Some(it) = self.conns.get(conn).filter(|_| disconnect.is_silent()) {

@@ -7,7 +7,7 @@ use super::conns::{Marks, Phase};
 use super::{Budget, Host, Turns};
 use crate::base::wheel::{NEVER, Tick};
 use crate::http::{self, Body, BodyError, Head, HeadError};
-use crate::session;
+use crate::session::{self, HttpAnswer};
 use crate::wire::Wire;
 use crate::ws::{self, Upgrade};
 use bytes::Bytes;
@@ -48,6 +48,10 @@ pub struct StreamRequest {
     pub body_max: usize,
     /// It waits to be told that its body is wanted.
     pub expects: bool,
+    /// The head waits until the client is connected, for a refusal has one of its own.
+    pub waits: bool,
+    /// Lines that belong to the head of whatever is answered, each with its end.
+    pub lines: Box<str>,
     /// What the backend is told of it.
     pub introduction: Introduction,
 }
@@ -120,7 +124,7 @@ impl<H: Host> Turns<H> {
                 request.introduction = self.host.introduce(&head);
                 return size + self.take_request(conn, request, &bytes[size..], left);
             }
-            Decision::Client { said: Some(said), .. } if !session::is_connect_request(&said) => {
+            Decision::Client { wire, said: Some(said), .. } if !session::is_connect_request(wire, &said) => {
                 self.refuse_connect(conn);
             }
             Decision::Client { upgrade, subprotocol, wire, frame_pings, said } => {
@@ -262,7 +266,7 @@ impl<H: Host> Turns<H> {
 
     /// The response begins, and with it the session.
     fn begin_stream(&mut self, conn: u32, request: &StreamRequest, said: &[u8], left: &mut Budget) {
-        if request.wire.is_uni() && !session::is_connect_request(said) {
+        if request.wire.is_uni() && !session::is_connect_request(request.wire, said) {
             return self.refuse_connect(conn);
         }
         if let Some(it) = self.conns.get(conn) {
@@ -270,10 +274,59 @@ impl<H: Host> Turns<H> {
             it.io_due = NEVER;
         }
         self.open_session(conn, request.wire, false, request.introduction.clone());
-        // It leaves with the reply, in one write.
-        self.conns.send(conn, request.head.clone());
+        if request.waits {
+            self.conns.send_hole(conn, HEAD, 0);
+            self.unopened.insert(conn, Unopened { head: request.head.clone(), lines: request.lines.clone() });
+        } else if !request.head.is_empty() {
+            // It leaves with the reply, in one write.
+            self.conns.send(conn, request.head.clone());
+        }
         self.shard.counters.messages_received += 1;
         self.take_message(conn, ws::Kind::Text, said, left);
         self.conns.arm(conn);
     }
+
+    /// A client whose request another thread read, and who is answered by it: the other end of its socket. `said`: how
+    /// it wants to connect.
+    pub fn begin_call(&mut self, conn: u32, request: &StreamRequest, said: &[u8]) {
+        match self.host.admit(&mut self.shard.counters) {
+            Ok(()) => {
+                self.shard.counters.upgrades += 1;
+                if let Some(it) = self.conns.get(conn) {
+                    it.marks.set(Marks::ADMITTED, true);
+                }
+                let mut left = self.bounds.budget;
+                self.begin_stream(conn, request, said, &mut left);
+            }
+            // An end without a word is a refusal to the one who answers it.
+            Err(_) => self.conns.close_with(conn, Bytes::new(), self.now.tick + ANSWER_TICKS, false),
+        }
+    }
+
+    /// The client is about to be sent something: the head of its response goes before it.
+    pub(super) fn open_response(&mut self, conn: u32) {
+        if !self.unopened.is_empty()
+            && let Some(unopened) = self.unopened.remove(&conn)
+        {
+            self.conns.fill(conn, HEAD, unopened.head);
+        }
+    }
+
+    /// Answers in place of a response that has not begun; false if it has.
+    pub(super) fn answer_unopened(&mut self, conn: u32, answer: Option<&HttpAnswer>) -> bool {
+        let Some(answer) = answer.filter(|_| self.unopened.contains_key(&conn)) else { return false };
+        let Some(unopened) = self.unopened.remove(&conn) else { return false };
+        let HttpAnswer { status, text } = answer;
+        self.answer(conn, *status, http::refusal(*status, &unopened.lines, text));
+        true
+    }
+}
+
+/// The ticket of a response's head; commands have none below it.
+const HEAD: u32 = u32::MAX;
+
+/// What of a response waits until its client is connected.
+pub(super) struct Unopened {
+    head: Bytes,
+    lines: Box<str>,
 }

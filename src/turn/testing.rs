@@ -159,6 +159,8 @@ impl Host for Desk {
                 said: Spoken::Query(br#"{"id":1,"connect":{}}"#.to_vec()),
                 body_max: 0,
                 expects: false,
+                waits: false,
+                lines: Box::default(),
                 introduction: Introduction::default(),
             }),
             Err(_) => Decision::HandOff,

@@ -76,10 +76,9 @@ fn free_ports() -> [u16; 2] {
     }
 }
 
-/// Options, each with values of which some are not sound, alone or beside others.
-fn flags([port, next]: [u16; 2]) -> impl Strategy<Value = Vec<String>> {
-    let ports = [port.to_string(), next.to_string()];
-    let table: Vec<(&str, Vec<&str>)> = vec![
+/// Values of options, of which some are not sound.
+fn values() -> Vec<(&'static str, Vec<&'static str>)> {
+    vec![
         (
             "http_server.address",
             vec!["localhost", "127.0.0.2", "::1", "[::1]", ":8000", "*", "name.local", " ", "192.0.2.1", "127.0.0.1 "],
@@ -89,6 +88,14 @@ fn flags([port, next]: [u16; 2]) -> impl Strategy<Value = Vec<String>> {
         ("http_server.internal_address", vec!["127.0.0.1", "[::1]", "127.0.0.2", "name.local"]),
         ("grpc_api.enabled", vec!["true"]),
         ("grpc_api.port", vec!["PORT", "NEXT", "0"]),
+        ("uni_grpc.enabled", vec!["true"]),
+        ("uni_grpc.port", vec!["PORT", "NEXT", "0"]),
+        (
+            "uni_sse.connect_code_to_http_response.transforms",
+            vec![r#"[{"code":1,"to":{"status_code":100}}]"#, r#"[{"code":1,"to":{"status_code":204}}]"#],
+        ),
+        ("channel.proxy.subscribe_stream.endpoint", vec!["grpc://127.0.0.1:1", "http://127.0.0.1:1/"]),
+        ("channel.without_namespace.subscribe_stream_proxy_enabled", vec!["true"]),
         ("reactors", vec!["1", "2", "1000", "1025"]),
         ("http_server.steering", vec!["cpu", "hash", "numa"]),
         ("http_server.share_port", vec!["true"]),
@@ -123,7 +130,12 @@ fn flags([port, next]: [u16; 2]) -> impl Strategy<Value = Vec<String>> {
         ("engine.type", vec!["redis", "memory"]),
         ("client.connection_limit", vec!["10", "1000000000"]),
         ("websocket.handler_prefix", vec!["/api/x", "/w", "w"]),
-    ];
+    ]
+}
+
+/// Options, each with values of which some are not sound, alone or beside others.
+fn flags([port, next]: [u16; 2]) -> impl Strategy<Value = Vec<String>> {
+    let ports = [port.to_string(), next.to_string()];
     let one = |(option, values): (&'static str, Vec<&'static str>)| {
         let ports = ports.clone();
         proptest::option::weighted(0.13, proptest::sample::select(values)).prop_map(move |value| {
@@ -131,14 +143,17 @@ fn flags([port, next]: [u16; 2]) -> impl Strategy<Value = Vec<String>> {
             Some(format!("--{option}={value}"))
         })
     };
-    let strategies: Vec<_> = table.into_iter().map(one).collect();
+    let strategies: Vec<_> = values().into_iter().map(one).collect();
     strategies.prop_map(|all| {
         let given: Vec<String> = all.into_iter().flatten().collect();
         let mut args = vec!["--log.format=json".to_owned(), "--shutdown.delay=0".to_owned()];
         // Loopback only, whatever the options say.
-        for (option, value) in
-            [("http_server.address", "127.0.0.1"), ("grpc_api.address", "127.0.0.1"), ("http_server.port", "0")]
-        {
+        for (option, value) in [
+            ("http_server.address", "127.0.0.1"),
+            ("grpc_api.address", "127.0.0.1"),
+            ("uni_grpc.address", "127.0.0.1"),
+            ("http_server.port", "0"),
+        ] {
             if !given.iter().any(|arg| arg.starts_with(&format!("--{option}="))) {
                 args.push(format!("--{option}={value}"));
             }

@@ -15,6 +15,24 @@ fn status(server: &Server, request: &str, lines: &[&str], body: &str) -> u16 {
     peer.response().status
 }
 
+/// A browser asks it before it connects: for the pages that may connect.
+#[test]
+fn the_init_endpoint_answers_pages_that_may_connect() {
+    let server = Server::with(OPEN, &["--init.enabled", "--client.allowed_origins", "https://gannet.example"]);
+    let ask = |method: &str, path: &str, origin: &str| {
+        let headers: &[(&str, &str)] = if origin.is_empty() { &[] } else { &[("Origin", origin)] };
+        Peer::open(server.address).request(method, path, headers, "").expect("an answer")
+    };
+    let told = ask("GET", "/connection/init", "https://gannet.example");
+    assert_eq!((told.status, told.body.as_str()), (200, "{}"));
+    assert_eq!(told.header("access-control-allow-origin").as_deref(), Some("https://gannet.example"));
+    assert_eq!((ask("GET", "/connection/init", "").status, ask("POST", "/connection/init", "").status), (200, 405));
+    assert_eq!(ask("OPTIONS", "/connection/init", "https://gannet.example").status, 204);
+    assert_eq!(ask("GET", "/connection/init", "https://evil.example").status, 403);
+    let off = Server::start(OPEN);
+    assert_eq!(status(&off, "GET /connection/init", &["Host: h"], ""), 404);
+}
+
 #[test]
 fn an_api_without_a_key_is_not_for_pages_of_others() {
     let dev = Server::start(&["--dev"]);

@@ -204,3 +204,51 @@ fn methods_have_namespaces() {
     client.send(r#"{"id":80,"rpc":{"method":"close"}}"#);
     assert_eq!(client.closed(), 4005);
 }
+
+/// The server subscribes a client while the backend is asked about the client's own command: that is answered first,
+/// and then the server's subscription takes its place, whatever the answer was.
+#[test]
+fn what_the_server_wants_meanwhile_comes_behind_the_answer() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let backend = Backend::start(move |asked| {
+        held.pass();
+        echo(asked)
+    });
+    let server = serve(&backend, &["--channel.proxy.subscribe.timeout=20s"]);
+    let mut client = Client::connected_as(&server, "42");
+    let channels = ["in:granted", "in:refused", "in:left"];
+    let refusal = json!({ "error": { "code": 1000, "message": "no" } });
+    for (at, (channel, data)) in channels.into_iter().zip([json!({}), refusal, json!({})]).enumerate() {
+        let id = 100 + at;
+        client.send(&json!({ "id": id, "subscribe": { "channel": channel, "data": data } }).to_string());
+    }
+    backend.hears("/subscribe", 3);
+    for data in [1, 2] {
+        for channel in channels {
+            let answer = server.call("subscribe", json!({ "user": "42", "channel": channel, "data": { "n": data } }));
+            assert_eq!(answer, json!({ "result": {} }));
+        }
+    }
+    client.send(&json!({ "id": 200, "unsubscribe": { "channel": "in:left" } }).to_string());
+    // It is carried out before the gate opens.
+    server.counts("gannet_transport_messages_received_total", 5);
+    gate.open();
+    let mut told: Vec<Value> = (0..6).map(|_| client.next()).collect();
+    let at = |told: &[Value], what: &dyn Fn(&Value) -> bool| {
+        told.iter().position(what).unwrap_or_else(|| panic!("{told:?}"))
+    };
+    let granted = at(&told, &|it| it["id"] == 100 && it["subscribe"].is_object());
+    let refused = at(&told, &|it| it["id"] == 101 && it["error"]["code"] == 1000);
+    let pushed = |channel: &'static str| {
+        move |it: &Value| it["push"]["channel"] == channel && it["push"]["subscribe"]["data"] == json!({ "n": 2 })
+    };
+    assert!(granted < at(&told, &pushed("in:granted")) && refused < at(&told, &pushed("in:refused")), "{told:?}");
+    told.retain(|it| it["id"] == 102 || it["id"] == 200);
+    assert_eq!(told.len(), 2, "the client has left, and nothing brings it back");
+    for channel in channels {
+        server.call("publish", json!({ "channel": channel, "data": 1 }));
+    }
+    assert_eq!([client.publication().0, client.publication().0], ["in:granted", "in:refused"]);
+    assert_eq!(server.metric("gannet_node_num_subscriptions"), 2);
+}

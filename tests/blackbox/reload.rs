@@ -1,9 +1,11 @@
 //! The configuration loaded again by SIGHUP: what holds afterwards, for whom, and what is told.
 
+use crate::backend::{Backend, ok};
 use crate::client::{Client, signed};
 use crate::file::File;
 use crate::peer::{PATH, Peer};
 use crate::server::{KEY, Server, until};
+use crate::stream::Stream;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -210,4 +212,83 @@ fn the_level_of_the_log_changes() {
         client.closed();
         (it.server.lines_with(debug) > 0).then_some(())
     });
+}
+
+#[test]
+fn endpoints_move_for_connections_that_are_kept_too() {
+    let text = |path: &str| {
+        format!(
+            "[client]\ninsecure = true\n[uni_sse]\nenabled = true\nhandler_prefix = \"{path}\"\n[health]\nenabled = true\n"
+        )
+    };
+    let it = Reloaded::start("paths.toml", &text("/old"), &[]);
+    // Two connections that the service thread has, and keeps.
+    let mut kept = [0, 1].map(|_| Peer::open(it.server.address));
+    for peer in &mut kept {
+        assert_eq!(peer.request("GET", "/health", &[], "").expect("an answer").status, 200);
+    }
+    it.load(&text("/new"));
+    let [mut old, new] = kept;
+    assert_eq!(old.request("GET", "/old", &[], "").expect("an answer").status, 404);
+    let stream = &mut Stream::over(new, "GET /new HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(stream.next()["connect"].is_object());
+}
+
+#[test]
+fn a_key_set_that_no_token_can_name_any_more_is_not_fetched() {
+    let backend = Backend::start(|_| ok(json!({ "keys": [] })));
+    let text = |path: &str| {
+        format!(
+            "[client.token]\njwks_public_endpoint = \"{}\"\n[jwks]\nttl = \"1s\"\nrefetch_interval = \"1s\"\n",
+            backend.url(path)
+        )
+    };
+    let it = Reloaded::start("sets.toml", &text("/old"), &[]);
+    let ask = |kid: &str| {
+        use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+        let key = p256::elliptic_curve::pkcs8::EncodePrivateKey::to_pkcs8_der(
+            &p256::SecretKey::from_slice(&[7; 32]).expect("a key"),
+        );
+        let key = EncodingKey::from_ec_der(key.expect("DER").as_bytes());
+        let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::ES256) };
+        let token = encode(&header, &json!({ "sub": "42" }), &key).expect("a token");
+        let mut client = Client::open(&it.server);
+        client.send(&json!({ "id": 1, "connect": { "token": token } }).to_string());
+        client.closed();
+    };
+    ask("a");
+    backend.hears("/old", 2);
+    it.load(&text("/new"));
+    ask("b");
+    // One may have been under way.
+    let before = backend.asked("/old").len() + 1;
+    backend.hears("/new", 4);
+    assert!(backend.asked("/old").len() <= before, "it goes on being renewed");
+    until("one set", || (it.server.metric("gannet_jwks_sets") == 1).then_some(()));
+}
+
+#[test]
+fn the_numbers_of_a_proxy_go_on_and_so_does_its_breaker() {
+    let backend =
+        Backend::start(|asked| if asked.text("method") == "good" { ok(json!({})) } else { (500, String::new()) });
+    let text = |timeout: u32, calls: u32, path: &str| {
+        format!(
+            "[client]\ninsecure = true\n[rpc.proxy]\nendpoint = \"{}\"\ntimeout = \"{timeout}s\"\n\
+             [rpc.without_namespace]\nproxy_enabled = true\n[backend]\nbreaker_calls = {calls}\nbreaker_delay = \"1h\"\n",
+            backend.url(path)
+        )
+    };
+    let it = Reloaded::start("numbers.toml", &text(9, 2, "/one"), &[]);
+    let mut client = Client::connected(&it.server);
+    let mut call =
+        |method: &str| client.ask(json!({ "rpc": { "method": method, "data": 1 } }))["error"]["code"].clone();
+    let counted = || it.server.metric("gannet_proxy_duration_seconds_count{proxy=\"rpc.proxy\",type=\"rpc\"}");
+    let open = || it.server.metric("gannet_proxy_breaker_state{proxy=\"rpc.proxy\"}") == 2;
+    (0..2).for_each(|_| assert_eq!(call("bad"), 100));
+    assert_eq!((counted(), open()), (2, true));
+    it.load(&text(8, 2, "/one"));
+    assert_eq!((counted(), open(), call("good")), (2, true, json!(100)), "the same backend, which fails");
+    // Another backend, of which nothing is known.
+    it.load(&text(8, 2, "/two"));
+    assert_eq!((open(), call("good"), counted()), (false, json!(null), 3));
 }

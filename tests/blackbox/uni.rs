@@ -1,5 +1,6 @@
 //! Clients that only listen: over WebSocket, server-sent events and an HTTP stream.
 
+use crate::backend::{Backend, ok};
 use crate::client::token;
 use crate::peer::{CLOSE, Peer, TEXT, upgrade_head};
 use crate::server::{GUARDED, OPEN, Server, until};
@@ -151,6 +152,59 @@ fn the_operator_says_what_an_error_is() {
     for mut listener in Listener::all(&server, &json!({ "token": token(&json!({ "sub": "1", "exp": 1 })) })) {
         assert_eq!(listener.closed(), 4109);
     }
+}
+
+/// Instead of a response that begins and then tells of the end: its status, at once or when the backend has answered.
+#[test]
+fn a_connect_request_that_comes_to_nothing_is_a_status_if_asked_for() {
+    let backend = Backend::start(|asked| match asked.text("name") {
+        "known" => ok(json!({ "result": { "user": "42", "channels": ["news"] } })),
+        name => ok(json!({ "error": { "code": name.parse::<u32>().expect("a code"), "message": "says who" } })),
+    });
+    let codes = r#"[{"code":109,"to":{"status_code":401}},{"code":3500,"to":{"status_code":403,"body":"go away"}},
+        {"code":1404,"to":{"status_code":204}},{"code":1000,"to":{"status_code":418}}]"#;
+    let option = |section: &str, key: &str| format!("--{section}.connect_code_to_http_response.{key}");
+    let mut options: Vec<String> = Vec::new();
+    for section in ["uni_sse", "uni_http_stream"] {
+        options.extend([option(section, "enabled"), option(section, "transforms"), codes.to_owned()]);
+    }
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let more = ["--client.allowed_origins=https://a.example", "--client.proxy.connect.timeout=10s"];
+    let server = backend.serves(&["client.proxy.connect"], &[GUARDED, ALL, &options, &more].concat());
+    let expired = json!({ "token": token(&json!({ "sub": "1", "exp": 1 })) });
+    let named = |name: &str| json!({ "name": name });
+    let unknown = json!({ "token": token(&json!({ "sub": "1", "channels": ["no:such"] })) });
+    for (said, status, body) in [
+        (expired, 401, "token expired\n"),
+        (json!({ "token": "x" }), 403, "go away\n"),
+        (unknown, 500, "Internal Server Error\n"),
+        (named("1404"), 204, ""),
+        (named("1000"), 418, "says who\n"),
+        (named("1001"), 500, "Internal Server Error\n"),
+    ] {
+        let said = said.to_string();
+        for request in [get(UNI_SSE, &said), post(UNI_STREAM, &["Origin: https://a.example"], &said)] {
+            let refused = answer(&server, &request);
+            assert_eq!((refused.status, refused.body.as_str()), (status, body), "{said}");
+            let page = refused.header("access-control-allow-origin");
+            assert_eq!(page.is_some(), request.contains("Origin"), "{refused:?}");
+        }
+        // A WebSocket has no status for it.
+        let mut peer = Peer::open(server.address).upgrade(UNI_WEBSOCKET);
+        peer.send_frame(TEXT, said.as_bytes());
+        Listener::Frames(peer).closed();
+    }
+    until("all to be gone", || (server.metric("gannet_client_connections_inflight") == 0).then_some(()));
+    // Who is let in has a response as ever, whether the backend was asked or not.
+    let own = json!({ "token": token(&json!({ "sub": "42", "channels": ["news"] })) });
+    let mut all: Vec<Listener> = [own, named("known")].iter().flat_map(|said| Listener::all(&server, said)).collect();
+    all.iter_mut().for_each(|listener| assert_eq!(listener.next()["connect"]["subs"], json!({ "news": {} })));
+    server.publish("news", json!(1));
+    for listener in &mut all {
+        assert_eq!(listener.next(), json!({ "channel": "news", "pub": { "data": 1 } }));
+    }
+    server.call("disconnect", json!({ "user": "42" }));
+    all.iter_mut().for_each(|listener| assert_eq!(listener.closed(), 3503));
 }
 
 #[test]

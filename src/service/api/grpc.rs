@@ -1,6 +1,6 @@
 //! F10 · The server API by gRPC: Centrifugo's `centrifugal.centrifugo.api.CentrifugoApi`, on a port of its own.
 //!
-//! Owns the connections with their limits, the key in the metadata and the form of errors. The
+//! Owns the connections of such ports with their limits, the key in the metadata and the form of errors. The
 //! service is written out here and not generated: a path, a decoder, the method, an encoder.
 
 use super::counts::Via;
@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
 use std::convert::Infallible;
 use std::io::Cursor;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -55,7 +56,32 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
 pub(super) type GrpcRequest = hyper::Request<Incoming>;
-pub(super) type GrpcResponse = hyper::Response<tonic::body::Body>;
+pub type GrpcResponse = hyper::Response<tonic::body::Body>;
+
+/// What answers the calls that come to a port.
+pub trait PortService: Clone + Send + Sync + 'static {
+    /// For the log.
+    const PORT: &'static str;
+    /// Whose certificates it shows; none = it has no TLS.
+    const TLS: Option<TlsPort>;
+    /// Calls go on for as long as they like: no connection ends under one for want of room.
+    const LASTING: bool;
+
+    /// Calls at the same time on one connection.
+    fn streams_max(&self) -> u32;
+
+    fn answer(&self, call: PortCall) -> impl Future<Output = GrpcResponse> + Send;
+}
+
+/// A call as it comes.
+pub struct PortCall {
+    pub request: GrpcRequest,
+    pub peer: IpAddr,
+    /// Of its connection.
+    wrong_keys: Arc<WrongKeys>,
+    /// To be kept for as long as the call goes on.
+    pub under_way: UnderWay,
+}
 
 /// All that a call needs.
 #[derive(Clone)]
@@ -70,7 +96,7 @@ impl GrpcService {
         GrpcService { node, calls, settings }
     }
 
-    async fn answer(&self, request: GrpcRequest, wrong_keys: &WrongKeys) -> GrpcResponse {
+    async fn carry_out(&self, request: GrpcRequest, wrong_keys: &WrongKeys) -> GrpcResponse {
         // A call is served by one configuration to its end, and the next one by the next.
         let settings = self.settings.borrow().clone();
         let options = &settings.config.grpc_api;
@@ -110,6 +136,21 @@ impl GrpcService {
     }
 }
 
+impl PortService for GrpcService {
+    const PORT: &'static str = "gRPC API";
+    const TLS: Option<TlsPort> = Some(TlsPort::Grpc);
+    const LASTING: bool = false;
+
+    fn streams_max(&self) -> u32 {
+        STREAMS_MAX
+    }
+
+    async fn answer(&self, call: PortCall) -> GrpcResponse {
+        let _under_way = call.under_way;
+        self.carry_out(call.request, &call.wrong_keys).await
+    }
+}
+
 /// How often a connection's calls had no key, or a wrong one.
 #[derive(Default)]
 struct WrongKeys {
@@ -126,7 +167,7 @@ impl WrongKeys {
 }
 
 /// A call that is counted among those under way.
-struct UnderWay(Arc<AtomicU32>);
+pub struct UnderWay(Arc<AtomicU32>);
 
 impl UnderWay {
     fn begin(calls: &Arc<AtomicU32>) -> UnderWay {
@@ -220,9 +261,9 @@ fn status(error: ApiError) -> Status {
 }
 
 /// Serves until the process ends; from `draining` on nobody is let in, and who is here finishes its calls.
-pub async fn serve(
+pub async fn serve<S: PortService>(
     listener: TcpListener,
-    service: GrpcService,
+    service: S,
     room: Arc<PortRoom>,
     certificates: Arc<Certificates>,
     preface_timeout: Duration,
@@ -240,18 +281,18 @@ pub async fn serve(
             () = begun(&mut draining) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let (service, draining) = (service.clone(), draining.clone());
-                let tls = certificates.of(TlsPort::Grpc);
+                let tls = S::TLS.and_then(|port| certificates.of(port));
                 tokio::spawn(async move {
                     match Connection::accepted(stream, tls, preface_timeout).await {
-                        Ok(stream) => serve_one(stream, service, preface_timeout, draining, &permit).await,
-                        Err(error) => tracing::debug!(%error, "a TLS handshake of the gRPC port failed"),
+                        Ok(stream) => serve_one((stream, peer.ip()), service, preface_timeout, draining, &permit).await,
+                        Err(error) => tracing::debug!(%error, port = S::PORT, "a TLS handshake failed"),
                     }
                 });
             }
             Err(error) => {
-                accept_failed("gRPC API", error).await;
+                accept_failed(S::PORT, error).await;
             }
         }
     }
@@ -262,9 +303,9 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
     let _ = draining.wait_for(|begun| *begun).await;
 }
 
-async fn serve_one(
-    stream: Connection,
-    service: GrpcService,
+async fn serve_one<S: PortService>(
+    (stream, peer): (Connection, IpAddr),
+    service: S,
     preface_timeout: Duration,
     mut draining: watch::Receiver<bool>,
     permit: &ConnectionPermit,
@@ -284,17 +325,15 @@ async fn serve_one(
     let counted = wrong_keys.clone();
     let calls = Arc::new(AtomicU32::new(0));
     let begun_calls = calls.clone();
+    let streams_max = service.streams_max();
     let answer = hyper::service::service_fn(move |request| {
         let (service, wrong_keys) = (service.clone(), counted.clone());
-        let under_way = UnderWay::begin(&begun_calls);
-        async move {
-            let _under_way = under_way;
-            Ok::<_, Infallible>(service.answer(request, &wrong_keys).await)
-        }
+        let call = PortCall { request, peer, wrong_keys, under_way: UnderWay::begin(&begun_calls) };
+        async move { Ok::<_, Infallible>(service.answer(call).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(streams_max)
         .max_header_list_size(HEAD_MAX)
         .max_pending_accept_reset_streams(RESETS_MAX.0)
         .max_local_error_reset_streams(RESETS_MAX.1)
@@ -308,7 +347,7 @@ async fn serve_one(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-        () = permit.shortage() => {
+        () = spare(permit, S::LASTING, &calls) => {
             connection.as_mut().graceful_shutdown();
             end(connection, &calls).await
         }
@@ -319,6 +358,14 @@ async fn serve_one(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "gRPC connection ended");
+    }
+}
+
+/// Ends when the connection is to make room.
+async fn spare(permit: &ConnectionPermit, lasting: bool, calls: &AtomicU32) {
+    permit.shortage().await;
+    while lasting && calls.load(Ordering::Relaxed) > 0 {
+        tokio::time::sleep(END_TIMEOUT).await;
     }
 }
 

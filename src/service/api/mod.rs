@@ -12,7 +12,7 @@ mod methods;
 mod openapi;
 
 pub use counts::Calls;
-pub use grpc::{GrpcService, serve as serve_grpc};
+pub use grpc::{GrpcResponse, GrpcService, PortCall, PortService, UnderWay, serve as serve_grpc};
 pub use http::router;
 pub use messages::{ChannelInfo, ChannelsRequest, ChannelsResult};
 pub use openapi::document as openapi;
@@ -22,7 +22,7 @@ use super::sums;
 use crate::session::Rules;
 use counts::Via;
 use futures_util::{StreamExt, stream};
-use grpc::{GrpcCall, GrpcRequest, GrpcResponse};
+use grpc::{GrpcCall, GrpcRequest};
 use messages::*;
 use prost::Message;
 use serde::{Deserialize, Serialize};

@@ -4,10 +4,11 @@
 //! is the proxy's to know.
 
 use super::messages::*;
+use super::stream::ClientPublications;
 use super::wire::{self, decoded, seconds};
 use crate::auth::Overrides;
 use crate::config::{ProxyOptions, grpc_authority};
-use crate::protocol::ConnectRequest;
+use crate::protocol::{ConnectRequest, SubscribeRequest};
 use crate::service::fetch::{self, CallClient, FetchError};
 use crate::service::tls;
 use crate::session::backend::{Ask, ConnectGrant, PublishGrant, RefreshGrant, Said, SubscribeGrant, Who};
@@ -16,13 +17,14 @@ use axum::http::{HeaderMap, HeaderName, Uri};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tonic::client::Grpc;
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Status};
+use tonic::{Code, Extensions, Status};
 use tonic_prost::ProstCodec;
 
 /// Headers of HTTP that mean nothing to a call, or mean the call itself.
@@ -89,23 +91,8 @@ impl Caller {
                 said.map(wire::over_if_refused)
             }
             Ask::Subscribe(subscribe) => {
-                let (channel, token) = (channel(&subscribe.channel), subscribe.token.clone());
-                let question = SubscribeQuestion {
-                    client,
-                    transport,
-                    protocol,
-                    encoding,
-                    user,
-                    channel,
-                    token,
-                    meta,
-                    data,
-                    b64data,
-                };
-                let answer: SubscribeAnswer = self.call("Subscribe", question, headers).await?;
-                said(answer.error, answer.disconnect, || {
-                    Ok(Said::Subscribe(Box::new(subscribe_grant(answer.result.unwrap_or_default().into())?)))
-                })
+                let question = subscribe_question(put, subscribe);
+                subscribe_said(self.call("Subscribe", question, headers).await?)
             }
             Ask::Publish(publish) => {
                 let channel = channel(&publish.channel);
@@ -123,8 +110,8 @@ impl Caller {
                     Ok(Said::Rpc(bytes(result.data, result.b64data)?))
                 })
             }
-            Ask::Keys { .. } | Ask::Check(_) => {
-                Err(FetchError::Unreadable("what a token is, is no proxy's answer".into()))
+            Ask::SubscribeStream(_) | Ask::Keys { .. } | Ask::Check(_) => {
+                Err(FetchError::Unreadable("what a token is, or a stream, is no answer to one call".into()))
             }
         }
     }
@@ -153,24 +140,110 @@ impl Caller {
         Q: Message + Default + 'static,
         A: Message + Default + 'static,
     {
-        let mut grpc = Grpc::with_origin(self.client.clone(), self.origin.clone())
-            .max_decoding_message_size(self.size_max)
-            .accept_compressed(CompressionEncoding::Gzip);
-        if self.compression {
-            grpc = grpc.send_compressed(CompressionEncoding::Gzip);
-        }
+        let mut grpc = self.grpc();
         let mut request = tonic::Request::new(question);
         *request.metadata_mut() = metadata(headers);
         request.set_timeout(self.timeout);
-        let path = format!("/centrifugal.centrifugo.proxy.CentrifugoProxy/{method}");
-        let path = PathAndQuery::try_from(path).map_err(|error| FetchError::Unreadable(error.to_string()))?;
+        let path = path(method)?;
         let call = async {
-            grpc.ready().await.map_err(|error| FetchError::Unreachable(fetch::chain(&error)))?;
+            grpc.ready().await.map_err(unreachable)?;
             grpc.unary(request, path, ProstCodec::<Q, A>::default()).await.map_err(failure)
         };
         let answer = tokio::time::timeout(self.timeout, call).await.unwrap_or(Err(FetchError::Late))?;
         Ok(answer.into_inner())
     }
+
+    fn grpc(&self) -> Grpc<CallClient> {
+        let grpc = Grpc::with_origin(self.client.clone(), self.origin.clone())
+            .max_decoding_message_size(self.size_max)
+            .accept_compressed(CompressionEncoding::Gzip);
+        if self.compression { grpc.send_compressed(CompressionEncoding::Gzip) } else { grpc }
+    }
+
+    /// Opens a subscription stream, into which `up` goes if it has two directions. What its first message says, and
+    /// where the others come from.
+    pub async fn open(
+        &self,
+        put: Asking<'_>,
+        headers: HeaderMap,
+        up: Option<ClientPublications>,
+    ) -> Result<(Said, StreamAnswers), FetchError> {
+        let Ask::SubscribeStream(subscribe) = put.ask else {
+            return Err(FetchError::Unreadable("only a subscription has a stream".into()));
+        };
+        let (question, metadata) = (subscribe_question(put, subscribe), metadata(headers));
+        let call = async {
+            let mut grpc = self.grpc();
+            grpc.ready().await.map_err(unreachable)?;
+            let answers = match up {
+                None => {
+                    let request = tonic::Request::from_parts(metadata, Extensions::default(), question);
+                    let codec = ProstCodec::<SubscribeQuestion, StreamAnswer>::default();
+                    grpc.server_streaming(request, path("SubscribeUnidirectional")?, codec).await
+                }
+                Some(up) => {
+                    let request =
+                        tonic::Request::from_parts(metadata, Extensions::default(), said_upwards(question, up));
+                    let codec = ProstCodec::<StreamQuestion, StreamAnswer>::default();
+                    grpc.streaming(request, path("SubscribeBidirectional")?, codec).await
+                }
+            };
+            let mut answers = answers.map_err(failure)?.into_inner();
+            let first = answers.message().await.map_err(failure)?;
+            Ok((first.and_then(|first| first.subscribe_response), answers))
+        };
+        // The call itself goes on for as long as it likes.
+        let opened = tokio::time::timeout(self.timeout, call).await.unwrap_or(Err(FetchError::Late))?;
+        let (Some(answer), answers) = opened else {
+            return Err(FetchError::Unreadable("a stream begins with a subscribe_response".into()));
+        };
+        Ok((subscribe_said(answer)?, answers))
+    }
+}
+
+/// What comes in a stream after its first message.
+pub type StreamAnswers = tonic::Streaming<StreamAnswer>;
+
+/// All that this side says in a stream.
+fn said_upwards(question: SubscribeQuestion, up: ClientPublications) -> impl Stream<Item = StreamQuestion> + Send {
+    let first = StreamQuestion { subscribe_request: Some(question), publication: None };
+    let rest = stream::unfold(up, |mut up| async move {
+        let publication = StreamPublication { data: up.next().await?, ..StreamPublication::default() };
+        Some((StreamQuestion { subscribe_request: None, publication: Some(publication) }, up))
+    });
+    stream::iter([first]).chain(rest)
+}
+
+fn path(method: &str) -> Result<PathAndQuery, FetchError> {
+    let path = format!("/centrifugal.centrifugo.proxy.CentrifugoProxy/{method}");
+    PathAndQuery::try_from(path).map_err(|error| FetchError::Unreadable(error.to_string()))
+}
+
+fn unreachable(error: impl std::error::Error) -> FetchError {
+    FetchError::Unreachable(fetch::chain(&error))
+}
+
+fn subscribe_question(put: Asking<'_>, subscribe: &SubscribeRequest) -> SubscribeQuestion {
+    let Asking { who, ask, binary, meta } = put;
+    let (data, b64data) = payload(ask, binary);
+    SubscribeQuestion {
+        client: who.client.clone(),
+        transport: who.transport.to_owned(),
+        protocol: wire::protocol(who.encoding).to_owned(),
+        encoding: wire::encoding(binary).to_owned(),
+        user: who.user.to_string(),
+        channel: subscribe.channel.clone(),
+        token: subscribe.token.clone(),
+        meta: if meta { who.meta.to_vec() } else { Vec::new() },
+        data,
+        b64data,
+    }
+}
+
+fn subscribe_said(answer: SubscribeAnswer) -> Result<Said, FetchError> {
+    said(answer.error, answer.disconnect, || {
+        Ok(Said::Subscribe(Box::new(subscribe_grant(answer.result.unwrap_or_default().into())?)))
+    })
 }
 
 /// What is asked, and how.
@@ -229,7 +302,7 @@ fn metadata(mut headers: HeaderMap) -> MetadataMap {
 fn payload(ask: &Ask, binary: bool) -> (Vec<u8>, String) {
     let data = match ask {
         Ask::Connect(connect) => &connect.data,
-        Ask::Subscribe(subscribe) => &subscribe.data,
+        Ask::Subscribe(subscribe) | Ask::SubscribeStream(subscribe) => &subscribe.data,
         Ask::Publish(publish) => &publish.data,
         Ask::Rpc(rpc) => &rpc.data,
         Ask::Refresh | Ask::SubRefresh { .. } | Ask::Keys { .. } | Ask::Check(_) => return Default::default(),

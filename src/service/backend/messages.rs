@@ -1,5 +1,6 @@
 //! F10 · The messages of Centrifugo's gRPC proxy, `centrifugal.centrifugo.proxy`, by their numbers.
 
+use bytes::Bytes;
 use prost::Message;
 use std::collections::HashMap;
 
@@ -91,6 +92,32 @@ questions! {
         channel: String = "11" (string);
         meta: Vec<u8> = "12" (bytes = "vec");
     }
+}
+
+/// What is said in a subscription stream: the question first, then what the client publishes.
+#[derive(Clone, PartialEq, Message)]
+pub struct StreamQuestion {
+    #[prost(message, optional, tag = "1")]
+    pub subscribe_request: Option<SubscribeQuestion>,
+    #[prost(message, optional, tag = "2")]
+    pub publication: Option<StreamPublication>,
+}
+
+/// What the backend says in it: the answer first, then what it publishes.
+#[derive(Clone, PartialEq, Message)]
+pub struct StreamAnswer {
+    #[prost(message, optional, tag = "1")]
+    pub subscribe_response: Option<SubscribeAnswer>,
+    #[prost(message, optional, tag = "2")]
+    pub publication: Option<StreamPublication>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct StreamPublication {
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: Bytes,
+    #[prost(map = "string, string", tag = "7")]
+    pub tags: HashMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -7,6 +7,7 @@ mod breaker;
 mod grpc;
 mod messages;
 mod proxy;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -25,10 +26,11 @@ use crate::session::backend::{Ask, Call, Said};
 use crate::shard::Mail;
 use breaker::State;
 use bytes::Bytes;
-use proxy::Proxy;
+use proxy::{Proxy, STREAM};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use stream::{ENDS, Opening, Streams};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// A question on its way, with its place among those under way.
@@ -63,6 +65,7 @@ enum Own {
     Subscribe,
     Publish,
     SubRefresh,
+    SubscribeStream,
     Rpc,
 }
 
@@ -80,11 +83,12 @@ pub struct Backend {
     keys: Arc<Keys>,
     reactors: Vec<Sender<Mail>>,
     room: Arc<Semaphore>,
+    streams: Streams,
     refused: Arc<AtomicU64>,
 }
 
 /// The sections that have a proxy of their own, if they have an endpoint.
-fn sections(config: &Config) -> [(Own, &'static str, &config::ProxyOptions); 6] {
+fn sections(config: &Config) -> [(Own, &'static str, &config::ProxyOptions); 7] {
     let (client, channel) = (&config.client.proxy, &config.channel.proxy);
     [
         (Own::Connect, "client.proxy.connect", &client.connect.proxy),
@@ -92,6 +96,7 @@ fn sections(config: &Config) -> [(Own, &'static str, &config::ProxyOptions); 6] 
         (Own::Subscribe, "channel.proxy.subscribe", &channel.subscribe),
         (Own::Publish, "channel.proxy.publish", &channel.publish),
         (Own::SubRefresh, "channel.proxy.sub_refresh", &channel.sub_refresh),
+        (Own::SubscribeStream, "channel.proxy.subscribe_stream", &channel.subscribe_stream),
         (Own::Rpc, "rpc.proxy", &config.rpc.proxy),
     ]
 }
@@ -104,8 +109,9 @@ fn kinds(label: &str) -> &'static [&'static str] {
         "channel.proxy.subscribe" => &["subscribe"],
         "channel.proxy.publish" => &["publish"],
         "channel.proxy.sub_refresh" => &["sub_refresh"],
+        "channel.proxy.subscribe_stream" => &[STREAM],
         "rpc.proxy" => &["rpc"],
-        _ => &["publish", "rpc", "sub_refresh", "subscribe"],
+        _ => &["publish", "rpc", "sub_refresh", "subscribe", STREAM],
     }
 }
 
@@ -145,7 +151,8 @@ impl Backend {
         let (sender, receiver) = mpsc::unbounded_channel();
         let link = BackendLink { sender, room: room.clone(), refused: refused.clone() };
         let (proxies, room_size) = (RwLock::new(Arc::new(proxies)), config.backend.inflight_limit);
-        let backend = Backend { proxies, room_size, http, keys, reactors, room, refused };
+        let streams = Streams::new(config.backend.stream_limit);
+        let backend = Backend { proxies, room_size, http, keys, reactors, room, streams, refused };
         Ok((Arc::new(backend), link, receiver))
     }
 
@@ -160,6 +167,7 @@ impl Backend {
 
     /// Asks these from now on. Questions under way come to their end with the old ones.
     pub fn take(&self, proxies: Proxies) {
+        self.keys.take(proxies.settings.rules.clone());
         *self.proxies.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(proxies);
     }
 
@@ -169,10 +177,29 @@ impl Backend {
         while let Some((call, place)) = calls.recv().await {
             let backend = self.clone();
             tokio::spawn(async move {
-                let said = backend.said(&call).await;
-                drop(place);
-                backend.answer(call, said);
+                match call.ask {
+                    Ask::SubscribeStream(_) => backend.stream(call, place).await,
+                    _ => {
+                        let said = backend.said(&call).await;
+                        drop(place);
+                        backend.answer(call, said);
+                    }
+                }
             });
+        }
+    }
+
+    /// A subscription stream, from its first message to its end.
+    async fn stream(&self, call: Call, place: OwnedSemaphorePermit) {
+        let (proxies, conn) = (self.proxies(), call.conn);
+        let (said, pump) = match proxies.route(&call.ask) {
+            Ok(proxy) => proxy.open(&call.who, &call.ask, proxies.opening(&call.ask, &self.streams)).await,
+            Err(said) => (said, None),
+        };
+        drop((place, proxies));
+        self.answer(call, said);
+        if let (Some(pump), Some(reactor)) = (pump, self.reactors.get(usize::from(conn.reactor))) {
+            pump.run(conn, reactor).await;
         }
     }
 
@@ -205,12 +232,15 @@ impl Backend {
         page.single("gannet_backend_inflight_requests", help, "gauge", under_way);
         let help = "Questions refused with 111 by backend.inflight_limit: the backend is slow, or the limit is low.";
         page.single("gannet_backend_refused_total", help, "counter", self.refused.load(Ordering::Relaxed));
+        let help =
+            "Subscription streams of this node, those that are being opened too; the limit is backend.stream_limit.";
+        page.single("gannet_backend_streams", help, "gauge", self.streams.taken());
         self.keys.write(page);
     }
 }
 
 impl Proxies {
-    /// One that was there before, with the same options, goes on with its breaker and its numbers.
+    /// One that was there before goes on with its numbers, and while it is the same backend, with its breaker.
     fn new(settings: &Arc<Settings>, before: Option<&Proxies>) -> Result<Proxies, String> {
         let config = &settings.config;
         let common = &config.backend;
@@ -220,7 +250,7 @@ impl Proxies {
             let tls = options.http.tls.enabled || options.grpc.tls.enabled;
             match old.filter(|old| same && !tls && old.options == *options) {
                 Some(old) => Ok(old.clone()),
-                None => Proxy::new(label.to_owned(), options, common).map(Arc::new),
+                None => Proxy::new(label.to_owned(), options, common, old.map(Arc::as_ref)).map(Arc::new),
             }
         };
         let mut own = HashMap::new();
@@ -251,6 +281,11 @@ impl Proxies {
                 let options = channel(name)?;
                 (options.sub_refresh_proxy_enabled, options.sub_refresh_proxy_name.as_str(), Own::SubRefresh)
             }
+            Ask::SubscribeStream(subscribe) => {
+                let options = channel(&subscribe.channel)?;
+                let (enabled, name) = (options.subscribe_stream_proxy_enabled, &options.subscribe_stream_proxy_name);
+                (enabled, name.as_str(), Own::SubscribeStream)
+            }
             Ask::Publish(publish) => {
                 let options = channel(&publish.channel)?;
                 (options.publish_proxy_enabled, options.publish_proxy_name.as_str(), Own::Publish)
@@ -266,6 +301,16 @@ impl Proxies {
             _ => self.named.get(name),
         };
         proxy.filter(|_| enabled).map(Arc::as_ref).ok_or_else(|| failed(ClientError::NotAvailable))
+    }
+
+    /// How the stream that is asked for is to be opened.
+    fn opening<'a>(&self, ask: &Ask, streams: &'a Streams) -> Opening<'a> {
+        let options = match ask {
+            Ask::SubscribeStream(subscribe) => self.settings.rules.channel(&subscribe.channel),
+            _ => None,
+        };
+        let is_bidirectional = options.is_some_and(|options| options.subscribe_stream_proxy_bidirectional);
+        Opening { streams, queue_bytes: self.settings.config.backend.stream_queue_size, is_bidirectional }
     }
 
     /// The options of a method, by its namespace.
@@ -306,6 +351,7 @@ impl Proxies {
         page.series("gannet_proxy_errors_total", help, "counter", errors);
         let help = "Questions answered with an error unasked: limit inflight_limit gives 111, breaker gives 100.";
         page.series("gannet_proxy_refused_total", help, "counter", refused);
+        write_streams(page, &proxies);
         let help = "Questions under way to each proxy; its limit is inflight_limit.";
         page.labelled(
             "gannet_proxy_inflight_requests",
@@ -329,4 +375,28 @@ impl Proxies {
             proxies.iter().map(|p| (&p.label, state(p))),
         );
     }
+}
+
+/// The numbers of subscription streams, by proxy.
+fn write_streams(page: &mut Page, proxies: &[&Proxy]) {
+    let proxies = proxies.iter().filter(|proxy| kinds(&proxy.label).contains(&STREAM));
+    let (mut open, mut publications, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+    for proxy in proxies {
+        let label = &proxy.label;
+        proxy.with_counts(|counts| {
+            open.push((label, counts.streams));
+            for (from, count) in ["backend", "client"].into_iter().zip(counts.stream_publications) {
+                publications.push((format!("proxy=\"{label}\",from=\"{from}\""), count));
+            }
+            for end in ENDS {
+                let count = counts.streams_ended.get(end).copied().unwrap_or_default();
+                ended.push((format!("proxy=\"{label}\",cause=\"{end}\""), count));
+            }
+        });
+    }
+    page.labelled("gannet_proxy_streams", "Open subscription streams of each proxy.", "gauge", "proxy", open);
+    let help = "Publications in subscription streams, by who published.";
+    page.series("gannet_proxy_stream_publications_total", help, "counter", publications);
+    let help = "Subscription streams that ended: with their subscription, by the backend, or by an error.";
+    page.series("gannet_proxy_streams_ended_total", help, "counter", ended);
 }

@@ -5,6 +5,7 @@
 
 use super::breaker::{Breaker, Change, State};
 use super::grpc::{self, Asking, Caller};
+use super::stream::{Counted, ENDS, Opening, Pump};
 use super::wire;
 use crate::base::metrics::Latency;
 use crate::config;
@@ -14,10 +15,11 @@ use crate::service::fetch::{self, FetchError, Http};
 use crate::service::sums;
 use crate::service::tls;
 use crate::session::backend::{Ask, Said, Who};
+use crate::wire::Wire;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -30,6 +32,11 @@ pub struct Counts {
     pub errors: BTreeMap<(&'static str, &'static str), u64>,
     /// Questions not put, by kind and limit.
     pub refused: BTreeMap<(&'static str, &'static str), u64>,
+    /// Subscription streams that are open.
+    pub streams: usize,
+    /// Their publications, from the backend and from clients.
+    pub stream_publications: [u64; 2],
+    pub streams_ended: BTreeMap<&'static str, u64>,
 }
 
 impl Counts {
@@ -43,16 +50,21 @@ impl Counts {
                 self.refused.entry((kind, limit)).or_default();
             }
         }
+        if kinds.contains(&STREAM) {
+            self.refused.entry((STREAM, STREAM_LIMIT)).or_default();
+            for end in ENDS {
+                self.streams_ended.entry(end).or_default();
+            }
+        }
     }
 }
 
 /// Why a question is not put.
 const LIMITS: [&str; 2] = ["inflight_limit", "breaker"];
-
-struct Inner {
-    breaker: Breaker,
-    counts: Counts,
-}
+/// Why a stream is not opened, besides.
+const STREAM_LIMIT: &str = "stream_limit";
+/// The kind of question that a stream begins with.
+pub const STREAM: &str = "subscribe_stream";
 
 /// How a backend is asked.
 pub enum Way {
@@ -92,12 +104,18 @@ pub struct Proxy {
     binary: bool,
     tells_meta: bool,
     forwarded: Vec<HeaderName>,
+    /// The same of clients that come by gRPC.
+    metadata: Vec<HeaderName>,
     emulated: Vec<HeaderName>,
     fixed: HeaderMap,
     transforms: Vec<config::Transform>,
     room: Semaphore,
     room_size: usize,
-    inner: Mutex<Inner>,
+    breaker: Arc<Mutex<Breaker>>,
+    /// What the breaker goes by: the endpoint and its own options.
+    guards: (String, config::BackendOptions),
+    /// Those of the proxy that had this name before the configuration was loaded again, whose last questions count too.
+    counts: Arc<Mutex<Counts>>,
 }
 
 /// The word for a question in Centrifugo's metrics.
@@ -107,6 +125,7 @@ pub fn kind(ask: &Ask) -> &'static str {
         Ask::Refresh => "refresh",
         Ask::Subscribe(_) => "subscribe",
         Ask::SubRefresh { .. } => "sub_refresh",
+        Ask::SubscribeStream(_) => STREAM,
         Ask::Publish(_) => "publish",
         Ask::Rpc(_) => "rpc",
         Ask::Keys { .. } => "keys",
@@ -145,18 +164,23 @@ fn header_names(names: &[String]) -> Result<Vec<HeaderName>, String> {
 }
 
 impl Proxy {
-    /// The error is a sentence for the operator.
+    /// `before`: the proxy of that name until now. The error is a sentence for the operator.
     pub fn new(
         label: String,
         options: &config::ProxyOptions,
         common: &config::BackendOptions,
+        before: Option<&Proxy>,
     ) -> Result<Proxy, String> {
         let wrong = |text: String| format!("proxy {label}: {text}");
         let endpoint =
             options.endpoint.parse().map_err(|e| wrong(format!("{:?}: {e}", config::shown_url(&options.endpoint))))?;
-        let inner = Inner { breaker: Breaker::new(common, Instant::now()), counts: Counts::default() };
+        let way = Way::new(options, common.response_size_limit).map_err(wrong)?;
+        // Of another backend, or by other limits, nothing is known that a breaker could go by.
+        let guards = (options.endpoint.clone(), common.clone());
+        let breaker = before.filter(|before| before.guards == guards).map(|before| before.breaker.clone());
+        let fresh = || Arc::new(Mutex::new(Breaker::new(common, Instant::now())));
         Ok(Proxy {
-            way: Way::new(options, common.response_size_limit).map_err(wrong)?,
+            way,
             endpoint,
             place: config::shown_url(&options.endpoint),
             timeout: options.timeout,
@@ -164,19 +188,26 @@ impl Proxy {
             binary: options.binary_encoding,
             tells_meta: options.include_connection_meta,
             forwarded: header_names(&options.http_headers).map_err(wrong)?,
+            metadata: header_names(&options.grpc_metadata).map_err(wrong)?,
             emulated: header_names(&options.emulated_headers).map_err(wrong)?,
             fixed: fixed(options).map_err(wrong)?,
             transforms: options.http.status_to_code_transforms.clone(),
             room: Semaphore::new(options.inflight_limit),
             room_size: options.inflight_limit,
-            inner: Mutex::new(inner),
+            breaker: breaker.unwrap_or_else(fresh),
+            guards,
+            counts: before.map_or_else(Arc::default, |before| before.counts.clone()),
             options: options.clone(),
             label,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Questions under way.
@@ -185,48 +216,75 @@ impl Proxy {
     }
 
     pub fn state(&self) -> State {
-        self.lock().breaker.state()
+        self.breaker().state()
     }
 
     pub fn with_counts<R>(&self, read: impl FnOnce(&mut Counts) -> R) -> R {
-        read(&mut self.lock().counts)
+        read(&mut self.counts())
     }
 
     /// Puts the question and waits for the answer.
     pub async fn ask(&self, http: &Http, who: &Who, ask: &Ask) -> Said {
-        let kind = kind(ask);
         let Ok(body) = self.body(who, ask) else { return wire::failed(ClientError::BadRequest) };
+        self.asked(ask, self.put(http, who, ask, body)).await.unwrap_or_else(|said| said)
+    }
+
+    /// Opens a subscription stream, which is one of `streams`, and waits for its first message. `pump`: what goes on
+    /// with it once the session has heard of it.
+    pub async fn open(&self, who: &Who, ask: &Ask, opening: Opening<'_>) -> (Said, Option<Pump>) {
+        let Ok(place) = opening.streams.room.clone().try_acquire_owned() else {
+            self.refuse(kind(ask), STREAM_LIMIT);
+            return (instead(ask, ClientError::TooManyRequests), None);
+        };
+        let Way::Grpc(caller) = &self.way else { return (wire::failed(ClientError::NotAvailable), None) };
+        let put = Asking { who, ask, binary: self.binary, meta: self.tells_meta };
+        let (line, end) = opening.streams.line(opening, &self.counts);
+        match self.asked(ask, caller.open(put, self.headers(who, ask), end.up)).await {
+            Err(said) => (said, None),
+            Ok((Said::Subscribe(grant), answers)) => {
+                let counted = Counted::new(&self.counts, &self.label, place);
+                let (over, queue_bytes) = (end.over, opening.queue_bytes);
+                let pump = Pump { answers, over, counted, queue_bytes, number: line.number };
+                (Said::Stream(grant, line), Some(pump))
+            }
+            Ok((said, _)) => (said, None),
+        }
+    }
+
+    /// Waits for an answer by `put`: limits, numbers and the breaker are looked at before and after. `Err` = what is
+    /// said in its place.
+    async fn asked<T>(&self, ask: &Ask, put: impl Future<Output = Result<T, FetchError>>) -> Result<T, Said> {
+        let kind = kind(ask);
         let Ok(_place) = self.room.try_acquire() else {
             self.refuse(kind, LIMITS[0]);
-            return instead(ask, ClientError::TooManyRequests);
+            return Err(instead(ask, ClientError::TooManyRequests));
         };
-        let admitted = self.lock().breaker.admit(Instant::now());
+        let admitted = self.breaker().admit(Instant::now());
         let Some(leave) = admitted else {
             self.refuse(kind, LIMITS[1]);
-            return instead(ask, ClientError::Internal);
+            return Err(instead(ask, ClientError::Internal));
         };
         let began = Instant::now();
-        let result = self.put(http, who, ask, body).await;
+        let result = put.await;
         let now = Instant::now();
-        let mut inner = self.lock();
         let took = now.duration_since(began).as_micros() as u64;
-        inner.counts.durations.entry(kind).or_default().record_us(took);
-        let told = self.transformed(&result);
+        self.counts().durations.entry(kind).or_default().record_us(took);
         // A status below 500 is an answer, whether or not it is one that can be used.
         let failed = match &result {
             Ok(_) | Err(FetchError::Status(..500)) => false,
             Err(FetchError::Refused(code, _)) => grpc::is_failure(*code),
             Err(_) => true,
         };
-        self.note(inner.breaker.record(leave, failed, now));
-        match (result, told) {
-            (Ok(said), _) | (Err(_), Some(said)) => said,
-            (Err(failure), None) => {
-                *inner.counts.errors.entry((kind, failure.cause())).or_default() += 1;
+        let change = self.breaker().record(leave, failed, now);
+        self.note(change);
+        result.map_err(|failure| match self.transformed(&failure) {
+            Some(said) => said,
+            None => {
+                *self.counts().errors.entry((kind, failure.cause())).or_default() += 1;
                 self.complain(failure);
                 instead(ask, ClientError::Internal)
             }
-        }
+        })
     }
 
     /// Of the HTTP request, if there is one.
@@ -263,7 +321,8 @@ impl Proxy {
                 }
             }
         }
-        for name in &self.forwarded {
+        let forwarded = if who.transport == Wire::UniGrpc.transport() { &self.metadata } else { &self.forwarded };
+        for name in forwarded {
             let lines = who.headers.lines().filter_map(|line| line.split_once(':'));
             let values = lines.filter(|(given, _)| given.eq_ignore_ascii_case(name.as_str()));
             let mut values = values.filter_map(|(_, value)| sent_as(value.trim_matches([' ', '\t'])));
@@ -281,8 +340,8 @@ impl Proxy {
     }
 
     /// What a status means by `status_to_code_transforms`.
-    fn transformed(&self, result: &Result<Said, FetchError>) -> Option<Said> {
-        let Err(FetchError::Status(status)) = result else { return None };
+    fn transformed(&self, failure: &FetchError) -> Option<Said> {
+        let FetchError::Status(status) = failure else { return None };
         let transform = self.transforms.iter().find(|transform| transform.status_code == *status)?;
         let (error, disconnect) = (&transform.to_error, &transform.to_disconnect);
         match error.code {
@@ -292,7 +351,7 @@ impl Proxy {
     }
 
     fn refuse(&self, kind: &'static str, limit: &'static str) {
-        *self.lock().counts.refused.entry((kind, limit)).or_default() += 1;
+        *self.counts().refused.entry((kind, limit)).or_default() += 1;
     }
 
     fn note(&self, change: Option<Change>) {

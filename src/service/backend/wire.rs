@@ -76,7 +76,7 @@ pub fn question(who: &Who, ask: &Ask, binary: bool, meta: bool) -> Result<Bytes,
             question.channels.sort_unstable();
             &connect.data
         }
-        Ask::Subscribe(subscribe) => {
+        Ask::Subscribe(subscribe) | Ask::SubscribeStream(subscribe) => {
             (question.channel, question.token) = (&subscribe.channel, &subscribe.token);
             &subscribe.data
         }
@@ -215,6 +215,7 @@ pub fn said(ask: &Ask, body: &[u8]) -> Result<Said, String> {
             let result = result.unwrap_or_default();
             Ok(Said::Rpc(payload(result.data, result.b64data)?.unwrap_or_default()))
         }),
+        Ask::SubscribeStream(_) => Err("streams come by gRPC only".into()),
         Ask::Keys { .. } | Ask::Check(_) => Err("what a token is, is no proxy's answer".into()),
     }
 }

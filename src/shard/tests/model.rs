@@ -51,6 +51,8 @@ struct World {
     by_server: [bool; CHANNELS],
     /// Questions to the owner by which the server begins a subscription anew.
     anew: [VecDeque<usize>; CHANNELS],
+    /// The server wants a subscription, once the client's own command is answered.
+    wanted: [bool; CHANNELS],
     /// Each question to the owner: the channel, and who is told.
     questions: Vec<(usize, Teller)>,
     /// Those not answered.
@@ -114,6 +116,7 @@ impl World {
             states: [State::None; CHANNELS],
             by_server: [false; CHANNELS],
             anew: Default::default(),
+            wanted: [false; CHANNELS],
             questions: Vec::new(),
             unanswered: VecDeque::new(),
             expected: HashMap::new(),
@@ -195,6 +198,23 @@ impl World {
         self.settle();
     }
 
+    /// What the server wanted while the client's own command was not answered.
+    fn begin_wanted(&mut self, channel: usize) {
+        if !std::mem::take(&mut self.wanted[channel]) {
+            return;
+        }
+        match self.states[channel] {
+            State::None => self.asks_owner(channel, None),
+            _ => self.asks_anew(channel),
+        }
+    }
+
+    fn asks_anew(&mut self, channel: usize) {
+        self.unanswered.push_back(self.questions.len());
+        self.anew[channel].push_back(self.questions.len());
+        self.questions.push((channel, None));
+    }
+
     fn asks_owner(&mut self, channel: usize, teller: Teller) {
         self.unanswered.push_back(self.questions.len());
         self.states[channel] = State::Waiting(self.questions.len());
@@ -218,6 +238,7 @@ impl World {
         self.expected.insert(id, 0);
         self.states[channel] = State::None;
         self.anew[channel].clear();
+        self.wanted[channel] = false;
     }
 
     fn owner_answers(&mut self) {
@@ -247,6 +268,9 @@ impl World {
             Some(id) => drop(self.expected.insert(id, 0)),
             None => self.expected_subscribe_pushes += usize::from(begins),
         }
+        if begins && teller.is_some() {
+            self.begin_wanted(channel);
+        }
     }
 
     /// To one of the questions.
@@ -267,6 +291,7 @@ impl World {
         } else {
             self.expected.insert(call.ticket, REFUSED);
             self.states[channel] = State::None;
+            self.begin_wanted(channel);
         }
     }
 
@@ -295,13 +320,9 @@ impl World {
         self.control(Control::Subscribe { chosen: Chosen::default(), request, grant });
         match self.states[channel] {
             State::None => self.asks_owner(channel, None),
-            State::Waiting(_) if !self.by_server[channel] => {}
-            State::Reserved(_) => {}
-            State::Waiting(_) | State::Live => {
-                self.unanswered.push_back(self.questions.len());
-                self.anew[channel].push_back(self.questions.len());
-                self.questions.push((channel, None));
-            }
+            State::Waiting(_) if !self.by_server[channel] => self.wanted[channel] = true,
+            State::Reserved(_) => self.wanted[channel] = true,
+            State::Waiting(_) | State::Live => self.asks_anew(channel),
         }
     }
 
@@ -311,6 +332,7 @@ impl World {
         self.expected_unsubscribe_pushes += usize::from(self.states[channel] != State::None && !untold);
         self.states[channel] = State::None;
         self.anew[channel].clear();
+        self.wanted[channel] = false;
     }
 
     // --- what must hold ---

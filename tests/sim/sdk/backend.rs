@@ -224,7 +224,8 @@ fn say(world: &mut World, truth: &mut Truth, conn: broker::ConnKey, ask: &Ask) -
             Said::Publish(Box::new(PublishGrant { data, skip_history: world.rng.chance(20), tags }))
         }
         Ask::Rpc(request) => Said::Rpc(request.data.clone()),
-        Ask::Keys { .. } | Ask::Check(_) => unreachable!("answered above"),
+        // No namespace of this world has streams.
+        Ask::SubscribeStream(_) | Ask::Keys { .. } | Ask::Check(_) => unreachable!("answered above"),
     }
 }
 
