@@ -87,8 +87,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let count = host::reactor_count(&config);
     let room = share_descriptors(&config, count)?;
     let (listeners, bound, steering) = open_public(&config, count)?;
-    let internal = open_internal(&config)?;
-    let (grpc, uni_grpc) = (open_grpc(&config, "grpc_api.port")?, open_grpc(&config, "uni_grpc.port")?);
+    let beside = open_others(&config)?;
     let certificates = Arc::new(Certificates::new(&config).map_err(cannot_start)?);
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
     let info = node_info(&config, bound)?;
@@ -119,7 +118,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     }
     let node = Arc::new(Node::new(info, engines.letters, senders.clone(), seed));
     supervisor::watch(node.clone()).map_err(cannot("start the watchdog"))?;
-    let others = [&internal, &grpc, &uni_grpc].map(address_of);
+    let others = beside.addresses();
     let proxies = outgoing.backend.clone();
     let service = Service {
         node: node.clone(),
@@ -127,9 +126,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         admission: admission.clone(),
         certificates,
         workers: checks.pool,
-        internal,
-        grpc,
-        uni_grpc,
+        listeners: beside,
         reactors: backs,
         handed_off,
         replies: Replies(replies),
@@ -222,10 +219,6 @@ fn start_workers(
     let options = settings.borrow().config.workers.clone();
     let pool = Pool::start(options.threads, options.queue_size).map_err(cannot("start a worker"))?;
     Ok(TokenChecks { pool: Arc::new(pool), settings: settings.subscribe(), reactors: reactors.into() })
-}
-
-fn address_of(listener: &Option<TcpListener>) -> Option<SocketAddr> {
-    listener.as_ref().and_then(|listener| listener.local_addr().ok())
 }
 
 fn cannot(what: &'static str) -> impl Fn(io::Error) -> ServeError {
@@ -323,6 +316,12 @@ fn open(
     let listeners = listen(&config.http_server, address, count, share)
         .map_err(|error| cannot_start(host::cannot_listen(socket, address, &error)))?;
     Ok((listeners, address))
+}
+
+/// The ports beside the public one.
+fn open_others(config: &Config) -> Result<service::Listeners, ServeError> {
+    let (grpc, uni_grpc) = (open_grpc(config, "grpc_api.port")?, open_grpc(config, "uni_grpc.port")?);
+    Ok(service::Listeners { internal: open_internal(config)?, grpc, uni_grpc })
 }
 
 fn open_internal(config: &Config) -> Result<Option<TcpListener>, ServeError> {

@@ -58,6 +58,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use line::ReactorPaths;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch::Receiver;
@@ -124,12 +125,7 @@ pub struct Service {
     pub certificates: Arc<Certificates>,
     /// For its numbers.
     pub workers: Arc<Pool>,
-    /// The second port's listener, if there is one.
-    pub internal: Option<std::net::TcpListener>,
-    /// That of the gRPC API, if it is on.
-    pub grpc: Option<std::net::TcpListener>,
-    /// That of clients who listen by gRPC, if it is on.
-    pub uni_grpc: Option<std::net::TcpListener>,
+    pub listeners: Listeners,
     /// Takes the sockets of those clients, each reactor its own.
     pub reactors: Vec<Sender<Returned>>,
     pub handed_off: mpsc::UnboundedReceiver<HandedOff>,
@@ -142,6 +138,23 @@ pub struct Service {
     pub rooms: Rooms,
     /// Lines that the log dropped so far.
     pub log_dropped: Arc<dyn Fn() -> usize + Send + Sync>,
+}
+
+/// The ports that are this thread's own, each if it is on.
+pub struct Listeners {
+    /// The second port.
+    pub internal: Option<std::net::TcpListener>,
+    /// That of the gRPC API.
+    pub grpc: Option<std::net::TcpListener>,
+    /// That of clients who listen by gRPC.
+    pub uni_grpc: Option<std::net::TcpListener>,
+}
+
+impl Listeners {
+    /// Where they listen, in their order.
+    pub fn addresses(&self) -> [Option<SocketAddr>; 3] {
+        [&self.internal, &self.grpc, &self.uni_grpc].map(|port| port.as_ref()?.local_addr().ok())
+    }
 }
 
 /// Connections that each port may have.
@@ -172,7 +185,7 @@ impl Service {
         let config = self.settings.borrow().config.clone();
         let operator = pages::Operator::of(&self);
         let grpc = operator.grpc(self.settings.clone());
-        let ports = Ports { node: self.node.clone(), operator, apart: self.internal.is_some() };
+        let ports = Ports { node: self.node.clone(), operator, apart: self.listeners.internal.is_some() };
         let routers = ports.follow(self.settings.clone());
         tokio::spawn(self.replies.deliver(self.node.clone()));
         tokio::spawn(self.node.clone().send_letters());
@@ -189,19 +202,19 @@ impl Service {
         tokio::spawn(sums::write());
         tokio::spawn(certificates::watch(self.certificates.clone(), self.settings.clone()));
         let head_timeout = config.http_server.handshake_timeout;
-        if let Some(listener) = self.internal.take() {
+        if let Some(listener) = self.listeners.internal.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let limits = Limits { head_timeout, head_max: config.http_server.header_size_limit };
             let room = self.rooms.internal.clone();
             tokio::spawn(accept(listener, routers.internal, room, self.certificates.clone(), limits));
         }
-        if let Some(listener) = self.grpc.take() {
+        if let Some(listener) = self.listeners.grpc.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let drained = watch::draining(self.admission.clone());
             let (room, certificates) = (self.rooms.grpc.clone(), self.certificates.clone());
             tokio::spawn(api::serve_grpc(listener, grpc, room, certificates, head_timeout, drained));
         }
-        if let Some(listener) = self.uni_grpc.take() {
+        if let Some(listener) = self.listeners.uni_grpc.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let service = uni_grpc::UniGrpcService {
                 settings: self.settings.clone(),
