@@ -1,5 +1,6 @@
 //! What a turn asks of its thread: endpoints by a number in the path, and all that is for others gathered.
 
+use super::WIRES;
 use super::line::Line;
 use gannet::base::metrics::Counters;
 use gannet::broker::ConnKey;
@@ -49,7 +50,7 @@ pub fn path(wire: Wire, frame_pings: bool) -> String {
 /// The wire of a path, and whether pings are frames; any other path is none's.
 fn endpoint(path: &str) -> Option<(Wire, bool)> {
     let (wire, pings) = path.strip_prefix('/')?.split_once('/')?;
-    let wire = wire.parse().ok().filter(|at| *at < Wire::COUNT)?;
+    let wire = wire.parse().ok().filter(|at| *at < WIRES)?;
     Some((Wire::from_index(wire), pings == "1"))
 }
 
@@ -65,6 +66,8 @@ impl Host for Desk {
                 said: Spoken::Query(std::mem::take(&mut self.said)),
                 body_max: 0,
                 expects: false,
+                waits: false,
+                lines: Box::default(),
                 introduction: Introduction::default(),
             });
         }

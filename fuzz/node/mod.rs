@@ -30,6 +30,9 @@ use line::Line;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+/// The wires that these clients read: the last, gRPC's, is read by its own tests.
+pub const WIRES: usize = Wire::COUNT - 1;
+
 pub const SHARDS: u16 = 2;
 pub const CONNS: u8 = 6;
 const SEED: u64 = 7;

@@ -1,7 +1,7 @@
 //! Two shards under a sequence of typed operations, their mail in order but late, the backend's answers in any order or
 //! never; what must hold holds after each, and nothing is left at the end.
 use super::client::Asked;
-use super::{self as node, CHANNELS, Node, SERVICE, USERS, disconnect, masked, rules, setup, token};
+use super::{self as node, CHANNELS, Node, SERVICE, USERS, WIRES, disconnect, masked, rules, setup, token};
 use arbitrary::Arbitrary;
 use gannet::auth::Overrides;
 use gannet::broker::{Asker, Request, Treatment};
@@ -405,7 +405,7 @@ fn both(node: &mut Node, conn: u8, id: u8, list: [&What; 2]) -> Option<Vec<u8>> 
 fn run(node: &mut Node, operation: &Operation) {
     match operation {
         Operation::Open { conn, wire, frame_pings } => {
-            node.open(*conn, Wire::from_index(usize::from(*wire)), *frame_pings);
+            node.open(*conn, Wire::from_index(usize::from(*wire) % WIRES), *frame_pings);
         }
         Operation::Tick { ticks } => node.tick(u32::from(*ticks)),
         Operation::Mail { from, count } => {

@@ -2,7 +2,7 @@
 //! cut anywhere, writes that block, floods, timers, mail, full mailboxes, memory over its limit, a drain. What a turn may
 //! do is checked after each; at rest nothing is left, not even of those that never say a word again.
 
-use super::{CHANNELS, CONNS, Node, SERVICE, SHARDS, masked, tight, upgrade};
+use super::{CHANNELS, CONNS, Node, SERVICE, SHARDS, WIRES, masked, tight, upgrade};
 use arbitrary::Arbitrary;
 use gannet::broker::{Asker, Request, Treatment};
 use gannet::protocol::Publication;
@@ -133,7 +133,7 @@ fn channel(which: u8) -> &'static str {
 fn run(node: &mut Node, operation: &Operation) {
     match operation {
         Operation::Open { conn, wire, head } => {
-            let wire = Wire::from_index(usize::from(*wire));
+            let wire = Wire::from_index(usize::from(*wire) % WIRES);
             match head {
                 true => node.open(*conn, wire, wire.is_websocket() && conn % 3 == 0),
                 false => {
