@@ -377,9 +377,12 @@ mod tests {
                 }
             }
         }
-        for name in
-            ["uni_grpc.tls.enabled", "webtransport.enabled", "http_server.tls_autocert.enabled", "consumers_kafka_enabled"]
-        {
+        for name in [
+            "uni_grpc.tls.enabled",
+            "webtransport.enabled",
+            "http_server.tls_autocert.enabled",
+            "consumers_kafka_enabled",
+        ] {
             let refused = load(None, &[], &[(name.to_owned(), "true".to_owned())]);
             assert!(refused.is_err(), "{name}");
         }

@@ -56,7 +56,8 @@ pub struct Answers {
 
 /// Both sides of `stream`, on which nobody looks for requests.
 pub fn whole(stream: Arc<Connection>) -> (Requests, Answers) {
-    let (mut requests, answers, _) = split(stream, Bytes::new(), ReactorPaths::default(), 0);
+    let no_paths: ReactorPaths = tokio::sync::watch::channel(Arc::default()).1;
+    let (mut requests, answers, _) = split(stream, Bytes::new(), no_paths, 0);
     requests.next = Next::Everything;
     (requests, answers)
 }

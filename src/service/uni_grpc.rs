@@ -7,7 +7,7 @@
 use super::api::{GrpcResponse, PortCall, PortService, UnderWay};
 use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;
-use crate::config::Config;
+use crate::config::{Config, TlsPort};
 use crate::protocol::ConnectRequest;
 use crate::reactor::{Detached, Returned};
 use crate::session::Settings;

@@ -354,7 +354,12 @@ impl Session {
         self.drop_more();
         turn.fx.push(Effect::Release { channel });
         match to {
-            To::Reply => self.refuse(ticket, error.into(), turn),
+            To::Reply => {
+                self.refuse(ticket, error.into(), turn);
+                let name = turn.hub.name(channel).clone();
+                self.drop_stream(&name);
+                self.begin_wanted(&name, turn);
+            }
             // It is to have what it connects with, or to connect again.
             To::Connect => turn.fx.push(Effect::Close(Disconnect::INTERNAL)),
             To::Push => turn.fx.lost_subscriptions += 1,
