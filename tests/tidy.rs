@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 900;
@@ -579,5 +580,39 @@ fn lets_pass_what_is_fine() {
         ("src/http.rs", "const A: &str = r#\"todo! \" unwrap() \"#; const B: u8 = b'\\''; fn f() { a.unwrap_or(1); }"),
     ] {
         assert_eq!(found_in(path, text), "", "{path}: {text}");
+    }
+}
+
+/// What docs/security.md calls a test is one.
+#[test]
+fn the_tests_that_security_is_shown_by_are_there() {
+    let page = fs::read_to_string("docs/security.md").expect("the page");
+    let mut sources = String::new();
+    for folder in ["src", "tests/blackbox"] {
+        let mut folders = vec![PathBuf::from(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false => sources += &fs::read_to_string(&path).expect("a source"),
+                }
+            }
+        }
+    }
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .filter_map(|line| line.trim_end_matches('|').rsplit('|').next());
+    let is_name = |word: &&str| {
+        word.contains("::") && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c))
+    };
+    let named: Vec<&str> = rows.flat_map(|cell| cell.split([' ', ','])).filter(is_name).collect();
+    assert!(named.len() > 100, "{} are named", named.len());
+    for name in named {
+        let function = name.rsplit("::").next().unwrap_or(name);
+        // The last part is a test, or a module of tests.
+        let is_there = sources.contains(&format!("fn {function}(")) || sources.contains(&format!("mod {function}"));
+        assert!(is_there, "{name} is not there");
     }
 }
