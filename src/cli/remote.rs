@@ -70,24 +70,26 @@ impl Remote<'_> {
     fn api_place(&self) -> Result<Place, String> {
         let server = &self.config.http_server;
         let own = if server.internal_address.is_empty() { &server.address } else { &server.internal_address };
+        let inside = server.internal_tls.enabled || server.tls.enabled && !server.tls_external;
         match server.internal_port {
-            0 => self.place(&server.address, server.port),
-            port => self.place(own, port),
+            0 => self.client_place(),
+            port => self.place(own, port, inside),
         }
     }
 
     /// Where clients connect.
     fn client_place(&self) -> Result<Place, String> {
-        self.place(&self.config.http_server.address, self.config.http_server.port)
+        let server = &self.config.http_server;
+        self.place(&server.address, server.port, server.tls.enabled)
     }
 
-    fn place(&self, address: &str, port: u16) -> Result<Place, String> {
+    fn place(&self, address: &str, port: u16, is_tls: bool) -> Result<Place, String> {
         match self.text("url") {
             Some(url) => place_of(url),
             None if port == 0 => {
                 Err("the configured port is 0, so that only the server knows it: give --url".to_owned())
             }
-            None => Ok(Place { is_tls: false, authority: format!("{}:{port}", host(address)), path: String::new() }),
+            None => Ok(Place { is_tls, authority: format!("{}:{port}", host(address)), path: String::new() }),
         }
     }
 
@@ -164,5 +166,9 @@ mod tests {
         assert_eq!(of(&config), both("http://[::1]:9000/api", "http://[::1]:8000"));
         config.http_server.internal_address = "10.0.0.1".into();
         assert_eq!(of(&config), both("http://10.0.0.1:9000/api", "http://[::1]:8000"));
+        config.http_server.tls.enabled = true;
+        assert_eq!(of(&config), both("https://10.0.0.1:9000/api", "https://[::1]:8000"));
+        config.http_server.tls_external = true;
+        assert_eq!(of(&config), both("http://10.0.0.1:9000/api", "https://[::1]:8000"));
     }
 }
