@@ -125,7 +125,7 @@ fn every_problem_of_every_source_is_told_at_once() {
         "bad.toml: unknown option client.ping_intervall; did you mean client.ping_interval?",
         "command line: --http_server.port: expected a whole number, 0 to 65535; got \"x\"",
         "command line: unknown option --log.levle; did you mean --log.level?",
-        "command line: unknown option --engine; did you mean --channel.without_namespace.engine?",
+        "command line: --map_broker: a Centrifugo option that this version does not support yet",
         "environment: GANNET_REACTORS: expected a whole number, 0 to 1024; got 9999",
         "bad.toml: client.channel_limit: expected a whole number, 1 to 1048576; got 9999999",
     ];
