@@ -15,8 +15,10 @@ pub const PLAIN_MAX: usize = 1 << 14;
 /// Bytes behind the head, at most (section 5.2).
 pub const BODY_MAX: usize = PLAIN_MAX + 256;
 const TAG: usize = 16;
-/// Records in a row that say nothing: empty ones, key updates, warnings.
-const FRUITLESS_MAX: u8 = 32;
+/// Records that say nothing, beyond those that say something: empty ones, key updates, warnings.
+const FRUITLESS_MAX: u8 = 128;
+/// A key update counts for so many of them: it costs three expansions, and 27 bytes ask for it.
+const UPDATE_WEIGHT: u8 = 8;
 const KEY_UPDATE: u8 = 24;
 const KEY_UPDATE_LEN: usize = 5;
 
@@ -64,7 +66,7 @@ pub struct Records {
     /// The beginning of a key update that is spread over records.
     part: [u8; KEY_UPDATE_LEN],
     part_len: u8,
-    /// Records in a row that said nothing.
+    /// Records that said nothing, less those that said something since.
     fruitless: u8,
     /// The peer wants the next key; it comes before the next record.
     update_owed: bool,
@@ -126,7 +128,7 @@ impl Records {
             // Longer than any message that a client may still send.
             len => ([said[0]; KEY_UPDATE_LEN], len),
         };
-        self.count_fruitless()?;
+        self.count_fruitless(1)?;
         match kind {
             kind if kind == Content::Alert as u8 => self.take_alert(&said.0, said.1),
             kind if kind == Content::Handshake as u8 => self.take_handshake(keys, &said.0, said.1),
@@ -140,16 +142,17 @@ impl Records {
             return Err(Alert::UnexpectedMessage);
         }
         match len {
-            0 => self.count_fruitless().map(|()| Opened::Nothing),
+            0 => self.count_fruitless(1).map(|()| Opened::Nothing),
             len => {
-                self.fruitless = 0;
+                // Not forgotten at once, or every other record could be an update.
+                self.fruitless = self.fruitless.saturating_sub(1);
                 Ok(Opened::Data(len))
             }
         }
     }
 
-    fn count_fruitless(&mut self) -> Result<(), Alert> {
-        self.fruitless += 1;
+    fn count_fruitless(&mut self, weight: u8) -> Result<(), Alert> {
+        self.fruitless = self.fruitless.saturating_add(weight);
         if self.fruitless > FRUITLESS_MAX { Err(Alert::UnexpectedMessage) } else { Ok(()) }
     }
 
@@ -182,6 +185,7 @@ impl Records {
             return Ok(Opened::Nothing);
         }
         self.part_len = 0;
+        self.count_fruitless(UPDATE_WEIGHT - 1)?;
         let [_, length @ .., wanted] = self.part;
         if length != [0, 0, 1] {
             return Err(Alert::DecodeError);

@@ -210,23 +210,46 @@ fn an_update_in_pieces_may_not_be_cut_by_other_records() {
     }
 }
 
+type Make = fn(&mut Peer) -> Vec<u8>;
+
 #[test]
 fn records_that_say_nothing_end_it_after_a_while() {
-    for make in
-        [(|p: &mut Peer| p.record(DATA, b"")) as fn(&mut Peer) -> _, |p| p.update(1), |p| p.record(ALERT, &[1, 90])]
-    {
+    let makes: [(Make, usize); 3] =
+        [(|p| p.record(DATA, b""), 128), (|p| p.update(1), 16), (|p| p.record(ALERT, &[1, 90]), 128)];
+    for (make, limit) in makes {
         let (mut peer, mut records) = pair(Suite::ChaCha20Poly1305);
-        for _ in 0..3 {
-            for _ in 0..32 {
-                let record = make(&mut peer);
-                assert!(open(&mut records, &record).is_ok());
-            }
+        // One that says nothing for one that says something may go on.
+        for _ in 0..300 {
+            let record = if limit == 128 { make(&mut peer) } else { peer.record(DATA, b"x") };
+            assert!(open(&mut records, &record).is_ok());
             let record = peer.record(DATA, b"something");
             assert!(open(&mut records, &record).is_ok());
         }
-        let outcomes = (0..33).map(|_| open(&mut records, &make(&mut peer)).is_ok()).collect::<Vec<_>>();
-        assert_eq!(outcomes.iter().filter(|good| **good).count(), 32);
+        let outcomes = (0..limit + 1).map(|_| open(&mut records, &make(&mut peer)).is_ok()).collect::<Vec<_>>();
+        assert_eq!(outcomes.iter().filter(|good| **good).count(), limit);
     }
+}
+
+/// Between bytes that say something too: else some thousand updates fit into one read.
+#[test]
+fn a_flood_of_key_updates_ends_it() {
+    let flood = |data: usize| {
+        let (mut peer, mut records) = pair(Suite::Aes128Gcm);
+        let mut done = 0;
+        for update in 0..1000 {
+            let updated = peer.update(0);
+            if open(&mut records, &updated).is_err() {
+                break;
+            }
+            done = update + 1;
+            for _ in 0..data {
+                let record = peer.record(DATA, b"x");
+                assert!(open(&mut records, &record).is_ok());
+            }
+        }
+        done
+    };
+    assert_eq!([0, 1, 8].map(flood), [16, 18, 1000]);
 }
 
 #[test]
@@ -436,6 +459,26 @@ fn the_end_is_said_once_and_a_failure_has_its_reason() {
     assert_eq!(peer.hear(&took), [(ALERT, vec![2, Alert::BadRecordMac as u8])]);
 }
 
+/// RFC 8446 section 6.2: who got a fatal alert sends nothing more.
+#[test]
+fn a_peer_that_gives_up_hears_nothing_more_and_did_not_end_its_stream() {
+    for (alert, gives_up) in [([2, 40], true), ([1, 40], true), ([1, 0], false)] {
+        let (mut peer, records) = pair(Suite::Aes128Gcm);
+        let (mut tunnel, mut kit) = (Tunnel::new(Layer::Compact(Box::new(records)), Vec::new()), Kit::new(2));
+        let mut socket = Narrow { took: Vec::new(), room: 10 };
+        let taken = tunnel.write(&mut kit, &[IoSlice::new(b"a lot")], |bytes| socket.take(bytes)).expect("some");
+        assert!(taken == 4 && tunnel.unsent() > 0);
+        let input = [peer.record(DATA, b"last words"), peer.record(ALERT, &alert)].concat();
+        let (said, end) = read_all(&mut tunnel, &input, std::iter::empty());
+        assert_eq!((&said[..], end.is_ok()), (&b"last words"[..], true));
+        assert_eq!(tunnel.is_cut(), gives_up, "{alert:?}");
+        (socket.took, socket.room) = (Vec::new(), 1000);
+        let wrote = tunnel.write(&mut kit, &[IoSlice::new(b"t")], |bytes| socket.take(bytes));
+        tunnel.end(&mut kit, |bytes| socket.take(bytes));
+        assert_eq!((wrote.is_err(), socket.took.is_empty()), (gives_up, gives_up), "{alert:?}");
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Say(Vec<u8>),
@@ -463,12 +506,15 @@ proptest! {
     #[test]
     fn both_hear_what_was_said(suite in 0..3usize, acts in acts(), sizes in prop::collection::vec(1..600usize, 1..20)) {
         let (mut peer, mut records) = pair(SUITES[suite]);
-        let (mut input, mut said, mut keys, mut fruitless) = (Vec::new(), Vec::new(), HotKeys::new(3), 0);
+        let (mut input, mut said, mut keys, mut fruitless) = (Vec::new(), Vec::new(), HotKeys::new(3), 0usize);
         for act in acts {
             let (record, new) = match act {
                 Act::Say(text) => (peer.record(DATA, &text), text),
-                Act::Empty if fruitless < 30 => (peer.record(DATA, b""), Vec::new()),
-                Act::Update(wanted) if fruitless < 30 => (peer.update(wanted), Vec::new()),
+                Act::Empty if fruitless < 120 => (peer.record(DATA, b""), Vec::new()),
+                Act::Update(wanted) if fruitless < 120 => {
+                    fruitless += 7;
+                    (peer.update(wanted), Vec::new())
+                }
                 Act::Answer(len) => {
                     // What the peer said so far comes first.
                     let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records.clone())), Vec::new());
@@ -488,7 +534,7 @@ proptest! {
                 }
                 Act::Empty | Act::Update(_) => continue,
             };
-            fruitless = if new.is_empty() { fruitless + 1 } else { 0 };
+            fruitless = if new.is_empty() { fruitless + 1 } else { fruitless.saturating_sub(1) };
             input.extend(record);
             said.extend(new);
         }

@@ -57,6 +57,8 @@ pub struct Tunnel {
     more: bool,
     /// The peer said that it says no more.
     closed: bool,
+    /// It said so by giving up: it is told nothing more (RFC 8446 section 6.2), and its stream has no end.
+    given_up: bool,
     /// We did.
     ended: bool,
     /// The last byte that was reported as not taken is sealed already.
@@ -69,7 +71,8 @@ impl Tunnel {
     /// `input`: what came behind the handshake.
     pub fn new(layer: Layer, input: Vec<u8>) -> Tunnel {
         let kept = (!input.is_empty()).then(|| Box::new(Kept { input, output: Vec::new() }));
-        Tunnel { layer, kept, more: true, closed: false, ended: false, withheld: false, failed: None }
+        let (closed, given_up, ended, withheld) = (false, false, false, false);
+        Tunnel { layer, kept, more: true, closed, given_up, ended, withheld, failed: None }
     }
 
     pub fn layer(&self) -> &Layer {
@@ -83,7 +86,7 @@ impl Tunnel {
 
     /// Is its stream at an end without a word from the peer that it is?
     pub fn is_cut(&self) -> bool {
-        !self.closed
+        !self.closed || self.given_up
     }
 
     /// Bytes that the socket is still to take.
@@ -182,8 +185,8 @@ impl Tunnel {
             match records.open(&mut kit.keys, record, used - said)? {
                 Opened::Data(len) => said += len,
                 Opened::Nothing => {}
-                Opened::Closed | Opened::GivenUp(_) => {
-                    self.closed = true;
+                end @ (Opened::Closed | Opened::GivenUp(_)) => {
+                    (self.closed, self.given_up) = (true, end != Opened::Closed);
                     break;
                 }
             }
@@ -249,7 +252,7 @@ impl Tunnel {
         pieces: &[IoSlice<'_>],
         mut send: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        if self.failed.is_some() || self.ended {
+        if self.failed.is_some() || self.ended || self.given_up {
             return Err(ErrorKind::BrokenPipe.into());
         }
         if !self.send_kept(&mut send)? {
@@ -278,7 +281,7 @@ impl Tunnel {
 
     /// Says that we say no more, or why it cannot go on; once. What cannot leave at once is lost.
     pub fn end(&mut self, kit: &mut Kit, mut send: impl FnMut(&[u8]) -> io::Result<usize>) {
-        if std::mem::replace(&mut self.ended, true) {
+        if std::mem::replace(&mut self.ended, true) || self.given_up {
             return;
         }
         kit.sealed.clear();
