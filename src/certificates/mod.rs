@@ -184,8 +184,11 @@ fn port_config(
     let protocols: &[&[u8]] = if port == TlsPort::Grpc { &[b"h2"] } else { &[b"http/1.1"] };
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    // Who must show a certificate is not let in with a ticket of when another would do.
-    config.ticketer = Arc::new(Tickets::new(secret, port, &material.client_ca));
+    // Nobody looks again at the certificates in a ticket: who must show one shows it each time.
+    match material.client_ca.is_empty() {
+        true => config.ticketer = Arc::new(Tickets::new(secret, port)),
+        false => config.send_tls13_tickets = 0,
+    }
     if compact && port == TlsPort::Public {
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(secrets::Catch);

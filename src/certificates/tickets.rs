@@ -2,10 +2,10 @@
 //!
 //! Owns the keys. Nodes with one secret make the same keys without a word between them; each holds for a window, and
 //! the windows beside it are read too. Every ticket has a key of its own, so random numbers never meet under one.
+//! TLS 1.2 gets none: there a ticket travels in clear with all that opens its connection, and the next, inside.
 
 use crate::config::TlsPort;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::digest;
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use rustls::server::ProducesTickets;
 use std::fmt;
@@ -16,8 +16,8 @@ const WINDOW_S: u64 = 6 * 60 * 60;
 const NAME: usize = 16;
 const SALT: usize = 32;
 const TAG: usize = 16;
-/// Bytes of a ticket: a client's certificates may be in it.
-const TICKET_MAX: usize = 32 * 1024;
+/// Bytes of a ticket: a secret, a name and a protocol; where clients show certificates there are no tickets.
+const TICKET_MAX: usize = 4 * 1024;
 
 /// Where the keys come from.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,8 +40,8 @@ impl TicketSecret {
 /// The tickets of one port.
 pub struct Tickets {
     secret: Prk,
-    /// What a connection had to show, and where: a ticket of another is none.
-    scope: Vec<u8>,
+    /// Where a connection was: a ticket of another port is none.
+    scope: &'static [u8],
     clock: fn() -> u64,
 }
 
@@ -71,22 +71,30 @@ fn unix_s() -> u64 {
 }
 
 impl Tickets {
-    pub fn new(secret: &TicketSecret, port: TlsPort, client_ca: &[u8]) -> Tickets {
+    pub fn new(secret: &TicketSecret, port: TlsPort) -> Tickets {
         let secret = Salt::new(HKDF_SHA256, b"gannet tickets").extract(&secret.0);
-        let mut scope = port.label().as_bytes().to_vec();
-        scope.extend(digest::digest(&digest::SHA256, client_ca).as_ref());
-        Tickets { secret, scope, clock: unix_s }
+        Tickets { secret, scope: port.label().as_bytes(), clock: unix_s }
     }
 
     /// What a window's tickets begin with. It tells nobody which node, or when, without the secret.
     fn name(&self, window: u64) -> Option<[u8; NAME]> {
-        derive(&self.secret, &[b"name", &window.to_be_bytes(), &self.scope])
+        derive(&self.secret, &[b"name", &window.to_be_bytes(), self.scope])
     }
 
     fn key(&self, window: u64, salt: &[u8]) -> Option<LessSafeKey> {
-        let key: [u8; 32] = derive(&self.secret, &[b"key", &window.to_be_bytes(), salt, &self.scope])?;
+        let key: [u8; 32] = derive(&self.secret, &[b"key", &window.to_be_bytes(), salt, self.scope])?;
         Some(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).ok()?))
     }
+}
+
+/// Is it what rustls remembers of a TLS 1.3 connection? The name that was asked for comes first, and then the version.
+fn is_13(plain: &[u8]) -> bool {
+    let version = match plain {
+        [0, rest @ ..] => Some(rest),
+        [1, len, rest @ ..] => rest.get(usize::from(*len)..),
+        _ => None,
+    };
+    version.is_some_and(|rest| rest.starts_with(&[3, 4]))
 }
 
 /// Each key seals once.
@@ -103,7 +111,11 @@ impl ProducesTickets for Tickets {
         WINDOW_S as u32
     }
 
+    /// `None`: the client is told that it has no ticket.
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        if !is_13(plain) {
+            return None;
+        }
         let window = (self.clock)() / WINDOW_S;
         let (name, mut salt) = (self.name(window)?, [0; SALT]);
         getrandom::fill(&mut salt).ok()?;
@@ -131,7 +143,8 @@ impl ProducesTickets for Tickets {
         let mut plain = sealed.to_vec();
         let len = self.key(window, salt)?.open_in_place(nonce(), Aad::from(*name), &mut plain).ok()?.len();
         plain.truncate(len);
-        Some(plain)
+        // A server of before may have given one to TLS 1.2.
+        is_13(&plain).then_some(plain)
     }
 }
 
@@ -139,17 +152,19 @@ impl ProducesTickets for Tickets {
 mod tests {
     use super::*;
 
-    fn tickets(secret: &str, port: TlsPort, client_ca: &[u8], clock: fn() -> u64) -> Tickets {
+    const STATE: &[u8] = b"\0\x03\x04state";
+
+    fn tickets(secret: &str, port: TlsPort, clock: fn() -> u64) -> Tickets {
         let secret = TicketSecret::of(secret).expect("a secret");
-        Tickets { clock, ..Tickets::new(&secret, port, client_ca) }
+        Tickets { clock, ..Tickets::new(&secret, port) }
     }
 
     #[test]
     fn a_ticket_is_good_at_every_node_with_the_secret_for_its_time() {
         const AT: u64 = 1_000_000 * WINDOW_S;
-        let of = |clock: fn() -> u64| tickets("a", TlsPort::Public, b"", clock);
-        let ticket = of(|| AT).encrypt(b"state").expect("a ticket");
-        assert_ne!(of(|| AT).encrypt(b"state").expect("a ticket"), ticket, "no two are alike");
+        let of = |clock: fn() -> u64| tickets("a", TlsPort::Public, clock);
+        let ticket = of(|| AT).encrypt(STATE).expect("a ticket");
+        assert_ne!(of(|| AT).encrypt(STATE).expect("a ticket"), ticket, "no two are alike");
         for (clock, good) in [
             ((|| AT) as fn() -> u64, true),
             (|| AT + WINDOW_S, true),
@@ -158,13 +173,9 @@ mod tests {
             (|| AT - 1, true),
             (|| AT - WINDOW_S - 1, false),
         ] {
-            assert_eq!(of(clock).decrypt(&ticket).as_deref() == Some(&b"state"[..]), good, "{}", clock());
+            assert_eq!(of(clock).decrypt(&ticket).as_deref() == Some(STATE), good, "{}", clock());
         }
-        for other in [
-            tickets("b", TlsPort::Public, b"", || AT),
-            tickets("a", TlsPort::Internal, b"", || AT),
-            tickets("a", TlsPort::Public, b"another authority", || AT),
-        ] {
+        for other in [tickets("b", TlsPort::Public, || AT), tickets("a", TlsPort::Internal, || AT)] {
             assert_eq!(other.decrypt(&ticket), None);
         }
         for at in 0..ticket.len() {
@@ -174,5 +185,22 @@ mod tests {
             assert_eq!(of(|| AT).decrypt(&ticket[..at]), None, "cut at {at}");
         }
         assert_eq!(of(|| AT).decrypt(&vec![0; TICKET_MAX + 1]), None);
+    }
+
+    #[test]
+    fn tls_1_2_has_no_tickets() {
+        let tickets = tickets("a", TlsPort::Public, unix_s);
+        for (state, good) in [
+            (&b"\0\x03\x04s"[..], true),
+            (b"\x01\x03a.b\x03\x04s", true),
+            (b"\0\x03\x03s", false),
+            (b"\x01\x03a.b\x03\x03s", false),
+            (b"\x01\x09a.b\x03\x04s", false),
+            (b"\x01", false),
+            (b"", false),
+        ] {
+            let ticket = tickets.encrypt(state);
+            assert_eq!(ticket.and_then(|ticket| tickets.decrypt(&ticket)).as_deref(), good.then_some(state));
+        }
     }
 }

@@ -17,8 +17,8 @@ options! {
         /// Clients with TLS 1.3 are kept in a few hundred bytes, by a record layer of this server's own. Without it,
         /// and with TLS 1.2, it is rustls's, in 3 KiB.
         compact: bool = true;
-        /// Nodes with the same text, 32 bytes or more of it (openssl rand -hex 32), resume each other's clients, and
-        /// after a restart too. Empty = a node resumes its own, until it ends. Secret: never printed.
+        /// Nodes with the same text, 32 bytes or more of it (openssl rand -hex 32), resume each other's clients with
+        /// TLS 1.3, and after a restart too. Empty = a node resumes its own, until it ends. Secret: never printed.
         ticket_secret: String = String::new(), Rule::Secret;
         /// Clients in their handshake, in one reactor; beyond: the oldest of them is closed.
         handshake_limit: usize = 16384, Rule::Count(1, MIB);
@@ -109,7 +109,7 @@ impl Config {
     }
 }
 
-/// Who can guess the secret can read what was recorded of connections that were resumed.
+/// Who can guess the secret can pass for this server to clients that resume.
 const SECRET_MIN: usize = 32;
 
 #[cfg(test)]

@@ -142,16 +142,14 @@ fn nodes_with_one_secret_resume_each_other_s_clients() {
     let alone = Options::new(&certificates).start();
     for version in [0, 1] {
         let config = config(&certificates, version);
-        assert_eq!(
-            [&one, &one, &other].map(|server| resumes(server, &config)),
-            [false, true, true],
-            "version {version}"
-        );
+        // With TLS 1.2 whoever got hold of the secret could read on: it has no tickets.
+        let may = version == 0;
+        assert_eq!([&one, &one, &other].map(|server| resumes(server, &config)), [false, may, may], "{version}");
         assert!(!resumes(&stranger, &config), "its secret is another");
         let config = self::config(&certificates, version);
-        assert_eq!([&alone, &alone].map(|server| resumes(server, &config)), [false, true], "without a secret");
+        assert_eq!([&alone, &alone].map(|server| resumes(server, &config)), [false, may], "without a secret");
     }
-    assert_eq!(other.metric("gannet_tls_handshakes_resumed_total"), 2);
+    assert_eq!(other.metric("gannet_tls_handshakes_resumed_total"), 1);
 }
 
 #[test]
@@ -183,7 +181,8 @@ fn a_client_shows_a_certificate_where_it_must() {
         for version in 0..2 {
             let versions = &VERSIONS[version..=version];
             let good = Arc::new(ours.client_config(versions, true));
-            assert_eq!([resumes(&server, &good), resumes(&server, &good)], [false, true]);
+            // Each time: a ticket would outlive what it was given for.
+            assert_eq!([resumes(&server, &good), resumes(&server, &good)], [false, false]);
             let mut stranger = ours.client_config(versions, false);
             for config in [ours.client_config(versions, false), {
                 let shown = others.client_config(versions, true);
