@@ -185,7 +185,7 @@ counters! {
     tls_old: "gannet_tls_handshakes_tls12_total" "Of those, handshakes of TLS 1.2.",
     tls_failed: "gannet_tls_handshake_failures_total" "TLS handshakes that failed; log.level debug tells why.",
     tls_timeouts: "gannet_tls_handshake_timeouts_total" "TLS handshakes that were not completed within http_server.handshake_timeout.",
-    tls_refused: "gannet_tls_handshakes_refused_total" "Sockets closed in their TLS handshake because of workers.queue_size or tls.handshake_limit.",
+    tls_refused: "gannet_tls_handshakes_refused_total" "Sockets closed in their TLS handshake because of workers.queue_size, tls.handshake_limit or tls.handshake_memory_limit.",
     tls_cut: "gannet_tls_connections_cut_total" "Clients whose stream ended without TLS's word that it is the end.",
     resets: "gannet_transport_connections_lost_total" "Sockets that ended without a close frame.",
 }

@@ -127,6 +127,11 @@ impl Certificates {
     }
 }
 
+/// Must clients of this configuration show certificates? Those have no tickets.
+pub fn asks_clients(config: &ServerConfig) -> bool {
+    config.send_tls13_tickets == 0
+}
+
 /// What is wrong with the certificates and keys of ports, which may be in files.
 pub fn faults(config: &Config) -> Vec<String> {
     let any = TlsPort::ALL.iter().any(|port| config.tls_of(*port).is_some());

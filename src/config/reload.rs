@@ -35,6 +35,7 @@ impl Config {
         let tls = &mut self.tls;
         (tls.compact, tls.key_cache_size) = (old.tls.compact, old.tls.key_cache_size);
         tls.handshake_limit = old.tls.handshake_limit;
+        tls.handshake_memory_limit = old.tls.handshake_memory_limit;
         let websocket = &mut self.websocket;
         websocket.compression = old.websocket.compression;
         websocket.compression_level = old.websocket.compression_level;

@@ -6,7 +6,7 @@
 use super::check::Problem;
 use super::list::ListEntry;
 use super::value::Rule;
-use super::{Config, DAY, MIB, TlsOptions, secs};
+use super::{Config, DAY, GIB, KIB, MIB, TlsOptions, secs};
 use std::time::Duration;
 
 options! {
@@ -22,6 +22,9 @@ options! {
         ticket_secret: String = String::new(), Rule::Secret;
         /// Clients in their handshake, in one reactor; beyond: the oldest of them is closed.
         handshake_limit: usize = 16384, Rule::Count(1, MIB);
+        /// Bytes that clients in their handshake said, in one reactor, and that wait for more; beyond: the client with
+        /// most of them is closed.
+        handshake_memory_limit: usize = 32 << 20, Rule::Bytes(128 * KIB, GIB);
         /// Clients of one reactor whose keys stay ready for use with `compact`, at most; a KiB for each. The keys of
         /// all others are made ready when bytes come or go.
         key_cache_size: usize = 256, Rule::Count(1, MIB);

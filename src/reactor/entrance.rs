@@ -2,7 +2,8 @@
 //!
 //! Owns their sockets, what they said that no worker has had yet, and what they are still to be sent. Workers carry the
 //! handshakes out; who says nothing costs neither a thread nor more than its place here. When there are too many, the
-//! oldest goes, so that those who do nothing keep nobody out.
+//! oldest goes, so that those who do nothing keep nobody out; when they hold too many bytes, the one with most of them.
+//! Invariant: `held` is the sum of all arrivals' `held`.
 
 use super::socket::ReactorSocket;
 use super::{Detached, HANDSHAKES, Reactor};
@@ -38,6 +39,8 @@ struct Arrival {
     output: Vec<u8>,
     /// The socket may have something to read.
     unread: bool,
+    /// Bytes of it that wait for a worker, or for more.
+    held: usize,
 }
 
 enum Stage {
@@ -58,15 +61,36 @@ pub struct Entrance {
     /// Each arrival with its generation, by the time it came; some are gone.
     line: VecDeque<(u32, u32)>,
     limit: usize,
+    held: usize,
+    memory_limit: usize,
     handshakes: Handshakes,
     stepped: Mailbox<Stepped>,
     room: Vec<u8>,
 }
 
 impl Entrance {
-    pub fn new(handshakes: Handshakes, stepped: Mailbox<Stepped>, limit: usize) -> Entrance {
+    pub fn new(handshakes: Handshakes, stepped: Mailbox<Stepped>, limits: (usize, usize)) -> Entrance {
         let (arrivals, line, room) = (Slab::new(), VecDeque::new(), vec![0; READ_SIZE]);
-        Entrance { arrivals, generation: 0, line, limit, handshakes, stepped, room }
+        let (limit, memory_limit) = limits;
+        Entrance { arrivals, generation: 0, line, limit, held: 0, memory_limit, handshakes, stepped, room }
+    }
+
+    /// What one holds now.
+    fn count(&mut self, at: u32, held: usize) {
+        let Some(arrival) = self.arrivals.get_mut(at as usize) else { return };
+        self.held = self.held + held - std::mem::replace(&mut arrival.held, held);
+    }
+
+    /// One with the most bytes, if all hold more than they may.
+    fn greediest(&self) -> Option<u32> {
+        let over = self.held > self.memory_limit;
+        over.then(|| self.arrivals.iter().max_by_key(|(_, arrival)| arrival.held)).flatten().map(|(at, _)| at as u32)
+    }
+
+    fn remove(&mut self, at: u32) -> Option<Arrival> {
+        let arrival = self.arrivals.try_remove(at as usize)?;
+        self.held -= arrival.held;
+        Some(arrival)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -104,7 +128,7 @@ impl<S: ReactorSocket> Reactor<S> {
         let (fd, generation) = (stream.as_raw_fd(), entrance.generation);
         let stage = Stage::Listens(Box::default());
         // Its hello may be there already, but the poll tells of that.
-        let arrival = Arrival { stream, ip_key, generation, due, stage, output: Vec::new(), unread: false };
+        let arrival = Arrival { stream, ip_key, generation, due, stage, output: Vec::new(), unread: false, held: 0 };
         let at = entrance.arrivals.insert(arrival) as u32;
         entrance.line.push_back((at, generation));
         let crowded = entrance.arrivals.len() > entrance.limit;
@@ -151,6 +175,7 @@ impl<S: ReactorSocket> Reactor<S> {
         let at = owner.index & !HANDSHAKE_BIT;
         let Some(arrival) = self.arrival(at).filter(|arrival| arrival.generation == owner.generation) else { return };
         arrival.output = output;
+        let held = if let Next::More(handshake) = &next { handshake.held() } else { 0 };
         let counters = &mut self.turn.shard.counters;
         let stage = match next {
             Next::More(handshake) => Stage::Listens(handshake),
@@ -169,6 +194,7 @@ impl<S: ReactorSocket> Reactor<S> {
         if let Some(arrival) = self.arrival(at) {
             arrival.stage = stage;
         }
+        self.count(at, held);
         self.advance(at);
     }
 
@@ -211,10 +237,21 @@ impl<S: ReactorSocket> Reactor<S> {
             }
         };
         let Stage::Listens(handshake) = std::mem::replace(&mut arrival.stage, Stage::Away) else { return };
-        let owner = owner(self.me, at, arrival.generation);
+        let (owner, held) = (owner(self.me, at, arrival.generation), handshake.held() + came.len());
         if !entrance.handshakes.offer(owner, handshake, came) {
             self.turn.shard.counters.tls_refused += 1;
-            self.dismiss(at);
+            return self.dismiss(at);
+        }
+        self.count(at, held);
+    }
+
+    /// What one holds now; others go if that is too much.
+    fn count(&mut self, at: u32, held: usize) {
+        let Some(entrance) = &mut self.entrance else { return };
+        entrance.count(at, held);
+        while let Some(greediest) = self.entrance.as_ref().and_then(Entrance::greediest) {
+            self.turn.shard.counters.tls_refused += 1;
+            self.dismiss(greediest);
         }
     }
 
@@ -227,7 +264,7 @@ impl<S: ReactorSocket> Reactor<S> {
     /// Closes it.
     fn dismiss(&mut self, at: u32) {
         let Some(entrance) = &mut self.entrance else { return };
-        let Some(arrival) = entrance.arrivals.try_remove(at as usize) else { return };
+        let Some(arrival) = entrance.remove(at) else { return };
         if matches!(arrival.stage, Stage::Away) {
             entrance.handshakes.forget(owner(self.me, at, arrival.generation));
         }
@@ -237,8 +274,7 @@ impl<S: ReactorSocket> Reactor<S> {
 
     /// The handshake is done: from here on it is a connection like any other.
     fn let_in(&mut self, at: u32) {
-        let Some(arrival) = self.entrance.as_mut().and_then(|entrance| entrance.arrivals.try_remove(at as usize))
-        else {
+        let Some(arrival) = self.entrance.as_mut().and_then(|entrance| entrance.remove(at)) else {
             return;
         };
         let Stage::Done(tunnel) = arrival.stage else { return };

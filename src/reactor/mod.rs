@@ -149,8 +149,8 @@ impl<S: ReactorSocket> Reactor<S> {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         shard.deflater = ws::Deflater::new(&config.websocket);
         let reactors = links.reactors.len() as u16;
-        let limit = config.tls.handshake_limit;
-        let entrance = handshakes.map(|(handshakes, stepped)| Entrance::new(handshakes, stepped, limit));
+        let limits = (config.tls.handshake_limit, config.tls.handshake_memory_limit);
+        let entrance = handshakes.map(|(handshakes, stepped)| Entrance::new(handshakes, stepped, limits));
         let outside = Outside::new(poll.registry().try_clone()?, links, admission, config)?;
         Ok(Reactor {
             poll,

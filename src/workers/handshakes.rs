@@ -7,7 +7,7 @@
 use super::{JobKind, Pool};
 use crate::base::mailbox::Sender;
 use crate::broker::ConnKey;
-use crate::certificates::{Certificates, Secrets, take_secrets};
+use crate::certificates::{Certificates, Secrets, asks_clients, take_secrets};
 use crate::config::TlsPort;
 use crate::tls::{HEAD, Layer, Records, Suite, Tunnel};
 use rustls::server::UnbufferedServerConnection;
@@ -16,8 +16,10 @@ use rustls::{ConnectionTrafficSecrets, HandshakeKind, ProtocolVersion, ServerCon
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// Bytes that may have come and fit no step: the longest message of a handshake, in records.
-const INPUT_MAX: usize = 80 * 1024;
+/// Bytes that may have come and fit no step: a record, in which any hello has room.
+const INPUT_MAX: usize = 17 * 1024;
+/// The same where clients show certificates: the longest message of a handshake, in records.
+const SHOWN_INPUT_MAX: usize = 80 * 1024;
 /// Bytes behind a record's head, of any version.
 const RECORD_MAX: usize = (1 << 14) + 2048;
 /// What a handshake counts as while it waits, besides its input: rustls's state.
@@ -88,6 +90,11 @@ impl Handshakes {
 }
 
 impl Handshake {
+    /// Bytes that wait for more.
+    pub fn held(&self) -> usize {
+        self.input.capacity()
+    }
+
     /// Goes as far as what came allows; `config` is what it begins with.
     pub fn step(mut self: Box<Self>, config: &Arc<ServerConfig>, came: &[u8]) -> (Vec<u8>, Next) {
         self.input.extend_from_slice(came);
@@ -111,9 +118,14 @@ impl Handshake {
         }
         if connection.is_handshaking() {
             self.connection = Some(connection);
-            return match self.input.len() > INPUT_MAX {
+            let input_max = if asks_clients(config) { SHOWN_INPUT_MAX } else { INPUT_MAX };
+            return match self.input.len() > input_max {
                 true => (output, Next::Failed("the handshake is too long".into())),
-                false => (output, Next::More(self)),
+                false => {
+                    // It may wait for long.
+                    self.input.shrink_to_fit();
+                    (output, Next::More(self))
+                }
             };
         }
         (output, self.finish(connection))

@@ -273,6 +273,58 @@ fn peers_that_do_wrong_in_the_handshake_disturb_nobody() {
     assert_eq!(witness.publication(), 1);
 }
 
+/// A hello of 64 KiB less a byte, so many bytes of it, in records.
+fn endless_hello(len: usize) -> Vec<u8> {
+    let hello = [&[1, 0, 0xff, 0xff, 3, 3][..], &vec![7; len]].concat();
+    let record = |said: &[u8]| [&[22, 3, 1][..], &(said.len() as u16).to_be_bytes(), said].concat();
+    hello.chunks(16 * 1024).flat_map(record).collect()
+}
+
+#[test]
+fn who_says_more_than_a_hello_is_closed() {
+    let certificates = Certificates::new();
+    let authority = certificates.authority.clone();
+    for (options, closed) in [(&[][..], true), (&["--http_server.tls.client_ca_pem", &authority][..], false)] {
+        let patient = [options, &["--http_server.handshake_timeout", "1m"]].concat();
+        let server = Options::new(&certificates).with(&patient).start();
+        let mut stream = TcpStream::connect(server.address).expect("connect");
+        // It may be closed before it said all.
+        let _ = stream.write_all(&endless_hello(60_000));
+        server.counts("gannet_tls_handshake_failures_total", u64::from(closed));
+        if !closed {
+            // A certificate may be long, and yet not longer than any message.
+            stream.write_all(&endless_hello(60_000)).expect("it is still there");
+            server.counts("gannet_tls_handshake_failures_total", 1);
+        }
+        assert_eq!(server.metric("gannet_tls_handshake_timeouts_total"), 0);
+    }
+}
+
+#[test]
+fn those_who_say_most_are_closed_when_handshakes_hold_too_much() {
+    let certificates = Certificates::new();
+    let limits = ["--tls.handshake_memory_limit", "128KiB", "--http_server.handshake_timeout", "1m"];
+    let server = Options::new(&certificates).with(&limits).start();
+    // Half a hello, as anyone may have.
+    let mut small = TcpStream::connect(server.address).expect("connect");
+    small.write_all(b"\x16\x03\x01\x02\0\x01\0\x01\xfc").expect("send");
+    let _large: Vec<TcpStream> = (1..=20)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).expect("connect");
+            let _ = stream.write_all(&endless_hello(12_000));
+            stream
+        })
+        .collect();
+    // Ten of them fit, or a few less.
+    until("refusals", || (server.metric("gannet_tls_handshakes_refused_total") >= 10).then_some(()));
+    let mut client = Secure::subscribed(&server, &config(&certificates, 0), "news");
+    client.lives();
+    small.set_nonblocking(true).expect("it is open");
+    let nothing = small.read(&mut [0; 1]).expect_err("neither a word nor an end");
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+    assert_eq!(server.metric("gannet_tls_handshake_failures_total"), 0);
+}
+
 #[test]
 fn a_handshake_may_come_byte_by_byte() {
     let certificates = Certificates::new();
