@@ -71,7 +71,7 @@ impl Handshakes {
         let size = STATE_SIZE + came.len() + handshake.input.len();
         let offered =
             self.pool.offer((owner, JobKind::Handshake), size, (handshake, came), move |(handshake, came)| {
-                // A fault of ours must not leave a socket without an end.
+                // A fault of ours must not leave a socket without an end. Where panics abort, it ends the process.
                 let step = AssertUnwindSafe(|| match certificates.of(TlsPort::Public) {
                     Some(config) => handshake.step(&config, &came),
                     None => (Vec::new(), Next::Failed("this port has no TLS".into())),

@@ -107,7 +107,7 @@ impl Pool {
     }
 
     /// Has `work` done with `what`, which holds `size` bytes, in its turn; gives it back if there is no room. A panic
-    /// ends the job and not the thread.
+    /// ends the job and not the thread, or the process where panics abort, as in the profiles `release` and `dist`.
     pub fn offer<T: Send + 'static>(
         &self,
         (owner, kind): (ConnKey, JobKind),
@@ -161,7 +161,8 @@ impl Pool {
         page.labelled("gannet_workers_refused_jobs_total", help, "counter", "kind", each(|tally| tally.refused));
         let help = "Jobs that were not done because their connection ended before.";
         page.labelled("gannet_workers_abandoned_jobs_total", help, "counter", "kind", each(|tally| tally.left));
-        let help = "Jobs that ended in a panic: a fault of the server's.";
+        let help =
+            "Jobs that ended in a panic, a fault of the server's; in release builds a panic ends the process instead.";
         page.labelled("gannet_workers_panicked_jobs_total", help, "counter", "kind", each(|tally| tally.panicked));
         let help = "What jobs waited for a worker; a long tail wants more workers.threads.";
         let waited = labels.iter().zip(tallies.iter().map(|tally| &tally.waited));

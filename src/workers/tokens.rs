@@ -37,7 +37,7 @@ impl TokenChecks {
     }
 }
 
-/// A fault of ours must not leave a client without an answer.
+/// A fault of ours must not leave a client without an answer. Where panics abort, it ends the process.
 fn said(ask: &Ask, rules: &Rules) -> Said {
     let judged = catch_unwind(AssertUnwindSafe(|| match ask {
         Ask::Check(check) => Some(check.judge(rules)),
