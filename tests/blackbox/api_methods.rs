@@ -301,7 +301,7 @@ fn a_silent_disconnect_says_nothing() {
 fn a_subscription_of_the_api_may_end_by_itself() {
     let server = start_with(&["--client.expired_sub_close_delay", "0s"]);
     let (mut client, _) = client(&server, "42");
-    result(&server, "subscribe", json!({ "user": "42", "channel": "plain:a", "expire_at": now() + 1 }));
+    result(&server, "subscribe", json!({ "user": "42", "channel": "plain:a", "expire_at": now() + 2 }));
     assert_eq!(client.next()["push"]["channel"], "plain:a");
     assert_eq!(client.closed(), 3006);
 }

@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Error, Message, WebSocket};
@@ -28,6 +28,17 @@ pub struct Client {
 /// Seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs()
+}
+
+/// The next second, when it is half a second away at least: what ends then is not over on its way.
+pub fn soon() -> u64 {
+    loop {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+        if now.subsec_millis() < 500 {
+            return now.as_secs() + 1;
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
 }
 
 /// A token with these claims, well signed.

@@ -110,7 +110,7 @@ fn a_subscription_may_be_given_up_and_wanted_again_while_it_is_asked_about() {
 #[test]
 fn the_backend_is_asked_when_a_subscription_expires() {
     let backend = Backend::start(|asked| match (asked.path.as_str(), asked.text("channel")) {
-        ("/subscribe", _) => ok(json!({ "result": { "expire_at": now() + 1 } })),
+        ("/subscribe", _) => ok(json!({ "result": { "expire_at": now() + 2 } })),
         (_, "in:kept") => ok(json!({ "result": { "expire_at": now() + 1000, "info": { "i": 2 } } })),
         (_, "in:over") => ok(json!({ "result": { "expired": true } })),
         (_, "in:nothing") => ok(json!({})),

@@ -1,7 +1,7 @@
 //! Who a client is, asked of the backend: connect, what waits behind it, headers, and refresh.
 
 use crate::backend::{Asked, Backend, Gate, Said, ok};
-use crate::client::{Client, now, token};
+use crate::client::{Client, now, soon, token};
 use crate::peer::{PATH, Peer, TEXT, upgrade_head};
 use crate::server::{SECRET, Server, until};
 use serde_json::{Value, json};
@@ -322,7 +322,7 @@ fn the_backend_is_asked_at_expiry_and_prolongs_or_ends() {
     let backend = Backend::start(|asked| match (asked.path.as_str(), asked.text("user")) {
         ("/connect", _) => {
             let user = asked.body["data"].clone();
-            ok(json!({ "result": { "user": user, "expire_at": now() + 1, "info": { "n": 1 } } }))
+            ok(json!({ "result": { "user": user, "expire_at": now() + 2, "info": { "n": 1 } } }))
         }
         (_, "over") => ok(json!({ "result": { "expired": true } })),
         (_, "nobody") => ok(json!({})),
@@ -391,7 +391,7 @@ fn a_refresh_that_cannot_be_asked_for_costs_nobody_the_connection() {
     let server = backend.serves(&[REFRESH, "rpc.proxy"], &options);
     let connect = |server: &Server| {
         let mut peer = Peer::upgraded(server);
-        let token = token(&json!({ "sub": "42", "exp": now() + 1 }));
+        let token = token(&json!({ "sub": "42", "exp": soon() }));
         peer.send_frame(TEXT, json!({ "id": 1, "connect": { "token": token } }).to_string().as_bytes());
         assert!(peer.text().contains("\"client\""));
         peer
