@@ -33,6 +33,8 @@ struct BeginnersRead {
     recover: Option<Recover>,
     known: Known,
     tries: u8,
+    /// After which offset it is read, and how many publications.
+    asked: (u64, usize),
     /// What was found, while the channel catches up with it.
     found: Option<(Position, Vec<Publication>)>,
     who: Vec<Beginner>,
@@ -200,7 +202,7 @@ impl RemoteChannels {
         self.change(name, out, |sequence, _, _| sequence.begin_recovery());
         self.put_read(
             name,
-            BeginnersRead { number, recover, known: Known::default(), tries: 0, found: None, who },
+            BeginnersRead { number, recover, known: Known::default(), tries: 0, asked: (0, 0), found: None, who },
             out,
         );
     }
@@ -208,14 +210,16 @@ impl RemoteChannels {
     fn put_read(&mut self, name: &Arc<str>, mut read: BeginnersRead, out: &mut Told) {
         read.tries += 1;
         let Some(channel) = self.channels.get(name) else { return };
-        let (life, engine, keep) = (channel.life, channel.engine, self.keep_of(channel));
+        let (life, engine, keep, unseen) =
+            (channel.life, channel.engine, self.keep_of(channel), channel.sequence.is_unseen());
         let Some(keep) = keep.filter(|_| read.tries <= TRIES_MAX) else {
             return self.refuse_read(name, &read, ClientError::Internal, out);
         };
         let Some(ticket) = self.ticket(Ticket::Begin { channel: name.clone(), life, read: read.number }) else {
             return self.refuse_read(name, &read, ClientError::TooManyRequests, out);
         };
-        let query = Box::new(query(keep, read.recover.as_ref()));
+        let query = Box::new(query(keep, read.recover.as_ref(), unseen));
+        read.asked = (query.since.as_ref().map_or(0, |(offset, _)| *offset), query.limit);
         self.calls.push((engine, EngineCall::Read { ticket, channel: name.clone(), query }));
         if let Some(channel) = self.channels.get_mut(name) {
             (read.known, read.found) = (channel.sequence.known(), None);
@@ -243,8 +247,11 @@ impl RemoteChannels {
         let Some(at) = beginners.reads.iter().position(|read| read.number == number) else { return };
         let mut read = beginners.reads.swap_remove(at);
         let Some(found) = found else { return self.refuse_read(name, &read, ClientError::Internal, out) };
-        let known = &read.known;
-        let fresh = self.change(name, out, |sequence, _, emissions| sequence.saw(known, &found.0, emissions));
+        let (known, (top, publications), (since, limit)) = (&read.known, &found, read.asked);
+        let newest = read.recover.as_ref().is_none_or(|ask| ask.cache);
+        let covers = newest || since < top.offset && publications.len() < limit;
+        let fresh = self
+            .change(name, out, |sequence, _, emissions| sequence.saw(known, top, (publications, covers), emissions));
         match fresh {
             Some(true) => {
                 read.found = Some(found);
@@ -326,13 +333,15 @@ fn refuse(name: &Arc<str>, beginner: &Beginner, error: ClientError, out: &mut To
     out.push((Target::Reactor(conn.reactor), Event::Refused { channel: name.clone(), conn, ticket, error }));
 }
 
-/// What is to be read for those who want this.
-fn query(keep: Keep, recover: Option<&Recover>) -> Query {
-    let any = || Default::default();
-    match recover {
-        None => Query { keep, since: None, limit: 0, reverse: false },
-        Some(ask) if ask.cache => Query { keep, since: None, limit: 1, reverse: true },
-        Some(ask) => Query { keep, since: Some((ask.offset, any())), limit: ask.limit, reverse: false },
+/// What is to be read for those who want this; with what is at the top of a stream of which nobody has seen that.
+fn query(keep: Keep, recover: Option<&Recover>, unseen: bool) -> Query {
+    match recover.filter(|ask| !ask.cache) {
+        None => Query { keep, since: None, limit: 1, reverse: true },
+        Some(ask) => {
+            let before = u64::from(unseen).min(ask.offset);
+            let (since, limit) = (ask.offset - before, ask.limit.saturating_add(before as usize));
+            Query { keep, since: Some((since, Default::default())), limit, reverse: false }
+        }
     }
 }
 

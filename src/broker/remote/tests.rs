@@ -175,7 +175,7 @@ fn a_position_is_read_once_and_known_from_then_on() {
     bench.subscribe(2, positioned());
     bench.calls();
     bench.listening();
-    assert_eq!(bench.calls(), ["read 1 None 0 false"], "for both");
+    assert_eq!(bench.calls(), ["read 1 None 1 true"], "for both");
     bench.publish(6);
     bench.answer(1, at(5), &[]);
     assert_eq!(bench.shown(), ["publication 6", "subscribed 1 at 6", "subscribed 2 at 6"]);
@@ -183,6 +183,26 @@ fn a_position_is_read_once_and_known_from_then_on() {
     bench.subscribe(4, recovers(6, "e"));
     assert_eq!(bench.shown(), ["subscribed 3 at 6", "subscribed 4 at 6 true []"]);
     assert!(bench.calls().is_empty(), "who missed nothing costs the engine nothing");
+}
+
+#[test]
+fn the_first_read_sees_what_is_at_the_top() {
+    let mut bench = Bench::new();
+    bench.subscribe(1, recovers(5, "e"));
+    bench.calls();
+    bench.listening();
+    assert_eq!(bench.calls(), ["read 1 Some(4) 11 false"], "one more, which the client has");
+    bench.answer(1, at(6), &[5, 6]);
+    assert_eq!(bench.shown(), ["subscribed 1 at 6 true [6]"]);
+    assert!(bench.calls().is_empty(), "it is known what is there");
+    let mut bench = Bench::new();
+    bench.subscribe(1, recovers(5, "e"));
+    bench.calls();
+    bench.listening();
+    bench.calls();
+    bench.answer(1, at(90), &[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+    assert_eq!(bench.shown(), ["subscribed 1 at 90 false []"]);
+    assert_eq!(bench.calls(), ["read 2 Some(89) 512 false"], "what is at the top was too far off");
 }
 
 #[test]
@@ -254,7 +274,7 @@ fn the_latest_alone_will_do_for_a_cache() {
 fn what_the_connection_lost_is_read_and_only_what_is_gone_is_a_gap() {
     let mut bench = Bench::positioned();
     bench.publish(8);
-    assert_eq!((bench.shown(), bench.calls()), (vec![], vec!["read 2 Some(5) 512 false".to_owned()]));
+    assert_eq!((bench.shown(), bench.calls()), (vec![], vec!["read 2 Some(4) 512 false".to_owned()]));
     bench.answer(2, at(8), &[6, 7, 8]);
     assert_eq!(bench.shown(), ["publication 6", "publication 7", "publication 8"]);
     bench.listening();
