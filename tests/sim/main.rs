@@ -21,6 +21,7 @@ mod sim;
 mod wire;
 
 use breakage::Breakage;
+use cluster::Broken;
 use log::Log;
 use sim::Summary;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -157,8 +158,8 @@ fn fair_seeds_hold() {
     assert!(seeds.end - seeds.start < FAIR_SEEDS || enough, "too little comes about; no seed reaches {missed:?}");
 }
 
-fn run_cluster(seed: u64, heals: bool) -> Result<cluster::Summary, String> {
-    catch_unwind(AssertUnwindSafe(|| cluster::run(seed, heals))).map_err(text)
+fn run_cluster(seed: u64, broken: Broken) -> Result<cluster::Summary, String> {
+    catch_unwind(AssertUnwindSafe(|| cluster::run(seed, broken))).map_err(text)
 }
 
 #[test]
@@ -167,24 +168,33 @@ fn cluster_seeds_hold() {
     let seeds = only.map_or(0..number("GANNET_SIM_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
     let mut total = cluster::Summary::default();
     for seed in seeds.clone() {
-        let summary = run_cluster(seed, true).unwrap_or_else(|why| {
+        let summary = run_cluster(seed, Broken::Nothing).unwrap_or_else(|why| {
             panic!("seed {seed}: {why}\nreplay it: GANNET_SIM_SEED={seed} cargo test --test sim cluster_seeds_hold")
         });
         if only.is_some() || seed % TWICE_EVERY == 0 {
-            assert_eq!(run_cluster(seed, true).as_ref(), Ok(&summary), "seed {seed}: two runs, two stories");
+            assert_eq!(run_cluster(seed, Broken::Nothing).as_ref(), Ok(&summary), "seed {seed}: two runs, two stories");
         }
         total.add(&summary);
     }
     println!("{total:?}");
-    let cluster::Summary { heard, recovered, gaps, refused, healed, lost_by_store, .. } = total;
-    let rare = [heard, recovered, gaps, refused, healed, lost_by_store].into_iter().min();
+    let cluster::Summary { heard, recovered, gaps, refused, healed, lost_by_store, met, .. } = total;
+    let rare = [heard, recovered, gaps, refused, healed, lost_by_store, met].into_iter().min();
     assert!(seeds.end - seeds.start < SEEDS || rare > Some(50), "too little comes about");
 }
 
 #[test]
 fn catches_a_gap_of_the_engine_that_nobody_is_told_of() {
     let words = ["does not follow", "where a client is", "heard twice", "never heard"];
-    let found = (0..SEEDS).find_map(|seed| run_cluster(seed, false).err());
+    catches_cluster(Broken::Gaps, &words);
+}
+
+#[test]
+fn catches_a_leave_on_another_node_that_nobody_is_told_of() {
+    catches_cluster(Broken::Leaves, &["who came and went", "nobody said that a client came or went"]);
+}
+
+fn catches_cluster(broken: Broken, words: &[&str]) {
+    let found = (0..SEEDS).find_map(|seed| run_cluster(seed, broken).err());
     let message = found.expect("a broken part is noticed");
     assert!(words.iter().any(|part| message.contains(part)), "it was noticed as: {message}");
 }

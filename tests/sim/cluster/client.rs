@@ -4,7 +4,7 @@ use super::store::{Store, number};
 use super::{Summary, want};
 use crate::rng::Rng;
 use gannet::broker::{ConnKey, Event, Found, Gone, Member, Position, Recover, Request, Want};
-use gannet::protocol::Publication;
+use gannet::protocol::{ClientInfo, Publication};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const CHANNELS: [&str; 2] = ["plain", "positioned"];
@@ -34,6 +34,11 @@ struct Sub {
     /// From this offset on it hears everything.
     whole_from: u64,
     seen: BTreeSet<u64>,
+    /// The step at which it began, and the one at which it came or went last.
+    began: u64,
+    changed: u64,
+    /// Whether the last that it heard of each of the others, since it began, is that they came.
+    others: BTreeMap<String, bool>,
 }
 
 pub struct Client {
@@ -41,13 +46,14 @@ pub struct Client {
     id: [u8; 16],
     subs: BTreeMap<&'static str, Sub>,
     pub requests: Vec<Request>,
+    step: u64,
 }
 
 impl Client {
     pub fn new(node: usize, at: usize, reactor: usize) -> Client {
         let conn = ConnKey { reactor: reactor as u16, index: at as u32, generation: 1 };
         let subs = CHANNELS.into_iter().map(|channel| (channel, Sub::default())).collect();
-        Client { conn, id: [(node * 16 + at + 1) as u8; 16], subs, requests: Vec::new() }
+        Client { conn, id: [(node * 16 + at + 1) as u8; 16], subs, requests: Vec::new(), step: 0 }
     }
 
     /// It changes its mind about a channel.
@@ -77,6 +83,9 @@ impl Client {
 
     fn leave(&mut self, channel: &'static str) {
         let sub = self.subs.get_mut(channel).expect("a channel");
+        if sub.state == State::On {
+            sub.changed = self.step;
+        }
         sub.state = if sub.state == State::Asked { State::Abandoned } else { State::Off };
         if let Some(at) = sub.at.take() {
             sub.known = Some((at, sub.heard_at));
@@ -91,6 +100,7 @@ impl Client {
     }
 
     pub fn hear(&mut self, step: u64, event: &Event, store: &Store, summary: &mut Summary) {
+        self.step = step;
         match event {
             Event::Subscribed { channel, conn, found, .. } if *conn == self.conn => {
                 let channel = name_of(channel);
@@ -100,6 +110,7 @@ impl Client {
                 }
                 assert_eq!(sub.state, State::Asked, "{channel}: begun unasked");
                 sub.state = State::On;
+                (sub.began, sub.changed, sub.others) = (step, step, BTreeMap::new());
                 sub.begin(step, found.as_deref(), store, channel, summary);
             }
             Event::Refused { channel, conn, .. } if *conn == self.conn => {
@@ -121,6 +132,8 @@ impl Client {
                     sub.take(channel, publication);
                 }
             }
+            Event::Join { channel, info } => self.meet(channel, info, true),
+            Event::Leave { channel, info } => self.meet(channel, info, false),
             Event::Gap { channel } => {
                 let channel = name_of(channel);
                 let sub = self.subs.get_mut(channel).expect("a channel");
@@ -132,6 +145,30 @@ impl Client {
             }
             _ => {}
         }
+    }
+
+    fn meet(&mut self, channel: &str, info: &ClientInfo, joined: bool) {
+        let sub = self.subs.get_mut(name_of(channel)).expect("a channel");
+        if sub.state == State::On {
+            sub.others.insert(info.client.clone(), joined);
+        }
+    }
+
+    /// What it heard of `other` last is how it is; how often it heard something.
+    pub fn check_meeting(&self, other: &Client) -> u64 {
+        let id = super::info(other.id).client.clone();
+        let mut count = 0;
+        for (channel, mine) in self.subs.iter().filter(|(_, sub)| sub.state == State::On) {
+            let theirs = &other.subs[channel];
+            match mine.others.get(&id) {
+                Some(joined) => {
+                    assert_eq!(*joined, theirs.state == State::On, "{channel}: who came and went");
+                    count += 1;
+                }
+                None => assert!(theirs.changed <= mine.began, "{channel}: nobody said that a client came or went"),
+            }
+        }
+        count
     }
 
     /// It is over; if it is wanted, it is asked for again.

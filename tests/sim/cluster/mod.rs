@@ -36,6 +36,8 @@ pub struct Summary {
     pub healed: u64,
     pub lost_by_store: u64,
     pub fail_overs: u64,
+    /// Joins and leaves that were held against who is there.
+    pub met: u64,
 }
 
 impl Summary {
@@ -47,6 +49,7 @@ impl Summary {
         self.refused += other.refused;
         self.healed += other.healed;
         self.lost_by_store += other.lost_by_store;
+        self.met += other.met;
         self.fail_overs += other.fail_overs;
     }
 }
@@ -72,18 +75,28 @@ struct Cluster {
     summary: Summary,
 }
 
-/// Runs one seed. `heals`: whether nodes read what connections lost, or it is broken on purpose.
-pub fn run(seed: u64, heals: bool) -> Summary {
+/// What is broken on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    Nothing,
+    /// Nobody is told that something is missing.
+    Gaps,
+    /// Nobody is told that somebody left.
+    Leaves,
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, broken: Broken) -> Summary {
     let mut cluster = Cluster::new(seed);
     let rounds = cluster.rng.within(1, 3);
     for _ in 0..rounds {
         for _ in 0..cluster.rng.within(50, 250) {
-            cluster.step(heals);
+            cluster.step(broken);
         }
-        cluster.rest(heals);
+        cluster.rest(broken);
         cluster.check_rest();
     }
-    cluster.finish(heals);
+    cluster.finish(broken);
     cluster.summary
 }
 
@@ -120,7 +133,7 @@ impl Cluster {
         }
     }
 
-    fn step(&mut self, heals: bool) {
+    fn step(&mut self, broken: Broken) {
         self.step += 1;
         self.now_ms += if self.resting { 500 } else { self.rng.within(1, 300) as u64 };
         if !self.resting {
@@ -135,10 +148,10 @@ impl Cluster {
             }
             for heard in self.nodes[at].link.arrive(&mut self.rng, self.resting) {
                 self.nodes[at].owner.hear(self.now_ms, heard, &mut told);
-                self.hand_out(at, &mut told, heals);
+                self.hand_out(at, &mut told, broken);
             }
             self.nodes[at].owner.expire(self.now_ms, &mut told);
-            self.hand_out(at, &mut told, heals);
+            self.hand_out(at, &mut told, broken);
             self.carry_calls(at);
         }
     }
@@ -218,7 +231,7 @@ impl Cluster {
         if self.rng.chance(20) {
             self.nodes[at].clients[client].settle();
         }
-        self.hand_out(at, &mut Told::new(), true);
+        self.hand_out(at, &mut Told::new(), Broken::Nothing);
     }
 
     fn publish(&mut self, at: usize) {
@@ -235,11 +248,11 @@ impl Cluster {
     fn ask(&mut self, at: usize, request: Request) {
         let mut told = Told::new();
         self.nodes[at].owner.handle(self.now_ms, Engine::Redis, request, &mut told);
-        self.hand_out(at, &mut told, true);
+        self.hand_out(at, &mut told, Broken::Nothing);
     }
 
     /// Tells clients what is for them, and asks what they want then.
-    fn hand_out(&mut self, at: usize, told: &mut Told, heals: bool) {
+    fn hand_out(&mut self, at: usize, told: &mut Told, broken: Broken) {
         for (target, event) in told.drain(..) {
             match (target, event) {
                 (Target::Backend, Event::Answer { asker: Asker::Backend(ticket), answer }) => {
@@ -247,9 +260,10 @@ impl Cluster {
                     self.summary.refused += u64::from(matches!(answer, Answer::Refused(_)));
                 }
                 (Target::Reactor(reactor), event) => {
-                    // Broken on purpose: nobody is told that something is missing.
-                    if !heals && matches!(event, Event::Gap { .. }) {
-                        continue;
+                    match event {
+                        Event::Gap { .. } if broken == Broken::Gaps => continue,
+                        Event::Leave { .. } if broken == Broken::Leaves => continue,
+                        _ => {}
                     }
                     let clients = self.nodes[at].clients.iter_mut();
                     for client in clients.filter(|client| client.conn.reactor == reactor) {
@@ -268,7 +282,7 @@ impl Cluster {
         }
     }
 
-    fn rest(&mut self, heals: bool) {
+    fn rest(&mut self, broken: Broken) {
         self.resting = true;
         let mut quiet = 0;
         for _ in 0..REST_STEPS_MAX {
@@ -276,9 +290,9 @@ impl Cluster {
                 node.clients.iter_mut().for_each(Client::settle);
             }
             for at in 0..self.nodes.len() {
-                self.hand_out(at, &mut Told::new(), heals);
+                self.hand_out(at, &mut Told::new(), broken);
             }
-            self.step(heals);
+            self.step(broken);
             let idle = |node: &NodeSim| node.link.is_quiet() && node.clients.iter().all(Client::is_settled);
             // Channels are looked at now and then, at rest too.
             let is_idle = self.nodes.iter().all(idle);
@@ -303,6 +317,9 @@ impl Cluster {
                 client.check_rest(&mut self.store, &mut present);
             }
         }
+        if self.faults == 0 {
+            self.check_meetings();
+        }
         for channel in CHANNELS {
             let listed = self.store.present(self.now_ms, &channel.into());
             assert_eq!(
@@ -313,12 +330,20 @@ impl Cluster {
         }
     }
 
+    /// Who is there, from what each client heard of the others: no connection lost a join or a leave.
+    fn check_meetings(&mut self) {
+        let all = || self.nodes.iter().flat_map(|node| &node.clients);
+        for one in all() {
+            self.summary.met += all().map(|other| one.check_meeting(other)).sum::<u64>();
+        }
+    }
+
     /// All leave, and nothing is left.
-    fn finish(&mut self, heals: bool) {
+    fn finish(&mut self, broken: Broken) {
         for node in &mut self.nodes {
             node.clients.iter_mut().for_each(Client::leave_all);
         }
-        self.rest(heals);
+        self.rest(broken);
         for node in &self.nodes {
             assert!(node.owner.is_empty(), "channels with subscribers");
             for channel in CHANNELS {
