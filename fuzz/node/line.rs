@@ -44,7 +44,8 @@ impl Line {
     /// Neither side hears of the other again.
     pub fn reset(&self) {
         let mut ends = self.0.borrow_mut();
-        (ends.ended, ends.reset) = (true, true);
+        // The poll tells of it, even if it has told of an end before.
+        (ends.ended, ends.reset, ends.end_told) = (true, true, ends.reset && ends.end_told);
         ends.coming.clear();
         ends.arrived.clear();
     }

@@ -209,12 +209,19 @@ impl Node {
         self.turn(at, mail);
     }
 
-    /// The connection breaks.
+    /// The connection breaks; what it said before that is carried out first, within its budget.
     pub fn close(&mut self, conn: u8) {
         if let Some(it) = self.conn(conn) {
             it.line.reset();
             self.turn(Node::at(conn).1, Vec::new());
         }
+        for _ in 0..TURNS_MAX {
+            if self.key(conn).is_none() {
+                return;
+            }
+            self.turn(Node::at(conn).1, Vec::new());
+        }
+        panic!("a broken connection that stays: {}", self.shown(conn));
     }
 
     pub fn control(&mut self, control: &Control) {

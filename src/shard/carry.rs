@@ -84,9 +84,9 @@ impl Shard {
         self.send_replies(conn, wire, &mut replies);
         self.finish_effects(list);
         if let Some((code, disconnect, text)) = closing {
-            let answer = self.answer_instead(table, conn, code, &text);
+            let ending = self.ending(table, conn, code, &text);
             self.detach(now, table, key, disconnect.code);
-            self.say_close(conn, wire, disconnect, answer);
+            self.say_close(conn, wire, disconnect, ending);
         }
     }
 
@@ -207,22 +207,30 @@ impl Shard {
         wire.packed(&self.fx.bytes[range], &mut self.deflater)
     }
 
-    /// What a client is answered whose response waits for its connect request, which comes to nothing for this code.
-    pub(super) fn answer_instead(
-        &self,
-        table: &mut impl Table,
-        conn: u32,
-        code: u32,
-        text: &str,
-    ) -> Option<Box<HttpAnswer>> {
-        let session = table.session(conn).filter(|session| !session.is_connected())?;
-        self.rules.http_answer(session.wire(), code, text).map(Box::new)
+    /// How a session ends for this code, as long as it is there to be asked.
+    pub(super) fn ending(&self, table: &mut impl Table, conn: u32, code: u32, text: &str) -> Ending {
+        let Some(session) = table.session(conn) else { return Ending::default() };
+        let unconnected = session.is_connecting();
+        if session.is_connected() {
+            return Ending { answer: None, unconnected };
+        }
+        Ending { answer: self.rules.http_answer(session.wire(), code, text).map(Box::new), unconnected }
     }
 
-    pub(super) fn say_close(&mut self, conn: u32, wire: Wire, disconnect: Disconnect, answer: Option<Box<HttpAnswer>>) {
+    pub(super) fn say_close(&mut self, conn: u32, wire: Wire, disconnect: Disconnect, ending: Ending) {
         *self.counters.disconnects.entry(disconnect.code).or_default() += 1;
-        self.out.push(Out::Close { conn, wire, disconnect, answer });
+        let Ending { answer, unconnected } = ending;
+        self.out.push(Out::Close { conn, wire, disconnect, answer, unconnected });
     }
+}
+
+/// What is left to say of a session that is over.
+#[derive(Default)]
+pub(super) struct Ending {
+    /// What a client is answered whose response waits for its connect request, which comes to nothing.
+    answer: Option<Box<HttpAnswer>>,
+    /// The reply to its connect command is owed.
+    unconnected: bool,
 }
 
 /// The treatment of a publication that its publisher is not sent.

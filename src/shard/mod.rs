@@ -91,11 +91,13 @@ pub enum Out {
         frame: Bytes,
     },
     /// The session is over: send the close frame and let go; or the `answer`, if the response has not begun.
+    /// `unconnected`: the reply to its connect command is owed, so nothing that stands behind it may leave.
     Close {
         conn: u32,
         wire: Wire,
         disconnect: Disconnect,
         answer: Option<Box<HttpAnswer>>,
+        unconnected: bool,
     },
     /// Commands of the client that came by another request: they follow those that it sent before.
     Commands {
@@ -293,10 +295,10 @@ impl Shard {
         if let Some(wire) = table.session(conn).map(|session| session.wire()) {
             let code = disconnect.as_ref().map_or(0, |disconnect| disconnect.code);
             let text = disconnect.as_ref().map_or("", |disconnect| &disconnect.reason);
-            let answer = self.answer_instead(table, conn, code.into(), text);
+            let ending = self.ending(table, conn, code.into(), text);
             self.detach(now, table, key, code);
             if let Some(disconnect) = disconnect {
-                self.say_close(conn, wire, disconnect, answer);
+                self.say_close(conn, wire, disconnect, ending);
             }
         }
         self.settle_local(now, table);

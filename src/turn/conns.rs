@@ -544,6 +544,14 @@ impl<S: Socket> Conns<S> {
         self.arm(conn);
     }
 
+    /// The reply that is owed first never comes: what stands behind it would be misunderstood without it.
+    pub fn cut_at_hole(&mut self, conn: u32) {
+        if let Some(outbox) = self.outbox(conn) {
+            outbox.cut_at_hole();
+            self.count_outbox(conn);
+        }
+    }
+
     /// What it said does not matter any more, but for a close frame that may be among frames that were held.
     fn forget_input(&mut self, conn: u32) {
         let Some(it) = self.slab.get_mut(conn as usize) else { return };

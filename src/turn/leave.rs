@@ -4,6 +4,7 @@ use super::conns::{Marks, Phase};
 use super::{Host, Socket, Turns};
 use crate::base::wheel::Tick;
 use crate::protocol::code::Disconnect;
+use crate::session::Sessions;
 use crate::ws;
 use bytes::Bytes;
 
@@ -32,8 +33,12 @@ impl<H: Host> Turns<H> {
     }
 
     pub(super) fn end_with(&mut self, conn: u32, frame: Bytes) {
+        let unconnected = self.conns.session(conn).is_some_and(|session| session.is_connecting());
         self.shard.close(self.now, &mut self.conns, conn, None);
         self.act();
+        if unconnected {
+            self.conns.cut_at_hole(conn);
+        }
         self.conns.close_with(conn, frame, self.now.tick + self.bounds.close, false);
     }
 

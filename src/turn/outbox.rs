@@ -141,6 +141,17 @@ impl Outbox {
         self.owed = 0;
     }
 
+    /// Drops the first hole and all behind it.
+    pub fn cut_at_hole(&mut self) {
+        let Some(first) = self.holes.front() else { return };
+        for item in self.queue.drain(first.place - self.left..) {
+            if let Item::Frame(frame) = item {
+                self.bytes -= frame.len();
+            }
+        }
+        self.drop_holes();
+    }
+
     /// Makes it new, with a little room kept.
     pub fn reset(&mut self) {
         self.clear_unbegun();
@@ -247,6 +258,22 @@ mod tests {
         assert_eq!(written(&mut outbox, &mut line).1, "1a2b");
         assert!(outbox.fill(2, "3".into()) && !outbox.fill(2, "x".into()));
         assert_eq!(written(&mut outbox, &mut line).1, "3c4d");
+    }
+
+    #[test]
+    fn a_cut_drops_the_first_hole_and_all_behind_it() {
+        let (mut outbox, mut line) = (Outbox::default(), Line::default());
+        outbox.push("a".into());
+        assert_eq!(written(&mut outbox, &mut line).1, "a");
+        outbox.push("b".into());
+        outbox.cut_at_hole();
+        outbox.push_hole(1, 1);
+        outbox.push("c".into());
+        outbox.push_hole(2, 1);
+        outbox.cut_at_hole();
+        assert_eq!((outbox.bytes(), outbox.holes(), outbox.owed()), (1, 0, 0));
+        outbox.push("d".into());
+        assert_eq!(written(&mut outbox, &mut line).1, "bd");
     }
 
     /// What a reply costs does not depend on how much was answered behind one that is still owed.

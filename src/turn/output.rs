@@ -30,12 +30,15 @@ impl<H: Host> Turns<H> {
                     self.conns.fill(conn, ticket, frame);
                     self.filled(conn);
                 }
-                Out::Close { conn, wire, disconnect, answer } => {
+                Out::Close { conn, wire, disconnect, answer, unconnected } => {
                     tracing::debug!(conn, code = disconnect.code, reason = %disconnect.reason, "client closed");
                     if self.answer_unopened(conn, answer.as_deref()) {
                         continue;
                     }
                     self.open_response(conn);
+                    if unconnected {
+                        self.conns.cut_at_hole(conn);
+                    }
                     let hurry = disconnect.code == Disconnect::SLOW.code;
                     let frame = wire.close(&disconnect);
                     if let Some(it) = self.conns.get(conn).filter(|_| disconnect.is_silent()) {

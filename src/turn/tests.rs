@@ -656,6 +656,30 @@ fn what_was_published_before_a_disconnect_reaches_the_client() {
     assert_eq!(close_code(&written), Some(3503));
 }
 
+/// An SDK that knows its subscriptions from before would count on from such a publication, and miss those before it.
+#[test]
+fn nothing_stands_before_a_connect_reply_that_never_comes() {
+    for by_server in [true, false] {
+        let (mut bench, line, name) = (Bench::new(2, |_| {}), Line::default(), elsewhere());
+        let here = (0..).map(|n| format!("h{n}")).find(|here| owner(here, 2, 7) == 0).expect("a name");
+        let conn = bench.open(&line, "/connection/websocket");
+        line.say(&frame(&format!(r#"{{"id":1,"connect":{{"subs":{{"{here}":{{}},"{name}":{{}}}}}}}}"#)));
+        bench.run(&[conn]);
+        bench.run_with(&[], vec![publish(&here, long(10), None)]);
+        assert!(bench.turn.conns.waiting(conn) > 10, "it is subscribed, and will be told so");
+        let (chosen, disconnect) = (Chosen::default(), Disconnect::FORCE_DISCONNECT);
+        let control = Box::new(Control::Disconnect { chosen, keep: Vec::new(), disconnect });
+        match by_server {
+            true => bench.run_with(&[], vec![Mail::Control { ticket: 5, control }]),
+            false => bench.turn.end(conn, 3503, "as a fault ends it"),
+        }
+        bench.settle(5);
+        bench.run(&[]);
+        let written = line.written();
+        assert_eq!((close_code(&written), written[0]), (Some(3503), 0x88), "{}", written.escape_ascii());
+    }
+}
+
 #[test]
 fn a_drain_tells_everyone_within_its_time() {
     let (mut bench, line) = (Bench::new(1, |config| config.shutdown.spread = Duration::from_secs(1)), Line::default());
