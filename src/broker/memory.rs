@@ -72,6 +72,8 @@ pub struct Memory {
     kept: Kept,
     recent: Recent,
     limits: Limits,
+    /// After the limit of bytes was lowered: what may be kept until the rest has gone, in parts.
+    falling: Option<usize>,
     evicted: Evicted,
     /// Tell when channels are occupied and vacated.
     pub announces: bool,
@@ -86,14 +88,30 @@ impl Memory {
             kept: Kept::new(seed),
             recent: Recent::new(limits.recent),
             limits,
+            falling: None,
             evicted: Evicted::default(),
             announces: false,
         }
     }
 
-    /// Bytes that may be kept from now on; 0 = no limit. What is too much goes when something new is to be kept.
+    /// Bytes that may be kept from now on; 0 = no limit. What is too much goes with the next calls of `expire`.
     pub fn set_history_limit(&mut self, bytes: usize) {
         self.limits.history_bytes = bytes;
+        self.falling = (bytes > 0 && self.kept_bytes() > bytes).then(|| self.kept_bytes());
+    }
+
+    /// Forgets a part of what is too much since the limit was lowered; is there more?
+    fn fall(&mut self) -> bool {
+        let nothing: Arc<str> = "".into();
+        let falls = |memory: &Memory| memory.falling.is_some() && memory.kept_bytes() > memory.limits.history_bytes;
+        for _ in 0..EXPIRED_MAX {
+            if !falls(self) || !self.evict(&nothing) {
+                self.falling = None;
+                return false;
+            }
+        }
+        self.falling = Some(self.kept_bytes());
+        true
     }
 
     /// Carries out `request` at `now_ms`, of a clock that never steps; what follows is appended to `out`, in order.
@@ -289,14 +307,15 @@ impl Memory {
 
     /// Makes room for what `needed` says of the channel's stream; false if there is none even so.
     fn make_room(&mut self, name: &Arc<str>, needed: impl Fn(Option<&Stream>) -> usize) -> bool {
-        let max = self.limits.history_bytes;
+        // What one publication needs is made room for at once, and what a lower limit leaves over is not its to remove.
+        let max = self.falling.unwrap_or(self.limits.history_bytes);
         loop {
             let stream = self.channels.get(name).and_then(|channel| channel.stream.as_deref());
             let needed = needed(stream);
             if max == 0 || self.kept_bytes() + needed <= max {
                 return true;
             }
-            if needed > max || !self.evict(name) {
+            if needed > self.limits.history_bytes || !self.evict(name) {
                 return false;
             }
         }
@@ -366,6 +385,9 @@ impl Memory {
 
     /// Forgets what is past its time, a part in each call; when the next call is wanted.
     pub fn expire(&mut self, now_ms: u64) -> Option<u64> {
+        if self.falling.is_some() && self.fall() {
+            return Some(now_ms);
+        }
         if self.recent.forget(now_ms) {
             return Some(now_ms);
         }
@@ -705,6 +727,52 @@ mod tests {
             memory.len() + memory.channels.iter().filter(|(_, c)| c.interest.is_empty()).count()
         );
         assert!(memory.channels.iter().filter(|(_, channel)| channel.interest.is_empty()).count() < 100);
+    }
+
+    /// What a lower limit leaves over goes by itself, some at a time; what is published meanwhile is kept.
+    #[test]
+    fn a_lower_limit_holds_soon_and_takes_no_long_turn() {
+        let long = Keep { size: 3, ttl_ms: 1_000_000, meta_ttl_ms: 1_000_000 };
+        let kept = |data: &str| kept(data, |treatment| treatment.keep = Some(long));
+        let mut memory = memory();
+        for n in 0..1000 {
+            assert_eq!(published(&mut memory, 0, of(&format!("c{n}"), kept("x"))).0, Ok(1));
+        }
+        let (all, one) = (memory.kept_bytes(), memory.kept_bytes() / 1000);
+        let limit = 100 * one;
+        memory.set_history_limit(limit);
+        assert_eq!((memory.kept_bytes(), memory.evicted().streams), (all, 0));
+        for parts in 1..=3 {
+            assert_eq!(memory.expire(1), Some(1), "there is more");
+            let gone = memory.evicted().streams as usize;
+            assert!((EXPIRED_MAX * parts..EXPIRED_MAX * parts + 3 * parts).contains(&gone), "{gone}");
+            assert_eq!(published(&mut memory, 1, of("meanwhile", kept("x"))).0, Ok(parts as u64));
+            assert!(memory.evicted().streams as usize - gone < 3, "it makes room for itself alone");
+        }
+        let beyond = of("meanwhile", kept(&"z".repeat(limit)));
+        assert_eq!(published(&mut memory, 1, beyond).0, Err(ClientError::TooManyRequests), "it will never fit");
+        assert!(memory.expire(1).is_some_and(|next| next > 1));
+        assert!(memory.kept_bytes() <= limit && memory.kept_bytes() > limit - 2 * one, "{}", memory.kept_bytes());
+        memory.set_history_limit(0);
+        assert_eq!((memory.falling, published(&mut memory, 1, of("new", kept("x"))).0), (None, Ok(1)));
+    }
+
+    /// What cannot go, such as the positions of those who listen, ends nothing.
+    #[test]
+    fn a_limit_that_cannot_be_reached_is_given_up() {
+        let mut memory = memory();
+        for n in 0..300 {
+            subscribe_to(&mut memory, &format!("c{n}"), positioned());
+            let request = of(&format!("c{n}"), kept("x", |treatment| treatment.idempotency_key = "k".into()));
+            assert_eq!(published(&mut memory, 0, request).0, Ok(1));
+        }
+        memory.set_history_limit(1);
+        let mut calls = 0;
+        while memory.expire(1) == Some(1) {
+            calls += 1;
+        }
+        assert!((1..4).contains(&calls), "{calls}");
+        assert_eq!((memory.falling, memory.evicted().histories, memory.recent.bytes()), (None, 300, 0));
     }
 
     #[test]

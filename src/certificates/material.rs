@@ -37,7 +37,7 @@ pub struct PortMaterial {
 /// All that the ports' TLS is made of, to be compared with what it was made of before.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Material {
-    pub ports: [Option<PortMaterial>; 3],
+    pub ports: [Option<PortMaterial>; TlsPort::COUNT],
     pub others: Vec<Identity>,
     pub ticket_secret: Option<TicketSecret>,
 }
@@ -45,7 +45,7 @@ pub struct Material {
 impl Material {
     /// The error is a sentence that begins with the option.
     pub fn read(config: &Config) -> Result<Material, String> {
-        let mut ports = [None, None, None];
+        let mut ports = [const { None }; TlsPort::COUNT];
         for port in TlsPort::ALL {
             let Some((section, options)) = config.tls_of(port) else { continue };
             let told = |error: String| format!("{section}.{error}");

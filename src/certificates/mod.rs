@@ -38,7 +38,7 @@ struct Now {
     material: Material,
     /// Why the last was refused: it is told once.
     refused: Option<String>,
-    ports: [Option<Arc<ServerConfig>>; 3],
+    ports: [Option<Arc<ServerConfig>>; TlsPort::COUNT],
     /// Of each certificate: its port, and its last second since 1970.
     expiries: Vec<(TlsPort, u64)>,
 }
@@ -110,7 +110,7 @@ impl Certificates {
     /// All numbers as Prometheus text.
     pub fn write(&self, page: &mut Page) {
         let expiries = self.now().expiries.clone();
-        let mut numbers = [0; 3];
+        let mut numbers = [0; TlsPort::COUNT];
         let series = expiries.iter().map(|(port, at)| {
             let number = &mut numbers[*port as usize];
             *number += 1;
@@ -138,7 +138,7 @@ pub fn faults(config: &Config) -> Vec<String> {
     if any { Certificates::new(config).err().into_iter().collect() } else { Vec::new() }
 }
 
-type Built = ([Option<Arc<ServerConfig>>; 3], Vec<(TlsPort, u64)>);
+type Built = ([Option<Arc<ServerConfig>>; TlsPort::COUNT], Vec<(TlsPort, u64)>);
 
 fn build(material: &Material, own_secret: &TicketSecret, compact: bool) -> Result<Built, String> {
     let provider = Arc::new(ring::default_provider());
@@ -149,7 +149,7 @@ fn build(material: &Material, own_secret: &TicketSecret, compact: bool) -> Resul
         let key = identity.certified(&provider).map_err(|error| format!("tls.certificates[{at}].{error}"))?;
         others.push(Arc::new(key));
     }
-    let mut ports = [None, None, None];
+    let mut ports = [const { None }; TlsPort::COUNT];
     for (port, material) in TlsPort::ALL.into_iter().zip(&material.ports) {
         let Some(material) = material else { continue };
         let told = |error: String| format!("{}.{error}", material.section);
@@ -186,7 +186,10 @@ fn port_config(
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(names));
-    let protocols: &[&[u8]] = if port == TlsPort::Grpc { &[b"h2"] } else { &[b"http/1.1"] };
+    let protocols: &[&[u8]] = match port {
+        TlsPort::Grpc | TlsPort::UniGrpc => &[b"h2"],
+        TlsPort::Public | TlsPort::Internal => &[b"http/1.1"],
+    };
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // Nobody looks again at the certificates in a ticket: who must show one shows it each time.

@@ -64,7 +64,6 @@ const TOP: &[(&str, Verdict)] = &[
     ("shared_poll", Idle(MAP)),
     ("consumers", Switch("publish through http_api, and remove those that are enabled")),
     ("webtransport", Switch(TRANSPORT)),
-    ("uni_grpc.tls", Switch("set enabled to false, and end TLS at a proxy in front of its port")),
     ("uni_websocket.compression", Idle("websocket.compression holds for this transport too")),
     ("uni_websocket.compression_min_size", Idle("websocket.compression_min_size holds for this transport too")),
     ("uni_websocket.compression_level", Idle("websocket.compression_level holds for this transport too")),
@@ -99,7 +98,6 @@ const TOP: &[(&str, Verdict)] = &[
     ("websocket.read_buffer_size", Idle(BUFFERS)),
     ("websocket.write_buffer_size", Idle(BUFFERS)),
     ("websocket.use_write_buffer_pool", Idle(BUFFERS)),
-    ("grpc_api.reflection", Idle("clients are made from Centrifugo's own api.proto")),
     ("client.token.insecure_skip_jwks_endpoint_safety_check", Idle(KEY_SETS)),
     ("client.subscription_token.insecure_skip_jwks_endpoint_safety_check", Idle(KEY_SETS)),
     ("client.concurrency", Idle("the commands of one client are carried out in their order")),
@@ -359,7 +357,7 @@ mod tests {
     fn what_changes_nothing_for_clients_is_a_warning() {
         let spare = ["admin", "swagger", "debug", "dev", "opentelemetry", "graphite"];
         let idle = ["prometheus.native_histograms", "prometheus.recovered_publications_histogram"];
-        let idle = idle.into_iter().chain(["grpc_api.reflection", "uni_websocket.compression"]);
+        let idle = idle.into_iter().chain(["uni_websocket.compression"]);
         let switches = spare.map(|section| (format!("{section}.enabled"), "is not there yet: "));
         for (name, start) in switches.into_iter().chain(idle.map(|name| (name.to_owned(), "has no effect here: "))) {
             let (section, key) = name.split_once('.').expect("a section");
@@ -377,12 +375,7 @@ mod tests {
                 }
             }
         }
-        for name in [
-            "uni_grpc.tls.enabled",
-            "webtransport.enabled",
-            "http_server.tls_autocert.enabled",
-            "consumers_kafka_enabled",
-        ] {
+        for name in ["webtransport.enabled", "http_server.tls_autocert.enabled", "consumers_kafka_enabled"] {
             let refused = load(None, &[], &[(name.to_owned(), "true".to_owned())]);
             assert!(refused.is_err(), "{name}");
         }
@@ -479,7 +472,7 @@ mod tests {
             assert_eq!(text(name, value), Some(Disposition::Holds), "{name}");
         }
         for (name, value) in
-            [("map_broker_type", "memory"), ("uni_grpc_tls_cert_pem", "x"), ("usage_stats.disabled", "true")]
+            [("map_broker_type", "memory"), ("webtransport_session_limit", "x"), ("usage_stats.disabled", "true")]
         {
             assert!(matches!(text(name, value), Some(Disposition::Note(_))), "{name}");
         }

@@ -536,6 +536,9 @@ options! {
         max_receive_message_size: usize = 4 << 20, Rule::Bytes(1, GIB);
         /// Connections served at once; beyond: they wait. While fewer than a quarter are free, idle ones end.
         connection_limit: usize = 4096, Rule::Count(1, MIB);
+        /// Tells programs such as grpcurl which methods and messages there are (grpc.reflection.v1 and v1alpha),
+        /// without a key.
+        reflection: bool = false;
         /// TLS of its port
         tls: TlsOptions = TlsOptions::default();
     }

@@ -62,6 +62,7 @@ impl Config {
         let uni = &mut self.uni_grpc;
         (uni.enabled, uni.address, uni.port) = (old.uni_grpc.enabled, old.uni_grpc.address, old.uni_grpc.port);
         (uni.connection_limit, uni.stream_limit) = (old.uni_grpc.connection_limit, old.uni_grpc.stream_limit);
+        uni.tls.enabled = old.uni_grpc.tls.enabled;
         self.reactor.mailbox_size = old.reactor.mailbox_size;
         self.reactor.fanout_queue_size = old.reactor.fanout_queue_size;
         (self.log.file, self.log.format, self.log.queue_size) = (old.log.file, old.log.format, old.log.queue_size);

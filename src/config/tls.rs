@@ -54,10 +54,13 @@ pub enum TlsPort {
     Public,
     Internal,
     Grpc,
+    UniGrpc,
 }
 
 impl TlsPort {
-    pub const ALL: [TlsPort; 3] = [TlsPort::Public, TlsPort::Internal, TlsPort::Grpc];
+    /// In the order of their numbers.
+    pub const ALL: [TlsPort; TlsPort::COUNT] = [TlsPort::Public, TlsPort::Internal, TlsPort::Grpc, TlsPort::UniGrpc];
+    pub const COUNT: usize = 4;
 
     /// As metrics and the log have it.
     pub fn label(self) -> &'static str {
@@ -65,6 +68,7 @@ impl TlsPort {
             TlsPort::Public => "public",
             TlsPort::Internal => "internal",
             TlsPort::Grpc => "grpc",
+            TlsPort::UniGrpc => "uni_grpc",
         }
     }
 }
@@ -72,7 +76,7 @@ impl TlsPort {
 impl Config {
     /// The TLS of a port with the section that it is from; `None` = it has none, or there is no such port.
     pub fn tls_of(&self, port: TlsPort) -> Option<(&'static str, &TlsOptions)> {
-        let (http, grpc) = (&self.http_server, &self.grpc_api);
+        let (http, grpc, uni) = (&self.http_server, &self.grpc_api, &self.uni_grpc);
         let (section, options) = match port {
             TlsPort::Internal if http.internal_port == 0 => return None,
             TlsPort::Internal if http.internal_tls.enabled => ("http_server.internal_tls", &http.internal_tls),
@@ -80,6 +84,8 @@ impl Config {
             TlsPort::Public | TlsPort::Internal => ("http_server.tls", &http.tls),
             TlsPort::Grpc if !grpc.enabled => return None,
             TlsPort::Grpc => ("grpc_api.tls", &grpc.tls),
+            TlsPort::UniGrpc if !uni.enabled => return None,
+            TlsPort::UniGrpc => ("uni_grpc.tls", &uni.tls),
         };
         options.enabled.then_some((section, options))
     }
@@ -91,6 +97,7 @@ impl Config {
             ("http_server.tls", &http.tls),
             ("http_server.internal_tls", &http.internal_tls),
             ("grpc_api.tls", &grpc.tls),
+            ("uni_grpc.tls", &self.uni_grpc.tls),
         ];
         let mut problems = Vec::new();
         for (section, options) in sections.into_iter().filter(|(_, options)| options.enabled) {
@@ -128,17 +135,20 @@ mod tests {
             TlsPort::ALL.map(|port| config.tls_of(port).map(|(section, _)| section))
         };
         let (public, internal) = (Some("http_server.tls"), Some("http_server.internal_tls"));
-        assert_eq!(has(|_| {}), [None; 3]);
-        assert_eq!(has(|c| c.http_server.tls.enabled = true), [public, public, None]);
+        assert_eq!(has(|_| {}), [None; 4]);
+        assert_eq!(has(|c| c.http_server.tls.enabled = true), [public, public, None, None]);
         let external = |c: &mut Config| (c.http_server.tls.enabled, c.http_server.tls_external) = (true, true);
-        assert_eq!(has(external), [public, None, None]);
+        assert_eq!(has(external), [public, None, None, None]);
         let both = |c: &mut Config| (c.http_server.tls.enabled, c.http_server.internal_tls.enabled) = (true, true);
-        assert_eq!(has(both), [public, internal, None]);
+        assert_eq!(has(both), [public, internal, None, None]);
         let none = |c: &mut Config| (c.http_server.tls.enabled, c.http_server.internal_port) = (true, 0);
-        assert_eq!(has(none), [public, None, None]);
+        assert_eq!(has(none), [public, None, None, None]);
         let grpc = |c: &mut Config| (c.grpc_api.enabled, c.grpc_api.tls.enabled) = (true, true);
-        assert_eq!(has(grpc), [None, None, Some("grpc_api.tls")]);
-        assert_eq!(has(|c| c.grpc_api.tls.enabled = true), [None; 3]);
+        assert_eq!(has(grpc), [None, None, Some("grpc_api.tls"), None]);
+        let uni = |c: &mut Config| (c.uni_grpc.enabled, c.uni_grpc.tls.enabled) = (true, true);
+        assert_eq!(has(uni), [None, None, None, Some("uni_grpc.tls")]);
+        assert_eq!(has(|c| c.uni_grpc.tls.enabled = true), [None; 4]);
+        assert_eq!(has(|c| c.grpc_api.tls.enabled = true), [None; 4]);
     }
 
     #[test]

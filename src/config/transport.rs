@@ -7,7 +7,7 @@ use super::backend::ToDisconnect;
 use super::check::Problem;
 use super::list::ListEntry;
 use super::value::Rule;
-use super::{Config, GIB, MIB};
+use super::{Config, GIB, MIB, TlsOptions};
 
 options! {
     pub struct HttpStream {
@@ -74,7 +74,7 @@ options! {
         enabled: bool = false;
         /// Address it listens on. Empty = all (loopback with `dev`).
         address: String = String::new();
-        /// Port it listens on, without TLS. 0 = one picked by the kernel, printed at start.
+        /// Port it listens on. 0 = one picked by the kernel, printed at start.
         port: u16 = 11000, Rule::Count(0, 65535);
         /// Bytes of a connect request; beyond: OUT_OF_RANGE.
         max_receive_message_size: usize = 4 << 20, Rule::Bytes(1, GIB);
@@ -83,6 +83,8 @@ options! {
         connection_limit: usize = 4096, Rule::Count(1, MIB);
         /// Calls served at once, each a client and two file descriptors; beyond: RESOURCE_EXHAUSTED.
         stream_limit: usize = 16384, Rule::Count(1, MIB);
+        /// TLS of its port
+        tls: TlsOptions = TlsOptions::default();
     }
 }
 

@@ -285,7 +285,7 @@ fn process(page: &mut Page, started: f64) {
 type PerReactor = (&'static str, &'static str, fn(&Stats) -> usize);
 
 /// The balance between reactors.
-const PER_REACTOR: [PerReactor; 6] = [
+const PER_REACTOR: [PerReactor; 7] = [
     ("gannet_reactor_connections", "Sockets of each reactor; an even share is healthy.", |s| s.connections),
     ("gannet_reactor_clients", "Clients of each reactor.", |s| s.clients),
     ("gannet_reactor_users", "Users with clients on each reactor; one user may be on several.", |s| s.users),
@@ -300,4 +300,9 @@ const PER_REACTOR: [PerReactor; 6] = [
         |s| s.waiting_bytes,
     ),
     ("gannet_reactor_channels", "Channels owned by each reactor.", |s| s.channels),
+    (
+        "gannet_reactor_history_bytes",
+        "Bytes of histories and idempotency keys that each reactor keeps, as channel.history_memory_limit counts them.",
+        |s| s.history_bytes,
+    ),
 ];

@@ -88,7 +88,7 @@ pub struct UniGrpcService {
 
 impl PortService for UniGrpcService {
     const PORT: &'static str = "unidirectional gRPC";
-    const TLS: Option<TlsPort> = None;
+    const TLS: TlsPort = TlsPort::UniGrpc;
     const LASTING: bool = true;
 
     fn streams_max(&self) -> u32 {

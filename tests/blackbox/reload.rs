@@ -163,6 +163,28 @@ fn origins_api_keys_and_limits_change() {
     assert_eq!(client.refused(json!({ "subscribe": { "channel": "two" } })), 106);
 }
 
+/// A lower limit of what is kept waits for nothing: nobody publishes after it.
+#[test]
+fn a_lower_limit_of_memory_takes_effect_at_once() {
+    let text = |limit: usize| {
+        format!(
+            "[client]\ninsecure = true\n[http_api]\ninsecure = true\n[channel]\nhistory_memory_limit = {limit}\n\
+             [channel.without_namespace]\nhistory_size = 5\nhistory_ttl = \"1h\"\n"
+        )
+    };
+    let it = Reloaded::start("memory.toml", &text(0), &[]);
+    for n in 0..40 {
+        it.server.publish_kept(&format!("c{n}"), json!("x".repeat(1000)));
+    }
+    let kept =
+        || [0, 1].map(|reactor| it.server.metric(&format!("gannet_reactor_history_bytes{{reactor=\"{reactor}\"}}")));
+    assert!(kept().iter().sum::<u64>() > 40_000);
+    it.load(&text(5000));
+    until("less", || kept().iter().all(|bytes| *bytes <= 5000).then_some(()));
+    let gone = it.server.metric("gannet_node_history_streams_evicted_total");
+    assert!((30..40).contains(&gone), "{gone}");
+}
+
 #[test]
 fn a_configuration_with_an_error_changes_nothing() {
     let good = "[client]\ninsecure = true\nchannel_limit = 1\n";

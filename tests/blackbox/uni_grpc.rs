@@ -2,11 +2,16 @@
 //! Centrifugo's unistream.proto, so that the server's own are not judged by themselves.
 
 use crate::backend::{Backend, ok};
+use crate::certificates::{Certificates, NAME};
 use crate::client::{Client, token};
+use crate::file::File;
+use crate::secure::VERSIONS;
 use crate::server::{GUARDED, OPEN, Server, until};
 use axum::http::uri::PathAndQuery;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use prost::Message;
 use rustix::process::Signal;
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use tokio::runtime::Handle;
@@ -58,6 +63,23 @@ impl Caller {
         let endpoint = Endpoint::from_shared(url).expect("an address");
         let channel = handle.block_on(endpoint.connect()).expect("connect");
         Caller { runtime: handle, channel }
+    }
+
+    /// The same over TLS, for who believes these certificates; `None` = the handshake fails.
+    fn with_tls(server: &Server, certificates: &Certificates, version: usize) -> Option<Caller> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let handle = runtime.handle().clone();
+        std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(certificates.client_config(&VERSIONS[version..=version], false))
+            .https_or_http()
+            .with_server_name_resolver(FixedServerNameResolver::new(ServerName::try_from(NAME).expect("a name")))
+            .enable_http2()
+            .build();
+        let url = format!("https://{}", server.uni_grpc.expect("uni_grpc is on"));
+        let endpoint = Endpoint::from_shared(url).expect("an address");
+        let channel = handle.block_on(endpoint.connect_with_connector(connector)).ok()?;
+        Some(Caller { runtime: handle, channel })
     }
 
     fn call(&self, connect: Connect, metadata: &[(&'static str, &str)]) -> Result<Listener<'_>, Status> {
@@ -269,4 +291,29 @@ fn a_drain_tells_calls_to_go() {
     server.signal(Signal::TERM);
     assert_eq!(listener.closed(), 3001);
     assert!(server.exit().success());
+}
+
+#[test]
+fn calls_come_over_tls_and_certificates_change_under_them() {
+    let [old, new] = [Certificates::new(), Certificates::new()];
+    let (certificate, key) = (File::new("uni.crt", &old.server.0), File::new("uni.key", &old.server.1));
+    let tls = ["--uni_grpc.tls.enabled", "--uni_grpc.tls.cert_pem", certificate.path(), "--uni_grpc.tls.key_pem"];
+    let server = Server::with(OPEN, &[ON, &tls, &[key.path()]].concat());
+    let callers = [0, 1].map(|version| Caller::with_tls(&server, &old, version).expect("a connection"));
+    let mut listeners: Vec<Listener> = callers.iter().map(|caller| caller.listen(to(&["news"]))).collect();
+    for listener in &mut listeners {
+        assert!(listener.next().connect.is_some_and(|connect| connect.subs.contains_key("news")));
+    }
+    let series = "gannet_tls_certificate_expiry_timestamp_seconds{port=\"uni_grpc\",certificate=\"0\"}";
+    assert!(server.metric(series) > 0);
+    assert!(Caller::with_tls(&server, &new, 0).is_none(), "another authority's");
+    certificate.write(&new.server.0);
+    key.write(&new.server.1);
+    server.signal(Signal::HUP);
+    until("the new pair", || Caller::with_tls(&server, &new, 0));
+    assert!(Caller::with_tls(&server, &old, 0).is_none());
+    server.publish("news", json!("still here"));
+    for listener in &mut listeners {
+        assert_eq!(listener.publication(), ("news".into(), json!("still here")));
+    }
 }

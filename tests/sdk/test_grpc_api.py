@@ -5,6 +5,7 @@ import re
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc_reflection.v1alpha import proto_reflection_descriptor_database, reflection_pb2
 
 from server import API_KEY, LOGS, start_server
 
@@ -48,23 +49,28 @@ def _address(server):
 
 
 @pytest.fixture(scope="module")
-def call():
+def channel():
     with start_server(
         "--grpc_api.enabled", "--grpc_api.address", "127.0.0.1", "--grpc_api.port", "0", "--grpc_api.key", API_KEY,
-        "--log.format", "json",
+        "--grpc_api.reflection", "--log.format", "json",
         "--channel.without_namespace.history_size", "5", "--channel.without_namespace.history_ttl", "60s",
     ) as server:  # fmt: skip
         with grpc.insecure_channel(_address(server), options=[("grpc.enable_http_proxy", 0)]) as channel:
+            yield channel
 
-            def call(method, key=API_KEY, **fields):
-                ask = channel.unary_unary(
-                    f"{SERVICE}/{method}",
-                    request_serializer=lambda message: message.SerializeToString(),
-                    response_deserializer=M[f"{method}Response"].FromString,
-                )
-                return ask(M[f"{method}Request"](**fields), timeout=10, metadata=[("authorization", f"apikey {key}")])
 
-            yield call
+@pytest.fixture(scope="module")
+def call(channel):
+    def call(method, key=API_KEY, messages=M, **fields):
+        ask = channel.unary_unary(
+            f"{SERVICE}/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=messages[f"{method}Response"].FromString,
+        )
+        request = messages[f"{method}Request"](**fields)
+        return ask(request, timeout=10, metadata=[("authorization", f"apikey {key}")])
+
+    return call
 
 
 def test_calls_are_answered(call):
@@ -86,3 +92,44 @@ def test_a_key_is_needed(call):
     with pytest.raises(grpc.RpcError) as error:
         call("Publish", key="another", channel="talk", data=b"1")
     assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_client_is_made_from_what_the_server_tells(channel, call):
+    database = proto_reflection_descriptor_database.ProtoReflectionDescriptorDatabase(channel)
+    assert sorted(database.get_services()) == [
+        "centrifugal.centrifugo.api.CentrifugoApi", "grpc.reflection.v1alpha.ServerReflection",
+    ]  # fmt: skip
+    pool = descriptor_pool.DescriptorPool(database)
+    service = pool.FindServiceByName("centrifugal.centrifugo.api.CentrifugoApi")
+    methods = {method.name: method for method in service.methods}
+    assert len(methods) == 14 and methods["RPC"].input_type.name == "RPCRequest"
+    told = {}
+    for method in service.methods:
+        for message in (method.input_type, method.output_type):
+            told[message.name] = message_factory.GetMessageClass(message)
+    first = call("Publish", messages=told, channel="told", data=b'{"n":1}', tags={"a": "b"})
+    assert first.result.offset == 1
+    history = call("History", messages=told, channel="told", limit=-1).result
+    assert history.publications[0].tags["a"] == "b"
+    # The messages above were written by hand: the server tells the same of each.
+    for name, fields in MESSAGES.items():
+        message = pool.FindMessageTypeByName(f"centrifugal.centrifugo.api.{name}")
+        assert [(field, message.fields_by_name[field].number) for field, _, _ in fields] == [
+            (field, number) for field, number, _ in fields
+        ]
+
+
+def test_both_versions_of_reflection_are_served(channel):
+    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol="centrifugal.centrifugo.api.Publication")
+    unknown = reflection_pb2.ServerReflectionRequest(file_containing_symbol="centrifugal.centrifugo.api.Nothing")
+    for version in ("v1", "v1alpha"):
+        ask = channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        answers = list(ask(iter([request, request]), timeout=10))
+        assert [len(answer.file_descriptor_response.file_descriptor_proto) for answer in answers] == [1, 1]
+        with pytest.raises(grpc.RpcError) as error:
+            list(ask(iter([unknown]), timeout=10))
+        assert error.value.code() == grpc.StatusCode.NOT_FOUND

@@ -6,6 +6,7 @@
 use super::counts::Via;
 use super::http::scheme_key;
 use super::messages::Response as Answer;
+use super::reflection::Reflection;
 use super::{Api, ApiError, BatchRequest, Calls, Method, MethodError, grpc_call, method_name};
 use crate::certificates::Certificates;
 use crate::config::{GrpcApi, TlsPort};
@@ -62,8 +63,8 @@ pub type GrpcResponse = hyper::Response<tonic::body::Body>;
 pub trait PortService: Clone + Send + Sync + 'static {
     /// For the log.
     const PORT: &'static str;
-    /// Whose certificates it shows; none = it has no TLS.
-    const TLS: Option<TlsPort>;
+    /// Whose certificates it shows.
+    const TLS: TlsPort;
     /// Calls go on for as long as they like: no connection ends under one for want of room.
     const LASTING: bool;
 
@@ -89,17 +90,21 @@ pub struct GrpcService {
     node: Arc<Node>,
     calls: Arc<Calls>,
     settings: watch::Receiver<Arc<Settings>>,
+    reflection: Reflection,
 }
 
 impl GrpcService {
     pub fn new(node: Arc<Node>, calls: Arc<Calls>, settings: watch::Receiver<Arc<Settings>>) -> GrpcService {
-        GrpcService { node, calls, settings }
+        GrpcService { node, calls, settings, reflection: Reflection::new() }
     }
 
     async fn carry_out(&self, request: GrpcRequest, wrong_keys: &WrongKeys) -> GrpcResponse {
         // A call is served by one configuration to its end, and the next one by the next.
         let settings = self.settings.borrow().clone();
         let options = &settings.config.grpc_api;
+        if options.reflection && Reflection::is_asked(&request) {
+            return self.reflection.answer(request).await;
+        }
         let (node, calls) = (self.node.clone(), self.calls.clone());
         let api = Api { node, rules: settings.rules.clone(), calls, via: Via::Grpc };
         let name = request.uri().path().strip_prefix(SERVICE).unwrap_or_default().to_owned();
@@ -138,7 +143,7 @@ impl GrpcService {
 
 impl PortService for GrpcService {
     const PORT: &'static str = "gRPC API";
-    const TLS: Option<TlsPort> = Some(TlsPort::Grpc);
+    const TLS: TlsPort = TlsPort::Grpc;
     const LASTING: bool = false;
 
     fn streams_max(&self) -> u32 {
@@ -283,7 +288,7 @@ pub async fn serve<S: PortService>(
         match accepted {
             Ok((stream, peer)) => {
                 let (service, draining) = (service.clone(), draining.clone());
-                let tls = S::TLS.and_then(|port| certificates.of(port));
+                let tls = certificates.of(S::TLS);
                 tokio::spawn(async move {
                     match Connection::accepted(stream, tls, preface_timeout).await {
                         Ok(stream) => serve_one((stream, peer.ip()), service, preface_timeout, draining, &permit).await,

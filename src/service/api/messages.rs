@@ -92,7 +92,25 @@ macro_rules! messages {
             #[serde(with = $form, skip_serializing_if = $omitted)]
             pub $field: $type,
         )*}
-    )*};
+    )*
+
+    /// Each message, and one more that clients use as well, for who describes them.
+    pub(super) fn shapes() -> impl Iterator<Item = Shape<'static>> {
+        let position: Shape<'static> = Shape {
+            name: "StreamPosition",
+            fields: &[("offset", "uint64, tag = \"1\"", "u64"), ("epoch", "string, tag = \"2\"", "String")],
+        };
+        [position, $(Shape {
+            name: stringify!($name),
+            fields: &[$((stringify!($field), stringify!($($prost)*), stringify!($type))),*],
+        }),*].into_iter()
+    }};
+}
+
+/// A message as it is written below: of each field its name, its form in Protobuf, and its type.
+pub(super) struct Shape<'a> {
+    pub name: &'a str,
+    pub fields: &'a [(&'a str, &'a str, &'a str)],
 }
 
 /// It is always written.

@@ -10,6 +10,7 @@ mod http;
 mod messages;
 mod methods;
 mod openapi;
+mod reflection;
 
 pub use counts::Calls;
 pub use grpc::{GrpcResponse, GrpcService, PortCall, PortService, UnderWay, serve as serve_grpc};
@@ -206,6 +207,28 @@ macro_rules! methods {
         /// Each method with the names of its request and its result.
         fn described() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
             [$((stringify!($field), stringify!($request), stringify!($result))),*].into_iter()
+        }
+
+        /// Each method by its name in gRPC, with the name of its request.
+        fn grpc_methods() -> impl Iterator<Item = (&'static str, &'static str)> {
+            [$(($grpc, stringify!($request))),*].into_iter()
+        }
+
+        /// The messages of a batch, for who describes them.
+        fn batch_shapes() -> impl Iterator<Item = Shape<'static>> {
+            let shape = |name, fields| Shape { name, fields };
+            [
+                shape("Command", &[$((stringify!($field), concat!("message, tag = \"", $tag, "\""), stringify!($request))),*]),
+                shape("Reply", &[
+                    ("error", "message, tag = \"2\"", "Error"),
+                    $((stringify!($field), concat!("message, tag = \"", $tag, "\""), concat!($grpc, "Result"))),*
+                ]),
+                shape("BatchRequest", &[
+                    ("commands", "message, repeated, tag = \"1\"", "Command"),
+                    ("parallel", "bool, tag = \"2\"", "bool"),
+                ]),
+                shape("BatchResponse", &[("replies", "message, repeated, tag = \"1\"", "Reply")]),
+            ].into_iter()
         }
 
         /// The method that gRPC calls so; what there is not is counted under a name of its own.
