@@ -58,8 +58,8 @@ pub enum EngineCall {
     AddPresence { channel: Arc<str>, client: [u8; 16], info: Arc<ClientInfo> },
     /// With a ticket it is answered once nobody sees the client any more.
     RemovePresence { channel: Arc<str>, client: [u8; 16], user: CompactString, ticket: Option<u64> },
-    /// Who is in the channel, on all nodes.
-    Presence { ticket: u64, channel: Arc<str> },
+    /// Who is in the channel, on all nodes. Of more than `most` nobody need be told: that is refused.
+    Presence { ticket: u64, channel: Arc<str>, most: usize },
     /// How many that are.
     PresenceStats { ticket: u64, channel: Arc<str> },
 }

@@ -264,6 +264,7 @@ impl Rules {
                 recent: channel.idempotency_cache_size,
             },
             engine_limits: EngineLimits {
+                present: client.presence_max_client_limit,
                 held: config.reactor.held_publication_limit,
                 held_bytes: config.reactor.held_publication_size,
                 inflight: config.reactor.engine_inflight_limit,

@@ -40,6 +40,8 @@ pub struct EngineLimits {
     pub held_bytes: usize,
     /// Questions under way.
     pub inflight: usize,
+    /// Clients of a channel that a client is told of.
+    pub present: usize,
     /// All clients present are named again in so long.
     pub presence_ms: u64,
     /// A channel of which nothing was heard for so long is read; 0 = never.
@@ -245,7 +247,8 @@ impl RemoteChannels {
                 self.ask(engine, asker, out, |ticket| EngineCall::RemoveHistory { ticket, channel });
             }
             Request::Presence { channel, asker } => {
-                self.ask(engine, asker, out, |ticket| EngineCall::Presence { ticket, channel });
+                let most = self.most_of(asker);
+                self.ask(engine, asker, out, |ticket| EngineCall::Presence { ticket, channel, most });
             }
             Request::PresenceStats { channel, asker } => {
                 self.ask(engine, asker, out, |ticket| EngineCall::PresenceStats { ticket, channel });
@@ -259,6 +262,11 @@ impl RemoteChannels {
             Some(ticket) => self.calls.push((engine, call(ticket))),
             None => answer(asker, Answer::Refused(ClientError::TooManyRequests), out),
         }
+    }
+
+    /// How many clients `asker` may be told of.
+    fn most_of(&self, asker: Asker) -> usize {
+        if matches!(asker, Asker::Client { .. }) { self.limits.present } else { usize::MAX }
     }
 
     /// A ticket, unless too many are under way.
@@ -335,7 +343,7 @@ impl RemoteChannels {
             self.tally.away += 1;
         }
         match what {
-            Ticket::Ask(asker) => answer(asker, to_answer(said), out),
+            Ticket::Ask(asker) => answer(asker, to_answer(said, self.most_of(asker)), out),
             // It is forgotten in time, whatever the engine said.
             Ticket::Left(asker) => answer(asker, Answer::Left, out),
             Ticket::Begin { channel, life, read } => {
@@ -444,11 +452,13 @@ fn answer(asker: Asker, answer: Answer, out: &mut Told) {
     out.push((asker.into(), Event::Answer { asker, answer }));
 }
 
-fn to_answer(said: Result<EngineAnswer, Away>) -> Answer {
+/// `most`: clients that who asked may be told of.
+fn to_answer(said: Result<EngineAnswer, Away>, most: usize) -> Answer {
     match said {
         Ok(EngineAnswer::Published(position)) => Answer::Published(position),
         Ok(EngineAnswer::Read(found)) => Answer::History(found),
         Ok(EngineAnswer::Removed) => Answer::Removed,
+        Ok(EngineAnswer::Presence(clients)) if clients.len() > most => Answer::Refused(ClientError::LimitExceeded),
         Ok(EngineAnswer::Presence(clients)) => Answer::Presence(clients),
         Ok(EngineAnswer::PresenceStats { clients, users }) => Answer::PresenceStats { clients, users },
         Ok(EngineAnswer::PresenceRemoved) => Answer::Left,

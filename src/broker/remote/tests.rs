@@ -7,7 +7,7 @@ use crate::protocol::ClientInfo;
 
 const KEEP: Keep = Keep { size: 3, ttl_ms: 100, meta_ttl_ms: 1000 };
 const LIMITS: EngineLimits =
-    EngineLimits { held: 100, held_bytes: 1 << 20, inflight: 100, presence_ms: 27_000, check_ms: 40_000 };
+    EngineLimits { held: 100, held_bytes: 1 << 20, inflight: 100, present: 2, presence_ms: 27_000, check_ms: 40_000 };
 
 /// An owner, with what it said last.
 struct Bench {
@@ -435,6 +435,21 @@ fn a_publisher_is_not_sent_its_own_and_deltas_go_to_those_who_take_them() {
     bench.hear(heard(at(7), previous, &publication));
     let delta = extras(&mut bench).delta.expect("a delta");
     assert_eq!(delta::apply(format!("{long} 1").as_bytes(), &delta, 1000).as_deref(), Some(&publication.data[..]));
+}
+
+/// Whatever the engine makes of the number that it is given.
+#[test]
+fn a_client_is_told_of_so_many_clients_at_most() {
+    let mut bench = Bench::new();
+    let clients = |count| vec![ClientInfo::default(); count];
+    for (asker, most) in [(Asker::Client { conn: conn(1), ticket: 1 }, 2), (Asker::Backend(1), usize::MAX)] {
+        bench.ask(Request::Presence { channel: "c".into(), asker });
+        let Some((_, EngineCall::Presence { ticket, most: asked, .. })) = bench.remote.calls.pop() else { panic!() };
+        assert_eq!(asked, most);
+        bench.hear(Heard::Answer { ticket, answer: Ok(EngineAnswer::Presence(clients(3))) });
+        let refused = bench.shown() == ["Refused(LimitExceeded)"];
+        assert_eq!(refused, most == 2);
+    }
 }
 
 #[test]

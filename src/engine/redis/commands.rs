@@ -10,6 +10,7 @@ use crate::broker::engine::{Away, EngineAnswer, EngineCall};
 use crate::broker::{Epoch, Keep, Position, Query};
 use crate::config::RedisOptions;
 use crate::protocol::ClientInfo;
+use crate::protocol::code::ClientError;
 use bytes::Bytes;
 use compact_str::CompactString;
 use redis::{Cmd, Value};
@@ -135,14 +136,18 @@ impl Dialect {
                 command.cmd.arg(flag(self.counts_users)).arg(flag(self.fields_expire));
                 command
             }
-            EngineCall::Presence { ticket, channel } => {
-                self.present(&scripts::PRESENCE, &channel, false, Then::Presence(ticket), moment)
+            EngineCall::Presence { ticket, channel, most } => {
+                let mut command = self.present(&scripts::PRESENCE, &channel, false, Then::Presence(ticket), moment);
+                command.cmd.arg(if most >= i64::MAX as usize { 0 } else { most });
+                command
             }
             EngineCall::PresenceStats { ticket, channel } if self.counts_users => {
                 self.present(&scripts::PRESENCE_STATS, &channel, true, Then::Stats(ticket), moment)
             }
             EngineCall::PresenceStats { ticket, channel } => {
-                self.present(&scripts::PRESENCE, &channel, false, Then::Counted(ticket), moment)
+                let mut command = self.present(&scripts::PRESENCE, &channel, false, Then::Counted(ticket), moment);
+                command.cmd.arg(0);
+                command
             }
         })
     }
@@ -314,6 +319,7 @@ pub fn answer(then: Then, value: Value) -> Result<EngineAnswer, Away> {
         Then::Read(_, query) => read(&query, value),
         Then::Removed(_) => Ok(EngineAnswer::Removed),
         Then::PresenceRemoved(_) => Ok(EngineAnswer::PresenceRemoved),
+        Then::Presence(_) if value == Value::Nil => Ok(EngineAnswer::Refused(ClientError::LimitExceeded)),
         Then::Presence(_) => Ok(EngineAnswer::Presence(clients(value)?)),
         Then::Counted(_) => {
             let clients = clients(value)?;

@@ -4,6 +4,7 @@ use super::*;
 use crate::base::mailbox::{Mailbox, mailbox};
 use crate::broker::engine::{Away, EngineAnswer, Heard};
 use crate::broker::{Epoch, Keep, Position, Query};
+use crate::protocol::code::ClientError;
 use crate::protocol::{ClientInfo, Publication};
 use crate::shard::Mail;
 use std::collections::{HashMap, VecDeque};
@@ -373,10 +374,12 @@ fn presence_is_kept_counted_and_forgotten() {
                 bench.ask(|ticket| EngineCall::PresenceStats { ticket, channel: "pr:a".into() }).await
             };
             assert_eq!(stats(&mut bench).await, Ok(EngineAnswer::PresenceStats { clients: 3, users: 2 }));
-            let found = bench.ask(|ticket| EngineCall::Presence { ticket, channel: "pr:a".into() }).await;
+            let found = bench.ask(|ticket| EngineCall::Presence { ticket, channel: "pr:a".into(), most: 3 }).await;
             let Ok(EngineAnswer::Presence(mut found)) = found else { panic!() };
             found.sort_by(|a, b| a.client.cmp(&b.client));
             assert_eq!(found, [info(1, "a"), info(2, "a"), info(3, "b")].map(|info| (*info).clone()));
+            let few = bench.ask(|ticket| EngineCall::Presence { ticket, channel: "pr:a".into(), most: 2 }).await;
+            assert_eq!(few, Ok(EngineAnswer::Refused(ClientError::LimitExceeded)));
             let gone = |ticket| EngineCall::RemovePresence {
                 ticket: Some(ticket),
                 channel: "pr:a".into(),

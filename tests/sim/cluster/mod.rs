@@ -107,6 +107,7 @@ impl Cluster {
             held: *rng.pick(&[2, 10, 512]),
             held_bytes: *rng.pick(&[2000, 1 << 20]),
             inflight: *rng.pick(&[4, 1000, 1000]),
+            present: 100,
             presence_ms: 27_000,
             check_ms: 5_000,
         };
