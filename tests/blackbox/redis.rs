@@ -14,7 +14,7 @@ pub struct RedisProcess {
 
 impl RedisProcess {
     pub fn start(options: &[&str]) -> RedisProcess {
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
+        let port = free_port();
         let folder = std::env::temp_dir().join(format!("gannet-blackbox-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
@@ -54,6 +54,59 @@ impl RedisProcess {
         let pid = self.process.id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
     }
+}
+
+/// Three of them that are one cluster.
+pub fn cluster() -> Vec<RedisProcess> {
+    let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+    let nodes: Vec<RedisProcess> = (0..3).map(|_| RedisProcess::start(&options)).collect();
+    let places: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    let mut create = vec!["--cluster", "create"];
+    create.extend(places.iter().map(String::as_str));
+    create.extend(["--cluster-replicas", "0", "--cluster-yes"]);
+    nodes[0].cli(&create);
+    let whole = |node: &RedisProcess| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+    until("the cluster is whole", || nodes.iter().all(whole).then_some(()));
+    nodes
+}
+
+/// Knows where the Redis called mymaster is.
+pub struct SentinelProcess {
+    process: Child,
+    pub port: u16,
+    folder: PathBuf,
+}
+
+impl SentinelProcess {
+    pub fn start(master: &RedisProcess) -> SentinelProcess {
+        let port = free_port();
+        let folder = std::env::temp_dir().join(format!("gannet-blackbox-sentinel-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let file = folder.join("sentinel.conf");
+        let monitored = format!("sentinel monitor mymaster 127.0.0.1 {} 1", master.port);
+        std::fs::write(&file, format!("port {port}\nbind 127.0.0.1\n{monitored}\n")).expect("written");
+        let mut command = Command::new("redis-sentinel");
+        let process = command.arg(&file).stdout(Stdio::null()).spawn().expect("redis-sentinel");
+        let sentinel = SentinelProcess { process, port, folder };
+        let ping = || Command::new("redis-cli").args(["-p", &port.to_string(), "PING"]).output().expect("redis-cli");
+        until("the sentinel answers", || ping().stdout.starts_with(b"PONG").then_some(()));
+        sentinel
+    }
+}
+
+impl Drop for SentinelProcess {
+    fn drop(&mut self) {
+        // It may be ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Below what the bus of a cluster needs above it.
+fn free_port() -> u16 {
+    let free = || TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
+    std::iter::repeat_with(free).find(|port| *port <= 55_535).expect("a port")
 }
 
 fn spawn(port: u16, folder: &PathBuf, options: &[String]) -> Child {
