@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use crate::figures::{Bound, Load, histogram};
-use crate::fleet::{Fleet, Opening};
+use crate::fleet::{Address, Fleet, Opening};
 use crate::wire::{Dialect, client_frame};
 
 /// Open clients that wait for a run.
@@ -17,13 +17,13 @@ pub struct Echo {
 
 impl Echo {
     /// Opens `clients` connections at `/echo`; messages will have `size` bytes.
-    pub fn open(port: u16, clients: usize, size: usize) -> io::Result<Self> {
-        Self::open_at(port, "/echo", clients, size)
+    pub fn open(to: impl Into<Address>, clients: usize, size: usize) -> io::Result<Self> {
+        Self::open_at(to, "/echo", clients, size)
     }
 
     /// The same at another path.
-    pub fn open_at(port: u16, path: &str, clients: usize, size: usize) -> io::Result<Self> {
-        let mut fleet = Fleet::new(port, Dialect::Raw)?;
+    pub fn open_at(to: impl Into<Address>, path: &str, clients: usize, size: usize) -> io::Result<Self> {
+        let mut fleet = Fleet::new(to, Dialect::Raw)?;
         fleet.open(clients, Duration::from_secs(60), |_| Ok(Opening::bare(path.to_owned())))?;
         let mut frame = Vec::new();
         client_frame(&mut frame, &vec![b'x'; size]);

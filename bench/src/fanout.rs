@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::centrifugal;
 use crate::figures::{Bound, Load, histogram};
-use crate::fleet::{Fleet, Opening};
+use crate::fleet::{Address, Fleet, Opening};
 use crate::peer::PUBLISHER;
 use crate::server::Profile;
 use crate::wire::{Dialect, client_frame};
@@ -21,13 +21,13 @@ pub struct Fanout {
 
 impl Fanout {
     /// Opens `subscribers` and one publisher; a publication carries `size` bytes.
-    pub fn open(port: u16, profile: Profile, subscribers: usize, size: usize) -> io::Result<Self> {
+    pub fn open(to: impl Into<Address>, profile: Profile, subscribers: usize, size: usize) -> io::Result<Self> {
         let limit = Duration::from_secs(60);
         let dialect = match profile {
             Profile::Raw => Dialect::Raw,
             Profile::Centrifugal => Dialect::Lines,
         };
-        let mut fleet = Fleet::new(port, dialect)?;
+        let mut fleet = Fleet::new(to, dialect)?;
         fleet.open(subscribers, limit, |_| {
             Ok(match profile {
                 Profile::Raw => Opening::bare("/"),

@@ -14,14 +14,12 @@ use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::centrifugal;
+use crate::tls;
 use crate::wire::{Dialect, Got, Inbox, client_frame_in};
 
 /// The example key of RFC 6455 and its answer: no loader needs a fresh one.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-
-/// The name in the certificate of a server with TLS.
-pub const TLS_NAME: &str = "gannet.example";
 
 /// How many connections may be between `connect` and open at a time.
 const OPENING: usize = 256;
@@ -29,6 +27,19 @@ const OPENING: usize = 256;
 /// Source addresses go round over 127.1.0.0 to 127.240.255.255, so that no address runs out of ports.
 const FIRST_SOURCE: u32 = 0x7f01_0000;
 const SOURCES: u32 = 0x00f0_0000;
+
+/// Where a server is, at 127.0.0.1, and how clients speak TLS to it, if they do.
+#[derive(Clone, Debug)]
+pub struct Address {
+    pub port: u16,
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+impl From<u16> for Address {
+    fn from(port: u16) -> Self {
+        Self { port, tls: None }
+    }
+}
 
 /// How a client opens: the path it asks for and what it sends first.
 #[derive(Clone, Debug)]
@@ -199,8 +210,7 @@ pub struct Fleet {
     clients: Vec<Client>,
     to: SocketAddr,
     dialect: Dialect,
-    /// Clients speak TLS by this.
-    pub tls: Option<Arc<ClientConfig>>,
+    tls: Option<Arc<ClientConfig>>,
     connected: u32,
     opened: usize,
     /// Pings answered so far.
@@ -208,8 +218,9 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// An empty fleet for the server at 127.0.0.1 and `port`.
-    pub fn new(port: u16, dialect: Dialect) -> io::Result<Self> {
+    /// An empty fleet for the server at this address.
+    pub fn new(to: impl Into<Address>, dialect: Dialect) -> io::Result<Self> {
+        let Address { port, tls } = to.into();
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
@@ -217,7 +228,7 @@ impl Fleet {
             clients: Vec::new(),
             to: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             dialect,
-            tls: None,
+            tls,
             connected: 0,
             opened: 0,
             pings: 0,
@@ -308,7 +319,7 @@ impl Fleet {
         let mut client = Client::connect(self.to, self.connected, opening, self.dialect)?;
         self.connected = self.connected.wrapping_add(1);
         if let Some(config) = &self.tls {
-            let name = ServerName::try_from(TLS_NAME).map_err(io::Error::other)?;
+            let name = ServerName::try_from(tls::NAME).map_err(io::Error::other)?;
             client.tls = Some(Box::new(ClientConnection::new(config.clone(), name).map_err(io::Error::other)?));
         }
         let both = Interest::READABLE | Interest::WRITABLE;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::centrifugal;
 use crate::figures::{Bound, Load, histogram};
-use crate::fleet::{Fleet, Opening};
+use crate::fleet::{Address, Fleet, Opening};
 use crate::server::Profile;
 use crate::wire::Dialect;
 
@@ -13,13 +13,13 @@ const AT_ONCE: usize = 64;
 
 /// Opens and closes connections until the bound is met: raw at `/echo`, centrifugal with a `connect` that is answered.
 /// The client closes first, without a close frame.
-pub fn run(port: u16, profile: Profile, bound: Bound) -> io::Result<Load> {
+pub fn run(to: impl Into<Address>, profile: Profile, bound: Bound) -> io::Result<Load> {
     let began = Instant::now();
     let (dialect, opening): (_, fn() -> Opening) = match profile {
         Profile::Raw => (Dialect::Raw, || Opening::bare("/echo")),
         Profile::Centrifugal => (Dialect::Lines, || Opening::centrifugal(centrifugal::connect(None), 1)),
     };
-    let mut fleet = Fleet::new(port, dialect)?;
+    let mut fleet = Fleet::new(to, dialect)?;
     let mut load = Load { units: 0, bytes: 0, wall: Duration::ZERO, latency: histogram()? };
     let mut since = vec![began; AT_ONCE];
     fleet.open(AT_ONCE, Duration::from_secs(10), |_| Ok(opening()))?;

@@ -11,7 +11,7 @@
 //! - `million` a million clients over many processes on one port, and what grows on the way there;
 //! - `results` the result files read back; `standings` and `capacity` the tables made of them; `svg` a plot, `plots` those
 //!   that are made; `page` tables and plots where they are committed, and whether they are what the results give;
-//! - `peer` the command line every peer server shares.
+//! - `peer` the command line every peer server shares; `tls` a certificate for them, `records` TLS of the floor.
 //!
 //! It shares no code with the server, so that a mistake there cannot hide here.
 
@@ -31,9 +31,11 @@ pub mod million;
 pub mod page;
 pub mod peer;
 pub mod plots;
+pub mod records;
 pub mod results;
 pub mod server;
 pub mod standings;
 pub mod strace;
 pub mod svg;
+pub mod tls;
 pub mod wire;

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
+use crate::account::settled_cpu_ns;
 use crate::peer::Mode;
+use crate::tls::Identity;
 
 /// The servers the harness knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,6 +32,8 @@ pub enum Kind {
     Nbio,
     /// The centrifugo program on the PATH
     Centrifugo,
+    /// nginx that ends TLS in front of Gannet; both count. With --tls only
+    Nginx,
     /// An HTTP handler that does nothing
     #[value(skip)]
     Axum,
@@ -60,6 +64,7 @@ impl Kind {
             Self::Gorilla => "gorilla",
             Self::Nbio => "nbio",
             Self::Centrifugo => "centrifugo",
+            Self::Nginx => "nginx + gannet",
             Self::Axum => "axum",
             Self::ByHand => "by hand",
         }
@@ -67,12 +72,12 @@ impl Kind {
 
     /// How the loader speaks to it.
     pub fn profile(self) -> Profile {
-        if matches!(self, Self::Gannet | Self::Centrifugo) { Profile::Centrifugal } else { Profile::Raw }
+        if matches!(self, Self::Gannet | Self::Centrifugo | Self::Nginx) { Profile::Centrifugal } else { Profile::Raw }
     }
 
     /// True for those that need what not every machine has.
     pub fn is_optional(self) -> bool {
-        matches!(self, Self::Ws | Self::Gorilla | Self::Nbio | Self::Centrifugo)
+        matches!(self, Self::Ws | Self::Gorilla | Self::Nbio | Self::Centrifugo | Self::Nginx)
     }
 
     fn program(self) -> &'static str {
@@ -85,6 +90,7 @@ impl Kind {
             Self::Gorilla => "peer_gorilla",
             Self::Nbio => "peer_nbio",
             Self::Centrifugo => "centrifugo",
+            Self::Nginx => "nginx",
             Self::Axum => "peer_axum",
             Self::ByHand => "",
         }
@@ -116,7 +122,7 @@ impl Place {
         match (kind, &self.gannet) {
             (Kind::Gannet, Some(path)) if path.is_file() => Ok(path.clone()),
             (Kind::Gannet, Some(path)) => lacks(format!("{} is not there", path.display())),
-            (Kind::Ws | Kind::Centrifugo, _) => match on_path(kind.program()) {
+            (Kind::Ws | Kind::Centrifugo | Kind::Nginx, _) => match on_path(kind.program()) {
                 None => lacks(format!("{} is not on the PATH", kind.program())),
                 Some(_) if kind == Kind::Ws && !Path::new(NODE_PEER).join("node_modules/ws").is_dir() => {
                     lacks("its packages are not installed: bench/compare does it".to_owned())
@@ -144,7 +150,9 @@ impl Place {
 /// A program by its name, where the shell would find it.
 fn on_path(name: &str) -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+    // Debian has nginx there.
+    let also = std::iter::once(PathBuf::from("/usr/sbin"));
+    std::env::split_paths(&folders).chain(also).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// An address given by hand: `ws://127.0.0.1:PORT/PATH`. Its server is on this machine, for its CPU time is read.
@@ -175,9 +183,52 @@ pub struct Server {
     child: Option<Child>,
     pid: u32,
     pub port: u16,
+    /// What it stands in front of.
+    behind: Option<Box<Server>>,
 }
 
 impl Server {
+    /// Starts `kind` with TLS: clients believe `identity`.
+    pub fn start_secured(
+        kind: Kind,
+        mode: Mode,
+        place: &Place,
+        extra: &[&str],
+        identity: &Identity,
+    ) -> io::Result<Self> {
+        let options = identity.options();
+        let gannet = options.iter().map(String::as_str).chain(extra.iter().copied()).collect::<Vec<_>>();
+        let files = [("--cert", &identity.certificate), ("--key", &identity.key)];
+        let peer: Vec<_> = files.iter().flat_map(|(flag, path)| [(*flag).into(), path.display().to_string()]).collect();
+        let peer: Vec<&str> = peer.iter().map(String::as_str).collect();
+        match kind {
+            Kind::Gannet => Self::start(kind, mode, place, &gannet),
+            Kind::Nginx => Self::start_behind_nginx(mode, place, extra, identity),
+            _ => Self::launch(kind, mode, place, &[place.server_core], &peer),
+        }
+    }
+
+    fn start_behind_nginx(mode: Mode, place: &Place, extra: &[&str], identity: &Identity) -> io::Result<Self> {
+        let behind = Self::start(Kind::Gannet, mode, place, extra)?;
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let (program, folder) = (place.program(Kind::Nginx)?, identity.folder());
+        let file = folder.join("nginx.conf");
+        std::fs::write(&file, nginx_configuration(port, behind.port, folder))?;
+        let mut command = bound_to_us(&["taskset", "--cpu-list", &place.server_core.to_string()]);
+        command.arg(&program).arg("-c").arg(&file).arg("-p").arg(folder).arg("-e").arg(folder.join("error.log"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let pid = child.id();
+        let mut server = Self { child: Some(child), pid, port, behind: Some(Box::new(behind)) };
+        server.wait_until_ready(&program)?;
+        Ok(server)
+    }
+
+    /// CPU time of it and of what is behind it, once they sleep.
+    pub fn settled_cpu_ns(&self) -> io::Result<u64> {
+        let behind = self.behind.as_ref().map_or(Ok(0), |server| server.settled_cpu_ns());
+        Ok(settled_cpu_ns(self.pid)? + behind?)
+    }
+
     /// Starts `kind` on a free port and waits until it accepts connections. `extra` are more flags for gannet.
     pub fn start(kind: Kind, mode: Mode, place: &Place, extra: &[&str]) -> io::Result<Self> {
         Self::launch(kind, mode, place, &[place.server_core], extra)
@@ -198,18 +249,18 @@ impl Server {
             Kind::Gannet => gannet_flags(&mut command, port, cores.len()).args(extra),
             Kind::Centrifugo => centrifugo_options(&mut command, port),
             Kind::Ws => peer_flags(command.arg(Path::new(NODE_PEER).join("server.mjs")), port, mode),
-            _ => peer_flags(&mut command, port, mode),
+            _ => peer_flags(&mut command, port, mode).args(extra),
         };
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         let pid = child.id();
-        let mut server = Self { child: Some(child), pid, port };
+        let mut server = Self { child: Some(child), pid, port, behind: None };
         server.wait_until_ready(&program)?;
         Ok(server)
     }
 
     /// A server that runs already.
     pub fn running(pid: u32, port: u16) -> Self {
-        Self { child: None, pid, port }
+        Self { child: None, pid, port, behind: None }
     }
 
     /// Its process id.
@@ -267,6 +318,30 @@ fn peer_flags(command: &mut Command, port: u16, mode: Mode) -> &mut Command {
 fn centrifugo_options(command: &mut Command, port: u16) -> &mut Command {
     command.env("CENTRIFUGO_HTTP_SERVER_ADDRESS", "127.0.0.1").env("CENTRIFUGO_HTTP_SERVER_PORT", port.to_string());
     command.env("CENTRIFUGO_CLIENT_INSECURE", "true").env("CENTRIFUGO_LOG_LEVEL", "error")
+}
+
+/// One process that ends TLS and passes bytes on.
+fn nginx_configuration(port: u16, behind: u16, folder: &Path) -> String {
+    let folder = folder.display();
+    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|name| format!("{name}_temp_path {folder};"));
+    format!(
+        "daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr error; worker_rlimit_nofile 65536;
+         events {{ worker_connections 40000; }}
+         http {{
+           access_log off; {}
+           upstream gannet {{ server 127.0.0.1:{behind}; }}
+           server {{
+             listen 127.0.0.1:{port} ssl backlog=4096;
+             ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.3;
+             location / {{
+               proxy_pass http://gannet; proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade;
+               proxy_set_header Connection upgrade; proxy_set_header Host $host; proxy_read_timeout 1h;
+               tcp_nodelay on;
+             }}
+           }}
+         }}",
+        paths.join(" ")
+    )
 }
 
 fn gannet_flags(command: &mut Command, port: u16, reactors: usize) -> &mut Command {

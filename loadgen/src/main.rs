@@ -1,6 +1,6 @@
 //! `gannet-loadgen`: puts load on a WebSocket server and measures what comes back.
 //!
-//! The map, from the wire up: `wire`, `handshake` (frames, upgrade) - `profile` (what messages say) - `stamp`,
+//! The map, from the wire up: `secure`, `wire`, `handshake` (TLS, frames, upgrade) - `profile` (what messages say) - `stamp`,
 //! `sequence`, `schedule`, `roles` (what is owed, by whom, when) - `plan` (one run as a value) - `fleet` (a loop and
 //! its clients) - `loops` - `conduct` (the stages of a run) - `report`. `options` and `scenario` make a plan of a
 //! command line; `agents` plays it with other processes.
@@ -24,6 +24,7 @@ mod report;
 mod roles;
 mod scenario;
 mod schedule;
+mod secure;
 mod sequence;
 mod shared;
 mod stamp;
@@ -73,7 +74,7 @@ fn run(scenario: &Scenario) -> Result<bool, String> {
     let (common, plan) = (scenario.common(), scenario.plan()?);
     try_outputs(common)?;
     raise_descriptors(&plan)?;
-    let watch = Watch::new(&common.pid, &common.metrics, plan.target.is_loopback())?;
+    let watch = Watch::new(&common.pid, &common.metrics, plan.target.is_loopback(), plan.tls.as_ref())?;
     tell_strangers(&common.pid);
     let outcome = conduct::run(&plan, &mut Loops::new(plan.clone()), &watch, Progress::new(common.quiet))
         .map_err(|error| format!("the run could not go on: {error}"))?;

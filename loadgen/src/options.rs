@@ -27,6 +27,8 @@ Examples:
     gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --rounds 3
   And does everyone have what they missed? (The server must keep a history.)
     gannet-loadgen storm ws://127.0.0.1:8000/connection/websocket --clients 5000 --recover --away 5s
+  Everyone comes back at once over TLS, each with a whole handshake:
+    gannet-loadgen storm wss://localhost:8000/connection/websocket --clients 5000 --ca ca.pem
   Where is the knee?
     gannet-loadgen ramp ws://127.0.0.1:8000/echo --start 500 --step 500 --max 5000 --every 5s
   More clients than one process may have descriptors, or than one host can play:
@@ -311,7 +313,7 @@ pub enum ProfileName {
 
 #[derive(Debug, Args)]
 pub struct Common {
-    /// ws://host:port/path; {client} and {channel} in the path are filled in
+    /// ws://host:port/path, or wss:// for TLS; {client} and {channel} in the path are filled in
     pub url: String,
 
     /// How to talk; without it centrifugal if the path ends in /connection/websocket, otherwise raw
@@ -334,6 +336,15 @@ pub struct Common {
     /// A request header for the upgrade, such as 'Origin: http://127.0.0.1'; may be given again
     #[arg(long, short = 'H', value_name = "NAME: VALUE", value_parser = header, help_heading = PLACES)]
     pub header: Vec<(String, String)>,
+    /// The authorities that wss:// and https:// believe, in PEM; without it, those of this host
+    #[arg(long, value_name = "FILE", help_heading = PLACES)]
+    pub ca: Option<PathBuf>,
+    /// With TLS: whoever answers is believed
+    #[arg(long, conflicts_with = "ca", help_heading = PLACES)]
+    pub insecure: bool,
+    /// The one version of TLS to offer; without it, both
+    #[arg(long, value_name = "VERSION", value_parser = ["1.2", "1.3"], help_heading = PLACES)]
+    pub tls_version: Option<String>,
     /// Addresses to connect from; without it, all over 127.0.0.0/8 for a target there
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', help_heading = PLACES)]
     pub source: Vec<IpAddr>,
@@ -388,7 +399,7 @@ pub struct Common {
     /// client; may be given again, or as a list with commas, for the sum of several
     #[arg(long, value_name = "PID", value_delimiter = ',', help_heading = GOAL)]
     pub pid: Vec<u32>,
-    /// The server's metrics page, such as http://10.0.0.1:9000/metrics, for a server on another host: adds processor
+    /// The server's metrics page, such as http://10.0.0.1:9000/metrics (or https://), for a server on another host: adds processor
     /// time and resident memory (process_cpu_seconds_total, process_resident_memory_bytes); may be given again
     #[arg(long, value_name = "URL", help_heading = GOAL)]
     pub metrics: Vec<String>,

@@ -17,7 +17,7 @@ pub struct Place<'u> {
     /// What goes in the `Host` header.
     pub authority: &'u str,
     /// Without brackets.
-    host: &'u str,
+    pub host: &'u str,
     port: u16,
 }
 

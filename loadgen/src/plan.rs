@@ -2,7 +2,10 @@
 //!
 //! A scenario is nothing but a plan; the loops know no scenario by name. Never knows the command line.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ClientConfig;
 
 use crate::profile::{Names, Profile};
 use crate::roles::Roles;
@@ -42,6 +45,8 @@ pub struct Plan {
     pub target: Target,
     /// Where those who only speak connect to.
     pub publisher_target: Target,
+    /// How to speak TLS; None = nobody does.
+    pub tls: Option<Arc<ClientConfig>>,
     pub sources: Sources,
     pub headers: Vec<(String, String)>,
     pub profile: Profile,

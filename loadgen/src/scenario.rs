@@ -1,14 +1,17 @@
 //! What was typed, judged and turned into a plan: each scenario is a few values. Never runs one.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::EncodingKey;
+use rustls::ClientConfig;
 
 use crate::options::{Chat, Churn, Common, Echo, Fanout, Idle, ProfileName, Ramp, Scenario, Slow, Storm};
 use crate::plan::{Life, Plan, Talk};
 use crate::profile::centrifugal::Encoding;
 use crate::profile::{Centrifugal, Names, Profile, Raw};
 use crate::roles::Roles;
+use crate::secure;
 use crate::stamp;
 use crate::target::{Sources, Target};
 
@@ -141,6 +144,7 @@ fn fanout(typed: &Fanout) -> Result<Plan, String> {
     let mut plan = plan("fanout", &typed.common, roles, talk)?;
     if let Some(url) = &typed.publisher_url {
         plan.publisher_target = target(url, &typed.common)?;
+        plan.tls = plan.tls.map_or_else(|| tls(&typed.common, &plan.publisher_target), |tls| Ok(Some(tls)))?;
     }
     Ok(plan)
 }
@@ -185,6 +189,7 @@ fn ramp(typed: &Ramp) -> Result<Plan, String> {
 /// What all scenarios have in common.
 fn plan(scenario: &'static str, common: &Common, roles: Roles, talk: Talk) -> Result<Plan, String> {
     let target = target(&common.url, common)?;
+    let tls = tls(common, &target)?;
     let process = std::process::id();
     let owed = if talk == Talk::Nobody { None } else { Some(1.0) };
     Ok(Plan {
@@ -194,6 +199,7 @@ fn plan(scenario: &'static str, common: &Common, roles: Roles, talk: Talk) -> Re
         headers: common.header.clone(),
         profile: profile(common, &target)?,
         target,
+        tls,
         names: Names { prefix: common.channel_prefix.clone() },
         roles,
         talk,
@@ -217,6 +223,13 @@ fn plan(scenario: &'static str, common: &Common, roles: Roles, talk: Talk) -> Re
         max_p99: common.max_p99,
         knee: Duration::MAX,
     })
+}
+
+/// What TLS takes, if it is spoken there or to a page of metrics.
+fn tls(common: &Common, target: &Target) -> Result<Option<Arc<ClientConfig>>, String> {
+    let is_secure = |url: &String| url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+    let is_spoken = target.secure.is_some() || common.metrics.iter().any(is_secure);
+    is_spoken.then(|| secure::config(common)).transpose()
 }
 
 fn started() -> Duration {

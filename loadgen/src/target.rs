@@ -5,12 +5,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use rustls::pki_types::ServerName;
 use tungstenite::http::Uri;
 
 use crate::place::{first_that_answers, place};
 
-/// Of `ws://` without one.
+/// Of `ws://` without one, and of `wss://`.
 const PORT: u16 = 80;
+const SECURE_PORT: u16 = 443;
 
 /// Source addresses go round over 127.1.0.0 to 127.240.255.255, so that no address runs out of ports.
 const FIRST_SOURCE: u32 = 0x7f01_0000;
@@ -23,14 +25,17 @@ pub struct Target {
     /// What goes in the `Host` header.
     pub authority: String,
     pub path: String,
+    /// Who its certificate must be of; None = it has no TLS.
+    pub secure: Option<ServerName<'static>>,
 }
 
 impl Target {
-    /// Takes `ws://host:port/path?query`.
+    /// Takes `ws://host:port/path?query`, and `wss://`.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let rest = match url.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => rest,
-            Some((other, _)) => return Err(format!("{url}: only ws:// is spoken, not {other}://")),
+        let (is_secure, rest) = match url.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => (false, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss") => (true, rest),
+            Some((other, _)) => return Err(format!("{url}: only ws:// and wss:// are spoken, not {other}://")),
             None => return Err(format!("{url}: a URL such as ws://127.0.0.1:8000/connection/websocket is needed")),
         };
         let (authority, path) = match rest.find(['/', '?']) {
@@ -41,13 +46,22 @@ impl Target {
             // Not shown: there may be a password in it.
             return Err("a URL with a user in it: give -H 'Authorization: Basic ...' in place of it".to_owned());
         }
-        let place = place(authority, PORT).map_err(|why| format!("{url}: {why}"))?;
+        let port = if is_secure { SECURE_PORT } else { PORT };
+        let place = place(authority, port).map_err(|why| format!("{url}: {why}"))?;
         let addresses = place.addresses().map_err(|why| format!("{url}: {why}"))?;
         let address = first_that_answers(&addresses).ok_or_else(|| format!("{url}: no address"))?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let sample = path.replace(['{', '}'], "");
         sample.parse::<Uri>().map_err(|error| format!("{url}: {error}"))?;
-        Ok(Self { address, authority: place.authority.to_owned(), path })
+        let name = |host: &str| ServerName::try_from(host.to_owned()).map_err(|error| format!("{url}: {error}"));
+        let secure = if is_secure { Some(name(place.host)?) } else { None };
+        Ok(Self { address, authority: place.authority.to_owned(), path, secure })
+    }
+
+    /// As it was given.
+    pub fn url(&self) -> String {
+        let scheme = if self.secure.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}{}", self.authority, self.path)
     }
 
     pub fn is_loopback(&self) -> bool {
@@ -106,7 +120,13 @@ mod tests {
         assert_eq!((target.path.as_str(), target.authority.as_str()), ("/", "[::1]:9"));
         assert!(!Target::parse("ws://192.0.2.1/").expect("a sound URL").is_loopback());
         assert_eq!(Target::parse("WS://127.0.0.1").expect("a sound URL").address.port(), 80);
-        for wrong in ["http://127.0.0.1/", "wss://127.0.0.1/", "127.0.0.1:8000", "ws://", "ws://127.0.0.1/a b"] {
+        let target = Target::parse("Wss://localhost/a").expect("a sound URL");
+        assert_eq!((target.address.port(), target.url()), (443, "wss://localhost/a".to_owned()));
+        assert_eq!(target.secure, ServerName::try_from("localhost").ok());
+        assert!(Target::parse("wss://[::1]:9").expect("a sound URL").secure.is_some());
+        for wrong in
+            ["http://127.0.0.1/", "wsss://127.0.0.1/", "wss://a_b..c/", "127.0.0.1:8000", "ws://", "ws://127.0.0.1/a b"]
+        {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }
         for wrong in ["ws://127.0.0.1:99999/", "ws://127.0.0.1:", "ws://127.0.0.1:8x/a", "Ws://[::1]:65536?a"] {

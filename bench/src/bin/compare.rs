@@ -9,13 +9,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use gannet_bench::account::settled_cpu_ns;
 use gannet_bench::echo::Echo;
 use gannet_bench::fanout::Fanout;
 use gannet_bench::figures::{Bound, Load, Spread, now_unix, print_table, write_result};
+use gannet_bench::fleet::Address;
 use gannet_bench::peer::Mode;
 use gannet_bench::server::{Kind, Place, Profile, Server, Url};
+use gannet_bench::tls::Identity;
 use gannet_bench::{handshake, machine};
+use rustls::version::TLS13;
 use serde_json::{Value, json};
 
 /// Measure Gannet beside a bare epoll floor and its peers
@@ -27,6 +29,10 @@ struct Flags {
     /// lacks are left out
     #[arg(long, value_enum, value_delimiter = ',', hide_default_value = true, default_values_t = ALL)]
     servers: Vec<Kind>,
+    /// All of it over TLS 1.3, by the servers that have it: the floor seals and opens with ring, as Gannet, and makes its
+    /// handshakes by rustls alone
+    #[arg(long, conflicts_with = "url")]
+    tls: bool,
     /// Measure one more server's echo: ws://127.0.0.1:PORT/PATH, already running
     #[arg(long, requires = "pid")]
     url: Option<Url>,
@@ -56,7 +62,7 @@ struct Flags {
     results: PathBuf,
 }
 
-const ALL: [Kind; 9] = [
+const ALL: [Kind; 10] = [
     Kind::Floor,
     Kind::Gannet,
     Kind::FloorWide,
@@ -66,7 +72,12 @@ const ALL: [Kind; 9] = [
     Kind::Gorilla,
     Kind::Nbio,
     Kind::Centrifugo,
+    Kind::Nginx,
 ];
+
+/// Those that can be measured over TLS.
+const SECURE: [Kind; 6] =
+    [Kind::Floor, Kind::Gannet, Kind::FloorWide, Kind::TokioTungstenite, Kind::Gorilla, Kind::Nginx];
 
 #[derive(Clone, Copy, Debug)]
 enum Shape {
@@ -89,7 +100,7 @@ impl Shape {
             Shape::Echo { .. } => !matches!(kind, Kind::Centrifugo | Kind::FloorWide),
             Shape::Fanout { .. } => kind != Kind::ByHand,
             Shape::Handshake => !matches!(kind, Kind::Centrifugo | Kind::ByHand | Kind::FloorWide),
-            Shape::Connect => matches!(kind, Kind::Floor | Kind::Gannet),
+            Shape::Connect => matches!(kind, Kind::Floor | Kind::Gannet | Kind::Nginx),
         }
     }
 
@@ -112,31 +123,39 @@ struct Work {
     cpu_target: Option<f64>,
     /// The same with `--strict`.
     strict_target: Option<f64>,
+    /// The same over TLS, strict or not.
+    tls_target: Option<f64>,
     /// Most p99 latency, as a multiple of p50.
     fairness_target: Option<f64>,
 }
 
 impl Work {
-    fn target(&self, strict: bool) -> Option<f64> {
-        if strict { self.strict_target } else { self.cpu_target }
+    fn target(&self, flags: &Flags) -> Option<f64> {
+        match (flags.tls, flags.strict) {
+            (true, _) => self.tls_target,
+            (false, true) => self.strict_target,
+            (false, false) => self.cpu_target,
+        }
     }
 }
 
 const fn echo(name: &'static str, clients: usize, fairness_target: Option<f64>) -> Work {
     let shape = Shape::Echo { clients };
-    Work { name, shape, units: 200_000, cpu_target: Some(1.05), strict_target: Some(1.03), fairness_target }
+    let (cpu_target, strict_target, tls_target) = (Some(1.05), Some(1.03), Some(1.25));
+    Work { name, shape, units: 200_000, cpu_target, strict_target, tls_target, fairness_target }
 }
 
 const fn fan_out(name: &'static str, subscribers: usize, burst: usize) -> Work {
     let shape = Shape::Fanout { subscribers, burst };
     let (units, cpu_target, strict_target) =
         if burst == 1 { (200_000, Some(1.10), Some(1.05)) } else { (3_200_000, Some(2.0), Some(1.5)) };
-    Work { name, shape, units, cpu_target, strict_target, fairness_target: None }
+    let tls_target = if burst == 1 { Some(1.25) } else { None };
+    Work { name, shape, units, cpu_target, strict_target, tls_target, fairness_target: None }
 }
 
-const fn handshakes(name: &'static str, shape: Shape, strict_target: f64) -> Work {
+const fn handshakes(name: &'static str, shape: Shape, strict_target: f64, tls_target: Option<f64>) -> Work {
     let strict_target = Some(strict_target);
-    Work { name, shape, units: 20_000, cpu_target: None, strict_target, fairness_target: None }
+    Work { name, shape, units: 20_000, cpu_target: None, strict_target, tls_target, fairness_target: None }
 }
 
 const WORKS: [Work; 9] = [
@@ -147,8 +166,8 @@ const WORKS: [Work; 9] = [
     fan_out("fan-out to 10000, 1 in flight", 10_000, 1),
     fan_out("fan-out to 1000, 64 in flight", 1000, 64),
     fan_out("fan-out to 10000, 64 in flight", 10_000, 64),
-    handshakes("connect, upgrade, close", Shape::Handshake, 1.10),
-    handshakes("connect, upgrade, connect command, close", Shape::Connect, 1.25),
+    handshakes("connect, upgrade, close", Shape::Handshake, 1.10, Some(1.10)),
+    handshakes("connect, upgrade, connect command, close", Shape::Connect, 1.25, None),
 ];
 
 /// One server in one repetition.
@@ -276,37 +295,42 @@ const HEAD: [&str; 12] = [
 
 fn measure(flags: &Flags, work: &Work, kind: Kind, size: usize) -> io::Result<Sample> {
     let mode = if let Shape::Fanout { .. } = work.shape { Mode::Fanout } else { Mode::Echo };
-    let (server, path) = match (&flags.url, flags.pid) {
-        (Some(url), Some(pid)) if kind == Kind::ByHand => (Server::running(pid, url.port), url.path.as_str()),
-        _ => (Server::start(kind, mode, &flags.place, &["--echo.enabled", "--client.insecure"])?, "/echo"),
+    let identity = flags.tls.then(Identity::new).transpose()?;
+    let options = ["--echo.enabled", "--client.insecure"];
+    let (server, path) = match (&flags.url, flags.pid, &identity) {
+        (Some(url), Some(pid), _) if kind == Kind::ByHand => (Server::running(pid, url.port), url.path.as_str()),
+        (.., Some(identity)) => (Server::start_secured(kind, mode, &flags.place, &options, identity)?, "/echo"),
+        (.., None) => (Server::start(kind, mode, &flags.place, &options)?, "/echo"),
     };
+    let tls = identity.as_ref().map(|identity| identity.client(&TLS13)).transpose()?;
+    let at = Address { port: server.port, tls };
     let units = if flags.quick { work.units / 10 } else { work.units };
     let time = Duration::from_secs(if flags.quick { 1 } else { 5 });
     let warm_up = Bound { units: units / 5, time: time / 5 };
     let bound = Bound { units: units / work.shape.parts(), time };
     match work.shape {
         Shape::Echo { clients } => {
-            let mut echo = Echo::open_at(server.port, path, clients, size)?;
+            let mut echo = Echo::open_at(at, path, clients, size)?;
             echo.run(Bound { units: warm_up.units.max(2 * clients as u64), ..warm_up })?;
             account_for(&server, || echo.run(bound))
         }
         Shape::Fanout { subscribers, burst } => {
-            let mut fanout = Fanout::open(server.port, kind.profile(), subscribers, size)?;
+            let mut fanout = Fanout::open(at, kind.profile(), subscribers, size)?;
             fanout.run(burst, warm_up)?;
             account_for(&server, || fanout.run(burst, bound))
         }
         Shape::Handshake | Shape::Connect => {
             let profile = if let Shape::Connect = work.shape { kind.profile() } else { Profile::Raw };
-            handshake::run(server.port, profile, warm_up)?;
-            account_for(&server, || handshake::run(server.port, profile, bound))
+            handshake::run(at.clone(), profile, warm_up)?;
+            account_for(&server, || handshake::run(at, profile, bound))
         }
     }
 }
 
 fn account_for(server: &Server, load: impl FnOnce() -> io::Result<Load>) -> io::Result<Sample> {
-    let before = settled_cpu_ns(server.pid())?;
+    let before = server.settled_cpu_ns()?;
     let load = load()?;
-    let after = settled_cpu_ns(server.pid())?;
+    let after = server.settled_cpu_ns()?;
     Ok(Sample::of(&load, after - before))
 }
 
@@ -347,7 +371,8 @@ fn run_work(flags: &Flags, servers: &[Kind], work: &Work, left_out: &mut Vec<Str
 /// The servers of this run, the floor first, and a line for each that the machine cannot run.
 fn contestants(flags: &Flags) -> (Vec<Kind>, Vec<String>) {
     let (mut servers, mut left_out) = (vec![Kind::Floor], Vec::new());
-    for kind in flags.servers.iter().filter(|kind| **kind != Kind::Floor) {
+    let suits = |kind: &&Kind| if flags.tls { SECURE.contains(kind) } else { **kind != Kind::Nginx };
+    for kind in flags.servers.iter().filter(|kind| **kind != Kind::Floor).filter(suits) {
         let first =
             (*kind == Kind::FloorWide && !servers.contains(&Kind::Gannet)).then(|| "name gannet before it".to_owned());
         match first.or_else(|| flags.place.left_out(*kind)) {
@@ -372,7 +397,7 @@ fn run(flags: &Flags) -> io::Result<bool> {
         let servers: Vec<Kind> = servers.iter().copied().filter(|kind| work.shape.suits(*kind)).collect();
         let samples = run_work(flags, &servers, work, &mut left_out)?;
         for (kind, own) in servers.iter().zip(&samples).filter(|(_, own)| !own.is_empty()) {
-            let target = work.target(flags.strict);
+            let target = work.target(flags);
             let row = Row { work, target, kind: *kind, samples: own, floor: &samples[0] };
             table.push(row.cells()?);
             results.push(row.json()?);
@@ -386,10 +411,13 @@ fn run(flags: &Flags) -> io::Result<bool> {
     print_table(&HEAD, &table);
     let result = json!({
         "at_unix": now_unix(), "machine": machine::describe(), "repetitions": flags.repetitions,
-        "message_bytes": flags.size, "strict": flags.strict, "left_out": left_out, "rows": results, "exceeded": broken,
+        "message_bytes": flags.size, "strict": flags.strict, "tls": flags.tls, "left_out": left_out, "rows": results, "exceeded": broken,
     });
     if !flags.quick {
-        println!("written to {}", write_result(&flags.results, "compare", &result)?.display());
+        println!(
+            "written to {}",
+            write_result(&flags.results, if flags.tls { "compare-tls" } else { "compare" }, &result)?.display()
+        );
     }
     for line in &left_out {
         println!("left out  {line}");

@@ -15,16 +15,14 @@ use clap::{Parser, ValueEnum};
 use gannet_bench::account::{Memory, cpu_ns, settled_memory};
 use gannet_bench::calls::{self, Calls};
 use gannet_bench::figures::{Bound, now_unix, print_table, write_result};
-use gannet_bench::fleet::{Fleet, Opening, TLS_NAME};
+use gannet_bench::fleet::{Address, Fleet, Opening};
 use gannet_bench::peer::Mode;
 use gannet_bench::server::{Kind, Place, Profile, Server};
+use gannet_bench::tls::Identity;
 use gannet_bench::wire::{Dialect, client_frame};
 use gannet_bench::{centrifugal, machine};
-use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, SupportedProtocolVersion};
 use serde_json::{Value, json};
 
 const SECRET: &str = "secret";
@@ -347,26 +345,16 @@ struct Secured {
     /// Where it tells its numbers without TLS.
     plain_port: u16,
     client: Arc<ClientConfig>,
+    _identity: Identity,
 }
 
 fn secured(version: &'static SupportedProtocolVersion) -> io::Result<Secured> {
-    let made = rcgen::generate_simple_self_signed([TLS_NAME.to_owned()]).map_err(io::Error::other)?;
-    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-    let mut roots = RootCertStore::empty();
-    let trusted = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(io::Error::other)?;
-    roots.add(trusted).map_err(io::Error::other)?;
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder.with_protocol_versions(&[version]).map_err(io::Error::other)?;
+    let identity = Identity::new()?;
     let plain_port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    let options = [
-        "--http_server.tls.enabled".to_owned(),
-        "--http_server.tls_external".to_owned(),
-        format!("--http_server.tls.cert_pem={certificate}"),
-        format!("--http_server.tls.key_pem={key}"),
-        format!("--http_server.internal_port={plain_port}"),
-    ];
-    let client = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());
-    Ok(Secured { options: options.into(), plain_port, client })
+    let mut options = identity.options().to_vec();
+    options.push("--http_server.tls_external".to_owned());
+    options.push(format!("--http_server.internal_port={plain_port}"));
+    Ok(Secured { options, plain_port, client: identity.client(version)?, _identity: identity })
 }
 
 fn measure(flags: &Flags, case: Case, kind: Kind, channels: usize) -> io::Result<Row> {
@@ -380,8 +368,8 @@ fn measure(flags: &Flags, case: Case, kind: Kind, channels: usize) -> io::Result
     let server = Server::start(kind, Mode::Echo, &flags.place, &extra)?;
     let port = secured.as_ref().map_or(server.port, |secured| secured.plain_port);
     let dialect = if kind.profile() == Profile::Raw { Dialect::Raw } else { Dialect::Lines };
-    let mut fleet = Fleet::new(server.port, dialect)?;
-    fleet.tls = secured.map(|secured| secured.client);
+    let tls = secured.as_ref().map(|secured| secured.client.clone());
+    let mut fleet = Fleet::new(Address { port: server.port, tls }, dialect)?;
     fleet.open(1, Duration::from_secs(10), |index| opening(kind, index, channels))?;
     send_large(&mut fleet, kind, 1, flags.message)?;
     let base = settled(&mut fleet, &server, kind, port)?;

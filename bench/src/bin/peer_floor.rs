@@ -3,6 +3,8 @@
 //! After a fixed answer to the upgrade (the loader always sends the same key), bytes are bytes:
 //! - echo: a frame goes back as it came, still masked inside, its header written over the mask: four bytes shorter;
 //! - fan-out: what the client at `/pub` sends in one go is written in one go to everyone else, masks cut out once.
+//!
+//! With TLS, rustls alone makes the handshake, and ring alone seals and opens.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Ipv4Addr;
@@ -10,10 +12,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gannet_bench::peer::{Flags, Mode, PUBLISHER};
+use gannet_bench::records::Records;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use rustls::ServerConfig;
 use slab::Slab;
+use std::sync::Arc;
 
+/// Bytes of the longest record.
+const RECORD_MAX: usize = (1 << 14) + 256 + 5;
 const LISTENER: Token = Token(usize::MAX);
 const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -29,6 +36,7 @@ enum Phase {
 struct Conn {
     stream: TcpStream,
     phase: Phase,
+    tls: Option<Box<Records>>,
 }
 
 struct Floor {
@@ -38,17 +46,20 @@ struct Floor {
     subscribers: Vec<usize>,
     buffer: Box<[u8]>,
     frames: Vec<u8>,
+    sealed: Vec<u8>,
     mode: Mode,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Floor {
-    fn new(flags: Flags) -> io::Result<Self> {
+    fn new(flags: &Flags) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind((Ipv4Addr::LOCALHOST, flags.port).into())?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let buffer = vec![0; 64 * 1024].into_boxed_slice();
-        let (conns, subscribers, frames) = (Slab::new(), Vec::new(), Vec::new());
-        Ok(Self { poll, listener, conns, subscribers, buffer, frames, mode: flags.mode })
+        let (conns, subscribers, frames, sealed) = (Slab::new(), Vec::new(), Vec::new(), Vec::new());
+        let tls = flags.tls()?;
+        Ok(Self { poll, listener, conns, subscribers, buffer, frames, sealed, mode: flags.mode, tls })
     }
 
     fn run(&mut self) -> io::Result<()> {
@@ -77,7 +88,8 @@ impl Floor {
             stream.set_nodelay(true)?;
             let entry = self.conns.vacant_entry();
             self.poll.registry().register(&mut stream, Token(entry.key()), Interest::READABLE)?;
-            entry.insert(Conn { stream, phase: Phase::Head });
+            let tls = self.tls.as_ref().map(|config| Records::new(config).map(Box::new)).transpose()?;
+            entry.insert(Conn { stream, phase: Phase::Head, tls });
         }
     }
 
@@ -85,28 +97,52 @@ impl Floor {
     fn serve(&mut self, index: usize) -> io::Result<()> {
         loop {
             let Some(conn) = self.conns.get_mut(index) else { return Ok(()) };
-            let size = match conn.stream.read(&mut self.buffer) {
+            // What came in part before goes in front.
+            let room = self.buffer.len() - if conn.tls.is_some() { RECORD_MAX } else { 0 };
+            let came = match conn.stream.read(&mut self.buffer[..room]) {
                 Ok(size) if size > 0 => size,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Ok(_) | Err(_) => {
-                    self.conns.remove(index);
-                    self.subscribers.retain(|subscriber| *subscriber != index);
+                    self.remove(index);
                     return Ok(());
                 }
             };
+            let size = match &mut conn.tls {
+                None => came,
+                Some(tls) => {
+                    self.sealed.clear();
+                    let opened = tls.open(&mut self.buffer, came, &mut self.sealed);
+                    if !self.sealed.is_empty() {
+                        write_whole(&mut conn.stream, &self.sealed)?;
+                    }
+                    match opened {
+                        Ok(size) => size,
+                        Err(_) => {
+                            self.remove(index);
+                            return Ok(());
+                        }
+                    }
+                }
+            };
             match conn.phase {
+                _ if size == 0 => {}
                 Phase::Echo => {
                     let answer = echo_answer(&mut self.buffer[..size]);
-                    write_whole(&mut conn.stream, answer)?;
+                    say(conn, answer, &mut self.sealed)?;
                 }
                 Phase::Head => self.upgrade(index, size)?,
                 Phase::Publisher => self.fan_out(size)?,
                 Phase::Subscriber => {}
             }
-            if size < self.buffer.len() {
+            if came < room {
                 return Ok(());
             }
         }
+    }
+
+    fn remove(&mut self, index: usize) {
+        self.conns.remove(index);
+        self.subscribers.retain(|subscriber| *subscriber != index);
     }
 
     /// The loader sends its request in one write, so it is here in one read.
@@ -122,7 +158,7 @@ impl Floor {
         if let Phase::Subscriber = conn.phase {
             self.subscribers.push(index);
         }
-        write_whole(&mut conn.stream, ANSWER)
+        say(conn, ANSWER, &mut self.sealed)
     }
 
     fn fan_out(&mut self, size: usize) -> io::Result<()> {
@@ -135,7 +171,7 @@ impl Floor {
             rest = after;
         }
         for index in &self.subscribers {
-            write_whole(&mut self.conns[*index].stream, &self.frames)?;
+            say(&mut self.conns[*index], &self.frames, &mut self.sealed)?;
         }
         Ok(())
     }
@@ -165,6 +201,14 @@ fn echo_answer(frame: &mut [u8]) -> &[u8] {
     &frame[4..]
 }
 
+/// Writes what is to be said, sealed if there is TLS.
+fn say(conn: &mut Conn, bytes: &[u8], sealed: &mut Vec<u8>) -> io::Result<()> {
+    let Some(tls) = &mut conn.tls else { return write_whole(&mut conn.stream, bytes) };
+    sealed.clear();
+    tls.seal(bytes, sealed)?;
+    write_whole(&mut conn.stream, sealed)
+}
+
 /// The floor keeps no outbox: a reader too slow for it ends the run.
 fn write_whole(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     match stream.write(bytes) {
@@ -176,7 +220,7 @@ fn write_whole(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    match Floor::new(Flags::parse()).and_then(|mut floor| floor.run()) {
+    match Floor::new(&Flags::parse()).and_then(|mut floor| floor.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("floor: {error}");

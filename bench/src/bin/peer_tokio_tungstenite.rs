@@ -13,7 +13,9 @@ use clap::Parser;
 use futures_channel::mpsc::{UnboundedSender, unbounded};
 use futures_util::{SinkExt, StreamExt, TryStreamExt, future};
 use gannet_bench::peer::{Flags, Mode, PUBLISHER};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -21,8 +23,10 @@ use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
 type Subscribers = Rc<RefCell<HashMap<u64, UnboundedSender<Message>>>>;
 
-async fn serve(stream: TcpStream, key: u64, mode: Mode, subscribers: Subscribers) -> Result<(), Error> {
-    stream.set_nodelay(true)?;
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+async fn serve(stream: impl Stream, key: u64, mode: Mode, subscribers: Subscribers) -> Result<(), Error> {
     let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(4096);
     let mut publisher = false;
     #[expect(clippy::result_large_err, reason = "the crate's signature")]
@@ -38,7 +42,7 @@ async fn serve(stream: TcpStream, key: u64, mode: Mode, subscribers: Subscribers
     }
 }
 
-async fn echo(mut socket: WebSocketStream<TcpStream>) -> Result<(), Error> {
+async fn echo(mut socket: WebSocketStream<impl Stream>) -> Result<(), Error> {
     while let Some(message) = socket.next().await {
         let message = message?;
         if message.is_text() || message.is_binary() {
@@ -48,7 +52,7 @@ async fn echo(mut socket: WebSocketStream<TcpStream>) -> Result<(), Error> {
     Ok(())
 }
 
-async fn publish(mut socket: WebSocketStream<TcpStream>, subscribers: Subscribers) -> Result<(), Error> {
+async fn publish(mut socket: WebSocketStream<impl Stream>, subscribers: Subscribers) -> Result<(), Error> {
     while let Some(message) = socket.next().await {
         let message = message?;
         for outbox in subscribers.borrow().values() {
@@ -58,7 +62,7 @@ async fn publish(mut socket: WebSocketStream<TcpStream>, subscribers: Subscriber
     Ok(())
 }
 
-async fn subscribe(socket: WebSocketStream<TcpStream>, key: u64, subscribers: Subscribers) -> Result<(), Error> {
+async fn subscribe(socket: WebSocketStream<impl Stream>, key: u64, subscribers: Subscribers) -> Result<(), Error> {
     let (outbox, messages) = unbounded();
     subscribers.borrow_mut().insert(key, outbox);
     let (outgoing, incoming) = socket.split();
@@ -73,12 +77,20 @@ async fn subscribe(socket: WebSocketStream<TcpStream>, key: u64, subscribers: Su
 fn main() -> io::Result<()> {
     let flags = Flags::parse();
     let subscribers = Subscribers::default();
+    let tls = flags.tls()?.map(TlsAcceptor::from);
     let tasks = tokio::task::LocalSet::new();
     tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(tasks.run_until(async move {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, flags.port)).await?;
         for key in 0.. {
             let (stream, _) = listener.accept().await?;
-            tokio::task::spawn_local(serve(stream, key, flags.mode, subscribers.clone()));
+            stream.set_nodelay(true)?;
+            let (mode, subscribers) = (flags.mode, subscribers.clone());
+            match tls.clone() {
+                None => drop(tokio::task::spawn_local(serve(stream, key, mode, subscribers))),
+                Some(tls) => drop(tokio::task::spawn_local(async move {
+                    serve(tls.accept(stream).await?, key, mode, subscribers).await
+                })),
+            }
         }
         Ok(())
     }))

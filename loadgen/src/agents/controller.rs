@@ -59,7 +59,7 @@ pub fn run(options: &ControllerOptions, scenario: &Scenario, plan: &Plan) -> Res
     }
     // An agent elsewhere has a loopback of its own.
     let is_here = plan.target.is_loopback() && welcomed.iter().all(|(_, agent)| agent.is_same_host);
-    let watch = Watch::new(&common.pid, &common.metrics, is_here)?;
+    let watch = Watch::new(&common.pid, &common.metrics, is_here, plan.tls.as_ref())?;
     let (words, parts) = (words(options, scenario), welcomed.len() as u32);
     let mut agents = Agents::default();
     for (part, (name, agent)) in (0..).zip(welcomed) {

@@ -8,6 +8,10 @@ pub mod kernel;
 pub mod page;
 pub mod process;
 
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+
 use kernel::{Growth, Kernel};
 use page::Page;
 
@@ -68,9 +72,15 @@ pub struct Look {
 }
 
 impl Watch {
-    /// The processes with these ids and the pages at these URLs, of a target that is on this host or is not.
-    pub fn new(pids: &[u32], urls: &[String], target_is_here: bool) -> Result<Self, String> {
-        let pages = urls.iter().map(|url| Page::parse(url)).collect::<Result<_, _>>()?;
+    /// The processes with these ids and the pages at these URLs, of a target that is on this host or is not. `tls` is for
+    /// pages that have it.
+    pub fn new(
+        pids: &[u32],
+        urls: &[String],
+        target_is_here: bool,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<Self, String> {
+        let pages = urls.iter().map(|url| Page::parse(url, tls)).collect::<Result<_, _>>()?;
         Ok(Self { pids: pids.to_vec(), pages, is_here: target_is_here || !pids.is_empty() })
     }
 
@@ -204,13 +214,13 @@ mod tests {
     fn only_a_kernel_that_has_the_servers_end_is_asked() {
         let this = std::process::id();
         let spent = |pids: &[u32], is_here| {
-            let watch = Watch::new(pids, &[], is_here).expect("a watch");
+            let watch = Watch::new(pids, &[], is_here, None).expect("a watch");
             watch.spent(watch.look(), watch.look(), watch.look(), 10)
         };
         assert!(spent(&[], true).kernel.is_none(), "nobody asked for costs");
         assert!(spent(&[this], false).kernel.expect("asked").tcp_bytes.is_some(), "a process here is a server here");
         let page = "http://127.0.0.1:1/metrics".to_owned();
-        let watch = Watch::new(&[], &[page], false).expect("a watch");
+        let watch = Watch::new(&[], &[page], false, None).expect("a watch");
         let look = watch.look();
         assert!(look.fault().is_some_and(|fault| fault.contains("127.0.0.1:1")), "{look:?}");
         let spent = watch.spent(look.clone(), look.clone(), look, 10);

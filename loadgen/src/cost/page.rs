@@ -4,9 +4,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Stream};
 use tungstenite::http::Uri;
 
 use super::Cost;
@@ -14,8 +17,9 @@ use crate::place::{first_that_answers, place};
 
 /// A page has this long for all of it.
 const TIME_MAX: Duration = Duration::from_secs(10);
-/// Of `http://` without one.
+/// Of `http://` without one, and of `https://`.
 const PORT: u16 = 80;
+const SECURE_PORT: u16 = 443;
 /// A longer page is none.
 const BYTES_MAX: usize = 8 << 20;
 
@@ -30,15 +34,18 @@ pub struct Page {
     addresses: Vec<SocketAddr>,
     authority: String,
     path: String,
+    /// How to speak TLS to it, and who its certificate must be of.
+    secure: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 impl Page {
-    /// Takes `http://host:port/path`.
-    pub fn parse(url: &str) -> Result<Self, String> {
+    /// Takes `http://host:port/path`, and `https://` if there is a `tls`.
+    pub fn parse(url: &str, tls: Option<&Arc<ClientConfig>>) -> Result<Self, String> {
         let wrong = |why: &str| format!("--metrics {url}: {why}");
-        let rest = match url.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some((other, _)) => return Err(wrong(&format!("only http:// is spoken, not {other}://"))),
+        let (tls, rest) = match url.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (None, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") && tls.is_some() => (tls, rest),
+            Some((other, _)) => return Err(wrong(&format!("only http:// and https:// are spoken, not {other}://"))),
             None => return Err(wrong("a URL such as http://127.0.0.1:9000/metrics is needed")),
         };
         let rest = rest.split('#').next().unwrap_or_default();
@@ -47,11 +54,17 @@ impl Page {
             // Not shown: there may be a password in it.
             return Err("--metrics: a page that wants a user cannot be read".to_owned());
         }
-        let place = place(authority, PORT).map_err(|why| wrong(&why))?;
+        let port = if tls.is_some() { SECURE_PORT } else { PORT };
+        let place = place(authority, port).map_err(|why| wrong(&why))?;
+        let name = |tls: &Arc<ClientConfig>| {
+            let name = ServerName::try_from(place.host.to_owned());
+            name.map(|name| (tls.clone(), name)).map_err(|error| wrong(&error.to_string()))
+        };
+        let secure = tls.map(name).transpose()?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         path.parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
         let (addresses, authority) = (place.addresses().map_err(|why| wrong(&why))?, place.authority.to_owned());
-        Ok(Self { url: url.to_owned(), addresses, authority, path })
+        Ok(Self { url: url.to_owned(), addresses, authority, path, secure })
     }
 
     /// What the process behind the page has spent.
@@ -78,12 +91,23 @@ impl Page {
             self.path, self.authority
         );
         stream.set_write_timeout(Some(TIME_MAX)).map_err(say)?;
-        stream.write_all(request.as_bytes()).map_err(say)?;
+        stream.set_read_timeout(Some(TIME_MAX)).map_err(say)?;
+        let secure = self.secure.clone().map(|(config, name)| ClientConnection::new(config, name)).transpose();
+        let mut tls = secure.map_err(|error| error.to_string())?;
+        match &mut tls {
+            Some(tls) => Stream::new(tls, &mut stream).write_all(request.as_bytes()),
+            None => stream.write_all(request.as_bytes()),
+        }
+        .map_err(say)?;
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
         loop {
             let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             stream.set_read_timeout(Some(left)).map_err(say)?;
-            let size = match stream.read(&mut buffer) {
+            let read = match &mut tls {
+                Some(tls) => Stream::new(tls, &mut stream).read(&mut buffer),
+                None => stream.read(&mut buffer),
+            };
+            let size = match read {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 result => result.map_err(say)?,
             };
@@ -184,7 +208,7 @@ mod tests {
     }
 
     fn read(answer: &str) -> Result<Cost, String> {
-        Page::parse(&answers(answer.as_bytes().to_vec())).expect("a URL").read()
+        Page::parse(&answers(answer.as_bytes().to_vec()), None).expect("a URL").read()
     }
 
     const TEXT: &str = "# HELP process_cpu_seconds_total Total.\n# TYPE process_cpu_seconds_total counter\n\
@@ -229,7 +253,7 @@ mod tests {
             ("HTTP://127.0.0.1:8x", "is no port"),
             ("http://u:p@127.0.0.1/", "wants a user"),
         ] {
-            let why = Page::parse(url).expect_err("refused");
+            let why = Page::parse(url, None).expect_err("refused");
             assert!(why.contains(words), "{url}: {why}");
         }
     }

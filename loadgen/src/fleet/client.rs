@@ -5,14 +5,18 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::net::TcpStream;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tungstenite::protocol::frame::coding::OpCode;
 
 use super::position::Positions;
 use crate::handshake::Upgrade;
+use crate::secure::{Scratch, Secure};
 use crate::sequence::Track;
 use crate::wire::{Fault, Inbox, put_frame};
 
@@ -29,6 +33,8 @@ pub enum Phase {
     /// No connection.
     Absent,
     Connecting,
+    /// Connected, and in the handshake of TLS.
+    Securing,
     Upgrading(Box<Upgrade>),
     /// Upgraded; so many replies are awaited.
     Joining(u32),
@@ -99,6 +105,8 @@ pub struct Client {
     pub inbox: Inbox,
     outbox: Vec<u8>,
     socket: Option<TcpStream>,
+    /// None = without TLS.
+    secure: Option<Box<Secure>>,
 }
 
 impl Client {
@@ -119,6 +127,7 @@ impl Client {
             inbox: Inbox::default(),
             outbox: Vec::new(),
             socket: None,
+            secure: None,
         }
     }
 
@@ -163,12 +172,26 @@ impl Client {
 
     /// True on the way from nothing to open.
     pub fn is_opening(&self) -> bool {
-        matches!(self.phase, Phase::Connecting | Phase::Upgrading(_) | Phase::Joining(_))
+        matches!(self.phase, Phase::Connecting | Phase::Securing | Phase::Upgrading(_) | Phase::Joining(_))
+    }
+
+    /// Begins TLS.
+    pub fn secure(&mut self, config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<(), End> {
+        let mut secure = Secure::new(config, name).map_err(End::Refused)?;
+        secure.take(&[], &mut Vec::new())?;
+        self.secure = Some(Box::new(secure));
+        self.phase = Phase::Securing;
+        Ok(())
+    }
+
+    /// May it speak: is it connected, and TLS there if there is to be any?
+    pub fn may_upgrade(&self) -> bool {
+        matches!(self.phase, Phase::Securing) && self.secure.as_ref().is_some_and(|secure| secure.is_ready())
     }
 
     /// Room for another message?
     pub fn has_room(&self) -> bool {
-        self.outbox.len() < OUTBOX_BYTES_MAX
+        self.outbox.len() + self.secure.as_ref().map_or(0, |secure| secure.unsent()) < OUTBOX_BYTES_MAX
     }
 
     /// Queues bytes as they are.
@@ -184,19 +207,18 @@ impl Client {
     }
 
     /// Writes what the socket takes.
-    pub fn flush(&mut self) -> Result<(), End> {
+    pub fn flush(&mut self, scratch: &mut Scratch) -> Result<(), End> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
-        let mut written = 0;
-        while written < self.outbox.len() {
-            match socket.write(&self.outbox[written..]) {
-                Ok(0) => return Err(End::Eof),
-                Ok(size) => written += size,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+        match &mut self.secure {
+            None => send(socket, &mut self.outbox)?,
+            Some(secure) => {
+                if secure.is_ready() {
+                    secure.put(&self.outbox, scratch)?;
+                    self.outbox.clear();
+                }
+                send(socket, secure.output())?;
             }
         }
-        self.outbox.drain(..written);
         if self.outbox.is_empty() && self.outbox.capacity() > OUTBOX_BYTES_KEPT {
             self.outbox = Vec::new();
         }
@@ -217,8 +239,39 @@ impl Client {
         }
     }
 
+    /// With TLS: opens what a read gave; what it says is in the scratch.
+    pub fn open(&mut self, came: &[u8], scratch: &mut Scratch) -> Result<(), End> {
+        let Some(secure) = &mut self.secure else { return Ok(()) };
+        scratch.said.clear();
+        secure.take(came, &mut scratch.said)?;
+        Ok(())
+    }
+
+    pub fn is_secure(&self) -> bool {
+        self.secure.is_some()
+    }
+
+    /// The peer said in TLS that it says no more.
+    pub fn has_ended(&self) -> bool {
+        self.secure.as_ref().is_some_and(|secure| secure.is_closed())
+    }
+
+    /// Tells the peer in TLS that it says no more, if it can be told at once.
+    fn say_end(&mut self, scratch: &mut Scratch) {
+        let Some((socket, secure)) = self.socket.as_mut().zip(self.secure.as_mut()) else { return };
+        if secure.is_ready() && self.outbox.is_empty() {
+            secure.end(scratch);
+            // Whoever is gone need not hear it.
+            let _ = send(socket, secure.output());
+        }
+    }
+
     /// Drops the connection. A cut resets it, as a host that dies does; otherwise the stream ends in order.
-    pub fn drop_connection(&mut self, cut: bool) {
+    pub fn drop_connection(&mut self, cut: bool, scratch: &mut Scratch) {
+        if !cut {
+            self.say_end(scratch);
+        }
+        self.secure = None;
         if let Some(socket) = self.socket.take()
             && cut
         {
@@ -229,4 +282,20 @@ impl Client {
         self.inbox = Inbox::default();
         self.outbox = Vec::new();
     }
+}
+
+/// Sends what the socket takes, and takes it away.
+fn send(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<(), End> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match socket.write(&bytes[written..]) {
+            Ok(0) => return Err(End::Eof),
+            Ok(size) => written += size,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.drain(..written);
+    Ok(())
 }

@@ -165,7 +165,7 @@ impl Fleet {
             }
             self.open -= u64::from(client.is_open());
             self.opening -= u64::from(client.is_opening());
-            client.drop_connection(true);
+            client.drop_connection(true, &mut self.scratch);
             client.failures = 0;
             client.due = back;
             if away.is_zero() {
@@ -184,9 +184,9 @@ impl Fleet {
                 Some(client) if client.is_open() => {
                     self.leave(place);
                     // The close frame goes out at once; the socket does not wait for the server's.
-                    let _ = self.clients[place].flush();
+                    let _ = self.clients[place].flush(&mut self.scratch);
                     self.open -= 1;
-                    self.clients[place].drop_connection(false);
+                    self.clients[place].drop_connection(false, &mut self.scratch);
                     self.lives.queue.push_back((place, Some(due)));
                 }
                 Some(client) if matches!(client.phase, Phase::Absent) => {
@@ -299,7 +299,7 @@ impl Fleet {
         let client = &mut self.clients[place];
         let (was_open, was_opening) = (client.is_open(), client.is_opening());
         let was_leaving = matches!(client.phase, Phase::Leaving);
-        client.drop_connection(false);
+        client.drop_connection(false, &mut self.scratch);
         self.open -= u64::from(was_open || was_leaving);
         self.opening -= u64::from(was_opening);
         let stalled = self.plan.is_stalled(client.number);

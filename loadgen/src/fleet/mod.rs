@@ -25,6 +25,7 @@ use crate::handshake::{Answer, Upgrade};
 use crate::plan::{Life, Plan, Talk};
 use crate::profile::Wanted;
 use crate::profile::raw::fill;
+use crate::secure::Scratch;
 use crate::shared::{Shared, Stage};
 use crate::tally::Tally;
 use crate::wire::{Item, control, message};
@@ -49,6 +50,7 @@ pub struct Fleet {
     poll: Poll,
     alarm: Alarm,
     buffer: Box<[u8]>,
+    scratch: Scratch,
     clients: Vec<Client>,
     /// Places of clients with bytes to write.
     dirty: Vec<usize>,
@@ -71,6 +73,7 @@ impl Fleet {
             poll,
             alarm,
             buffer: vec![0; 256 * 1024].into_boxed_slice(),
+            scratch: Scratch::default(),
             clients,
             dirty: Vec::new(),
             stage: Stage::Connect,
@@ -185,12 +188,23 @@ impl Fleet {
     fn writable(&mut self, place: usize) -> Result<(), End> {
         let client = &mut self.clients[place];
         if !matches!(client.phase, Phase::Connecting) {
-            return client.flush();
+            return client.flush(&mut self.scratch);
         }
         if !client.is_connected()? {
             return Ok(());
         }
         let plan = &self.plan;
+        let target = if client.number < plan.roles.publishers { &plan.publisher_target } else { &plan.target };
+        if let Some((config, name)) = plan.tls.as_ref().zip(target.secure.as_ref()) {
+            client.secure(config.clone(), name.clone())?;
+            return client.flush(&mut self.scratch);
+        }
+        self.upgrade(place)
+    }
+
+    /// The connection may speak: it asks for its upgrade.
+    fn upgrade(&mut self, place: usize) -> Result<(), End> {
+        let (client, plan) = (&mut self.clients[place], &self.plan);
         let target = if client.number < plan.roles.publishers { &plan.publisher_target } else { &plan.target };
         let channel = plan.roles.listens_to(client.number).first().copied();
         let channel = channel.unwrap_or_else(|| plan.roles.channel_of(client.number));
@@ -200,7 +214,7 @@ impl Fleet {
         client.phase = Phase::Upgrading(Box::new(upgrade));
         client.put(&request);
         self.witness.tally.counts.bytes_out += request.len() as u64;
-        client.flush()
+        client.flush(&mut self.scratch)
     }
 
     /// Reads until a read comes back short: the socket is empty then, and the next edge is still to come. Only the
@@ -215,12 +229,36 @@ impl Fleet {
     fn read_into(&mut self, place: usize, ending: bool, buffer: &mut [u8]) -> Result<(), End> {
         loop {
             let Some(size) = self.clients[place].read(buffer)? else { return Ok(()) };
-            self.witness.tally.counts.bytes_in += size as u64;
-            self.take(place, &buffer[..size])?;
+            if self.clients[place].is_secure() {
+                self.take_sealed(place, &buffer[..size])?;
+            } else {
+                self.witness.tally.counts.bytes_in += size as u64;
+                self.take(place, &buffer[..size])?;
+            }
             if size < buffer.len() && !ending {
                 return Ok(());
             }
         }
+    }
+
+    /// The same with TLS.
+    fn take_sealed(&mut self, place: usize, bytes: &[u8]) -> Result<(), End> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let client = &mut self.clients[place];
+        // Answers of the handshake go out at once, and so does the alert of one that failed.
+        let opened = client.open(bytes, &mut scratch);
+        let flushed = client.flush(&mut scratch);
+        let (may_upgrade, said) = (client.may_upgrade(), std::mem::take(&mut scratch.said));
+        self.scratch = scratch;
+        self.witness.tally.counts.bytes_in += said.len() as u64;
+        opened.and(flushed)?;
+        if may_upgrade {
+            self.upgrade(place)?;
+        }
+        let taken = if said.is_empty() { Ok(()) } else { self.take(place, &said) };
+        self.scratch.said = said;
+        taken?;
+        if self.clients[place].has_ended() { Err(End::Eof) } else { Ok(()) }
     }
 
     fn take(&mut self, place: usize, bytes: &[u8]) -> Result<(), End> {
@@ -355,7 +393,7 @@ impl Fleet {
     fn flush(&mut self) {
         while let Some(place) = self.dirty.pop() {
             self.clients[place].dirty = false;
-            if let Err(end) = self.clients[place].flush() {
+            if let Err(end) = self.clients[place].flush(&mut self.scratch) {
                 self.ended(place, &end);
             }
         }

@@ -20,7 +20,7 @@ pub fn json(plan: &Plan, outcome: &Outcome, complaints: &[String]) -> Value {
         "setup": super::setup::json(plan),
         "scenario": plan.scenario,
         "profile": plan.profile.name(),
-        "target": format!("ws://{}{}", plan.target.authority, plan.target.path),
+        "target": plan.target.url(),
         "clients": plan.clients_here(),
         "threads": plan.threads,
         "payload_bytes": plan.size,

@@ -25,7 +25,7 @@ pub fn facts(plan: &Plan) -> Vec<(&'static str, String)> {
         ("date", humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
         ("command", command(std::env::args())),
         ("version", format!("gannet-loadgen {}", env!("CARGO_PKG_VERSION"))),
-        ("target", format!("ws://{}{}", plan.target.authority, plan.target.path)),
+        ("target", plan.target.url()),
         ("clients", format!("{} on {} threads", count(u64::from(plan.roles.clients)), plan.threads)),
         ("rate", asked),
         ("payload", bytes(plan.size as f64)),

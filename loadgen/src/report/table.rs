@@ -16,12 +16,7 @@ pub const QUANTILES: [(&str, f64); 6] =
 /// The whole table.
 pub fn table(plan: &Plan, outcome: &Outcome, complaints: &[String]) -> String {
     let mut out = String::new();
-    let authority = &plan.target.authority;
-    row(
-        &mut out,
-        "scenario",
-        &format!("{} ({}) at ws://{authority}{}", plan.scenario, plan.profile.name(), plan.target.path),
-    );
+    row(&mut out, "scenario", &format!("{} ({}) at {}", plan.scenario, plan.profile.name(), plan.target.url()));
     connections(&mut out, plan, outcome);
     if plan.talk != Talk::Nobody {
         messages(&mut out, outcome);

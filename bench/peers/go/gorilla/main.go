@@ -127,5 +127,8 @@ func main() {
 			h.subscribe(conn)
 		}
 	})
+	if flags.Cert != "" {
+		log.Fatal(router.RunTLS(flags.Address, flags.Cert, flags.Key))
+	}
 	log.Fatal(router.Run(flags.Address))
 }
