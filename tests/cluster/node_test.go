@@ -27,7 +27,7 @@ import (
 const (
 	apiKey = "test-api-key"
 	// Nothing that is waited for takes longer.
-	patience = 15 * time.Second
+	patience = 30 * time.Second
 )
 
 type object = map[string]any
@@ -63,7 +63,7 @@ func freePort(t *testing.T) int {
 }
 
 // run starts a process that is ended with the test.
-func run(t *testing.T, program string, arguments ...string) {
+func run(t *testing.T, program string, arguments ...string) *exec.Cmd {
 	t.Helper()
 	process := exec.Command(program, arguments...)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -78,6 +78,7 @@ func run(t *testing.T, program string, arguments ...string) {
 		}
 		_ = log.Close()
 	})
+	return process
 }
 
 func redisServer(t *testing.T, more ...string) int {
@@ -139,8 +140,9 @@ func cluster(t *testing.T) topology {
 }
 
 type gannet struct {
-	t    *testing.T
-	port int
+	t       *testing.T
+	port    int
+	process *exec.Cmd
 }
 
 func startGannet(t *testing.T, from topology, more ...string) *gannet {
@@ -153,14 +155,15 @@ func startGannet(t *testing.T, from topology, more ...string) *gannet {
 	}
 	namespaces := `[{"name":"hi","history_size":50,"history_ttl":"10m","force_recovery":true,
 		"allowed_delta_types":["fossil"],"allow_history_for_client":true},
-		{"name":"pr","presence":true,"join_leave":true,"force_push_join_leave":true}]`
+		{"name":"pr","presence":true,"join_leave":true,"force_push_join_leave":true},
+		{"name":"fa","history_size":100000,"history_ttl":"10m","force_recovery":true,"presence":true}]`
 	node := &gannet{t: t, port: freePort(t)}
 	options := append([]string{
 		"--http_server.address", "127.0.0.1", "--http_server.port", strconv.Itoa(node.port), "--reactors", "2",
 		"--health.enabled", "--http_api.key", apiKey, "--client.insecure", "--channel.namespaces", namespaces,
 		"--engine.type", "redis", "--node.name", "gannet",
 	}, append(from.gannet, more...)...)
-	run(t, binary, options...)
+	node.process = run(t, binary, options...)
 	until(t, "Gannet is ready", func() bool {
 		response, err := http.Get(node.url("/health/ready"))
 		if err != nil {
@@ -179,26 +182,40 @@ func (g *gannet) api(method string, body object) object {
 	g.t.Helper()
 	text, err := json.Marshal(body)
 	must(g.t, err)
-	request, err := http.NewRequest("POST", g.url("/api/"+method), bytes.NewReader(text))
+	result, err := g.try(method, text)
 	must(g.t, err)
+	return result
+}
+
+// try makes a call that may fail: not answered, or answered with an error.
+func (g *gannet) try(method string, body []byte) (object, error) {
+	request, err := http.NewRequest("POST", g.url("/api/"+method), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
 	request.Header.Set("X-API-Key", apiKey)
 	response, err := http.DefaultClient.Do(request)
-	must(g.t, err)
+	if err != nil {
+		return nil, err
+	}
 	defer func() { _ = response.Body.Close() }()
-	text, err = io.ReadAll(response.Body)
-	must(g.t, err)
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, err
+	}
 	var answer struct {
 		Result object
 		Error  object
 	}
-	must(g.t, json.Unmarshal(text, &answer))
-	if answer.Error != nil {
-		g.t.Fatalf("%s: %v", method, answer.Error)
+	if err = json.Unmarshal(text, &answer); err == nil && answer.Error != nil {
+		err = fmt.Errorf("%s: %v", method, answer.Error)
 	}
-	return answer.Result
+	return answer.Result, err
 }
 
-func (g *gannet) socket() string { return fmt.Sprintf("ws://127.0.0.1:%d/connection/websocket", g.port) }
+func (g *gannet) socket() string {
+	return fmt.Sprintf("ws://127.0.0.1:%d/connection/websocket", g.port)
+}
 
 // library is a node made of the library.
 type library struct {

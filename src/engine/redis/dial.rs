@@ -49,6 +49,8 @@ pub struct Dialled {
     driver: AbortHandle,
     /// Told when the server has ended it.
     pub ended: Arc<Notify>,
+    /// How long whoever begins with it waits for an answer.
+    pub patience: Duration,
 }
 
 impl Dialled {
@@ -192,7 +194,7 @@ impl RedisServer {
             driver.await;
             tell.notify_one();
         });
-        let mut dialled = Dialled { conn, driver: driver.abort_handle(), ended };
+        let mut dialled = Dialled { conn, driver: driver.abort_handle(), ended, patience: self.connect_timeout };
         // A server that loads its data answers, and knows nothing yet.
         let pong = dialled.conn.send_packed_command(&redis::cmd("PING")).await?;
         pong.extract_error()?;

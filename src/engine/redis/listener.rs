@@ -31,6 +31,8 @@ const MESSAGES: usize = 1024;
 /// A probe is sent so often, and must have come back before the second after it.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBES_LOST: u32 = 3;
+/// The same once calls have failed: what was between may have forgotten both connections.
+const PROBE_EVERY_IN_DOUBT: Duration = Duration::from_millis(500);
 
 pub struct Listener {
     /// Which of the shards.
@@ -49,6 +51,8 @@ pub struct Listener {
     counts: Arc<EngineCounts>,
     /// Probes that the server took and that have not come back.
     probes: Cell<u32>,
+    /// A probe could not be sent, and none has come back since.
+    in_doubt: Cell<bool>,
 }
 
 /// What one listener is made of.
@@ -83,6 +87,7 @@ impl Listener {
             post,
             counts,
             probes: Cell::new(0),
+            in_doubt: Cell::new(false),
         })
     }
 
@@ -148,7 +153,8 @@ impl Listener {
         }
         let mut names = self.control_names.clone();
         names.push(self.probe_name.clone());
-        dialled.conn.subscribe(names).await?;
+        let answer = tokio::time::timeout(dialled.patience, dialled.conn.subscribe(names)).await;
+        answer.map_err(|_| RedisFault("SUBSCRIBE is not answered within connect_timeout".into()))??;
         Ok(dialled)
     }
 
@@ -156,9 +162,9 @@ impl Listener {
     async fn hear(self: &Rc<Self>, dialled: &Dialled, heard: &mut UnboundedReceiver<PushInfo>) -> String {
         let mut messages = Vec::with_capacity(MESSAGES);
         let mut asking: Option<Asking> = None;
-        let mut probe = tokio::time::interval(PROBE_EVERY);
-        probe.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut probe_at = tokio::time::Instant::now();
         self.probes.set(0);
+        self.in_doubt.set(false);
         self.counts.hear(self.index);
         loop {
             if asking.is_none() {
@@ -179,7 +185,8 @@ impl Listener {
                     }
                 }
                 () = self.changed.notified() => {}
-                _ = probe.tick() => {
+                () = tokio::time::sleep_until(probe_at) => {
+                    probe_at = tokio::time::Instant::now() + self.probe_every();
                     if self.probes.get() >= PROBES_LOST {
                         return "what this node publishes to itself does not come back".into();
                     }
@@ -190,12 +197,17 @@ impl Listener {
         }
     }
 
+    fn probe_every(&self) -> Duration {
+        if self.in_doubt.get() { PROBE_EVERY_IN_DOUBT } else { PROBE_EVERY }
+    }
+
     /// Only what the server took must come back.
     fn send_probe(self: &Rc<Self>) {
         let listener = self.clone();
         tokio::task::spawn_local(async move {
-            if listener.shard.tell(&listener.probe_name, b"probe").await.is_ok() {
-                listener.probes.set(listener.probes.get() + 1);
+            match listener.shard.tell(&listener.probe_name, b"probe").await {
+                Ok(()) => listener.probes.set(listener.probes.get() + 1),
+                Err(_) => listener.in_doubt.set(true),
             }
         });
     }
@@ -256,6 +268,7 @@ impl Listener {
                 let _ = self.control.send(message);
             } else if name == self.probe_name {
                 self.probes.set(0);
+                self.in_doubt.set(false);
             }
             return;
         };

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// The map is asked for again so often.
-const AGAIN: Duration = Duration::from_secs(10);
+/// The map is asked for again after so many looks at whether all its servers are there; at once when one is not.
+const LOOKS: u32 = 20;
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub enum Slots {
     One(Rc<Link>),
@@ -93,11 +94,24 @@ impl Cluster {
             match self.renew().await {
                 Ok(()) => {
                     backoff.connected();
-                    let _ = tokio::time::timeout(AGAIN, self.stale.notified()).await;
+                    self.watch().await;
                 }
                 Err(fault) => tracing::debug!(%fault, "the map of the cluster is not told"),
             }
             backoff.wait().await;
+        }
+    }
+
+    /// Ends when the map may be another: a replica takes the place of a master that is gone.
+    async fn watch(&self) {
+        for _ in 0..LOOKS {
+            let told = tokio::time::timeout(LOOK_EVERY, self.stale.notified()).await.is_ok();
+            let links = self.links.borrow();
+            let mut used = self.map.borrow().clone();
+            used.dedup();
+            if told || !used.iter().all(|at| links.get(usize::from(*at)).is_some_and(|link| link.is_up())) {
+                return;
+            }
         }
     }
 
