@@ -12,7 +12,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Anything that is going to happen has happened by then.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// What a server of tests tells its clients of pings, in seconds.
+pub const PING: u32 = 3600;
+/// Deadlines that no test meets by chance, however slow the machine. A test of one of them sets its own.
+const PATIENT: &[(&str, &str)] = &[
+    ("--client.ping_interval", "1h"),
+    ("--client.stale_close_delay", "10m"),
+    ("--http_server.handshake_timeout", "2m"),
+    ("--websocket.write_timeout", "30s"),
+];
 /// The key of the server API.
 pub const KEY: &str = "key-of-the-backend";
 /// Signs connection tokens.
@@ -77,6 +86,12 @@ impl Server {
         // A test with a file has it there, where it may change.
         if !options.contains(&"--http_api.key") && !options.contains(&"--config") {
             command.args(["--http_api.key", KEY]);
+        }
+        let is_set =
+            |name: &str| options.iter().any(|it| it.strip_prefix(name).is_some_and(|rest| !rest.starts_with('_')));
+        let has_file = options.iter().any(|it| *it == "-c" || it.starts_with("--config"));
+        for (name, value) in PATIENT.iter().filter(|(name, _)| !has_file && !is_set(name)) {
+            command.args([name, value]);
         }
         command.arg("--prometheus.enabled").args(options);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start the server");

@@ -2,7 +2,7 @@
 
 use crate::client::{Client, Witness, token};
 use crate::peer::{PATH, Peer};
-use crate::server::{GUARDED, OPEN, Server, until};
+use crate::server::{GUARDED, OPEN, PING, Server, until};
 use crate::stream::{ALL, EMULATION, SSE, STREAM, Stream, answer, get, post};
 use rustix::process::Signal;
 use serde_json::json;
@@ -32,7 +32,7 @@ fn a_client_says_by_emulation_what_it_cannot_say_by_its_stream() {
     ] {
         let mut stream = Stream::open(&server, &request);
         let reply = stream.connect();
-        assert_eq!((&reply["ping"], &reply["pong"]), (&json!(25), &json!(true)), "{reply}");
+        assert_eq!((&reply["ping"], &reply["pong"]), (&json!(PING), &json!(true)), "{reply}");
         assert_eq!(stream.ask(&server, json!({ "subscribe": { "channel": "news" } }))["subscribe"], json!({}));
         // Who is subscribed gets its own publication, and what others publish.
         let reply = stream.ask(&server, json!({ "publish": { "channel": "news", "data": { "line": "a\nb" } } }));

@@ -3,7 +3,7 @@
 use crate::backend::{Backend, ok};
 use crate::client::token;
 use crate::peer::{CLOSE, Peer, TEXT, upgrade_head};
-use crate::server::{GUARDED, OPEN, Server, until};
+use crate::server::{GUARDED, OPEN, PING, Server, until};
 use crate::stream::{ALL, Stream, UNI_SSE, UNI_STREAM, UNI_WEBSOCKET, answer, get, post};
 use serde_json::{Value, json};
 
@@ -58,7 +58,7 @@ fn a_listener_hears_what_its_token_says() {
         let told = listener.next();
         let connect = &told["connect"];
         assert_eq!(connect["subs"], json!({ "news": {}, "alerts": {} }), "{told}");
-        assert_eq!((&connect["ping"], &connect["pong"]), (&json!(25), &Value::Null));
+        assert_eq!((&connect["ping"], &connect["pong"]), (&json!(PING), &Value::Null));
         assert!(connect["client"].is_string() && connect["session"].is_string(), "{told}");
         server.publish("news", json!({ "a": "b\nc" }));
         assert_eq!(listener.next(), json!({ "channel": "news", "pub": { "data": { "a": "b\nc" } } }));

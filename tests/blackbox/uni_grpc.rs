@@ -6,7 +6,7 @@ use crate::certificates::{Certificates, NAME};
 use crate::client::{Client, token};
 use crate::file::File;
 use crate::secure::VERSIONS;
-use crate::server::{GUARDED, OPEN, Server, until};
+use crate::server::{GUARDED, OPEN, PING, Server, until};
 use axum::http::uri::PathAndQuery;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use prost::Message;
@@ -152,7 +152,7 @@ fn a_call_hears_what_its_token_says() {
         let mut subs: Vec<&String> = connect.subs.keys().collect();
         subs.sort_unstable();
         assert_eq!(subs, ["alerts", "news"]);
-        assert_eq!((connect.ping, connect.pong, connect.client.len()), (25, false, 36));
+        assert_eq!((connect.ping, connect.pong, connect.client.len()), (PING, false, 36));
         assert!(connect.session.len() >= 32);
     }
     server.publish("news", json!({ "a": "b\nc" }));
