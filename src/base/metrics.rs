@@ -180,6 +180,7 @@ counters! {
     message_timeouts: "gannet_transport_message_timeouts_total" "Connections closed because a message that they began did not end within websocket.message_timeout.",
     limit_held: "gannet_transport_held_input_limit_total" "Connections closed because unfinished messages and waiting input were over reactor.held_input_size.",
     limit_output: "gannet_transport_waiting_output_limit_total" "Connections closed because memory was over overload.memory_limit and most waited for them.",
+    limit_lists: "gannet_client_presence_queue_limit_total" "Presence commands refused by reactor.presence_queue_limit.",
     tls_handshakes: "gannet_tls_handshakes_total" "TLS handshakes of clients that were completed.",
     tls_resumed: "gannet_tls_handshakes_resumed_total" "Of those, handshakes that a ticket made short.",
     tls_old: "gannet_tls_handshakes_tls12_total" "Of those, handshakes of TLS 1.2.",

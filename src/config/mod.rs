@@ -601,6 +601,9 @@ options! {
         /// Bytes of unfinished messages and of waiting input that all connections of one reactor may hold; beyond,
         /// those that hold most are closed (1013).
         held_input_size: usize = 32 << 20, Rule::Bytes(MIB, NO_MAX);
+        /// Presence commands for channels with more than 256 clients that wait at one reactor, which makes one such
+        /// list at a time; beyond: error 111.
+        presence_queue_limit: usize = 1024, Rule::Count(1, MIB);
         /// Publications of one channel in a shared engine that wait while what was lost before them is read; beyond,
         /// they are read too.
         held_publication_limit: usize = 512, Rule::Count(1, MIB);

@@ -85,6 +85,8 @@ pub struct Rules {
     pub recovery_limit: usize,
     /// Clients that one presence reply may tell of.
     pub presence_limit: usize,
+    /// Lists of who is present in large channels that wait at one reactor.
+    pub list_limit: usize,
     /// Ticks between pings, at most.
     pub ping_interval: Tick,
     /// Pings are due at multiples of so many ticks, so that a reactor wakes up for many of them at once.
@@ -250,6 +252,7 @@ impl Rules {
             user_connection_limit: client.user_connection_limit,
             history_limit: client.history_max_publication_limit,
             presence_limit: client.presence_max_client_limit,
+            list_limit: config.reactor.presence_queue_limit,
             recovery_limit: client.recovery_max_publication_limit,
             ping_interval,
             ping_grid: (ping_interval / PING_GRID_PART).clamp(1, PING_GRID_MAX),

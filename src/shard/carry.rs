@@ -160,7 +160,13 @@ impl Shard {
         let asker = Asker::Client { conn, ticket };
         let request = match counts {
             true => Request::PresenceStats { channel, asker },
-            false => Request::Presence { channel, asker },
+            false => {
+                let owner = crate::broker::owner(&channel, self.reactors, self.seed);
+                if owner != self.me {
+                    self.list_askers.ask(conn, ticket, owner);
+                }
+                Request::Presence { channel, asker }
+            }
         };
         self.ask(now, request);
     }

@@ -60,6 +60,8 @@ pub enum Mail {
     Seat { conn: ConnKey, ticket: u32, user: CompactString, granted: bool },
     /// One less.
     LeaveSeat { user: CompactString },
+    /// To an owner of channels: this client is gone, and waits no more for lists of who is present.
+    Unlist { conn: ConnKey },
     /// To the same reactor: `conn` is to be the user's only one. It puts those that want that in an order.
     BeOnlyOne { user: CompactString, conn: ConnKey },
     /// This user may have one connection only, and it is `keep`, unless one that came later is about to be told here.
@@ -177,6 +179,8 @@ pub struct Shard {
     slow: VecDeque<slices::Slow>,
     /// Who is present in large channels, as it is gathered.
     lists: VecDeque<slices::PresentList>,
+    /// Clients here that asked other reactors for such lists.
+    list_askers: slices::ListAskers,
     secret: Arc<Secret>,
     /// Bytes of publications and clients in the answers that this shard gave as an owner.
     pub answered_bytes: u64,
@@ -217,6 +221,7 @@ impl Shard {
             only_ones: HashSet::default(),
             slow: VecDeque::new(),
             lists: VecDeque::new(),
+            list_askers: slices::ListAskers::default(),
             secret,
             answered_bytes: 0,
             out: Vec::new(),
@@ -338,6 +343,7 @@ impl Shard {
             }
             Mail::Seat { conn, ticket, user, granted } => self.seat(now, table, conn, ticket, user, granted),
             Mail::LeaveSeat { user } => self.leave_seat(user),
+            Mail::Unlist { conn } => self.forget_lists(conn),
             Mail::Drain { at_once } => self.out.push(Out::Drain { at_once }),
             Mail::Settings(settings) => {
                 self.rules = settings.rules.clone();
@@ -529,6 +535,7 @@ impl Shard {
         }
         let Some(mut session) = table.take(key.index) else { return };
         let wire = session.wire();
+        self.stop_listing(key);
         self.out.push(Out::Gone(key));
         self.turn(now, key, |turn| session.end(turn));
         self.carry_out(now, table, key, wire);
@@ -616,6 +623,7 @@ impl Shard {
                 self.out.push(Out::Answer { ticket, answer: ControlAnswer::Owner(answer) });
             }
             Event::Answer { asker: Asker::Client { conn, ticket }, answer } => {
+                self.list_askers.answered(conn, ticket);
                 self.with_key(now, table, conn, |session, turn| session.handle_answer(ticket, answer, turn));
             }
             Event::Occupied { channel, occupied: true } => self.out.push(Out::Hook(Hook::Occupied { channel })),

@@ -5,12 +5,15 @@
 //! last slice is done. What comes meanwhile may be missed; whatever goes is passed over; what is there all the while is
 //! met.
 
-use super::{Chosen, Control, ControlAnswer, Out, Shard, Table};
+use super::{Chosen, Control, ControlAnswer, Mail, Out, Shard, Table};
 use crate::broker::{Answer, Asker, CHANNEL_PARTS, ConnKey, Event};
 use crate::protocol::ClientInfo;
+use crate::protocol::code::ClientError;
 use crate::session::{NO_CLIENT, Now};
 use foldhash::quality::RandomState;
-use hashbrown::HashSet;
+use hashbrown::hash_map::Entry;
+use hashbrown::{HashMap, HashSet};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// Looked at in the call itself: few are met at once.
@@ -52,6 +55,39 @@ pub(super) struct PresentList {
     found: Vec<ClientInfo>,
 }
 
+/// Clients that wait for lists that others make: for which commands, and who makes them.
+#[derive(Default)]
+pub(super) struct ListAskers(HashMap<ConnKey, SmallVec<[(u32, u16); 4]>, RandomState>);
+
+impl ListAskers {
+    pub fn ask(&mut self, conn: ConnKey, ticket: u32, owner: u16) {
+        self.0.entry(conn).or_default().push((ticket, owner));
+    }
+
+    pub fn answered(&mut self, conn: ConnKey, ticket: u32) {
+        if self.0.is_empty() {
+            return;
+        }
+        if let Entry::Occupied(mut asked) = self.0.entry(conn) {
+            if let Some(at) = asked.get().iter().position(|(of, _)| *of == ticket) {
+                asked.get_mut().swap_remove(at);
+            }
+            if asked.get().is_empty() {
+                asked.remove();
+            }
+        }
+    }
+
+    /// Who is to know that it is gone, each once.
+    pub fn leave(&mut self, conn: ConnKey) -> SmallVec<[u16; 4]> {
+        let mut owners: SmallVec<[u16; 4]> =
+            self.0.remove(&conn).into_iter().flatten().map(|(_, owner)| owner).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    }
+}
+
 impl Shard {
     /// Begins what `control` wants of the clients of `user`.
     pub(super) fn begin_call(
@@ -83,10 +119,34 @@ impl Shard {
 
     /// For a channel in which there are many. It goes on later, as everything is in its place by then.
     pub(super) fn list_present(&mut self, channel: Arc<str>, asker: Asker) {
+        if self.lists.len() >= self.rules.list_limit && matches!(asker, Asker::Client { .. }) {
+            self.counters.limit_lists += 1;
+            let answer = Answer::Refused(ClientError::TooManyRequests);
+            return self.tell(asker.into(), Event::Answer { asker, answer });
+        }
         if self.lists.is_empty() {
             self.slow.push_back(Slow::Present);
         }
         self.lists.push_back(PresentList { channel, asker, after: None, found: Vec::new() });
+    }
+
+    /// A client of this reactor goes: nobody need make the lists that it waits for.
+    pub(super) fn stop_listing(&mut self, conn: ConnKey) {
+        self.forget_lists(conn);
+        for reactor in self.list_askers.leave(conn) {
+            self.out.push(Out::Mail { reactor, mail: Mail::Unlist { conn } });
+        }
+    }
+
+    /// A client is gone that may wait for lists of this reactor's.
+    pub(super) fn forget_lists(&mut self, gone: ConnKey) {
+        if self.lists.is_empty() {
+            return;
+        }
+        self.lists.retain(|list| !matches!(list.asker, Asker::Client { conn, .. } if conn == gone));
+        if self.lists.is_empty() {
+            self.slow.retain(|work| !matches!(work, Slow::Present));
+        }
     }
 
     fn begin(&mut self, now: Now, table: &mut impl Table, work: Slow) {

@@ -552,6 +552,93 @@ fn lists_of_who_is_present_are_made_one_after_the_other() {
     assert!(!node.shard.has_work());
 }
 
+/// Whoever asks, goes and comes again leaves nothing in the line for others to wait for.
+#[test]
+fn lists_for_clients_that_left_are_not_made() {
+    let mut node = Node::new(1, in_sight, |_| {});
+    (0..600).for_each(|_| _ = node.connected(&[json!({"id": 2, "subscribe": {"channel": "c"}})]));
+    let ask = json!({"id": 3, "presence": {"channel": "c"}});
+    let other = node.connected(&[]);
+    node.say(other, std::slice::from_ref(&ask));
+    for _ in 0..100 {
+        let conn = node.connected(&[]);
+        node.say(conn, &[ask.clone(), ask.clone()]);
+        node.shard.fan_out(node.now, &mut node.clients, 50);
+        let left = node.shard.lists.len();
+        node.shard.close(node.now, &mut node.clients, conn, None);
+        assert_eq!((left - node.shard.lists.len(), node.shard.slow.len()), (2, node.shard.lists.len()));
+    }
+    let last = node.connected(&[]);
+    node.say(last, std::slice::from_ref(&ask));
+    let mut slices = 0;
+    while node.shard.has_work() {
+        node.shard.fan_out(node.now, &mut node.clients, 600);
+        slices += 1;
+    }
+    // Two lists at most, and for each a slice that finds its end.
+    assert!(slices <= 4 && node.out().concat().contains("\"presence\":{"), "{slices}");
+}
+
+/// The same where the list is another reactor's to make.
+#[test]
+fn an_owner_is_told_that_nobody_waits_for_its_list() {
+    let mut node = Node::new(2, in_sight, |_| {});
+    let name = (0..).map(|n| format!("c{n}")).find(|name| broker::owner(name, 2, SEED) == 1).expect("a name");
+    let ask = |id: u32| json!({"id": id, "presence": {"channel": name}});
+    let unlisted = |node: &mut Node, conn: u32| {
+        node.shard.close(node.now, &mut node.clients, conn, None);
+        let out = std::mem::take(&mut node.shard.out).into_iter();
+        out.filter(|out| matches!(out, Out::Mail { reactor: 1, mail: Mail::Unlist { .. } })).count()
+    };
+    let answered = |node: &mut Node, conn: u32, ticket: u32| {
+        let asker = Asker::Client { conn: key(conn), ticket };
+        let answer = Answer::Presence(Vec::new());
+        node.shard.mail(node.now, &mut node.clients, Mail::Event(Event::Answer { asker, answer }));
+    };
+    let (waits, waits_for_one, content, never) =
+        (node.connected(&[]), node.connected(&[]), node.connected(&[]), node.connected(&[]));
+    for conn in [waits, waits_for_one, content] {
+        node.say(conn, &[ask(3), ask(4)]);
+    }
+    answered(&mut node, waits_for_one, 3);
+    answered(&mut node, content, 3);
+    answered(&mut node, content, 4);
+    let told = [waits, waits_for_one, content, never].map(|conn| unlisted(&mut node, conn));
+    assert_eq!(told, [1, 1, 0, 0]);
+    // As the owner hears of it.
+    let mut node = Node::new(1, in_sight, |_| {});
+    (0..600).for_each(|_| _ = node.connected(&[json!({"id": 2, "subscribe": {"channel": "c"}})]));
+    let conn = ConnKey { reactor: 5, index: 1, generation: 1 };
+    let asker = Asker::Client { conn, ticket: 3 };
+    node.shard.mail(node.now, &mut node.clients, Mail::Ask(Request::Presence { channel: "c".into(), asker }));
+    assert_eq!(node.shard.lists.len(), 1);
+    node.shard.mail(node.now, &mut node.clients, Mail::Unlist { conn });
+    assert_eq!((node.shard.lists.len(), node.shard.slow.len()), (0, 0));
+}
+
+#[test]
+fn lists_that_wait_have_a_limit_for_clients() {
+    let change = |config: &mut Config| {
+        in_sight(config);
+        config.reactor.presence_queue_limit = 3;
+    };
+    let mut node = Node::new(1, change, |_| {});
+    (0..300).for_each(|_| _ = node.connected(&[json!({"id": 2, "subscribe": {"channel": "c"}})]));
+    let conn = node.connected(&[]);
+    let asks: Vec<_> = (3..8).map(|id| json!({"id": id, "presence": {"channel": "c"}})).collect();
+    let said = node.say(conn, &asks).concat();
+    assert_eq!((said.matches("\"code\":111").count(), node.shard.counters.limit_lists), (2, 2), "{said}");
+    let (channel, asker) = ("c".into(), Asker::Backend(6));
+    node.shard.mail(node.now, &mut node.clients, Mail::Ask(Request::Presence { channel, asker }));
+    assert_eq!(node.shard.lists.len(), 4);
+}
+
+/// Anybody may ask who is present.
+fn in_sight(config: &mut Config) {
+    config.channel.without_namespace.presence = true;
+    config.client.insecure = true;
+}
+
 /// A client is not sent more than it may; the backend is.
 #[test]
 fn presence_of_more_than_may_be_told_to_a_client_is_an_error() {
