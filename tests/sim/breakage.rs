@@ -13,6 +13,8 @@ pub enum Breakage {
     /// Every so often a delivery happens after the next one.
     SwapDeliveries,
     RepeatDelivery,
+    /// Every so often a publication does not reach a bystander, whatever its transport.
+    DropHeard,
     /// Every so often a reply does not keep its place.
     IgnoreHoles,
     /// Every so often a subscribe or publish reply is lost.
@@ -27,6 +29,8 @@ pub enum Breakage {
     LatePresence,
     /// A full mailbox drops publications and nobody is told.
     LoseGap,
+    /// Once anything was dropped, every so often the news of who came or went is lost too, with room in the mailbox.
+    LoseJoin,
     /// Every so often a publication has another offset than its owner gave it.
     ShiftOffset,
     /// Every so often a delta is to something else.

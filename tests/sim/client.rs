@@ -290,6 +290,7 @@ impl Talk {
                 return self.pinged(world, data, sent);
             }
             for reply in wire::replies(self.encoding, &payload) {
+                world.log.follow([u64::from(self.key.reactor), u64::from(self.key.index)], &reply);
                 match reply.push {
                     Some(push) => self.pushed(world, push),
                     None => {

@@ -1,7 +1,8 @@
 //! What happened, as a hash of all of it and, when asked for, its last lines as text.
 
+use gannet::protocol::{Push, Reply};
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 /// Lines kept for a failing seed.
@@ -12,6 +13,8 @@ const SHOWN_BYTES_MAX: usize = 160;
 struct Inner {
     hash: u64,
     events: u64,
+    /// What each connection heard of each channel, and its replies, in their order.
+    orders: BTreeMap<(u64, u64, String), u64>,
     /// None = lines are not wanted.
     tail: Option<VecDeque<String>>,
 }
@@ -34,7 +37,7 @@ impl Log {
         // Maps have no order, so that of the bytes does not count, and that of channels within a tick.
         let words = at.into_iter().chain(what.bytes().map(u64::from)).chain(sums(bytes));
         for value in words {
-            hash = (hash.rotate_left(5) ^ value).wrapping_mul(0x517c_c1b7_2722_0a95);
+            hash = mixed(hash, value);
         }
         inner.hash = inner.hash.wrapping_add(hash);
         inner.events += 1;
@@ -47,13 +50,26 @@ impl Log {
         }
     }
 
+    /// What the connection at `index` of a reactor heard next. Channels have no order among each other within a tick.
+    pub fn follow(&self, [reactor, index]: [u64; 2], reply: &Reply) {
+        let (channel, words) = match &reply.push {
+            Some(push) => (push.channel.clone(), words_of(push)),
+            None => (String::new(), [u64::from(reply.id), reply.error.as_ref().map_or(0, |it| it.code.into()), 0]),
+        };
+        let mut inner = self.0.borrow_mut();
+        let order = inner.orders.entry((reactor, index, channel)).or_default();
+        *order = words.into_iter().fold(*order, mixed);
+    }
+
     pub fn has_lines(&self) -> bool {
         self.0.borrow().tail.is_some()
     }
 
-    /// The same for the same events, each in its tick.
+    /// The same for the same events, each in its tick, and each in its place among those of its channel on its
+    /// connection.
     pub fn hash(&self) -> u64 {
-        self.0.borrow().hash
+        let inner = self.0.borrow();
+        inner.orders.values().fold(inner.hash, |hash, order| mixed(hash, *order))
     }
 
     pub fn events(&self) -> u64 {
@@ -66,7 +82,46 @@ impl Log {
     }
 }
 
+fn mixed(hash: u64, value: u64) -> u64 {
+    (hash.rotate_left(5) ^ value).wrapping_mul(0x517c_c1b7_2722_0a95)
+}
+
+/// What a push is, and of what.
+fn words_of(push: &Push) -> [u64; 3] {
+    if let Some(publication) = &push.publication {
+        let [len, sum, _] = sums(&publication.data);
+        return [1, publication.offset, len << 32 | sum];
+    }
+    let who = |info: &Option<gannet::protocol::ClientInfo>| {
+        let sums = info.as_ref().map_or([0; 3], |info| sums(info.client.as_bytes()));
+        sums[1] << 32 | sums[2]
+    };
+    if let Some(presence) = push.join.as_ref().or(push.leave.as_ref()) {
+        return [2, u64::from(push.join.is_some()), who(&presence.info)];
+    }
+    match (&push.subscribe, &push.unsubscribe) {
+        (Some(subscribe), _) => [3, subscribe.offset, u64::from(subscribe.positioned)],
+        (None, Some(unsubscribe)) => [4, u64::from(unsubscribe.code), 0],
+        (None, None) => [5, u64::from(push.refresh.is_some()), 0],
+    }
+}
+
 fn sums(bytes: &[u8]) -> [u64; 3] {
     let sum = |power: u32| bytes.iter().map(|&byte| u64::from(byte).pow(power)).sum();
     [bytes.len() as u64, sum(1), sum(4)]
+}
+
+#[test]
+fn the_order_of_a_channel_counts_and_that_among_channels_does_not() {
+    let said = |list: &[(&str, u64)]| {
+        let log = Log::default();
+        for (channel, offset) in list {
+            let publication = Some(gannet::protocol::Publication { offset: *offset, ..Default::default() });
+            let push = Some(Push { channel: (*channel).to_owned(), publication, ..Push::default() });
+            log.follow([1, 2], &Reply { push, ..Reply::default() });
+        }
+        log.hash()
+    };
+    assert_eq!(said(&[("a", 1), ("b", 1), ("a", 2)]), said(&[("b", 1), ("a", 1), ("a", 2)]));
+    assert_ne!(said(&[("a", 1), ("a", 2)]), said(&[("a", 2), ("a", 1)]));
 }

@@ -214,6 +214,15 @@ fn catches_a_client_that_gets_more_than_its_share() {
 }
 
 #[test]
+fn catches_what_bystanders_miss_whatever_they_hear_by() {
+    let found: Vec<String> = (0..48).filter_map(|seed| run_fair(seed, Some(Breakage::DropHeard)).err()).collect();
+    for transport in ["WebSocket {", "Sse", "Lengths", "Listens(WebSocket", "Listens(Events", "Listens(Lines"] {
+        let is_it = |message: &String| message.contains("without a word") && message.contains(transport);
+        assert!(found.iter().any(is_it), "{transport} never noticed: {found:?}");
+    }
+}
+
+#[test]
 fn catches_peers_that_are_judged_by_a_long_turn() {
     catches_fair(Breakage::NoClock, &["a bystander was closed with 3012"]);
 }
@@ -236,6 +245,12 @@ fn catches_sdk(breakage: Breakage, words: &[&str]) {
 #[test]
 fn catches_a_gap_that_is_lost() {
     catches_sdk(Breakage::LoseGap, &["never heard"]);
+}
+
+#[test]
+fn catches_who_comes_or_goes_without_a_word() {
+    let words = ["never heard of", "came or went twice", "as it was told and as it is"];
+    catches_sdk(Breakage::LoseJoin, &words);
 }
 
 #[test]

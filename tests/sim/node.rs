@@ -459,13 +459,17 @@ impl Reactor {
             }
         }
         // What the turn had for a full reactor was dropped, and counted.
+        let dropped = self.turns.shard.counters.publications_dropped;
+        let now = dropped - std::mem::replace(&mut self.dropped, dropped);
+        world.post.dropped += now;
         for (to, _) in
             self.turns.host.full.iter().enumerate().filter(|(to, full)| **full && *to != usize::from(self.me))
         {
             published.iter().for_each(|id| world.ledger.drop(to as u16, *id));
+            if now > 0 {
+                world.post.note_lost(self.me, to as u16, world.step);
+            }
         }
-        let dropped = self.turns.shard.counters.publications_dropped;
-        world.post.dropped += dropped - std::mem::replace(&mut self.dropped, dropped);
     }
 
     /// The number of the publication, if it was for a channel of this reactor.

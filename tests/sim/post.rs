@@ -5,7 +5,7 @@ use crate::rng::Rng;
 use gannet::broker::{Event, Extras};
 use gannet::protocol::{Publication, delta};
 use gannet::shard::Mail;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Values under way from each sender to one reactor; the last sender is the backend.
@@ -22,13 +22,26 @@ pub struct Post {
     delay_max: usize,
     /// Publications, joins and leaves that found a mailbox full, as the reactors count them.
     pub dropped: u64,
+    /// By whom and for whom, and the last step in which it happened.
+    lost: BTreeMap<(u16, u16), u64>,
     chances: Chances,
 }
 
 impl Post {
     pub fn new(reactors: usize, len_max: usize, delay_max: usize, chances: Chances) -> Post {
         let mailbox = || Mailbox { from: (0..=reactors).map(|_| VecDeque::new()).collect(), len: 0, kept: 0 };
-        Post { boxes: (0..reactors).map(|_| mailbox()).collect(), len_max, delay_max, dropped: 0, chances }
+        let boxes = (0..reactors).map(|_| mailbox()).collect();
+        Post { boxes, len_max, delay_max, dropped: 0, lost: BTreeMap::new(), chances }
+    }
+
+    /// So many values of `from` found the mailbox of `to` full.
+    pub fn note_lost(&mut self, from: u16, to: u16, step: u64) {
+        self.lost.insert((from, to), step);
+    }
+
+    /// May anything of the channels of `from` be missing at `to`, that was said since this step?
+    pub fn has_lost(&self, from: u16, to: u16, since: u64) -> bool {
+        self.lost.get(&(from, to)).is_some_and(|step| *step >= since)
     }
 
     pub fn is_full(&self, to: usize) -> bool {
@@ -47,6 +60,11 @@ impl Post {
             match &mut letter {
                 Mail::Event(Event::Publication { publication, extras, .. }) => self.spoil(publication, extras),
                 Mail::Event(Event::Gap { .. }) if self.chances.is(Breakage::LoseGap) => continue,
+                Mail::Event(Event::Join { .. } | Event::Leave { .. })
+                    if self.dropped > 0 && self.chances.breaks(Breakage::LoseJoin) =>
+                {
+                    continue;
+                }
                 _ => {}
             }
             self.push(from, to, step + rng.below(self.delay_max) as u64, letter);

@@ -74,6 +74,34 @@ pub fn replies(encoding: Encoding, message: &[u8]) -> Vec<Reply> {
     }
 }
 
+/// The pushes of a message to who only listens.
+pub fn pushes(message: &[u8]) -> Vec<Reply> {
+    let lines = message.split(|&byte| byte == b'\n');
+    let push = |line| Some(serde_json::from_slice(line).expect("a push in JSON"));
+    lines.map(|line| Reply { push: push(line), ..Reply::default() }).collect()
+}
+
+/// Bytes of the first reply of a stream with lengths, if it is whole.
+pub fn reply_size(input: &[u8]) -> Option<usize> {
+    let mut rest = input;
+    let len = prost::decode_length_delimiter(&mut rest).ok()?;
+    let size = input.len() - rest.len() + len;
+    (input.len() >= size).then_some(size)
+}
+
+/// A request for a stream, which connects with what its query says.
+pub fn get(path: &str, connect: &[u8]) -> Vec<u8> {
+    let query: String = connect.iter().map(|byte| format!("%{byte:02X}")).collect();
+    format!("GET {path}?cf_connect={query} HTTP/1.1\r\nHost: node\r\nAccept: text/event-stream\r\n\r\n").into_bytes()
+}
+
+/// The same with a body.
+pub fn post(path: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: node\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
 /// Where a response head ends.
 pub fn head_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
@@ -99,9 +127,14 @@ pub fn upgrade_with(encoding: Encoding, frame_pings: bool, lines: &str) -> Vec<u
         Encoding::Json => "",
         Encoding::Protobuf => "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n",
     };
+    upgrade_at(&format!("/connection/websocket{query}"), &format!("{subprotocol}{lines}"))
+}
+
+/// The request of a WebSocket at `target`.
+pub fn upgrade_at(target: &str, lines: &str) -> Vec<u8> {
     format!(
-        "GET /connection/websocket{query} HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{subprotocol}{lines}\r\n"
+        "GET {target} HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{lines}\r\n"
     )
     .into_bytes()
 }

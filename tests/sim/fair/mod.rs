@@ -31,6 +31,7 @@ const REPLY_MAX: usize = options::BIG_LEN * (options::BIG_BYTES + 200) + 100;
 /// What a seed came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Summary {
+    pub hash: u64,
     pub heard: usize,
     pub gaps: usize,
     pub recovered: usize,
@@ -112,6 +113,7 @@ pub fn run(seed: u64, breakage: Option<Breakage>, log: Log) -> Summary {
     let count = |what: fn(&Bystander) -> usize| sim.bystanders.iter().map(what).sum();
     let waits = |at: usize| sim.reactors.iter().map(|reactor| reactor.turns.shard.counters.waits[at]).sum();
     Summary {
+        hash: sim.world.log.hash(),
         heard: count(|it| it.heard),
         gaps: count(|it| it.gaps),
         recovered: count(|it| it.recovered),
@@ -166,10 +168,12 @@ impl Sim {
         self.world.go_on();
         self.come();
         let quiet = self.resting || self.draining;
-        for bystander in &mut self.bystanders {
-            bystander.act(&mut self.world, quiet, self.draining);
-        }
         let world = &mut self.world;
+        for bystander in &mut self.bystanders {
+            if bystander.act(world, quiet, self.draining) {
+                self.door[world.rng.below(self.reactors.len())].push_back(bystander.peer.link);
+            }
+        }
         self.attackers.retain_mut(|attacker| !attacker.act(world, quiet));
         let busy = world.options.backend_busy;
         if !quiet && world.rng.chance(busy) {

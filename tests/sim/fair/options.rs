@@ -69,6 +69,9 @@ fn config(rng: &mut Rng) -> Config {
     config.shutdown.spread = Duration::from_millis(*rng.pick(&[0, 1000]));
     config.sse.enabled = true;
     config.http_stream.enabled = true;
+    config.uni_websocket.enabled = true;
+    config.uni_sse.enabled = true;
+    config.uni_http_stream.enabled = true;
     let open = ChannelOptions {
         allow_subscribe_for_client: true,
         allow_subscribe_for_anonymous: true,

@@ -1,12 +1,13 @@
 //! One connection of a client of any transport: what it puts on the wire, and what it makes of what comes.
 
+use crate::breakage::Breakage;
 use crate::net::LinkId;
 use crate::node::World;
 use crate::script::{Deed, Said};
 use crate::wire;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use gannet::broker::ConnKey;
-use gannet::protocol::{Encoding, Reply};
+use gannet::protocol::{Command, ConnectRequest, Encoding, Reply};
 use gannet::shard::Mail;
 use tungstenite::protocol::frame::coding::OpCode;
 
@@ -20,6 +21,18 @@ pub enum Transport {
     /// Server-sent events, and commands by other requests.
     Sse,
     /// Lines, and commands by other requests.
+    Lines,
+    /// Protobuf with lengths, and commands by other requests.
+    Lengths,
+    /// Only listens: what it connects with says what it wants.
+    Listens(By),
+}
+
+/// How who only listens hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    WebSocket,
+    Events,
     Lines,
 }
 
@@ -52,14 +65,23 @@ pub struct Peer {
 
 impl Peer {
     pub fn new(world: &mut World, transport: Transport) -> Peer {
+        Peer::with(world, transport, &ConnectRequest::default())
+    }
+
+    /// The same with what it connects with, if that goes with its request.
+    pub fn with(world: &mut World, transport: Transport, connect: &ConnectRequest) -> Peer {
         let link = world.net.open(world.options.room);
         let peer =
             Peer { link, key: None, transport, inbox: Vec::new(), open: false, session: String::new(), closed: None };
-        world.say(link, &peer.head(), vec![Deed::Head]);
+        world.say(link, &peer.head(connect), vec![Deed::Head]);
         peer
     }
 
-    fn head(&self) -> Vec<u8> {
+    fn head(&self, connect: &ConnectRequest) -> Vec<u8> {
+        let command = Command { id: 1, connect: Some(connect.clone()), ..Command::default() };
+        let text = |it: &dyn Fn() -> serde_json::Result<Vec<u8>>| it().expect("JSON");
+        let command_text = || text(&|| serde_json::to_vec(&command));
+        let connect_text = || text(&|| serde_json::to_vec(connect));
         match self.transport {
             Transport::WebSocket { encoding, deflates: false } => wire::upgrade(encoding, false),
             Transport::WebSocket { encoding, deflates: true } => wire::upgrade_with(
@@ -67,15 +89,17 @@ impl Peer {
                 false,
                 "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n",
             ),
-            Transport::Sse => {
-                b"GET /connection/sse?cf_connect=%7B%22id%22%3A1%2C%22connect%22%3A%7B%7D%7D HTTP/1.1\r\n\
-                Host: node\r\nAccept: text/event-stream\r\n\r\n"
-                    .to_vec()
-            }
-            Transport::Lines => {
-                b"POST /connection/http_stream HTTP/1.1\r\nHost: node\r\nContent-Type: application/json\
-                \r\nContent-Length: 21\r\n\r\n{\"id\":1,\"connect\":{}}"
-                    .to_vec()
+            Transport::Sse => wire::get("/connection/sse", &command_text()),
+            Transport::Lines => wire::post("/connection/http_stream", "application/json", &command_text()),
+            Transport::Lengths => wire::post(
+                "/connection/http_stream",
+                "application/octet-stream",
+                &wire::commands(Encoding::Protobuf, &[command]),
+            ),
+            Transport::Listens(By::WebSocket) => wire::upgrade_at("/connection/uni_websocket", ""),
+            Transport::Listens(By::Events) => wire::get("/connection/uni_sse", &connect_text()),
+            Transport::Listens(By::Lines) => {
+                wire::post("/connection/uni_http_stream", "application/json", &connect_text())
             }
         }
     }
@@ -83,13 +107,22 @@ impl Peer {
     pub fn encoding(&self) -> Encoding {
         match self.transport {
             Transport::WebSocket { encoding, .. } => encoding,
-            Transport::Sse | Transport::Lines => Encoding::Json,
+            Transport::Sse | Transport::Lines | Transport::Listens(_) => Encoding::Json,
+            Transport::Lengths => Encoding::Protobuf,
         }
     }
 
     /// Does its connect command come with its request?
     pub fn is_emulated(&self) -> bool {
-        matches!(self.transport, Transport::Sse | Transport::Lines)
+        !self.is_websocket()
+    }
+
+    fn is_websocket(&self) -> bool {
+        matches!(self.transport, Transport::WebSocket { .. } | Transport::Listens(By::WebSocket))
+    }
+
+    pub fn listens(&self) -> bool {
+        matches!(self.transport, Transport::Listens(_))
     }
 
     /// Commands in one message, in the way of the transport.
@@ -103,7 +136,12 @@ impl Peer {
                     false => self.frame_with(world, opcode, false, message, said),
                 }
             }
-            Transport::Sse | Transport::Lines => {
+            Transport::Listens(By::WebSocket) => {
+                let said = Said { decoded: message.len(), deeds, ..Said::default() };
+                self.frame_with(world, wire::TEXT, false, message, said);
+            }
+            Transport::Listens(_) => panic!("who only listens says nothing"),
+            Transport::Sse | Transport::Lines | Transport::Lengths => {
                 let Some(conn) = self.key else { return };
                 let (session, message) = (self.session.clone().into(), message.to_vec().into());
                 let mail = Mail::Commands { conn, session, message };
@@ -144,7 +182,7 @@ impl Peer {
                 None => panic!("no response: {}", String::from_utf8_lossy(&head)),
             }
         }
-        while self.open && self.read_one(&mut all) {}
+        while self.open && self.read_one(world, &mut all) {}
         if ended {
             all.push(Heard::End);
         }
@@ -152,13 +190,17 @@ impl Peer {
     }
 
     /// Takes one message off; false if none is whole.
-    fn read_one(&mut self, all: &mut Vec<Heard>) -> bool {
-        if matches!(self.transport, Transport::WebSocket { .. }) {
+    fn read_one(&mut self, world: &World, all: &mut Vec<Heard>) -> bool {
+        if self.is_websocket() {
             let Some((opcode, deflated, payload)) = wire::parse_any(&mut self.inbox) else { return false };
+            if self.listens() && self.closed.is_some() && opcode == wire::CLOSE {
+                // It was told before, by a push.
+                return true;
+            }
             assert!(self.closed.is_none(), "a frame after the close frame");
             let payload = if deflated { inflate(&payload) } else { payload };
             match opcode {
-                wire::TEXT | wire::BINARY => self.take(&payload, all),
+                wire::TEXT | wire::BINARY => self.take(world, &payload, all),
                 wire::PONG => {}
                 wire::CLOSE => self.closed = Some(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))),
                 other => panic!("a frame of the wrong kind: {other:?}"),
@@ -166,22 +208,34 @@ impl Peer {
             all.extend(self.closed.map(Heard::Close));
             return true;
         }
+        if self.transport == Transport::Lengths {
+            let Some(size) = wire::reply_size(&self.inbox) else { return false };
+            let whole: Vec<u8> = self.inbox.drain(..size).collect();
+            self.take(world, &whole, all);
+            return true;
+        }
         let Some(end) = self.inbox.iter().position(|byte| *byte == b'\n') else { return false };
         let line: Vec<u8> = self.inbox.drain(..=end).collect();
         let line = line.strip_suffix(b"\n").expect("it was found");
         match self.transport {
-            Transport::Sse if line.is_empty() => {}
-            Transport::Sse => self.take(line.strip_prefix(b"data: ").expect("an event's data"), all),
-            _ => self.take(line, all),
+            Transport::Sse | Transport::Listens(By::Events) if line.is_empty() => {}
+            Transport::Sse | Transport::Listens(By::Events) => {
+                self.take(world, line.strip_prefix(b"data: ").expect("an event's data"), all)
+            }
+            _ => self.take(world, line, all),
         }
         true
     }
 
-    fn take(&mut self, message: &[u8], all: &mut Vec<Heard>) {
+    fn take(&mut self, world: &World, message: &[u8], all: &mut Vec<Heard>) {
         if message == self.encoding().ping() {
             return all.push(Heard::Ping);
         }
-        for reply in wire::replies(self.encoding(), message) {
+        let replies = match self.listens() {
+            true => wire::pushes(message),
+            false => wire::replies(self.encoding(), message),
+        };
+        for reply in replies {
             if let Some(connect) = &reply.connect {
                 self.session.clone_from(&connect.session);
             }
@@ -189,6 +243,13 @@ impl Peer {
                 self.closed = Some(disconnect.code as u16);
                 all.push(Heard::Close(disconnect.code as u16));
                 continue;
+            }
+            let is_publication = reply.push.as_ref().is_some_and(|push| push.publication.is_some());
+            if is_publication && world.chances.breaks(Breakage::DropHeard) {
+                continue;
+            }
+            if let Some(key) = self.key {
+                world.log.follow([u64::from(key.reactor), u64::from(key.index)], &reply);
             }
             all.push(Heard::Reply(Box::new(reply)));
         }

@@ -9,6 +9,9 @@ use crate::node::World;
 use gannet::protocol::{ConnectResult, Encoding, Publication, Push, Reply, SubscribeResult, delta};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Who comes and goes with a word, by channel: each client that is there, and since when it is connected.
+pub type Announced = BTreeMap<String, BTreeMap<String, u64>>;
+
 /// A position to recover from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Known {
@@ -53,6 +56,8 @@ pub struct Live {
     last: Option<u64>,
     base: Option<Vec<u8>>,
     hears: bool,
+    /// The step in which it heard that it began.
+    since: u64,
     own_join: bool,
     present: BTreeMap<String, bool>,
     /// The latest publication of each publisher.
@@ -297,7 +302,8 @@ impl Sdk {
         }
         let sees = rules.insecure || namespace.may_see_presence(&user, true);
         let asks = options.force_push_join_leave || wish.forces_pushes || wish.join_leave && sees;
-        let mut live = Live { positioned, recoverable, wrong, delta: result.delta, ..Live::default() };
+        let (since, delta) = (world.step, result.delta);
+        let mut live = Live { positioned, recoverable, wrong, delta, since, ..Live::default() };
         (live.hears, live.epoch) = (options.join_leave && asks, result.epoch.clone());
         live.last = positioned.then_some(result.offset);
         if recoverable {
@@ -336,12 +342,13 @@ impl Sdk {
     fn pushed(&mut self, world: &mut World, truth: &mut Truth, reply: Reply) {
         let Push { channel, publication, join, leave, unsubscribe, subscribe, refresh, .. } =
             reply.push.expect("a push");
+        let connecting = line_waits_to_connect(self.line.as_ref());
+        assert!(!connecting, "{channel}: a push stands before the connect reply");
         // Behind a reply that was left out, as the connection ended before it came.
         let live = self.subs.get(&channel).is_some_and(|sub| sub.live.is_some());
         let line = self.line.as_mut().expect("a connection");
         let asks = |(_, what): &(u32, What)| match what {
             What::Subscribe { channel: name, .. } => *name == channel,
-            What::Connect { .. } => true,
             _ => false,
         };
         if !live && subscribe.is_none() && refresh.is_none() && line.pending.iter().any(asks) {
@@ -359,12 +366,13 @@ impl Sdk {
             self.hear_presence(world, &channel, client, join.is_some());
         } else if let Some(unsubscribe) = unsubscribe {
             *world.codes.entry(unsubscribe.code).or_default() += 1;
+            let gap = self.may_miss(world, &channel);
             let sub = self.sub(&channel);
             assert!(sub.live.is_some(), "{channel}: unsubscribed without a subscription");
             sub.live = None;
             match unsubscribe.code {
                 2000 => (sub.wanted, sub.server) = (false, false),
-                2500 => assert!(world.post.dropped > 0 && !sub.server, "{channel}: 2500 without need"),
+                2500 => assert!(gap && !sub.server, "{channel}: 2500 without need"),
                 2501 => assert!(!sub.server),
                 code => panic!("unsubscribed with {code}"),
             }
@@ -403,9 +411,8 @@ impl Sdk {
         live.own_join |= joined && me == Some(true);
         let before = live.present.insert(client.to_owned(), joined);
         let anew = joined && channel == ORDERED;
-        // A full reactor is not told who comes and goes.
-        let once = anew || before != Some(joined) || world.post.dropped > 0;
-        assert!(once, "{channel}: {client} came or went twice");
+        let once = anew || before != Some(joined);
+        assert!(once || self.may_miss(world, channel), "{channel}: {client} came or went twice");
     }
 
     fn hear(&mut self, world: &World, truth: &mut Truth, channel: &str, publication: Publication, recovered: bool) {
@@ -457,6 +464,13 @@ impl Sdk {
         }
     }
 
+    /// A full reactor is not told who comes and goes, and nobody counts on it. Did the owner of `channel` find this
+    /// client's full since it connected?
+    fn may_miss(&self, world: &World, channel: &str) -> bool {
+        let line = self.line.as_ref().expect("a connection");
+        world.post.has_lost(world.owner(channel), line.key.reactor, line.since)
+    }
+
     // --- at rest ---
 
     /// Subscriptions that keep a position, with where they are.
@@ -489,7 +503,7 @@ impl Sdk {
     }
 
     /// All has been said: nothing may be owed.
-    pub fn check_rest(&mut self, world: &World, truth: &Truth) {
+    pub fn check_rest(&mut self, world: &World, truth: &Truth, announced: &Announced) {
         for (channel, epoch, offset, filter, key) in std::mem::take(&mut self.owed) {
             Sdk::check_skipped(truth, world, (&channel, &epoch, offset, filter.as_ref(), key));
         }
@@ -499,11 +513,24 @@ impl Sdk {
         for (channel, sub) in &self.subs {
             let Some(live) = &sub.live else { continue };
             assert!(live.wrong.is_none(), "{:?}", live.wrong);
-            // Joins to a full reactor are dropped, and nobody counts on them.
-            let heard = live.own_join || !live.hears || world.post.dropped > 0;
+            let heard = live.own_join || !live.hears || self.may_miss(world, channel);
             assert!(heard, "{channel}: never heard of its own coming");
+            if live.hears && channel != ORDERED && !self.may_miss(world, channel) {
+                let there = announced.get(channel);
+                for (client, &joined) in &live.present {
+                    let is = there.is_some_and(|there| there.contains_key(client));
+                    assert_eq!(joined, is, "{channel}: whether {client} is there, as it was told and as it is");
+                }
+                let mut later = there.into_iter().flatten().filter(|(_, since)| **since > live.since);
+                let untold = later.find(|(client, _)| !live.present.contains_key(*client));
+                assert_eq!(untold, None, "{channel}: came later, and was never heard of");
+            }
         }
     }
+}
+
+fn line_waits_to_connect(line: Option<&Line>) -> bool {
+    line.is_some_and(|line| line.pending.iter().any(|(_, what)| matches!(what, What::Connect { .. })))
 }
 
 /// The data of a publication, deltas undone.

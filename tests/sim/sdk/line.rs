@@ -44,6 +44,8 @@ pub enum What {
 pub struct Line {
     pub link: LinkId,
     pub key: ConnKey,
+    /// The step in which it began.
+    pub since: u64,
     pub client: String,
     pub encoding: Encoding,
     inbox: Vec<u8>,
@@ -73,10 +75,11 @@ pub enum Heard {
 }
 
 impl Line {
-    pub fn new(link: LinkId, key: ConnKey, encoding: Encoding) -> Line {
+    pub fn new(link: LinkId, key: ConnKey, since: u64, encoding: Encoding) -> Line {
         Line {
             link,
             key,
+            since,
             client: String::new(),
             encoding,
             inbox: Vec::new(),
@@ -137,6 +140,7 @@ impl Line {
                 self.frame(world, data, self.encoding.ping());
             } else if opcode == data {
                 let replies = wire::replies(self.encoding, &payload).into_iter();
+                let replies = replies.inspect(|reply| world.log.follow([at[1], at[2]], reply));
                 all.extend(replies.map(|reply| Heard::Reply(Box::new(reply))));
             } else {
                 assert_eq!(opcode, wire::CLOSE, "a frame of the wrong kind");

@@ -14,7 +14,7 @@ use crate::log::Log;
 use crate::node::{Reactor, World};
 use crate::rng::Rng;
 use backend::Backend;
-use client::Sdk;
+use client::{Announced, Sdk};
 use gannet::broker::{self, Asker, Request};
 use gannet::hub::Flags;
 use gannet::protocol::Encoding;
@@ -201,7 +201,7 @@ impl Sim {
         let key = self.reactors[reactor].accept(world, link);
         self.connections += 1;
         world.say(link, &crate::wire::upgrade(encoding, false), vec![crate::script::Deed::Head]);
-        self.clients[index].line = Some(line::Line::new(link, key, encoding));
+        self.clients[index].line = Some(line::Line::new(link, key, world.step, encoding));
     }
 
     // --- at rest ---
@@ -268,8 +268,9 @@ impl Sim {
 
     fn check_rest(&mut self) {
         self.backend.check_rest();
+        let announced = self.announced();
         for sdk in &mut self.clients {
-            sdk.check_rest(&self.world, &self.truth);
+            sdk.check_rest(&self.world, &self.truth, &announced);
         }
         self.check_positions();
         let mut present: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -299,6 +300,26 @@ impl Sim {
         assert_eq!(self.world.hooks.channels, occupied, "channels in use, as the backend was told");
         assert_eq!(self.world.hooks.clients, connected, "clients, as the backend was told");
         self.check_presence(&present);
+    }
+
+    /// Who is in each channel with a word to the others.
+    fn announced(&self) -> Announced {
+        let lines = self.clients.iter().filter_map(|sdk| sdk.line.as_ref());
+        let since: BTreeMap<String, u64> = lines.map(|line| (line.client.clone(), line.since)).collect();
+        let mut all = Announced::default();
+        for reactor in &self.reactors {
+            let hub = reactor.turns.shard.hub();
+            for session in reactor.turns.conns.iter().filter_map(|(_, it)| it.session.as_ref()) {
+                for (channel, slot) in (0..session.subscriptions() as u16).filter_map(|back| session.slot(back)) {
+                    if hub.slot(channel, slot).is_some_and(|slot| slot.flags.has(Flags::ANNOUNCED)) {
+                        let client = session.client();
+                        let since = since.get(&client).copied().unwrap_or_default();
+                        all.entry(hub.name(channel).to_string()).or_default().insert(client, since);
+                    }
+                }
+            }
+        }
+        all
     }
 
     /// Each client stands where its channels do.
