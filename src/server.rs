@@ -116,7 +116,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         let start = || start_reactor(part, listener, shard, me, (links, admission.clone(), failed), tls, &config);
         steering.start_on(at, start).map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
     }
-    let node = Arc::new(Node::new(info, engines.letters, senders.clone(), seed));
+    let node = Arc::new(Node::new(info, (engines.letters, engines.board), senders.clone(), seed));
     supervisor::watch(node.clone()).map_err(cannot("start the watchdog"))?;
     let others = beside.addresses();
     let proxies = outgoing.backend.clone();
@@ -131,7 +131,8 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         handed_off,
         replies: Replies(replies),
         control: engines.control,
-        redis: engines.redis,
+        questions: engines.questions,
+        engines: engines.counts,
         outgoing,
         rooms,
         log_dropped: log.dropped.clone(),

@@ -65,6 +65,17 @@ pub enum EngineCall {
 }
 
 impl EngineCall {
+    /// Is it about who is present?
+    pub fn is_presence(&self) -> bool {
+        matches!(
+            self,
+            EngineCall::AddPresence { .. }
+                | EngineCall::RemovePresence { .. }
+                | EngineCall::Presence { .. }
+                | EngineCall::PresenceStats { .. }
+        )
+    }
+
     /// What its owner hears if the engine is away; nothing of what nobody waits for.
     pub fn away(self) -> Option<Heard> {
         match self {
@@ -92,6 +103,12 @@ pub enum Heard {
         channel: Arc<str>,
         life: u32,
         result: Result<(), Away>,
+    },
+    /// The engine has no place for a channel of that name, now or ever: the wish is forgotten.
+    Unfit {
+        channel: Arc<str>,
+        life: u32,
+        error: ClientError,
     },
     /// A publication of any node's, our own too. `position`: its place in the stream, if it is kept. `previous`: the
     /// data of the one before it, if it is to go as a delta.

@@ -141,7 +141,7 @@ pub fn run(
             Ok(Action::Done)
         }
         "doctor" if matches.get_flag("engine") => {
-            let text = engine::report(&config).map_err(fail)?;
+            let text = engine::report::report(&config).map_err(fail)?;
             print(out, &text)
         }
         "doctor" => {

@@ -42,13 +42,13 @@ fn problem(option: &str, message: impl Into<String>) -> Problem {
 
 /// Where options of channels stand. A namespace is told by its name, which is unique, rather than by its number.
 #[derive(Clone, Copy)]
-enum At<'a> {
+pub(super) enum At<'a> {
     WithoutNamespace,
     Namespace(&'a str),
 }
 
 impl At<'_> {
-    fn problem(self, (key, message): (&str, String)) -> Problem {
+    pub(super) fn problem(self, (key, message): (&str, String)) -> Problem {
         match self {
             At::WithoutNamespace => problem(&format!("channel.without_namespace.{key}"), message),
             At::Namespace(name) => {
@@ -129,7 +129,6 @@ impl Config {
         for (at, options) in self.channels() {
             let clashes = channel::clashes(options, self.channel.history_meta_ttl);
             problems.extend(clashes.into_iter().map(|finding| at.problem(finding)));
-            problems.extend(self.engine_fault(&options.engine).map(|message| at.problem(("engine", message))));
         }
         problems.extend(self.check_personal_channel());
         let client = &self.client;
@@ -155,13 +154,6 @@ impl Config {
             }
         }
         problems
-    }
-
-    /// What is wrong with an engine that a namespace names.
-    fn engine_fault(&self, engine: &str) -> Option<String> {
-        let is_known = ["", "memory", self.engine_kind()].contains(&engine);
-        (!is_known)
-            .then(|| format!("expected memory, or nothing: no engine of this kind is configured; got {engine:?}"))
     }
 
     fn api_keys(&self) -> [(&'static str, &str); 2] {
@@ -211,7 +203,7 @@ impl Config {
     }
 
     /// All options of channels, with their place.
-    fn channels(&self) -> impl Iterator<Item = (At<'_>, &ChannelOptions)> {
+    pub(super) fn channels(&self) -> impl Iterator<Item = (At<'_>, &ChannelOptions)> {
         let named = self.channel.namespaces.iter();
         let named = named.map(|namespace| (At::Namespace(&namespace.name), &namespace.options));
         std::iter::once((At::WithoutNamespace, &self.channel.without_namespace)).chain(named)

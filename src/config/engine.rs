@@ -3,8 +3,10 @@
 //! Owns the sections `engine`, `broker` and `presence_manager`, and which of them holds. Never speaks to a server: what
 //! an address stands for is read by who connects.
 
+use super::ChannelOptions;
 use super::backend::TlsOptions;
 use super::check::Problem;
+use super::list::Replacements;
 use super::registry::{Meta, Visit, Visitor, beside};
 use super::value::{HIDDEN, Rule};
 use super::{Config, secs};
@@ -15,7 +17,7 @@ const MINUTE: Duration = secs(60);
 /// A server that does not answer within this has nothing to say.
 const IO_MAX: Duration = secs(60);
 /// Where state may live.
-const KINDS: &[&str] = &["memory", "redis"];
+const KINDS: &[&str] = &["memory", "redis", "nats"];
 
 options! {
     pub struct EngineStores {
@@ -137,10 +139,24 @@ options! {
         write_timeout: Duration = secs(1), Rule::Time(Duration::from_millis(10), IO_MAX);
         /// Of connections to servers
         tls: TlsOptions = TlsOptions::default();
-        /// Channels may have * and > in them, and then hear all that fits.
+        /// Channels that are subscribed to may have * and > in them, and then hear all that fits.
         allow_wildcards: bool = false;
+        /// Messages of other programs, as they are
+        raw_mode: NatsRawMode = NatsRawMode::default();
         /// Publications under way; beyond: error 100.
         inflight_limit: usize = 65536, Rule::Count(1, 1 << 24);
+    }
+}
+
+options! {
+    pub struct NatsRawMode {
+        /// A channel is the subject of its name, and a message is a publication's data and nothing else: no joins and
+        /// leaves, no tags, no info on who published.
+        enabled: bool = false;
+        /// Texts in a channel's name, and what stands for each in its subject: {":": "."}.
+        channel_replacements: Replacements = Replacements::default();
+        /// What subjects of channels begin with.
+        prefix: String = String::new();
     }
 }
 
@@ -161,7 +177,7 @@ fn store<'a>(kind: &str, redis: &'a RedisOptions, nats: &'a NatsOptions, at: [&'
 }
 
 impl Config {
-    /// Where channels and their history live.
+    /// Where channels and their history live, unless their namespace says so itself.
     pub fn broker_store(&self) -> Store<'_> {
         let broker = &self.broker;
         match broker.stores.enabled {
@@ -173,15 +189,16 @@ impl Config {
         }
     }
 
-    /// Where it is kept who is present.
-    pub fn presence_store(&self) -> Store<'_> {
+    /// Where it is kept who is present in channels that are not in memory; `None` = where the channel lives.
+    pub fn presence_store(&self) -> Option<Store<'_>> {
         let presence = &self.presence_manager;
-        match presence.stores.enabled {
-            true => {
-                let at = ["presence_manager.redis", "presence_manager.nats"];
-                store(&presence.kind, &presence.stores.redis, &presence.stores.nats, at)
-            }
-            false => self.engine_store(),
+        if presence.stores.enabled {
+            let at = ["presence_manager.redis", "presence_manager.nats"];
+            return Some(store(&presence.kind, &presence.stores.redis, &presence.stores.nats, at));
+        }
+        match self.engine_store() {
+            store @ Store::Redis(..) => Some(store),
+            Store::Memory | Store::Nats(..) => None,
         }
     }
 
@@ -191,7 +208,7 @@ impl Config {
     }
 
     /// The engine of channels whose namespace names none.
-    pub fn engine_kind(&self) -> &str {
+    pub fn engine_kind(&self) -> &'static str {
         match self.broker_store() {
             Store::Memory => "memory",
             Store::Redis(..) => "redis",
@@ -199,15 +216,47 @@ impl Config {
         }
     }
 
+    /// The engine of a namespace's channels.
+    fn engine_of<'a>(&'a self, options: &'a ChannelOptions) -> &'a str {
+        if options.engine.is_empty() { self.engine_kind() } else { &options.engine }
+    }
+
+    /// The engines that channels live in, beside memory, that of most of them first: nodes speak to each other by it.
+    pub fn stores(&self) -> Vec<Store<'_>> {
+        let default = self.broker_store();
+        let mut stores = Vec::new();
+        if default != Store::Memory {
+            stores.push(default);
+        }
+        let broker = |kind: &str| self.broker.stores.enabled && self.broker.kind == kind;
+        for kind in ["redis", "nats"] {
+            let is_used = self.channels().any(|(_, options)| options.engine == kind);
+            if is_used && self.engine_kind() != kind {
+                let own = match broker(kind) {
+                    true => self.broker_store(),
+                    false => store(
+                        kind,
+                        &self.engine.stores.redis,
+                        &self.engine.stores.nats,
+                        ["engine.redis", "engine.nats"],
+                    ),
+                };
+                stores.push(own);
+            }
+        }
+        stores
+    }
+
     pub(super) fn check_engines(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut say = |option: String, message: String| {
             problems.push(Problem { option, at: String::new(), message });
         };
+        let presence = &self.presence_manager;
         let kinds = [
             ("engine.type", &self.engine.kind, true),
             ("broker.type", &self.broker.kind, self.broker.stores.enabled),
-            ("presence_manager.type", &self.presence_manager.kind, self.presence_manager.stores.enabled),
+            ("presence_manager.type", &presence.kind, presence.stores.enabled),
         ];
         for (option, kind, holds) in kinds {
             if holds && !KINDS.contains(&&**kind) && !kind.is_empty() {
@@ -215,15 +264,56 @@ impl Config {
                 say(option.into(), format!("expected one of {known}; got {kind:?}"));
             }
         }
-        if self.presence_manager.stores.enabled && self.presence_manager.kind == "nats" {
+        if presence.stores.enabled && presence.kind == "nats" {
             say("presence_manager.type".into(), "expected memory or redis: NATS keeps nobody's presence".into());
         }
-        for store in [self.broker_store(), self.presence_store()] {
-            if let Store::Redis(options, at) = store {
-                options.check(at, &mut say);
+        for store in self.stores().into_iter().chain(self.presence_store()) {
+            match store {
+                Store::Redis(options, at) => options.check(at, &mut say),
+                Store::Nats(options, at) => options.check(at, &mut say),
+                Store::Memory => {}
             }
         }
+        for (at, options) in self.channels() {
+            problems.extend(self.engine_faults(options).into_iter().map(|finding| at.problem(finding)));
+        }
         problems
+    }
+
+    /// What is wrong with the engine that a namespace names, or with what it asks of it.
+    fn engine_faults(&self, options: &ChannelOptions) -> Vec<(&'static str, String)> {
+        let engine = self.engine_of(options);
+        if !KINDS.contains(&engine) && !options.engine.is_empty() {
+            return vec![("engine", format!("expected one of {}, or nothing; got {engine:?}", KINDS.join(", ")))];
+        }
+        if engine != "nats" {
+            return Vec::new();
+        }
+        let told = "NATS keeps no history: turn it off, or set engine to redis or memory";
+        let asked = [
+            ("history_size", options.history_size > 0 && !options.history_ttl.is_zero()),
+            ("force_recovery", options.force_recovery),
+            ("force_positioning", options.force_positioning),
+        ];
+        asked.into_iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| (name, told.to_owned())).collect()
+    }
+}
+
+impl NatsOptions {
+    fn check(&self, at: &str, say: &mut impl FnMut(String, String)) {
+        if self.url.iter().all(|url| url.trim().is_empty()) {
+            say(format!("{at}.url"), "expected an address (nats://127.0.0.1:4222); got nothing".into());
+        }
+        if self.url.iter().any(|url| url.contains(HIDDEN)) {
+            let message = format!("{HIDDEN} only stands for a secret in what is printed; give the password");
+            say(format!("{at}.url"), message);
+        }
+        let is_subject = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && b != b'*' && b != b'>');
+        for (key, prefix) in [("prefix", &self.prefix), ("raw_mode.prefix", &self.raw_mode.prefix)] {
+            if !is_subject(prefix) {
+                say(format!("{at}.{key}"), format!("expected no spaces, * or > in it; got {prefix:?}"));
+            }
+        }
     }
 }
 
@@ -286,5 +376,47 @@ mod tests {
         let flags = [("engine.redis.cluster_address".to_owned(), "a:1,b:1 c:2".to_owned())];
         let (config, _) = load(None, &[], &flags).expect("a configuration");
         assert_eq!(config.engine.stores.redis.cluster_address, ["a:1,b:1", "c:2"]);
+    }
+
+    #[test]
+    fn a_namespace_names_an_engine_that_can_do_what_it_asks() {
+        let said = |engine: &str, namespace: &str| {
+            let text = format!(
+                r#"{{"engine":{{"type":{engine:?}}},"channel":{{"namespaces":[{{"name":"ns",{namespace}}}]}}}}"#
+            );
+            let loaded = load(Some(File { name: "a.json", text: &text }), &[], &[]);
+            loaded.err().unwrap_or_default().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        };
+        for engine in ["memory", "redis", "nats"] {
+            for own in ["", "memory", "redis", "nats"] {
+                assert_eq!(said(engine, &format!(r#""engine":{own:?}"#)), "", "{engine} {own}");
+            }
+        }
+        assert!(said("memory", r#""engine":"kafka""#).contains("expected one of memory, redis, nats"));
+        let history = r#""history_size":1,"history_ttl":"1m""#;
+        assert!(said("nats", history).contains("NATS keeps no history"));
+        assert!(said("memory", &format!(r#""engine":"nats",{history}"#)).contains("NATS keeps no history"));
+        assert_eq!(said("nats", &format!(r#""engine":"memory",{history}"#)), "");
+    }
+
+    #[test]
+    fn engines_in_use_have_one_section_each() {
+        let sections = |text: &str| {
+            let (config, _) = load(Some(File { name: "a.json", text }), &[], &[]).expect("a configuration");
+            let at = |store: &super::Store<'_>| match store {
+                super::Store::Memory => "memory",
+                super::Store::Redis(_, at) | super::Store::Nats(_, at) => at,
+            };
+            (config.stores().iter().map(at).collect::<Vec<_>>(), config.presence_store().as_ref().map(at))
+        };
+        let namespaces = r#""channel":{"namespaces":[{"name":"a1","engine":"redis"},{"name":"b1","engine":"nats"}]}"#;
+        assert_eq!(sections("{}"), (vec![], None));
+        assert_eq!(sections(&format!("{{{namespaces}}}")), (vec!["engine.redis", "engine.nats"], None));
+        let text = format!(r#"{{"engine":{{"type":"nats"}},{namespaces}}}"#);
+        assert_eq!(sections(&text), (vec!["engine.nats", "engine.redis"], None));
+        let text = r#"{"engine":{"type":"redis"},"broker":{"enabled":true,"type":"nats"}}"#;
+        assert_eq!(sections(text), (vec!["broker.nats"], Some("engine.redis")));
+        let text = r#"{"engine":{"type":"nats"},"presence_manager":{"enabled":true,"type":"memory"}}"#;
+        assert_eq!(sections(text), (vec!["engine.nats"], Some("memory")));
     }
 }

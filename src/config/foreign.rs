@@ -55,7 +55,6 @@ const TOP: &[(&str, Verdict)] = &[
     ("engine.redis.replica_client", Switch(REPLICA)),
     ("broker.redis.force_resp2", Missing(RESP3)),
     ("broker.redis.replica_client", Switch(REPLICA)),
-    ("broker.nats.raw_mode", Switch("set enabled to false: subjects have the prefix and Protobuf in them")),
     ("broker.postgres", Idle("only broker.type postgres reads it, and that is not there yet")),
     ("presence_manager.redis.force_resp2", Missing(RESP3)),
     ("presence_manager.redis.replica_client", Switch(REPLICA)),

@@ -189,6 +189,42 @@ fn text_of(name: &str, value: &Json) -> Option<(String, String)> {
     Some((name.to_owned(), value.as_str()?.to_owned()))
 }
 
+/// An object of texts, or Centrifugo's other form, for names that a file's format would not leave as they are.
+fn texts_of(tree: &Json) -> Option<Vec<(String, String)>> {
+    match tree {
+        Json::Object(fields) => fields.iter().map(|(name, value)| text_of(name, value)).collect(),
+        Json::Array(items) => {
+            items.iter().map(|item| text_of(item.get("key")?.as_str()?, item.get("value")?)).collect()
+        }
+        _ => None,
+    }
+}
+
+/// What stands for each of some texts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Replacements(pub BTreeMap<String, String>);
+
+impl Value for Replacements {
+    fn kind(&self, _: Rule) -> &'static str {
+        "JSON"
+    }
+    fn accepts(&self, _: Rule) -> String {
+        "an object of texts ({\":\": \".\"})".into()
+    }
+    fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
+        let tree = tree_of(given, &self.accepts(rule))?;
+        let wrong = || one(format!("expected {}; got {}", self.accepts(rule), given.shown()));
+        self.0 = texts_of(&tree).ok_or_else(wrong)?.into_iter().collect();
+        Ok(())
+    }
+    fn judge(&self, _: Rule) -> Option<String> {
+        self.0.contains_key("").then(|| "expected no empty text to be replaced".into())
+    }
+    fn show(&self) -> Json {
+        self.0.iter().map(|(from, to)| (from.clone(), Json::from(to.clone()))).collect::<Map<_, _>>().into()
+    }
+}
+
 /// HTTP headers that are the same in each request. Their values may be secrets and are never shown.
 pub type Headers = BTreeMap<String, String>;
 
@@ -203,15 +239,7 @@ impl Value for Headers {
         let wrong = || one(format!("expected {}", self.accepts(rule)));
         // What was given is not quoted: it may be a secret.
         let tree = tree_of(given, &self.accepts(rule)).map_err(|_| wrong())?;
-        let texts: Option<Vec<(String, String)>> = match &tree {
-            Json::Object(fields) => fields.iter().map(|(name, value)| text_of(name, value)).collect(),
-            // Centrifugo's other form, for names that a file's format would not leave as they are.
-            Json::Array(items) => {
-                items.iter().map(|item| text_of(item.get("key")?.as_str()?, item.get("value")?)).collect()
-            }
-            _ => return Err(wrong()),
-        };
-        let texts = texts.ok_or_else(wrong)?;
+        let texts = texts_of(&tree).ok_or_else(wrong)?;
         self.clear();
         for (name, value) in texts {
             if self.insert(name.clone(), value).is_some() {

@@ -40,10 +40,10 @@ pub use backend::{
 };
 pub use channel::regex as channel_regex;
 pub use check::Warning;
-pub use engine::{EngineOptions, NatsOptions, RedisOptions, Store, SwitchedEngine};
+pub use engine::{EngineOptions, NatsOptions, NatsRawMode, RedisOptions, Store, SwitchedEngine};
 pub use key::{EcdsaKey, RsaKey};
 pub use limits::{BucketOptions, Commands, RateLimit};
-pub use list::Headers;
+pub use list::{Headers, Replacements};
 pub use listen::{ListenAddress, ListenSocket};
 pub use load::{ConfigError, File, Place, examine, load};
 pub use print::{note, print};

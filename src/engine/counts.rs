@@ -55,6 +55,8 @@ pub struct EngineCounts {
     pub channels: AtomicU64,
     /// Each server: its name, whether calls reach it, and when its PUB/SUB was heard last.
     servers: Vec<ServerHealth>,
+    /// They are heard, and not only called.
+    listens: bool,
     began: Instant,
 }
 
@@ -67,7 +69,7 @@ pub struct ServerHealth {
 }
 
 impl EngineCounts {
-    pub fn new(servers: impl IntoIterator<Item = String>) -> EngineCounts {
+    pub fn new(servers: impl IntoIterator<Item = String>, listens: bool) -> EngineCounts {
         let server = |name| ServerHealth { name, is_up: AtomicBool::new(false), heard_at: AtomicU64::new(0) };
         let zero = AtomicU64::default;
         EngineCounts {
@@ -82,6 +84,7 @@ impl EngineCounts {
             listener_reconnects: zero(),
             channels: zero(),
             servers: servers.into_iter().map(server).collect(),
+            listens,
             began: Instant::now(),
         }
     }
@@ -121,7 +124,7 @@ impl EngineCounts {
                 return Some(format!("{name} cannot be reached"));
             }
             let age = self.age_ms(server);
-            (age > age_max_ms).then(|| format!("nothing was heard of {name} for {age} ms"))
+            (self.listens && age > age_max_ms).then(|| format!("nothing was heard of {name} for {age} ms"))
         })
     }
 

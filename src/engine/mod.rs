@@ -2,23 +2,35 @@
 //!
 //! Owns that thread, and the way of reactors to it. Knows nothing of clients: owners of channels ask, and are told.
 
+mod backoff;
+pub mod board;
 pub mod control;
 pub mod counts;
+mod interests;
+pub mod nats;
+mod place;
+mod plan;
 mod post;
 pub mod redis;
+pub mod report;
+mod written;
 
 use crate::base::mailbox::Sender;
-use crate::broker::engine::{Away, Engine, EngineCall, Heard};
-use crate::config::{Config, RedisOptions, Store};
+use crate::broker::engine::{Engine, EngineCall};
+use crate::config::Config;
 use crate::shard::Mail;
+use board::{PresenceBoard, PresenceQuestion};
 use bytes::Bytes;
 use counts::EngineCounts;
+use nats::{Nats, NatsSurroundings};
+use plan::{EnginePlan, PresencePlace};
 use post::Post;
 use redis::{Redis, Surroundings};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
@@ -55,106 +67,42 @@ impl EngineLink {
             },
         };
         let Some(reactor) = self.reactors.get(usize::from(reactor)) else { return };
-        let answers = refused.into_iter().filter_map(|(_, call)| away(call));
+        let answers = refused.into_iter().filter_map(|(_, call)| call.away());
         reactor.send_all(&mut answers.map(Mail::Engine).collect());
     }
-}
-
-/// What who asked is told when there is no engine; nothing if nobody waits.
-fn away(call: EngineCall) -> Option<Heard> {
-    let ticket = match call {
-        EngineCall::Listen { channel, life } => return Some(Heard::Listening { channel, life, result: Err(Away) }),
-        EngineCall::Publish { ticket, .. }
-        | EngineCall::Read { ticket, .. }
-        | EngineCall::RemoveHistory { ticket, .. }
-        | EngineCall::Presence { ticket, .. }
-        | EngineCall::PresenceStats { ticket, .. } => ticket,
-        EngineCall::RemovePresence { ticket, .. } => ticket?,
-        EngineCall::Unlisten { .. } | EngineCall::Announce { .. } | EngineCall::AddPresence { .. } => return None,
-    };
-    Some(Heard::Answer { ticket, answer: Err(Away) })
 }
 
 /// What the rest of the node needs of the engines.
 pub struct Engines {
     pub link: EngineLink,
-    /// Of the Redis engine, if there is one.
-    pub redis: Option<Arc<EngineCounts>>,
+    /// Of each engine, by the name that its metrics have.
+    pub counts: Vec<(&'static str, Arc<EngineCounts>)>,
     /// Messages of control, both ways.
     pub letters: Option<mpsc::UnboundedSender<Letter>>,
     pub control: mpsc::UnboundedReceiver<Bytes>,
-}
-
-/// Options with the section that they stand in.
-type OwnedSection = (RedisOptions, &'static str);
-
-/// The Redis of a configuration: that of channels, and that of presence if it is another.
-fn redis_of(config: &Config) -> Option<(OwnedSection, Option<OwnedSection>)> {
-    let owned = |store: Store<'_>| match store {
-        Store::Redis(options, at) => Some((options.clone(), at)),
-        _ => None,
-    };
-    let broker = owned(config.broker_store());
-    let presence = owned(config.presence_store());
-    match (broker, presence) {
-        (None, None) => None,
-        (Some(broker), presence) => {
-            let other = presence.filter(|presence| presence.0 != broker.0);
-            Some((broker, other))
-        }
-        (None, Some(presence)) => Some((presence, None)),
-    }
-}
-
-/// What the servers of a configuration are and what to change about them, for people. The error is a line for the
-/// operator.
-pub fn report(config: &Config) -> Result<String, String> {
-    let Some((broker, presence)) = redis_of(config) else {
-        return Ok("no engine is configured: channels are in this process alone (engine.type)\n".into());
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    let ask = async {
-        let mut lines = Vec::new();
-        for (options, at) in [Some(&broker), presence.as_ref()].into_iter().flatten() {
-            for (server, facts) in redis::examine((options, at)).await? {
-                let kind = if facts.is_cluster { "Redis Cluster" } else { "Redis" };
-                let policy = facts.memory_policy.as_deref().unwrap_or("not told");
-                let memory = match facts.memory_max {
-                    Some(0) => "what the host has".to_owned(),
-                    Some(bytes) => format!("{} MiB", bytes >> 20),
-                    None => "not told".to_owned(),
-                };
-                lines.push(format!(
-                    "{at}: {server}: {kind} {}, a round trip takes {:?}",
-                    facts.version, facts.round_trip
-                ));
-                lines.push(format!("  memory: {memory}, maxmemory-policy: {policy}"));
-                lines.extend(redis::advice(&facts).into_iter().map(|line| format!("  change: {line}")));
-            }
-        }
-        Ok(lines.join("\n") + "\n")
-    };
-    LocalSet::new().block_on(&runtime, ask)
+    /// Who is present on this node, for those who ask all nodes, and the questions of this one.
+    pub board: Arc<PresenceBoard>,
+    pub questions: mpsc::UnboundedReceiver<PresenceQuestion>,
 }
 
 impl Engines {
     /// Checks the servers and starts the thread. The error is a line for the operator.
     pub fn start(config: &Config, uid: &str, reactors: Vec<Sender<Mail>>, seed: u64) -> Result<Engines, String> {
         let (tell_control, control) = mpsc::unbounded_channel();
+        let (ask_fleet, questions) = mpsc::unbounded_channel();
         let shared: Arc<[Sender<Mail>]> = reactors.clone().into();
-        let Some((broker, presence)) = redis_of(config) else {
+        let board = Arc::new(PresenceBoard::default());
+        let plan = EnginePlan::new(config);
+        if plan.is_empty() {
             let link = EngineLink { sender: None, reactors: shared };
-            return Ok(Engines { link, redis: None, letters: None, control });
-        };
-        let names = redis::server_names((&broker.0, broker.1))?;
-        let counts = Arc::new(EngineCounts::new(names));
+            return Ok(Engines { link, counts: Vec::new(), letters: None, control, board, questions });
+        }
+        let counts = plan.counts()?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let (letters, letter_box) = mpsc::unbounded_channel();
         let (started, starting) = std::sync::mpsc::channel();
         let thread = EngineThread {
-            broker,
-            presence,
+            plan,
             uid: uid.to_owned(),
             reactors,
             seed,
@@ -162,6 +110,8 @@ impl Engines {
             calls: receiver,
             letters: letter_box,
             control: tell_control,
+            board: board.clone(),
+            ask_fleet,
         };
         let run = move || thread.run(&started);
         thread::Builder::new()
@@ -170,20 +120,33 @@ impl Engines {
             .map_err(|error| format!("cannot start a thread: {error}"))?;
         starting.recv().map_err(|_| "the engine's thread ended".to_owned())??;
         let link = EngineLink { sender: Some(sender), reactors: shared };
-        Ok(Engines { link, redis: Some(counts), letters: Some(letters), control })
+        Ok(Engines { link, counts, letters: Some(letters), control, board, questions })
     }
 }
 
 struct EngineThread {
-    broker: OwnedSection,
-    presence: Option<OwnedSection>,
+    plan: EnginePlan,
     uid: String,
     reactors: Vec<Sender<Mail>>,
     seed: u64,
-    counts: Arc<EngineCounts>,
+    counts: Vec<(&'static str, Arc<EngineCounts>)>,
     calls: mpsc::UnboundedReceiver<Batch>,
     letters: mpsc::UnboundedReceiver<Letter>,
     control: mpsc::UnboundedSender<Bytes>,
+    board: Arc<PresenceBoard>,
+    ask_fleet: mpsc::UnboundedSender<PresenceQuestion>,
+}
+
+/// The engines at work.
+struct AtWork {
+    redis: Option<Redis>,
+    nats: Option<Rc<Nats>>,
+    /// Nodes speak to each other by NATS.
+    control_by_nats: bool,
+    presence: Option<PresencePlace>,
+    board: Arc<PresenceBoard>,
+    ask_fleet: mpsc::UnboundedSender<PresenceQuestion>,
+    post: Rc<RefCell<Post>>,
 }
 
 impl EngineThread {
@@ -196,52 +159,140 @@ impl EngineThread {
     }
 
     async fn serve(mut self, started: &std::sync::mpsc::Sender<Result<(), String>>) {
-        let result = self.start().await;
-        let redis = match result {
-            Ok(redis) => Rc::new(redis),
+        let at_work = match self.start().await {
+            Ok(at_work) => Rc::new(at_work),
             Err(why) => return drop(started.send(Err(why))),
         };
         if started.send(Ok(())).is_err() {
             return;
         }
-        tokio::task::spawn_local(post_letters(self.letters, redis.clone()));
+        tokio::task::spawn_local(post_letters(self.letters, at_work.clone()));
         let mut batches = Vec::with_capacity(BATCHES);
         while self.calls.recv_many(&mut batches, BATCHES).await > 0 {
-            let calls =
-                batches.drain(..).flat_map(|(reactor, calls)| calls.into_iter().map(move |(_, call)| (reactor, call)));
-            redis.take(calls);
+            at_work.take(batches.drain(..));
         }
     }
 
-    async fn start(&self) -> Result<Redis, String> {
-        let sections = [Some(&self.broker), self.presence.as_ref()];
-        for (options, at) in sections.into_iter().flatten() {
-            for (server, facts) in redis::examine((options, at)).await? {
-                let redis::RedisFacts { version, round_trip, .. } = &facts;
-                tracing::info!(server, version, ?round_trip, "the engine's server");
-                for line in redis::advice(&facts) {
-                    tracing::warn!(server, "{line}");
+    async fn start(&mut self) -> Result<AtWork, String> {
+        for server in self.plan.examine().await? {
+            tracing::info!(server = server.name, version = server.version, round_trip = ?server.round_trip, "the engine's server");
+            for line in &server.advice {
+                tracing::warn!(server = server.name, "{line}");
+            }
+        }
+        let count = |name| self.counts.iter().find(|(known, _)| *known == name).map(|(_, counts)| counts.clone());
+        let dropped = self.counts.first().map(|(_, counts)| counts.clone()).ok_or("there is no engine")?;
+        let post = Rc::new(RefCell::new(Post::new(self.reactors.clone(), self.seed, dropped)));
+        let control = |is_it: bool| is_it.then(|| self.control.clone());
+        let by_nats = self.plan.control_by_nats;
+        let redis = match count("redis") {
+            Some(counts) => {
+                let around =
+                    Surroundings { post: post.clone(), counts, uid: self.uid.clone(), control: control(!by_nats) };
+                let (broker, presence) = self.plan.redis_sections();
+                Some(Redis::start(broker, presence, &around)?)
+            }
+            None => None,
+        };
+        let nats = match (&self.plan.nats, count("nats")) {
+            (Some((options, at)), Some(counts)) => {
+                let takes_bytes = std::mem::replace(&mut self.plan.takes_bytes, Box::new(|_| false));
+                let (post, uid, control) = (post.clone(), self.uid.clone(), control(by_nats));
+                Some(Nats::start(options, at, NatsSurroundings { post, counts, uid, control, takes_bytes })?)
+            }
+            _ => None,
+        };
+        let (board, ask_fleet) = (self.board.clone(), self.ask_fleet.clone());
+        Ok(AtWork { redis, nats, control_by_nats: by_nats, presence: self.plan.presence, board, ask_fleet, post })
+    }
+}
+
+impl AtWork {
+    /// Carries out what owners ask, in the order given for each channel and engine.
+    fn take(self: &Rc<Self>, batches: impl Iterator<Item = Batch>) {
+        let (mut to_redis, mut to_nats) = (Vec::new(), Vec::new());
+        for (reactor, calls) in batches {
+            for (engine, call) in calls {
+                match self.place(engine, &call) {
+                    Some(PresencePlace::Redis) => to_redis.push((reactor, call)),
+                    Some(PresencePlace::Board) => self.note(reactor, call),
+                    None if engine == Engine::Redis => to_redis.push((reactor, call)),
+                    None => to_nats.push((reactor, call)),
                 }
             }
         }
-        let post = Rc::new(RefCell::new(Post::new(self.reactors.clone(), self.seed, self.counts.clone())));
-        let counts = self.counts.clone();
-        let around = Surroundings { post, counts, uid: self.uid.clone(), control: self.control.clone() };
-        let presence = self.presence.as_ref().map(|(options, at)| (options, *at));
-        Redis::start((&self.broker.0, self.broker.1), presence, &around)
+        match &self.redis {
+            Some(redis) if !to_redis.is_empty() => redis.take(to_redis.into_iter()),
+            Some(_) => {}
+            None => self.refuse(to_redis),
+        }
+        match &self.nats {
+            Some(nats) if !to_nats.is_empty() => nats.take(to_nats.into_iter()),
+            Some(_) => {}
+            None => self.refuse(to_nats),
+        }
+        self.post.borrow_mut().flush();
+    }
+
+    /// Where it belongs, if it is a call of presence that is not its engine's own.
+    fn place(&self, engine: Engine, call: &EngineCall) -> Option<PresencePlace> {
+        let own = if engine == Engine::Nats { Some(PresencePlace::Board) } else { None };
+        if call.is_presence() { self.presence.or(own) } else { None }
+    }
+
+    /// A configuration that was loaded since names an engine that was not started.
+    fn refuse(&self, calls: Vec<(u16, EngineCall)>) {
+        for (reactor, call) in calls {
+            if let Some(heard) = call.away() {
+                self.post.borrow_mut().reply(reactor, heard);
+            }
+        }
+    }
+
+    /// Presence that no engine keeps.
+    fn note(self: &Rc<Self>, reactor: u16, call: EngineCall) {
+        let (ticket, channel, whole, most) = match self.board.take(call) {
+            board::Noted::Nothing => return,
+            board::Noted::Answer(ticket, answer) => {
+                return self.post.borrow_mut().answer(reactor, ticket, Ok(answer));
+            }
+            board::Noted::Ask { ticket, channel, whole, most } => (ticket, channel, whole, most),
+        };
+        let (answer, wait) = oneshot::channel();
+        // The service is gone only when the process is.
+        let _ = self.ask_fleet.send(PresenceQuestion { channel, most, answer });
+        let at_work = self.clone();
+        tokio::task::spawn_local(async move {
+            let found = wait.await.ok().flatten();
+            let mut post = at_work.post.borrow_mut();
+            post.answer(reactor, ticket, board::answer(found, whole));
+            post.flush();
+        });
+    }
+
+    async fn tell(&self, node: Option<&str>, message: &[u8]) -> Result<(), String> {
+        match (self.control_by_nats, &self.nats, &self.redis) {
+            (true, Some(nats), _) => nats.tell(node, message).await,
+            (false, _, Some(redis)) => redis.tell(node, message).await,
+            _ => Err("there is no engine".into()),
+        }
     }
 }
 
 /// Sends messages of control, each on its own: one that waits keeps no other.
-async fn post_letters(mut letters: mpsc::UnboundedReceiver<Letter>, redis: Rc<Redis>) {
+async fn post_letters(mut letters: mpsc::UnboundedReceiver<Letter>, at_work: Rc<AtWork>) {
     while let Some(Letter { node, message, taken }) = letters.recv().await {
-        let redis = redis.clone();
+        let at_work = at_work.clone();
         tokio::task::spawn_local(async move {
-            let result = redis.tell(node.as_deref(), &message).await;
+            let result = at_work.tell(node.as_deref(), &message).await;
             if let Some(taken) = taken {
                 // Who gave up waiting does not mind.
                 let _ = taken.send(result);
             }
         });
     }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -43,10 +43,15 @@ impl Post {
         }
     }
 
-    pub fn answer(&mut self, reactor: u16, ticket: u64, answer: Result<EngineAnswer, Away>) {
+    /// To the reactor that asked.
+    pub fn reply(&mut self, reactor: u16, heard: Heard) {
         if let Some(ready) = self.ready.get_mut(usize::from(reactor)) {
-            ready.push(Mail::Engine(Heard::Answer { ticket, answer }));
+            ready.push(Mail::Engine(heard));
         }
+    }
+
+    pub fn answer(&mut self, reactor: u16, ticket: u64, answer: Result<EngineAnswer, Away>) {
+        self.reply(reactor, Heard::Answer { ticket, answer });
     }
 
     /// Sends what is ready.

@@ -333,6 +333,10 @@ pub struct Publication {
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "zero")]
     pub delta: bool,
+    /// Where it was published, if the subscription is one to many channels.
+    #[prost(string, tag = "10")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub channel: String,
     /// With the first publication of a stream.
     #[prost(string, tag = "14")]
     #[serde(skip_serializing_if = "String::is_empty")]

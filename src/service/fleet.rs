@@ -4,18 +4,22 @@
 
 use super::api::{ChannelInfo, ChannelsRequest, ChannelsResult};
 use super::node::{Node, Unavailable};
+use crate::engine::board::PresenceQuestion;
 use crate::engine::control::{
     ControlCommand, FleetNode, FleetWish, SAY_EVERY, SurveyFault, SurveyRequest, SurveyResponse,
 };
-use crate::protocol::EmulationRequest;
+use crate::protocol::{ClientInfo, EmulationRequest};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 const CHANNELS: &str = "channels";
 const EMULATION: &str = "centrifuge_emulation";
+/// Gannet's own: who of a node's clients is in a channel. Centrifugo nodes know nothing of it, and tell nobody.
+const PRESENCE: &str = "gannet_presence";
 
 /// Codes of answers to surveys.
 const INTERNAL: u32 = 1;
@@ -24,6 +28,24 @@ const UNKNOWN_OP: u32 = 3;
 /// Those to commands of clients whose connection goes one way.
 const BAD_REQUEST: u32 = 1;
 const NO_SESSION: u32 = 2;
+
+/// How long nodes may take to say who is present: somebody waits.
+const PRESENCE_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(Clone, PartialEq, Message)]
+struct PresenceSurvey {
+    #[prost(string, tag = "1")]
+    channel: String,
+    /// More are too many; 0 = none are.
+    #[prost(uint64, tag = "2")]
+    most: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PresenceSurveyed {
+    #[prost(message, repeated, tag = "1")]
+    clients: Vec<ClientInfo>,
+}
 
 /// Users are counted exactly up to so many clients; beyond, one of two that are on several reactors is counted again.
 const EXACT_MAX: usize = 50_000;
@@ -62,11 +84,18 @@ async fn carry_out(node: Arc<Node>, wish: FleetWish) {
             let (code, data) = match &*op {
                 CHANNELS => channels(&node, data).await,
                 EMULATION => (emulation(&node, data), Bytes::new()),
+                PRESENCE => presence(&node, data),
                 // Whoever asks waits for an answer.
                 _ => (UNKNOWN_OP, Bytes::new()),
             };
-            let response = Some(SurveyResponse { id, code, data });
-            node.fleet.say_soon(Some(&from), ControlCommand { survey_response: response, ..ControlCommand::default() });
+            let respond = |code, data| {
+                let survey_response = Some(SurveyResponse { id, code, data });
+                node.fleet.say(Some(&from), ControlCommand { survey_response, ..ControlCommand::default() })
+            };
+            if respond(code, data).await.is_err() {
+                // It may be longer than the engine takes, and whoever asks waits.
+                let _ = respond(INTERNAL, Bytes::new()).await;
+            }
         }
         FleetWish::Introduce(uid) => introduce(node, Some(uid)).await,
     }
@@ -111,6 +140,23 @@ async fn channels(node: &Node, data: Bytes) -> (u32, Bytes) {
     }
 }
 
+fn presence(node: &Node, data: Bytes) -> (u32, Bytes) {
+    let Ok(PresenceSurvey { channel, most }) = PresenceSurvey::decode(data) else { return (INVALID, Bytes::new()) };
+    let most = usize::try_from(most).ok().filter(|most| *most > 0).unwrap_or(usize::MAX);
+    (0, PresenceSurveyed { clients: node.board.present(&channel, most) }.encode_to_vec().into())
+}
+
+/// Asks all nodes who is present, for an engine that does not keep it.
+pub async fn answer_questions(node: Arc<Node>, mut questions: mpsc::UnboundedReceiver<PresenceQuestion>) {
+    while let Some(PresenceQuestion { channel, most, answer }) = questions.recv().await {
+        let node = node.clone();
+        tokio::spawn(async move {
+            // Who gave up waiting does not mind.
+            let _ = answer.send(node.present_anywhere(&channel, most).await);
+        });
+    }
+}
+
 fn emulation(node: &Node, data: Bytes) -> u32 {
     let Ok(request) = EmulationRequest::decode(data) else { return BAD_REQUEST };
     match node.commands(&request.session, request.data) {
@@ -120,6 +166,22 @@ fn emulation(node: &Node, data: Bytes) -> u32 {
 }
 
 impl Node {
+    /// Clients in a channel on any node; `None` if one of them did not answer.
+    async fn present_anywhere(&self, channel: &str, most: usize) -> Option<Vec<ClientInfo>> {
+        let all = PresenceSurvey { channel: channel.to_owned(), most: most as u64 };
+        let question = all.encode_to_vec().into();
+        let answers = self.fleet.survey_within(PRESENCE_TIMEOUT, None, PRESENCE, question).await.ok()?;
+        let mut found = self.board.present(channel, most);
+        for answer in answers.into_values() {
+            match answer.code {
+                0 => found.extend(PresenceSurveyed::decode(answer.data).ok()?.clients),
+                UNKNOWN_OP => {}
+                _ => return None,
+            }
+        }
+        Some(found)
+    }
+
     /// Channels with subscribers on any node, and how many each has.
     pub async fn channels(
         &self,

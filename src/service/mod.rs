@@ -43,6 +43,7 @@ use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;
 use crate::certificates::Certificates;
 use crate::config::TlsPort;
+use crate::engine::board::PresenceQuestion;
 use crate::engine::counts::EngineCounts;
 use crate::reactor::{Detached, Returned};
 use crate::session::Settings;
@@ -132,8 +133,10 @@ pub struct Service {
     pub replies: Replies,
     /// What other nodes say.
     pub control: mpsc::UnboundedReceiver<Bytes>,
-    /// Of the Redis engine, if there is one.
-    pub redis: Option<Arc<EngineCounts>>,
+    /// Who is present on all nodes: what an engine asks.
+    pub questions: mpsc::UnboundedReceiver<PresenceQuestion>,
+    /// Of each engine, by the name that its metrics have.
+    pub engines: Vec<(&'static str, Arc<EngineCounts>)>,
     pub outgoing: Outgoing,
     pub rooms: Rooms,
     /// Lines that the log dropped so far.
@@ -190,6 +193,7 @@ impl Service {
         tokio::spawn(self.replies.deliver(self.node.clone()));
         tokio::spawn(self.node.clone().send_letters());
         tokio::spawn(fleet::run(self.node.clone(), self.control));
+        tokio::spawn(fleet::answer_questions(self.node.clone(), self.questions));
         tokio::spawn(self.outgoing.backend.run(self.outgoing.calls));
         if let Some(http) = self.outgoing.tls {
             tokio::spawn(http.prepare_tls());

@@ -6,6 +6,7 @@
 use crate::base::mailbox::Sender;
 use crate::broker::{self, Asker, Request};
 use crate::engine::Letter;
+use crate::engine::board::PresenceBoard;
 use crate::engine::control::{ControlCommand, Fleet, FleetDisconnect, SubscribeDefaults};
 use crate::protocol::code::Disconnect;
 use crate::shard::{self, Control, ControlAnswer, Mail, Stats};
@@ -34,6 +35,8 @@ pub struct Node {
     pub info: NodeInfo,
     /// The nodes beside this one.
     pub fleet: Fleet,
+    /// Who is present here, in channels of which no engine keeps it.
+    pub board: Arc<PresenceBoard>,
     reactors: Vec<Sender<Mail>>,
     seed: u64,
     next: AtomicU64,
@@ -75,17 +78,17 @@ impl Replies {
 }
 
 impl Node {
-    /// `letters`: the way to other nodes, if an engine has one.
+    /// `letters`: the way to other nodes, if an engine has one. `board`: who is present here, where no engine keeps it.
     pub fn new(
         info: NodeInfo,
-        letters: Option<mpsc::UnboundedSender<Letter>>,
+        (letters, board): (Option<mpsc::UnboundedSender<Letter>>, Arc<PresenceBoard>),
         reactors: Vec<Sender<Mail>>,
         seed: u64,
     ) -> Node {
         let fleet = Fleet::new(info.uid.clone(), letters);
         let ready = Mutex::new(reactors.iter().map(|_| Vec::new()).collect());
         let (next, open, is_ready) = (AtomicU64::new(1), Mutex::default(), Notify::new());
-        Node { info, fleet, reactors, seed, next, open, ready, is_ready }
+        Node { info, fleet, board, reactors, seed, next, open, ready, is_ready }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<ControlAnswer>>> {

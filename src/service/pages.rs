@@ -47,7 +47,7 @@ pub struct Operator {
     certificates: Arc<Certificates>,
     pub requests: Arc<RequestCounts>,
     settings: Receiver<Arc<Settings>>,
-    redis: Option<Arc<EngineCounts>>,
+    engines: Vec<(&'static str, Arc<EngineCounts>)>,
     /// Seconds since 1970 at the start of the process.
     started: f64,
 }
@@ -87,7 +87,7 @@ impl Operator {
             certificates: service.certificates.clone(),
             requests: Arc::default(),
             settings: service.settings.clone(),
-            redis: service.redis.clone(),
+            engines: service.engines.clone(),
             started: watch::started(service.node.info.started.elapsed()),
         }
     }
@@ -156,7 +156,7 @@ async fn ready(State(operator): State<Operator>) -> Response {
     if operator.admission.is_leaving() {
         return verdict(Some("the node is leaving".into()));
     }
-    if let Some(trouble) = operator.redis.as_ref().and_then(|redis| redis.trouble(ENGINE_AGE_MAX_MS)) {
+    if let Some(trouble) = operator.engines.iter().find_map(|(_, engine)| engine.trouble(ENGINE_AGE_MAX_MS)) {
         return verdict(Some(format!("engine: {trouble}")));
     }
     live(State(operator)).await
@@ -232,8 +232,8 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     operator.workers.write(&mut page);
     operator.certificates.write(&mut page);
     operator.requests.write(&mut page);
-    if let Some(redis) = &operator.redis {
-        redis.write("redis", &mut page);
+    for (name, engine) in &operator.engines {
+        engine.write(name, &mut page);
         let (nodes, unread) = (node_count(operator), operator.node.fleet.unread());
         page.single("gannet_node_num_nodes", "Nodes of the fleet, this one among them.", "gauge", nodes);
         let help = "Messages of control that this node could not follow.";

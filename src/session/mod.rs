@@ -22,7 +22,7 @@ mod users;
 pub use commands::is_fit;
 pub use connect::is_connect_request;
 pub use effects::{Effect, Effects};
-pub use rules::{HttpAnswer, Namespace, Rules, Settings, Terms};
+pub use rules::{ChannelNames, HttpAnswer, Namespace, Rules, Settings, Terms};
 pub use users::{Sessions, Users};
 
 use crate::auth::{Cache, ChannelClaims, Claims, Jwks, Need, TokenError, Verdict};

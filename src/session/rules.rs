@@ -153,7 +153,7 @@ fn split<'a>(text: &'a str, boundary: &str) -> Option<(&'a str, &'a str)> {
 }
 
 impl ChannelNames {
-    pub(super) fn new(options: &Channel) -> ChannelNames {
+    pub fn new(options: &Channel) -> ChannelNames {
         ChannelNames {
             namespace_boundary: options.namespace_boundary.clone(),
             user_boundary: options.user_boundary.clone(),
@@ -168,7 +168,7 @@ impl ChannelNames {
     }
 
     /// The namespace, if the name has one, and the rest. What makes it private belongs to neither.
-    fn parts<'a>(&self, channel: &'a str) -> (Option<&'a str>, &'a str) {
+    pub fn parts<'a>(&self, channel: &'a str) -> (Option<&'a str>, &'a str) {
         let public = channel.strip_prefix(self.private_prefix.as_str()).unwrap_or(channel);
         match split(public, &self.namespace_boundary) {
             Some((namespace, rest)) => (Some(namespace), rest),

@@ -165,6 +165,17 @@ impl RemoteChannels {
         self.drop_beginners(name);
     }
 
+    /// Nobody will ever hear it: those who wait are told, and leave.
+    pub(super) fn unfit(&mut self, name: &Arc<str>, life: u32, error: ClientError, out: &mut Told) {
+        let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.life == life) else { return };
+        channel.hearing = Hearing::No;
+        let waiting = channel.beginners.as_mut().map(|all| std::mem::take(&mut all.waiting)).unwrap_or_default();
+        for (beginner, _) in waiting {
+            refuse(name, &beginner, error, out);
+        }
+        self.drop_beginners(name);
+    }
+
     fn drop_beginners(&mut self, name: &Arc<str>) {
         if let Some(channel) = self.channels.get_mut(name) {
             channel.beginners.take_if(|beginners| beginners.is_empty());

@@ -294,6 +294,7 @@ impl RemoteChannels {
                 });
             }
             Heard::Listening { channel, life, result } => self.listening(now_ms, &channel, life, result, out),
+            Heard::Unfit { channel, life, error } => self.unfit(&channel, life, error, out),
             Heard::Answer { ticket, answer } => self.answered(now_ms, ticket, answer, out),
         }
         self.heal_next();

@@ -197,6 +197,17 @@ impl Fleet {
         op: &str,
         data: Bytes,
     ) -> Result<HashMap<String, SurveyResponse>, SurveyFault> {
+        self.survey_within(SURVEY_TIMEOUT, node, op, data).await
+    }
+
+    /// The same with less patience.
+    pub async fn survey_within(
+        &self,
+        patience: Duration,
+        node: Option<&str>,
+        op: &str,
+        data: Bytes,
+    ) -> Result<HashMap<String, SurveyResponse>, SurveyFault> {
         let missing: HashSet<String> = match node {
             Some(uid) if self.registry().knows(uid) => HashSet::from([uid.to_owned()]),
             Some(_) => return Err(SurveyFault::Unknown),
@@ -212,7 +223,7 @@ impl Fleet {
         let request = SurveyRequest { id, op: op.to_owned(), data };
         let command = ControlCommand { survey_request: Some(request), ..ControlCommand::default() };
         let result = match self.say(node, command).await {
-            Ok(()) => tokio::time::timeout(SURVEY_TIMEOUT, wait).await.ok().and_then(Result::ok),
+            Ok(()) => tokio::time::timeout(patience, wait).await.ok().and_then(Result::ok),
             Err(_) => None,
         };
         self.surveys().remove(&id);

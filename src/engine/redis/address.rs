@@ -2,6 +2,7 @@
 //!
 //! Owns reading it. What it is not is never quoted with its password. Never connects.
 
+use crate::engine::place::{decode, host_and_port};
 use std::path::PathBuf;
 
 /// Where a server is, and what it is told of who comes.
@@ -71,46 +72,6 @@ impl Address {
 
 fn number_of_db(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("expected the number of a database; got {text:?}"))
-}
-
-/// `host`, `host:port`, `[::1]:port`
-pub fn host_and_port(authority: &str, port: u16) -> Result<(String, u16), String> {
-    let (host, given) = match authority.strip_prefix('[') {
-        Some(rest) => {
-            let (host, rest) = rest.split_once(']').ok_or("expected ] behind the address")?;
-            (host, rest.strip_prefix(':'))
-        }
-        None => match authority.rsplit_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (authority, None),
-        },
-    };
-    let port = match given {
-        Some(text) => text.parse().map_err(|_| format!("expected a port; got {text:?}"))?,
-        None => port,
-    };
-    match host {
-        "" => Ok(("127.0.0.1".into(), port)),
-        host => Ok((host.into(), port)),
-    }
-}
-
-/// Percent signs taken for what they stand for.
-fn decode(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(byte.ok_or("expected two digits behind each %")?);
-        rest = &after[2..];
-    }
-    String::from_utf8(bytes).map_err(|_| "expected UTF-8".into())
 }
 
 #[cfg(test)]

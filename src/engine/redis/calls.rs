@@ -10,13 +10,13 @@ use super::slots::Slots;
 use crate::broker::engine::{Away, EngineCall};
 use crate::engine::counts::{EngineCounts, FailureKind};
 use crate::engine::post::Post;
+use crate::engine::unix_ms;
 use crate::service::add_to_sum;
 use redis::{Cmd, ErrorKind, Pipeline, ServerError, ServerErrorKind, Value};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Calls in one write.
 const BATCH: usize = 512;
@@ -280,8 +280,4 @@ fn told(server: &str, error: String) {
     add_to_sum("engine errors", 1, move |count| {
         tracing::warn!(server, count, error, "Redis did not do what was asked; the last error is told");
     });
-}
-
-pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -4,10 +4,12 @@
 //! breaker: from the first sign of trouble until a new connection has answered there is none, so that nobody waits for
 //! a server that is gone. Knows nothing of what is called.
 
-use super::address::{Address, host_and_port};
+use super::address::Address;
 use super::dial::{Dialled, RedisFault, RedisServer};
 use super::scripts;
+use crate::engine::backoff::Backoff;
 use crate::engine::counts::EngineCounts;
+use crate::engine::place::host_and_port;
 use crate::service::add_to_sum;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
@@ -16,15 +18,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
-/// Between attempts: the first, and the longest.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Sentinels are asked again so often: not every failover ends the connections to the old server.
 const SENTINELS_AGAIN: Duration = Duration::from_secs(5);
-/// A connection that lived so long was a good one.
-const GOOD: Duration = Duration::from_secs(1);
 
 /// How the server is found.
 #[derive(Clone)]
@@ -70,32 +66,6 @@ async fn ask(sentinel: &RedisServer, master_name: &str) -> Result<(String, u16),
     match &parts[..] {
         [host, port] => host_and_port(&format!("[{host}]:{port}"), 6379).map_err(RedisFault),
         _ => Err(RedisFault(format!("{}: the sentinel knows no servers called {master_name:?}", sentinel.place))),
-    }
-}
-
-/// Pauses between attempts, longer each time, and never the same for two nodes.
-pub struct Backoff {
-    next: Duration,
-    good_from: Option<Instant>,
-}
-
-impl Backoff {
-    pub fn new() -> Backoff {
-        Backoff { next: PAUSE_MIN, good_from: None }
-    }
-
-    pub fn connected(&mut self) {
-        self.good_from = Some(Instant::now());
-    }
-
-    pub async fn wait(&mut self) {
-        if self.good_from.take().is_some_and(|at| at.elapsed() >= GOOD) {
-            self.next = PAUSE_MIN;
-        }
-        let pause = self.next;
-        self.next = (pause * 2).min(PAUSE_MAX);
-        let part = getrandom::u32().unwrap_or(u32::MAX / 2);
-        tokio::time::sleep(pause / 2 + (pause / 2).mul_f64(f64::from(part) / f64::from(u32::MAX))).await;
     }
 }
 

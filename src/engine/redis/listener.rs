@@ -5,13 +5,14 @@
 
 use super::calls::RedisShard;
 use super::dial::{Dialled, RedisFault, RedisServer};
-use super::interests::{Interests, SubscribeBatch};
-use super::link::{Backoff, Finder, must_be_master};
+use super::link::{Finder, must_be_master};
 use super::payload::{self, Pushed};
 use super::slots::Slots;
 use crate::broker::engine::{Away, Heard};
 use crate::broker::{Epoch, Position};
+use crate::engine::backoff::Backoff;
 use crate::engine::counts::EngineCounts;
+use crate::engine::interests::{Interests, SubscribeBatch};
 use crate::engine::post::Post;
 use crate::service::add_to_sum;
 use bytes::Bytes;
@@ -44,7 +45,7 @@ pub struct Listener {
     changed: Notify,
     is_up: Cell<bool>,
     /// Messages of control, and the names of its channels.
-    control: UnboundedSender<Bytes>,
+    control: Option<UnboundedSender<Bytes>>,
     control_names: Vec<String>,
     probe_name: String,
     post: Rc<RefCell<Post>>,
@@ -62,7 +63,7 @@ pub struct ListenerParts {
     /// How its server is found; any of a cluster's, if it is `None`.
     pub finder: Option<Finder>,
     pub uid: String,
-    pub control: UnboundedSender<Bytes>,
+    pub control: Option<UnboundedSender<Bytes>>,
     pub post: Rc<RefCell<Post>>,
     pub counts: Arc<EngineCounts>,
 }
@@ -73,7 +74,8 @@ impl Listener {
     pub fn new(parts: ListenerParts) -> Rc<Listener> {
         let ListenerParts { index, shard, finder, uid, control, post, counts } = parts;
         let names = &shard.dialect.names;
-        let (control_names, probe_name) = (vec![names.control(), names.node(&uid)], names.probe(&uid));
+        let control_names = if control.is_some() { vec![names.control(), names.node(&uid)] } else { Vec::new() };
+        let probe_name = names.probe(&uid);
         Rc::new(Listener {
             index,
             shard,
@@ -264,8 +266,10 @@ impl Listener {
         let Ok(name) = std::str::from_utf8(name) else { return };
         let Some(channel) = self.shard.dialect.names.channel_of(name) else {
             if self.control_names.iter().any(|control| control == name) {
-                // Control is gone only when the process is.
-                let _ = self.control.send(message);
+                if let Some(control) = &self.control {
+                    // Control is gone only when the process is.
+                    let _ = control.send(message);
+                }
             } else if name == self.probe_name {
                 self.probes.set(0);
                 self.in_doubt.set(false);
@@ -277,7 +281,7 @@ impl Listener {
         let heard = match payload::read(message) {
             Ok(Pushed::Publication { publication, place, previous }) => Heard::Publication {
                 channel: channel.clone(),
-                publication: Arc::new(publication),
+                publication,
                 position: place.map(|(offset, epoch)| Position { offset, epoch: Epoch::from(&*epoch) }),
                 previous,
             },

@@ -10,7 +10,6 @@ mod calls;
 mod check;
 mod commands;
 mod dial;
-mod interests;
 mod link;
 mod listener;
 pub mod names;
@@ -52,8 +51,8 @@ pub struct Surroundings {
     pub counts: Arc<EngineCounts>,
     /// Of this node.
     pub uid: String,
-    /// Where messages of control go.
-    pub control: UnboundedSender<Bytes>,
+    /// Where messages of control go, if nodes speak to each other here.
+    pub control: Option<UnboundedSender<Bytes>>,
 }
 
 /// One shard of a configuration, not connected.
@@ -149,19 +148,24 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Begins to connect. Must be called within a set of local tasks.
+    /// Begins to connect. `broker`: of channels, if there are any here. Must be called within a set of local tasks.
     pub fn start(
-        broker: Sectioned<'_>,
+        broker: Option<Sectioned<'_>>,
         presence: Option<Sectioned<'_>>,
         around: &Surroundings,
     ) -> Result<Redis, String> {
         let mut shards = Vec::new();
-        for (index, place) in places(broker)?.into_iter().enumerate() {
+        let of_channels = match broker {
+            Some(section) => places(section)?.into_iter().map(|place| (place, section.0)).collect(),
+            None => Vec::new(),
+        };
+        let none_before = of_channels.is_empty();
+        for (index, (place, options)) in of_channels.into_iter().enumerate() {
             let finder = match &place {
                 Place::One(finder, _) => Some(finder.clone()),
                 Place::Cluster(..) => None,
             };
-            let shard = shard(place, index, broker.0, around);
+            let shard = shard(place, index, options, around);
             let listener = Listener::new(ListenerParts {
                 index,
                 shard: shard.clone(),
@@ -177,8 +181,10 @@ impl Redis {
         let presence = match presence {
             None => Vec::new(),
             Some(options) => {
-                let places = places(options)?.into_iter();
-                places.map(|place| shard(place, usize::MAX, options.0, around)).collect()
+                // Counted as servers are those of channels, if there are any.
+                let number = |at| if none_before { at } else { usize::MAX };
+                let places = places(options)?.into_iter().enumerate();
+                places.map(|(at, place)| shard(place, number(at), options.0, around)).collect()
             }
         };
         Ok(Redis { broker: shards, presence, next: Cell::new(0) })
@@ -189,7 +195,7 @@ impl Redis {
         let mut sorted: Vec<Vec<(u16, EngineCall)>> = self.broker.iter().map(|_| Vec::new()).collect();
         let mut present: Vec<Vec<(u16, EngineCall)>> = self.presence.iter().map(|_| Vec::new()).collect();
         for (reactor, call) in calls {
-            let elsewhere = !present.is_empty() && is_presence(&call);
+            let elsewhere = !present.is_empty() && call.is_presence();
             let into = if elsewhere { &mut present } else { &mut sorted };
             let count = into.len() as u32;
             let at = if count == 1 { 0 } else { jump(commands::channel_of(&call), count) as usize };
@@ -218,16 +224,6 @@ impl Redis {
         }
         Err(last)
     }
-}
-
-fn is_presence(call: &EngineCall) -> bool {
-    matches!(
-        call,
-        EngineCall::AddPresence { .. }
-            | EngineCall::RemovePresence { .. }
-            | EngineCall::Presence { .. }
-            | EngineCall::PresenceStats { .. }
-    )
 }
 
 fn shard(place: Place, index: usize, options: &RedisOptions, around: &Surroundings) -> Rc<RedisShard> {

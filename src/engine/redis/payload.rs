@@ -3,18 +3,19 @@
 //! Owns the marks that nodes put before Protobuf, which are those of Centrifugo. Anyone who can write to the server can
 //! write anything: nothing here panics, and what cannot be read is an error. Never speaks to a server.
 
+use crate::engine::written::Written;
 use crate::protocol::{ClientInfo, Publication};
 use bytes::{Buf, BufMut, Bytes};
 use compact_str::CompactString;
 use prost::Message;
-use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What was heard in a channel.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Pushed {
     /// `place`: offset and epoch, if it has its place in a stream. `previous`: the data of the one before it, if it is
     /// to be sent as a delta.
-    Publication { publication: Publication, place: Option<(u64, CompactString)>, previous: Option<Bytes> },
+    Publication { publication: Arc<Publication>, place: Option<(u64, CompactString)>, previous: Option<Bytes> },
     /// Somebody came or went.
     Presence { info: ClientInfo, joined: bool },
 }
@@ -23,33 +24,9 @@ pub enum Pushed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// A publication with all that nodes tell each other of it.
-#[derive(Clone, PartialEq, Message)]
-struct Written {
-    #[prost(bytes = "bytes", tag = "4")]
-    data: Bytes,
-    #[prost(message, optional, tag = "5")]
-    info: Option<ClientInfo>,
-    #[prost(uint64, tag = "6")]
-    offset: u64,
-    #[prost(map = "string, string", tag = "7")]
-    tags: HashMap<String, String>,
-    /// Milliseconds since 1970, by the clock of the node that took it.
-    #[prost(int64, tag = "9")]
-    time: i64,
-    #[prost(string, tag = "14")]
-    epoch: String,
-    #[prost(bytes = "bytes", tag = "15")]
-    prev_data: Bytes,
-    #[prost(uint64, tag = "16")]
-    version: u64,
-}
-
 /// As it is stored and published, at `unix_ms`. It has no offset: that is the stream's to give.
 pub fn write(publication: &Publication, unix_ms: u64) -> Vec<u8> {
-    let Publication { data, info, tags, version, .. } = publication.clone();
-    let time = i64::try_from(unix_ms).unwrap_or_default();
-    Written { data, info, tags, time, version, ..Written::default() }.encode_to_vec()
+    Written::of(publication, unix_ms).encode_to_vec()
 }
 
 /// Somebody comes or goes.
@@ -123,7 +100,7 @@ struct Decoded {
 }
 
 fn decode(bytes: Bytes) -> Result<Decoded, Malformed> {
-    let Written { data, info, offset, tags, time: _, epoch, prev_data, version } =
+    let Written { data, info, offset, tags, epoch, prev_data, version, .. } =
         Written::decode(bytes).map_err(|_| Malformed)?;
     let publication = Publication { data, info, offset, tags, version, ..Publication::default() };
     Ok(Decoded { publication, epoch: epoch.into(), previous: prev_data })
@@ -141,6 +118,7 @@ fn publication(
     let epoch = if own.is_empty() { epoch } else { own };
     publication.offset = offset;
     let previous = if base.is_empty() { previous } else { Some(base) };
+    let publication = Arc::new(publication);
     Ok(Pushed::Publication { publication, place: (offset > 0).then_some((offset, epoch)), previous })
 }
 
@@ -194,6 +172,7 @@ fn text(bytes: &[u8]) -> Result<CompactString, Malformed> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::HashMap;
 
     /// What a fleet of Centrifugo nodes wrote, as a recording of it has it.
     const PLAIN: &[u8] = b"\"\x08{\"n\": 1}:\x06\n\x01k\x12\x01vH\xa1\xde\xf8\xb4\xa24";
@@ -217,18 +196,21 @@ mod tests {
     fn what_nodes_write_is_read() {
         let tags = HashMap::from([("k".to_owned(), "v".to_owned())]);
         let publication = Publication { tags, ..data(r#"{"n": 1}"#) };
-        assert_eq!(heard(PLAIN), Pushed::Publication { publication, place: None, previous: None });
+        assert_eq!(heard(PLAIN), Pushed::Publication { publication: publication.into(), place: None, previous: None });
         let publication = Publication { offset: 1, ..data(r#"{"n": 1}"#) };
         let place = Some((1, "LexKqETe".into()));
-        assert_eq!(heard(KEPT), Pushed::Publication { publication, place, previous: None });
+        assert_eq!(heard(KEPT), Pushed::Publication { publication: publication.into(), place, previous: None });
         let publication = Publication { offset: 2, ..data(r#"{"n": 2}"#) };
         let (place, previous) = (Some((2, "LexKqETe".into())), Some(r#"{"n": 1}"#.into()));
-        assert_eq!(heard(DELTA), Pushed::Publication { publication, place, previous });
+        assert_eq!(heard(DELTA), Pushed::Publication { publication: publication.into(), place, previous });
         let client = "34e544ed-55e8-4b20-bb91-3bf6ff185759".to_owned();
         let info = ClientInfo { client, ..ClientInfo::default() };
         assert_eq!(heard(JOIN), Pushed::Presence { info: info.clone(), joined: true });
         let publication = Publication { info: Some(info), ..data("\"x\"") };
-        assert_eq!(heard(OF_CLIENT), Pushed::Publication { publication, place: None, previous: None });
+        assert_eq!(
+            heard(OF_CLIENT),
+            Pushed::Publication { publication: publication.into(), place: None, previous: None }
+        );
     }
 
     #[test]
@@ -303,7 +285,7 @@ mod tests {
         fn what_was_written_comes_back(data: Vec<u8>, offset in 1u64.., epoch in "[a-zA-Z]{1,12}", version: u64) {
             let publication = Publication { data: data.into(), version, ..Publication::default() };
             let written = write(&publication, TIME);
-            let placed = Publication { offset, ..publication.clone() };
+            let placed = Arc::new(Publication { offset, ..publication.clone() });
             let place = Some((offset, CompactString::from(&epoch)));
             let kept = [format!("__p1:{offset}:{epoch}__").as_bytes(), &written].concat();
             let expected = Pushed::Publication { publication: placed.clone(), place: place.clone(), previous: None };

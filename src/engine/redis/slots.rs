@@ -3,8 +3,9 @@
 //! Owns the map of slots, its renewal, and a link for each master. Knows nothing of what is called.
 
 use super::dial::{RedisFault, RedisServer};
-use super::link::{Backoff, Finder, Link};
+use super::link::{Finder, Link};
 use super::names::SLOTS;
+use crate::engine::backoff::Backoff;
 use crate::engine::counts::EngineCounts;
 use redis::aio::MultiplexedConnection;
 use redis::{ServerError, ServerErrorKind, Value};

@@ -121,11 +121,11 @@ impl Bench {
     async fn new(options: &RedisOptions, uid: &str) -> Bench {
         let (sender, mail) = mailbox(1 << 16, || {});
         let names = server_names((options, "engine.redis")).expect("names");
-        let counts = Arc::new(EngineCounts::new(names));
+        let counts = Arc::new(EngineCounts::new(names, true));
         let (tell, control) = unbounded_channel();
         let post = Rc::new(RefCell::new(Post::new(vec![sender], 0, counts.clone())));
-        let around = Surroundings { post, counts: counts.clone(), uid: uid.into(), control: tell };
-        let redis = Redis::start((options, "engine.redis"), None, &around).expect("a start");
+        let around = Surroundings { post, counts: counts.clone(), uid: uid.into(), control: Some(tell) };
+        let redis = Redis::start(Some((options, "engine.redis")), None, &around).expect("a start");
         let mut bench = Bench { redis, mail, heard: VecDeque::new(), control, counts, next: 1 };
         bench.until_up().await;
         bench

@@ -5,8 +5,8 @@
 use super::counts::Via;
 use super::messages::*;
 use super::{
-    Api, ApiError, CONCURRENT, INTERNAL, MethodError, NOT_AVAILABLE, NOT_FOUND, UNKNOWN_CHANNEL, UNRECOVERABLE, bad,
-    tell_bad,
+    Api, ApiError, CONCURRENT, INTERNAL, LIMIT_EXCEEDED, MethodError, NOT_AVAILABLE, NOT_FOUND, UNKNOWN_CHANNEL,
+    UNRECOVERABLE, bad, tell_bad,
 };
 use crate::auth::Overrides;
 use crate::base::metrics::{Counters, Page};
@@ -46,6 +46,10 @@ impl Api {
         match self.node.ask_owner(channel, request).await? {
             Answer::Refused(ClientError::TooManyRequests) => Err(MethodError::Busy),
             Answer::Refused(ClientError::UnrecoverablePosition) => Err(UNRECOVERABLE.into()),
+            // What no engine has a place for.
+            Answer::Refused(ClientError::BadRequest) => Err(bad("channel").into()),
+            Answer::Refused(ClientError::NotAvailable) => Err(NOT_AVAILABLE.into()),
+            Answer::Refused(ClientError::LimitExceeded) => Err(LIMIT_EXCEEDED.into()),
             Answer::Refused(_) => Err(INTERNAL.into()),
             answer => Ok(answer),
         }

@@ -52,6 +52,7 @@ const fn bad(field: &'static str) -> ApiError {
 }
 
 const NOT_AVAILABLE: ApiError = ApiError { code: 108, message: "not available", field: "" };
+const LIMIT_EXCEEDED: ApiError = ApiError { code: 106, message: "limit exceeded", field: "" };
 const UNRECOVERABLE: ApiError = ApiError { code: 112, message: "unrecoverable position", field: "" };
 
 /// Why a method came to nothing.

@@ -119,6 +119,12 @@ impl Interests {
         None
     }
 
+    /// The server will not have it: the wish that is given up, if there is one.
+    pub fn refused(&mut self, channel: &str) -> Option<(Arc<str>, u32)> {
+        let (name, interest) = self.all.remove_entry(channel)?;
+        interest.wanted.map(|life| (name, life))
+    }
+
     /// Is `channel` heard, and wanted? Its name, kept by who listens.
     pub fn heard(&self, channel: &str) -> Option<&Arc<str>> {
         let (name, interest) = self.all.get_key_value(channel)?;
@@ -216,6 +222,17 @@ mod tests {
         assert_eq!(interests.lost(), [("new".into(), 2)]);
         assert_eq!(names(interests.next(9)), some(true, &["old"]));
         assert_eq!(interests.answered("old", true), Some(("old".into(), 1)), "told again");
+    }
+
+    #[test]
+    fn the_server_may_refuse_a_channel() {
+        let mut interests = Interests::default();
+        interests.listen("a".into(), 1);
+        interests.next(9);
+        assert_eq!(interests.refused("a"), Some(("a".into(), 1)));
+        assert_eq!((interests.answered("a", true), interests.len()), (None, 0));
+        interests.listen("a".into(), 2);
+        assert_eq!(names(interests.next(9)), some(true, &["a"]), "it may be tried again");
     }
 
     #[test]
