@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::LOCATION;
 use hyper::{HeaderMap, Method, Response, StatusCode, Uri};
+use hyper_rustls::builderstates::WantsProtocols1;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error};
@@ -107,6 +108,13 @@ fn connector() -> HttpConnector {
     connector
 }
 
+/// The same for what speaks TLS above it.
+fn below_tls() -> HttpConnector {
+    let mut connector = connector();
+    connector.enforce_http(false);
+    connector
+}
+
 fn client<C>(connector: C) -> Client<C, Body>
 where
     C: hyper_util::client::legacy::connect::Connect + Clone,
@@ -121,22 +129,14 @@ fn tls_client() -> Result<Client<HttpsConnector<HttpConnector>, Body>, FetchErro
             "no certificates of authorities on this host ({error}): install ca-certificates"
         ))
     })?;
-    let mut inner = connector();
-    inner.enforce_http(false);
-    Ok(client(builder.https_only().enable_http1().wrap_connector(inner)))
+    Ok(client(builder.https_only().enable_http1().wrap_connector(below_tls())))
 }
 
 impl Http {
     /// With TLS by options of its own. `server_name`: the name that is asked for; empty = the endpoint's host.
     pub fn with_tls(config: ClientConfig, server_name: &str) -> Result<Http, String> {
-        let mut inner = connector();
-        inner.enforce_http(false);
-        let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_only();
-        let builder = match named(server_name)? {
-            Some(name) => builder.with_server_name_resolver(name),
-            None => builder,
-        };
-        let tls = client(builder.enable_http1().wrap_connector(inner));
+        let builder = named(HttpsConnectorBuilder::new().with_tls_config(config).https_only(), server_name)?;
+        let tls = client(builder.enable_http1().wrap_connector(below_tls()));
         Ok(Http { plain: client(connector()), tls: OnceCell::new_with(Some(tls)) })
     }
 
@@ -196,29 +196,26 @@ impl Http {
     }
 }
 
-/// Whose certificate is wanted, if it is not that of the endpoint's host.
-fn named(server_name: &str) -> Result<Option<FixedServerNameResolver>, String> {
+/// A connector asks for the certificate of `server_name`, if that is not the endpoint's host ("").
+fn named(builder: Unnamed, server_name: &str) -> Result<Unnamed, String> {
     if server_name.is_empty() {
-        return Ok(None);
+        return Ok(builder);
     }
     let name =
         ServerName::try_from(server_name.to_owned()).map_err(|_| format!("{server_name:?} is no server name"))?;
-    Ok(Some(FixedServerNameResolver::new(name)))
+    Ok(builder.with_server_name_resolver(FixedServerNameResolver::new(name)))
 }
+
+/// A connector that has its options, but for the versions of HTTP.
+type Unnamed = HttpsConnectorBuilder<WantsProtocols1>;
 
 /// What gRPC calls go by: HTTP/2, with TLS if the URI says https.
 pub type CallClient = Client<HttpsConnector<HttpConnector>, tonic::body::Body>;
 
 /// A client for gRPC calls.
 pub fn call_client(config: ClientConfig, server_name: &str) -> Result<CallClient, String> {
-    let mut inner = connector();
-    inner.enforce_http(false);
-    let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
-    let builder = match named(server_name)? {
-        Some(name) => builder.with_server_name_resolver(name),
-        None => builder,
-    };
-    let connector = builder.enable_http2().wrap_connector(inner);
+    let builder = named(HttpsConnectorBuilder::new().with_tls_config(config).https_or_http(), server_name)?;
+    let connector = builder.enable_http2().wrap_connector(below_tls());
     let mut client = Client::builder(TokioExecutor::new());
     client.pool_idle_timeout(IDLE_TIMEOUT).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
     // A peer that is gone without a word is found out while calls wait for it.

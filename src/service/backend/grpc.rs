@@ -3,23 +3,22 @@
 //! Owns the connection to one backend, the calls, and what its messages mean. Which question goes where, and how often,
 //! is the proxy's to know.
 
+use super::granted::{EitherPayload, GrantedConnect, GrantedPublish, GrantedRefresh, GrantedSub, unless_empty};
 use super::messages::*;
 use super::stream::ClientPublications;
-use super::wire::{self, decoded, seconds};
+use super::wire;
 use crate::auth::Overrides;
 use crate::config::{ProxyOptions, grpc_authority};
 use crate::protocol::{ConnectRequest, SubscribeRequest};
 use crate::service::fetch::{self, CallClient, FetchError};
 use crate::service::tls;
-use crate::session::backend::{Ask, ConnectGrant, PublishGrant, RefreshGrant, Said, SubscribeGrant, Who};
+use crate::session::backend::{Ask, Said, Who};
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, Uri};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tonic::client::Grpc;
 use tonic::codec::CompressionEncoding;
@@ -80,14 +79,14 @@ impl Caller {
             Ask::Refresh => {
                 let question = RefreshQuestion { client, transport, protocol, encoding, user, meta };
                 let answer: RefreshAnswer = self.call("Refresh", question, headers).await?;
-                let said = said(answer.error, answer.disconnect, || refresh_grant(answer.result));
+                let said = said(answer.error, answer.disconnect, || GrantedRefresh::said(answer.result.map(refresh)));
                 said.map(wire::over_if_refused)
             }
             Ask::SubRefresh { channel: name } => {
                 let channel = channel(name);
                 let question = SubRefreshQuestion { client, transport, protocol, encoding, user, channel, meta };
                 let answer: SubRefreshAnswer = self.call("SubRefresh", question, headers).await?;
-                let said = said(answer.error, answer.disconnect, || refresh_grant(answer.result));
+                let said = said(answer.error, answer.disconnect, || GrantedRefresh::said(answer.result.map(refresh)));
                 said.map(wire::over_if_refused)
             }
             Ask::Subscribe(subscribe) => {
@@ -99,7 +98,7 @@ impl Caller {
                 let question =
                     PublishQuestion { client, transport, protocol, encoding, user, channel, data, b64data, meta };
                 let answer: PublishAnswer = self.call("Publish", question, headers).await?;
-                said(answer.error, answer.disconnect, || publish_grant(answer.result.unwrap_or_default()))
+                said(answer.error, answer.disconnect, || publish_of(answer.result.unwrap_or_default()).said())
             }
             Ask::Rpc(rpc) => {
                 let method = rpc.method.clone();
@@ -107,7 +106,8 @@ impl Caller {
                 let answer: RpcAnswer = self.call("RPC", question, headers).await?;
                 said(answer.error, answer.disconnect, || {
                     let result = answer.result.unwrap_or_default();
-                    Ok(Said::Rpc(bytes(result.data, result.b64data)?))
+                    let data = EitherPayload::unless_empty(result.data, result.b64data).read()?;
+                    Ok(Said::Rpc(data.unwrap_or_default()))
                 })
             }
             Ask::SubscribeStream(_) | Ask::Keys { .. } | Ask::Check(_) => {
@@ -131,7 +131,7 @@ impl Caller {
         let answer: ConnectAnswer = self.call("Connect", question, headers).await?;
         said(answer.error, answer.disconnect, || match answer.result {
             None => Ok(Said::NoCredentials),
-            Some(result) => Ok(Said::Connect(Box::new(connect_grant(result)?))),
+            Some(result) => connect_of(result).said(),
         })
     }
 
@@ -241,9 +241,7 @@ fn subscribe_question(put: Asking<'_>, subscribe: &SubscribeRequest) -> Subscrib
 }
 
 fn subscribe_said(answer: SubscribeAnswer) -> Result<Said, FetchError> {
-    said(answer.error, answer.disconnect, || {
-        Ok(Said::Subscribe(Box::new(subscribe_grant(answer.result.unwrap_or_default().into())?)))
-    })
+    said(answer.error, answer.disconnect, || subscribe_of(answer.result.unwrap_or_default().into()).said())
 }
 
 /// What is asked, and how.
@@ -324,25 +322,16 @@ fn said(
     said.map_err(FetchError::Unreadable)
 }
 
-/// Base64 goes first.
-fn bytes(plain: Vec<u8>, base64: String) -> Result<Bytes, String> {
-    Ok(decoded(Some(base64))?.unwrap_or(plain.into()))
-}
-
-fn connect_grant(result: ConnectResultMessage) -> Result<ConnectGrant, String> {
-    let plain = result.channels.into_iter().map(|channel| (channel, SubscribeGrant::default()));
-    let mut subs: BTreeMap<String, SubscribeGrant> = plain.collect();
-    for (channel, sub) in result.subs {
-        subs.insert(channel, subscribe_grant(sub)?);
+fn connect_of(result: ConnectResultMessage) -> GrantedConnect {
+    GrantedConnect {
+        user: result.user,
+        expire_at: result.expire_at,
+        info: EitherPayload::unless_empty(result.info, result.b64info),
+        data: EitherPayload::unless_empty(result.data, result.b64data),
+        meta: unless_empty(result.meta),
+        channels: result.channels,
+        subs: result.subs.into_iter().map(|(channel, sub)| (channel, subscribe_of(sub))).collect(),
     }
-    Ok(ConnectGrant {
-        user: result.user.into(),
-        expire_at: seconds(Some(result.expire_at)),
-        info: bytes(result.info, result.b64info)?,
-        meta: result.meta.into(),
-        data: bytes(result.data, result.b64data)?,
-        subs: subs.into_iter().collect(),
-    })
 }
 
 impl From<SubscribeResultMessage> for SubscribeOptionsMessage {
@@ -352,10 +341,7 @@ impl From<SubscribeResultMessage> for SubscribeOptionsMessage {
     }
 }
 
-fn subscribe_grant(result: SubscribeOptionsMessage) -> Result<SubscribeGrant, String> {
-    if result.server_tags_filter.is_some() {
-        return Err(wire::NO_SERVER_FILTER.into());
-    }
+fn subscribe_of(result: SubscribeOptionsMessage) -> GrantedSub {
     let value = |switch: Option<SwitchMessage>| switch.map(|switch| switch.value);
     let overrides = result.overrides.map(|set| Overrides {
         presence: value(set.presence),
@@ -364,33 +350,25 @@ fn subscribe_grant(result: SubscribeOptionsMessage) -> Result<SubscribeGrant, St
         force_recovery: value(set.force_recovery),
         force_positioning: value(set.force_positioning),
     });
-    Ok(SubscribeGrant {
-        expire_at: seconds(Some(result.expire_at)),
-        info: bytes(result.info, result.b64info)?,
-        data: bytes(result.data, result.b64data)?,
-        overrides: overrides.unwrap_or_default(),
-    })
+    GrantedSub {
+        expire_at: result.expire_at,
+        info: EitherPayload::unless_empty(result.info, result.b64info),
+        data: EitherPayload::unless_empty(result.data, result.b64data),
+        overrides,
+        is_filtered: result.server_tags_filter.is_some(),
+    }
 }
 
-/// No result at all ends what was to be refreshed.
-fn refresh_grant(result: Option<RefreshResultMessage>) -> Result<Said, String> {
-    let some = |bytes: Bytes| (!bytes.is_empty()).then_some(bytes);
-    Ok(Said::Refresh(match result {
-        Some(result) if !result.expired => RefreshGrant {
-            expired: false,
-            expire_at: seconds(Some(result.expire_at)),
-            info: some(bytes(result.info, result.b64info)?),
-            meta: some(result.meta.into()),
-        },
-        _ => RefreshGrant { expired: true, ..RefreshGrant::default() },
-    }))
+fn refresh(result: RefreshResultMessage) -> GrantedRefresh {
+    GrantedRefresh {
+        expired: result.expired,
+        expire_at: result.expire_at,
+        info: EitherPayload::unless_empty(result.info, result.b64info),
+        meta: unless_empty(result.meta),
+    }
 }
 
-fn publish_grant(result: PublishResultMessage) -> Result<Said, String> {
-    let data = match result.data.is_empty() {
-        true => decoded(Some(result.b64data))?,
-        false => Some(result.data.into()),
-    };
-    let (skip_history, tags) = (result.skip_history, result.tags);
-    Ok(Said::Publish(Box::new(PublishGrant { data, skip_history, tags })))
+fn publish_of(result: PublishResultMessage) -> GrantedPublish {
+    let data = EitherPayload::unless_empty(result.data, result.b64data);
+    GrantedPublish { data, skip_history: result.skip_history, tags: result.tags }
 }

@@ -4,6 +4,7 @@
 //! cannot be put is answered with an error; a slow backend delays only who waits for it.
 
 mod breaker;
+mod granted;
 mod grpc;
 mod messages;
 mod proxy;

@@ -3,10 +3,11 @@
 //! Owns names and forms, and nothing of HTTP. What an answer leaves out, or has as null, is absent; a key that is not
 //! known is skipped, except where skipping it would grant more than the backend meant.
 
+use super::granted::{EitherPayload, GrantedConnect, GrantedPublish, GrantedRefresh, GrantedSub};
 use crate::auth::Overrides;
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{Encoding, NotJson};
-use crate::session::backend::{Ask, ConnectGrant, PublishGrant, RefreshGrant, Said, SubscribeGrant, Who};
+use crate::session::backend::{Ask, RefreshGrant, Said, Who};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,9 +17,6 @@ use std::collections::{BTreeMap, HashMap};
 
 /// Bytes of a disconnect's reason: a close frame has no room for more.
 const REASON_MAX: usize = 123;
-/// What narrows a subscription must not be passed over.
-pub const NO_SERVER_FILTER: &str = "server_tags_filter is not offered";
-
 #[derive(Serialize, Default)]
 struct Question<'a> {
     client: &'a str,
@@ -193,27 +191,21 @@ pub fn said(ask: &Ask, body: &[u8]) -> Result<Said, String> {
     match ask {
         Ask::Connect(_) => read(body, |result: Option<ConnectResult>| match result {
             None => Ok(Said::NoCredentials),
-            Some(result) => Ok(Said::Connect(Box::new(connect(result)?))),
+            Some(result) => connect(result).said(),
         }),
         Ask::Refresh | Ask::SubRefresh { .. } => {
-            let said = read(body, |result: Option<RefreshResult>| Ok(Said::Refresh(refresh(result)?)))?;
+            let said = read(body, |result: Option<RefreshResult>| GrantedRefresh::said(result.map(refresh)))?;
             Ok(over_if_refused(said))
         }
-        Ask::Subscribe(_) => read(body, |result: Option<SubscribeResult>| {
-            Ok(Said::Subscribe(Box::new(subscribe(result.unwrap_or_default())?)))
-        }),
+        Ask::Subscribe(_) => read(body, |result: Option<SubscribeResult>| subscribe(result.unwrap_or_default()).said()),
         Ask::Publish(_) => read(body, |result: Option<PublishResult>| {
-            let result = result.unwrap_or_default();
-            let data = match result.data {
-                Some(data) => Some(json(data)),
-                None => decoded(result.b64data)?,
-            };
-            let skip_history = result.skip_history.unwrap_or_default();
-            Ok(Said::Publish(Box::new(PublishGrant { data, skip_history, tags: result.tags.unwrap_or_default() })))
+            let PublishResult { data, b64data, skip_history, tags } = result.unwrap_or_default();
+            let (data, skip_history) = (payload(data, b64data), skip_history.unwrap_or_default());
+            GrantedPublish { data, skip_history, tags: tags.unwrap_or_default() }.said()
         }),
         Ask::Rpc(_) => read(body, |result: Option<RpcResult>| {
             let result = result.unwrap_or_default();
-            Ok(Said::Rpc(payload(result.data, result.b64data)?.unwrap_or_default()))
+            Ok(Said::Rpc(payload(result.data, result.b64data).read()?.unwrap_or_default()))
         }),
         Ask::SubscribeStream(_) => Err("streams come by gRPC only".into()),
         Ask::Keys { .. } | Ask::Check(_) => Err("what a token is, is no proxy's answer".into()),
@@ -262,26 +254,20 @@ pub fn disconnect(code: u32, mut reason: String) -> Result<Said, String> {
     Ok(Said::Disconnect(Disconnect { code, reason: reason.into() }))
 }
 
-fn connect(result: ConnectResult) -> Result<ConnectGrant, String> {
-    let mut subs: BTreeMap<String, SubscribeGrant> =
-        result.channels.unwrap_or_default().into_iter().map(|channel| (channel, SubscribeGrant::default())).collect();
-    for (channel, sub) in result.subs.unwrap_or_default() {
-        subs.insert(channel, subscribe(sub.unwrap_or_default())?);
+fn connect(result: ConnectResult) -> GrantedConnect {
+    let subs = result.subs.unwrap_or_default().into_iter();
+    GrantedConnect {
+        user: result.user.unwrap_or_default(),
+        expire_at: result.expire_at.unwrap_or_default(),
+        info: payload(result.info, result.b64info),
+        data: payload(result.data, result.b64data),
+        meta: result.meta.map(json),
+        channels: result.channels.unwrap_or_default(),
+        subs: subs.map(|(channel, sub)| (channel, subscribe(sub.unwrap_or_default()))).collect(),
     }
-    Ok(ConnectGrant {
-        user: result.user.unwrap_or_default().into(),
-        expire_at: seconds(result.expire_at),
-        info: payload(result.info, result.b64info)?.unwrap_or_default(),
-        meta: result.meta.map(json).unwrap_or_default(),
-        data: payload(result.data, result.b64data)?.unwrap_or_default(),
-        subs: subs.into_iter().collect(),
-    })
 }
 
-fn subscribe(result: SubscribeResult) -> Result<SubscribeGrant, String> {
-    if result.server_tags_filter.is_some() {
-        return Err(NO_SERVER_FILTER.into());
-    }
+fn subscribe(result: SubscribeResult) -> GrantedSub {
     let value = |switch: Option<Switch>| switch.map(|switch| switch.value == Some(true));
     let overrides = result.overrides.map(|set| Overrides {
         presence: value(set.presence),
@@ -290,53 +276,37 @@ fn subscribe(result: SubscribeResult) -> Result<SubscribeGrant, String> {
         force_recovery: value(set.force_recovery),
         force_positioning: value(set.force_positioning),
     });
-    Ok(SubscribeGrant {
-        expire_at: seconds(result.expire_at),
-        info: payload(result.info, result.b64info)?.unwrap_or_default(),
-        data: payload(result.data, result.b64data)?.unwrap_or_default(),
-        overrides: overrides.unwrap_or_default(),
-    })
-}
-
-/// No result at all ends what was to be refreshed.
-fn refresh(result: Option<RefreshResult>) -> Result<RefreshGrant, String> {
-    match result {
-        Some(result) if result.expired != Some(true) => Ok(RefreshGrant {
-            expired: false,
-            expire_at: seconds(result.expire_at),
-            info: payload(result.info, result.b64info)?,
-            meta: result.meta.map(json),
-        }),
-        _ => Ok(RefreshGrant { expired: true, ..RefreshGrant::default() }),
+    GrantedSub {
+        expire_at: result.expire_at.unwrap_or_default(),
+        info: payload(result.info, result.b64info),
+        data: payload(result.data, result.b64data),
+        overrides,
+        is_filtered: result.server_tags_filter.is_some(),
     }
 }
 
-pub fn seconds(at: Option<i64>) -> u64 {
-    at.and_then(|at| u64::try_from(at).ok()).unwrap_or(0)
+fn refresh(result: RefreshResult) -> GrantedRefresh {
+    GrantedRefresh {
+        expired: result.expired == Some(true),
+        expire_at: result.expire_at.unwrap_or_default(),
+        info: payload(result.info, result.b64info),
+        meta: result.meta.map(json),
+    }
 }
 
 fn json(value: Box<RawValue>) -> Bytes {
     Bytes::from(String::from(Box::<str>::from(value)))
 }
 
-pub fn decoded(base64: Option<String>) -> Result<Option<Bytes>, String> {
-    match base64 {
-        Some(text) if !text.is_empty() => {
-            STANDARD.decode(text).map(|bytes| Some(bytes.into())).map_err(|error| format!("no base64: {error}"))
-        }
-        _ => Ok(None),
-    }
-}
-
-/// Base64 wins over JSON.
-fn payload(value: Option<Box<RawValue>>, base64: Option<String>) -> Result<Option<Bytes>, String> {
-    Ok(decoded(base64)?.or(value.map(json)))
+fn payload(value: Option<Box<RawValue>>, base64: Option<String>) -> EitherPayload {
+    EitherPayload { plain: value.map(json), base64 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::{ConnectRequest, PublishRequest, RpcRequest, SubscribeRequest};
+    use crate::session::backend::{ConnectGrant, PublishGrant, SubscribeGrant};
     use serde_json::{Value, json};
 
     fn who(encoding: Encoding) -> Who {
