@@ -41,8 +41,10 @@ impl Fleet {
             "--client.token.hmac_secret_key",
             SECRET,
             "--reactors=2",
+            "--health.enabled",
         ];
         let nodes: Vec<Server> = (0..count).map(|_| Server::with(&options, engine)).collect();
+        nodes.iter().for_each(Server::ready);
         let known = |node: &Server| node.call("info", json!({}))["result"]["nodes"].as_array().map(Vec::len);
         until("the nodes to know each other", || nodes.iter().all(|node| known(node) == Some(count)).then_some(()));
         Fleet { nodes, can }

@@ -20,6 +20,7 @@ mod file;
 mod files;
 mod fleet;
 mod fleet_nats;
+mod fleet_options;
 mod frames;
 mod grpc;
 mod handshake;

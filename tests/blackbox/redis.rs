@@ -104,7 +104,7 @@ impl Drop for SentinelProcess {
 }
 
 /// Below what the bus of a cluster needs above it.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let free = || TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
     std::iter::repeat_with(free).find(|port| *port <= 55_535).expect("a port")
 }

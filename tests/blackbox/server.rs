@@ -139,6 +139,11 @@ impl Server {
         assert!(answer["result"]["offset"].is_u64(), "{answer}");
     }
 
+    /// Waits until it is to get clients: its engine is there.
+    pub fn ready(&self) {
+        until("the node to be ready", || (self.ask("GET", "/health/ready", "").status == 200).then_some(()));
+    }
+
     /// The whole page of metrics.
     pub fn metrics(&self) -> String {
         let response = self.ask("GET", "/metrics", "");
