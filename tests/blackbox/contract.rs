@@ -1,6 +1,7 @@
-//! One table of what channels do, whatever keeps them: memory, and Redis in each of its forms, on two nodes.
+//! One table of what channels do, whatever keeps them: memory, NATS, and Redis in each of its forms, on two nodes.
 
 use crate::client::{Client, token};
+use crate::nats::NatsProcess;
 use crate::redis::{RedisProcess, SentinelProcess, cluster};
 use crate::server::{SECRET, Server, until};
 use serde_json::{Value, json};
@@ -33,9 +34,13 @@ struct Fleet {
 
 impl Fleet {
     fn start(count: usize, can: Can, engine: &[&str]) -> Fleet {
+        let mut namespaces: Value = serde_json::from_str(NAMESPACES).expect("JSON");
+        let all = namespaces.as_array_mut().expect("a list");
+        all.retain(|one| can.history || one["history_size"].is_null());
+        let namespaces = namespaces.to_string();
         let options = [
             "--channel.namespaces",
-            NAMESPACES,
+            &namespaces,
             "--channel.without_namespace.allow_subscribe_for_client",
             "--channel.without_namespace.allow_publish_for_client",
             "--client.token.hmac_secret_key",
@@ -299,6 +304,14 @@ fn over(redis: &[&RedisProcess], can: Can, more: &[&str]) {
 #[test]
 fn memory_keeps_the_contract() {
     holds(&Fleet::start(1, ALL, &[]));
+}
+
+/// It keeps nothing; who is there is known from all nodes.
+#[test]
+fn nats_keeps_its_part_of_the_contract() {
+    let nats = NatsProcess::start("");
+    let can = Can { history: false, versions: false };
+    holds(&Fleet::start(2, can, &["--engine.type=nats", "--engine.nats.url", &nats.url()]));
 }
 
 #[test]
