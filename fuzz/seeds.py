@@ -181,6 +181,42 @@ def protobuf_command():
         write("protobuf_command", name, content)
 
 
+def payload():
+    """What real nodes wrote, as recordings have it."""
+    client = b"\x12$34e544ed-55e8-4b20-bb91-3bf6ff185759"
+    one, two = b'"\x08{"n": 1}H\xa3\xde\xf8\xb4\xa24', b'"\x08{"n": 2}H\xa6\xde\xf8\xb4\xa24'
+    tagged = b'"\x08{"n": 1}:\x06\n\x01k\x12\x01vH\xa1\xde\xf8\xb4\xa24'
+    info = b'MSG centrifugo.client.plain 7 12\r\n\x12\x05plain"\x03"\x01x\r\n'
+    node = field(1, b"uid") + field(2, b"name") + field(3, b"6.2.0") + b"\x20\x07\x28\x03\x30\x02\x38\x3c"
+    seeds = {
+        "plain": b"\0" + tagged,
+        "kept": b"\0__p1:1:LexKqETe__" + one,
+        "delta": b"\0__d1:2:LexKqETe:17:" + one + b":17:" + two,
+        "delta_first": b"\0__d1:1:LexKqETe:0::17:" + one,
+        "of_client": b'\0"\x03"x"*&' + client + b"H\xab\xde\xf8\xb4\xa24",
+        "join": b"\0__j__" + client,
+        "leave": b"\0__l__" + client,
+        "entry": b"\x01\x032-0" + two,
+        "item": b"\x02__p1:1:LexKqETe__" + one,
+        "client": b"\x03" + client + field(1, b"user") + field(3, b'{"name":"x"}'),
+        "nats": b"\x04\x05plain" + field(2, b"plain") + field(4, tagged),
+        "nats_join": b"\x04\x04pr:a" + field(2, b"pr:a") + field(5, field(1, client)),
+        "nats_words": b"\x05\x03INFO {\"max_payload\":1048576}\r\nPING\r\n" + info + b"+OK\r\n-ERR 'no'\r\n",
+        "nats_reply": b"\x05\x01MSG a 1 INBOX.1 2\r\nhi\r\nPONG\r\n",
+        "node": b"\x06" + field(1, b"uid") + field(4, node),
+        "unsubscribe": b"\x06" + field(1, b"uid") + field(5, field(1, b"plain") + field(2, b"user")),
+        "disconnect": b"\x06" + field(1, b"uid") + field(6, field(1, b"user") + b"\x18\xb8\x17" + field(4, b"away")),
+        "shutdown": b"\x06" + field(1, b"uid") + field(7, b""),
+        "survey": b"\x06" + field(1, b"uid") + field(8, b"\x08\x01" + field(2, b"channels")),
+        "survey_answer": b"\x06" + field(1, b"uid") + field(9, b"\x08\x01\x10\x03"),
+        "subscribe": b"\x06" + field(1, b"uid") + field(10, field(1, b"user") + field(2, b"hi:a") + b"\x20\x01"),
+        "refresh": b"\x06" + field(1, b"uid") + field(12, field(1, b"user") + b"\x18\x01"),
+        "any": b"\x07__p1:1:e__" + one,
+    }
+    for name, content in seeds.items():
+        write("payload", name, content)
+
+
 def operations():
     chance = random.Random(1)
     # The first byte is the options: one at a time, all, and none.
@@ -191,5 +227,5 @@ def operations():
 
 
 if __name__ == "__main__":
-    for target in (decoder, deflate, delta, http_head, json_command, protobuf_command, operations):
+    for target in (decoder, deflate, delta, http_head, json_command, protobuf_command, payload, operations):
         target()

@@ -4,6 +4,9 @@
 #[path = "../../fuzz/node/mod.rs"]
 mod node;
 
+#[path = "../../fuzz/payloads.rs"]
+mod payloads;
+
 use arbitrary::{Arbitrary, Unstructured};
 use gannet::wire::Wire;
 use std::fs;
@@ -78,6 +81,25 @@ fn commands_leave_nothing_behind() {
     }
     for (name, bytes) in corpus("protobuf_command") {
         named(&name, || node::hear(Wire::WebSocketProtobuf, b"\x04\x08\x01\x22\x00", &bytes));
+    }
+}
+
+/// Drawn ones are seeds with bytes that are others.
+#[test]
+fn what_engines_and_nodes_send_is_read_or_refused() {
+    let seeds = corpus("payload");
+    for (name, bytes) in &seeds {
+        named(name, || payloads::hear(bytes));
+    }
+    for number in 0..DRAWN {
+        let (chance, (name, seed)) = (drawn(number), &seeds[number as usize % seeds.len()]);
+        let mut bytes = seed.clone();
+        for change in chance.chunks_exact(3).take(1 + usize::from(chance[0] % 4)) {
+            let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % bytes.len();
+            bytes[at] = change[2];
+        }
+        named(&format!("{name}, drawn {number}: {bytes:?}"), || payloads::hear(&bytes));
+        named(&format!("drawn {number}"), || payloads::hear(&chance));
     }
 }
 

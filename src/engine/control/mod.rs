@@ -3,7 +3,7 @@
 //! Owns the list of nodes and the surveys under way: `messages` what is said, `registry` who is there. How messages
 //! travel is the engine's; what they ask of clients is for who asks this to carry out.
 
-mod messages;
+pub mod messages;
 mod registry;
 
 pub use messages::{

@@ -11,7 +11,7 @@
 mod dial;
 mod link;
 pub mod payload;
-mod protocol;
+pub mod protocol;
 mod subjects;
 mod talk;
 
