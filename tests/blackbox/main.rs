@@ -16,6 +16,7 @@ mod contract;
 mod deflate;
 mod descriptors;
 mod drain;
+mod engine_garbage;
 mod file;
 mod files;
 mod fleet;

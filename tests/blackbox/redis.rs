@@ -1,6 +1,7 @@
 //! A redis-server of a test: on a free port, in a folder of its own, and ended whatever happens.
 
 use crate::server::until;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -36,6 +37,15 @@ impl RedisProcess {
     pub fn cli(&self, words: &[&str]) -> String {
         let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output();
         String::from_utf8_lossy(&output.expect("redis-cli, which tests/run installs").stdout).into_owned()
+    }
+
+    /// Commands as redis-cli reads them from a file: quoted, with bytes as `\x..`.
+    pub fn script(&self, text: &str) {
+        let mut cli = Command::new("redis-cli");
+        let cli = cli.args(["-p", &self.port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = cli.spawn().expect("redis-cli, which tests/run installs");
+        child.stdin.take().expect("stdin").write_all(text.as_bytes()).expect("written");
+        assert!(child.wait().expect("its end").success());
     }
 
     /// As a power cut.
