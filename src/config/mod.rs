@@ -304,7 +304,8 @@ options! {
         /// A channel in a shared engine of which nothing was heard for this long is looked at, once for all its
         /// clients here: what was lost on the way is brought, or the gap is told. 0 = never.
         channel_position_check_delay: Duration = secs(40), Rule::Time(Duration::ZERO, DAY);
-        /// Connections of one user on this node; beyond: close 3504. Anonymous clients are not counted. 0 = no limit.
+        /// Connections of one user, on all nodes of a fleet; beyond: close 3504. Anonymous clients are not counted. 0 =
+        /// no limit.
         user_connection_limit: usize = 0, Rule::Count(0, MIB);
         /// Replies and pushes of a client wait at most this long, to leave together in one write. 0 = they leave at
         /// once.

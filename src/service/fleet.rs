@@ -4,6 +4,7 @@
 
 use super::api::{ChannelInfo, ChannelsRequest, ChannelsResult};
 use super::node::{Node, Unavailable};
+use super::seats::{self, SEATS};
 use crate::engine::board::PresenceQuestion;
 use crate::engine::control::{
     ControlCommand, FleetNode, FleetWish, SAY_EVERY, SurveyFault, SurveyRequest, SurveyResponse,
@@ -85,6 +86,10 @@ async fn carry_out(node: Arc<Node>, wish: FleetWish) {
                 CHANNELS => channels(&node, data).await,
                 EMULATION => (emulation(&node, data), Bytes::new()),
                 PRESENCE => presence(&node, data),
+                SEATS => match seats::answer(&node, &from, data).await {
+                    Some(data) => (0, data),
+                    None => (INTERNAL, Bytes::new()),
+                },
                 // Whoever asks waits for an answer.
                 _ => (UNKNOWN_OP, Bytes::new()),
             };

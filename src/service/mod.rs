@@ -21,6 +21,7 @@ mod node;
 mod pages;
 mod requests;
 mod room;
+mod seats;
 mod source;
 mod sums;
 #[cfg(test)]
@@ -193,6 +194,7 @@ impl Service {
         tokio::spawn(self.replies.deliver(self.node.clone()));
         tokio::spawn(self.node.clone().send_letters());
         tokio::spawn(fleet::run(self.node.clone(), self.control));
+        tokio::spawn(seats::run(self.node.clone(), self.settings.clone()));
         tokio::spawn(fleet::answer_questions(self.node.clone(), self.questions));
         tokio::spawn(self.outgoing.backend.run(self.outgoing.calls));
         if let Some(http) = self.outgoing.tls {

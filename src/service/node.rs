@@ -3,6 +3,7 @@
 //! Owns the tickets of what was asked and not answered. Every question has a deadline, so that a reactor that is stuck
 //! costs its caller an error and not a wait without end.
 
+use super::seats::Seats;
 use crate::base::mailbox::Sender;
 use crate::broker::{self, Asker, Request};
 use crate::engine::Letter;
@@ -37,6 +38,8 @@ pub struct Node {
     pub fleet: Fleet,
     /// Who is present here, in channels of which no engine keeps it.
     pub board: Arc<PresenceBoard>,
+    /// Who came and is not counted on other nodes yet.
+    pub seats: Seats,
     reactors: Vec<Sender<Mail>>,
     seed: u64,
     next: AtomicU64,
@@ -64,13 +67,16 @@ impl Replies {
         while let Some(answers) = self.0.recv().await {
             let mut open = node.lock();
             for (ticket, answer) in answers {
-                if let ControlAnswer::OnlyOne { user, client } = answer {
-                    node.be_only_one(user, client);
-                    continue;
-                }
-                if let Some(asker) = open.remove(&ticket) {
-                    // Whoever gave up waiting does not mind.
-                    let _ = asker.send(answer);
+                match answer {
+                    ControlAnswer::OnlyOne { user, client } => node.be_only_one(user, client),
+                    ControlAnswer::Seated { .. } if node.fleet.is_alone() => {}
+                    ControlAnswer::Seated { user, client } => node.seats.come(user, client),
+                    answer => {
+                        if let Some(asker) = open.remove(&ticket) {
+                            // Whoever gave up waiting does not mind.
+                            let _ = asker.send(answer);
+                        }
+                    }
                 }
             }
         }
@@ -88,7 +94,8 @@ impl Node {
         let fleet = Fleet::new(info.uid.clone(), letters);
         let ready = Mutex::new(reactors.iter().map(|_| Vec::new()).collect());
         let (next, open, is_ready) = (AtomicU64::new(1), Mutex::default(), Notify::new());
-        Node { info, fleet, board, reactors, seed, next, open, ready, is_ready }
+        let seats = Seats::default();
+        Node { info, fleet, board, seats, reactors, seed, next, open, ready, is_ready }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<ControlAnswer>>> {
@@ -176,6 +183,16 @@ impl Node {
         told
     }
 
+    /// Connections of each of these users on this node.
+    pub async fn seats_here(&self, users: Vec<String>) -> Result<Vec<u32>, Unavailable> {
+        let mut sums = vec![0; users.len()];
+        for answer in self.ask_all(Control::Seats(users.into())).await? {
+            let ControlAnswer::Seats(counts) = answer else { continue };
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        Ok(sums)
+    }
+
     /// A client is to be its user's only one: those on other nodes go.
     fn be_only_one(&self, user: CompactString, client: String) {
         let Disconnect { code, reason } = Disconnect::CONNECTION_LIMIT;
@@ -243,7 +260,9 @@ impl Node {
 
 fn patience(letter: &Mail) -> Duration {
     match letter {
-        Mail::Control { control, .. } if matches!(**control, Control::Stats | Control::Users) => ANSWER_TIMEOUT,
+        Mail::Control { control, .. } if matches!(**control, Control::Stats | Control::Users | Control::Seats(_)) => {
+            ANSWER_TIMEOUT
+        }
         Mail::Control { .. } | Mail::Ask(Request::Presence { .. }) => SLICES_TIMEOUT,
         _ => ANSWER_TIMEOUT,
     }

@@ -115,6 +115,12 @@ impl Shard {
         self.users.insert(table, conn);
         self.clients += 1;
         self.counters.connects += 1;
+        if self.rules.user_connection_limit > 0
+            && let Some(session) = table.session(conn).filter(|session| !session.user().is_empty())
+        {
+            let answer = ControlAnswer::Seated { user: session.user().into(), client: session.client() };
+            self.out.push(Out::Answer { ticket: 0, answer });
+        }
         if self.rules.hooks
             && let Some(session) = table.session(conn)
         {

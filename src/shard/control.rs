@@ -35,6 +35,8 @@ pub enum Control {
     Stats,
     /// A hash of each user here, the same for the same user on every reactor.
     Users,
+    /// Connections of each of these users on this node, if their number is kept here.
+    Seats(Arc<[String]>),
 }
 
 /// What comes back to the service thread.
@@ -47,6 +49,12 @@ pub enum ControlAnswer {
     Channels(Vec<(Arc<str>, u64)>),
     Stats(Box<Stats>),
     Users(Vec<u32>),
+    Seats(Vec<u32>),
+    /// To nobody's question: this client was connected, and its user may have so many on all nodes.
+    Seated {
+        user: CompactString,
+        client: String,
+    },
     /// To nobody's question: this client is to be its user's only one, on other nodes too.
     OnlyOne {
         user: CompactString,
@@ -86,6 +94,10 @@ impl Shard {
             }
             Control::Channels(pattern) => return self.list_channels(now, table, ticket, pattern),
             Control::Stats => ControlAnswer::Stats(Box::new(self.stats())),
+            Control::Seats(users) => {
+                let count = |user: &String| self.seats.get(user.as_str()).copied().unwrap_or(0);
+                ControlAnswer::Seats(users.iter().map(count).collect())
+            }
             Control::Users => ControlAnswer::Users(self.users.hashes().collect()),
         };
         self.out.push(Out::Answer { ticket, answer });

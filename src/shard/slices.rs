@@ -278,7 +278,7 @@ impl Shard {
                 let grant = grant.clone();
                 self.with_key(now, table, key, |session, turn| session.refresh_granted(grant, turn));
             }
-            Control::Channels(_) | Control::Stats | Control::Users => {}
+            Control::Channels(_) | Control::Stats | Control::Users | Control::Seats(_) => {}
         }
         met
     }

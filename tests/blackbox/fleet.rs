@@ -208,6 +208,25 @@ fn one_connection_of_a_user_holds_over_the_fleet() {
 }
 
 #[test]
+fn connections_of_a_user_are_counted_over_the_fleet() {
+    let redis = RedisProcess::start(&[]);
+    let [a, b] = pair(&redis, &["--client.user_connection_limit=2"]);
+    let _other = Client::connected_as(&a, "2");
+    // Two on each node are what each node by itself lets in.
+    let clients = [&a, &b, &a, &b].map(|node| Client::connected_as(node, "1"));
+    let count = || a.metric("gannet_node_num_clients") + b.metric("gannet_node_num_clients");
+    let refused = || a.disconnects(3504) + b.disconnects(3504);
+    until("two of them to go", || (refused() == 2).then_some(()));
+    assert_eq!(count(), 3);
+    // Who leaves makes room.
+    drop(clients);
+    until("all of them to go", || (count() == 1).then_some(()));
+    let _again = [&a, &b, &b].map(|node| Client::connected_as(node, "1"));
+    until("one of them to go", || (refused() == 3).then_some(()));
+    assert_eq!(count(), 3);
+}
+
+#[test]
 fn a_node_that_leaves_is_forgotten_at_once() {
     let redis = RedisProcess::start(&[]);
     let [a, mut b] = pair(&redis, &["--shutdown.delay=0s", "--shutdown.spread=0s"]);
