@@ -88,6 +88,10 @@ options! {
         address: Vec<String> = vec!["redis://127.0.0.1:6379".into()], Rule::Addresses;
         /// Some nodes of a Redis Cluster, comma-separated; several entries are several clusters. Goes before address.
         cluster_address: Vec<String> = Vec::new(), Rule::Addresses;
+        /// With cluster_address: channels are spread over so many partitions, each of which one server passes on, in
+        /// place of every server passing on everything. Must be the same on all nodes, and takes Redis 7. 0 = they are
+        /// not.
+        sharded_pub_sub_partitions: u32 = 0, Rule::Count(0, 4096);
         /// Sentinels, comma-separated, which tell where sentinel_master_name is. It goes before address.
         sentinel_address: Vec<String> = Vec::new(), Rule::Addresses;
         /// The name that Sentinel knows the servers by.
@@ -330,6 +334,10 @@ impl RedisOptions {
         }
         if !sentinel && self.cluster_address.is_empty() && self.address.is_empty() {
             say(format!("{at}.address"), "expected an address (redis://127.0.0.1:6379); got nothing".into());
+        }
+        if self.sharded_pub_sub_partitions > 0 && self.cluster_address.is_empty() {
+            let message = "expected 0, for only a Redis Cluster (cluster_address) has sharded PUB/SUB; got";
+            say(format!("{at}.sharded_pub_sub_partitions"), format!("{message} {}", self.sharded_pub_sub_partitions));
         }
         if !self.cluster_address.is_empty() && self.db != 0 {
             say(format!("{at}.db"), format!("expected 0, for a cluster has no other; got {}", self.db));

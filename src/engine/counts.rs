@@ -94,6 +94,11 @@ impl EngineCounts {
         self.failures[at].fetch_add(count as u64, Ordering::Relaxed);
     }
 
+    /// A connection listens to another number of channels than before.
+    pub fn count_channels(&self, before: u64, now: u64) {
+        self.channels.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+    }
+
     pub fn add(counter: &AtomicU64, count: usize) {
         counter.fetch_add(count as u64, Ordering::Relaxed);
     }

@@ -337,7 +337,11 @@ fn two_redis_keep_the_contract() {
 fn a_cluster_of_redis_keeps_the_contract() {
     let nodes = cluster();
     let address = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect::<Vec<_>>().join(",");
-    holds(&Fleet::start(2, ALL, &["--engine.type=redis", "--engine.redis.cluster_address", &address]));
+    let cluster = ["--engine.type=redis", "--engine.redis.cluster_address", &address];
+    holds(&Fleet::start(2, ALL, &cluster));
+    // Other names, so that nothing is there yet.
+    let sharded = ["--engine.redis.sharded_pub_sub_partitions=16", "--engine.redis.prefix=sharded"];
+    holds(&Fleet::start(2, ALL, &[&cluster[..], &sharded].concat()));
 }
 
 #[test]

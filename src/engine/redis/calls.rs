@@ -93,13 +93,21 @@ impl RedisShard {
 
     /// To all who listen to a PUB/SUB channel of control; an error if it was not accepted.
     pub async fn tell(&self, channel: &str, message: &[u8]) -> Result<(), RedisFault> {
-        let (dialled, generation, link) = self
-            .slots
-            .any()
+        self.send_one(self.dialect.tell(channel, message), self.slots.any()).await
+    }
+
+    /// The same of sharded PUB/SUB.
+    pub async fn tell_sharded(&self, channel: &str, message: &[u8]) -> Result<(), RedisFault> {
+        let command = self.dialect.tell_sharded(channel, message);
+        let link = self.slots.link(command.slot);
+        self.send_one(command, link).await
+    }
+
+    async fn send_one(&self, command: RedisCommand, link: Option<Rc<Link>>) -> Result<(), RedisFault> {
+        let (dialled, generation, link) = link
             .and_then(|link| link.get().map(|(dialled, generation)| (dialled, generation, link)))
             .ok_or_else(|| RedisFault("there is no connection".into()))?;
-        let cmd = self.dialect.tell(channel, message).cmd;
-        match dialled.conn.clone().send_packed_command(&cmd).await {
+        match dialled.conn.clone().send_packed_command(&command.cmd).await {
             Ok(answer) => Ok(answer.extract_error().map(drop)?),
             Err(error) => {
                 link.fail(generation);

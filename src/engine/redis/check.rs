@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// The oldest that speaks all of what is spoken here.
 const VERSION_MIN: (u32, u32) = (6, 2);
+/// The first with sharded PUB/SUB.
+const VERSION_SHARDED: (u32, u32) = (7, 0);
 /// The first that lets fields of hashes expire.
 const VERSION_FIELDS: (u32, u32) = (7, 4);
 
@@ -106,6 +108,10 @@ pub fn unfit(facts: &RedisFacts, options: &RedisOptions, at: &str) -> Option<Str
         let option = format!("{at}.presence_hash_field_ttl");
         return Some(format!("{option}: takes Redis 7.4 or newer, and the server is {version}: set it to false"));
     }
+    if options.sharded_pub_sub_partitions > 0 && found < VERSION_SHARDED {
+        let option = format!("{at}.sharded_pub_sub_partitions");
+        return Some(format!("{option}: takes Redis 7.0 or newer, and the server is {version}: set it to 0"));
+    }
     let wants_cluster = !options.cluster_address.is_empty();
     match (wants_cluster, is_cluster) {
         (false, true) => Some(format!("{at}.address: the server is of a Redis Cluster: name it in cluster_address")),
@@ -151,11 +157,13 @@ mod tests {
         let plain = RedisOptions::default();
         let cluster = RedisOptions { cluster_address: vec!["a:1".into()], ..RedisOptions::default() };
         let fields = RedisOptions { presence_hash_field_ttl: true, ..RedisOptions::default() };
+        let sharded = RedisOptions { sharded_pub_sub_partitions: 16, ..cluster.clone() };
         let said = |facts: RedisFacts, options: &RedisOptions| unfit(&facts, options, "engine.redis");
         for (facts, options, part) in [
             (facts("6.0.16", false), &plain, "6.2 or newer"),
             (facts("7.0.15", true), &plain, "name it in cluster_address"),
             (facts("7.0.15", false), &cluster, "name it in address"),
+            (facts("6.2.14", true), &sharded, "sharded_pub_sub_partitions: takes Redis 7.0"),
             (facts("7.2.9", false), &fields, "presence_hash_field_ttl: takes Redis 7.4"),
         ] {
             let text = said(facts, options).expect("refused");

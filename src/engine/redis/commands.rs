@@ -159,6 +159,13 @@ impl Dialect {
         RedisCommand { cmd, slot: None, then: Then::Nothing }
     }
 
+    /// Bytes to all who listen to one channel of sharded PUB/SUB.
+    pub fn tell_sharded(&self, channel: &str, message: &[u8]) -> RedisCommand {
+        let mut cmd = Cmd::new();
+        cmd.arg("SPUBLISH").arg(channel).arg(message);
+        RedisCommand { cmd, slot: Some(slot(channel.as_bytes())), then: Then::Nothing }
+    }
+
     fn publish(&self, channel: &str, message: &[u8], then: Then) -> RedisCommand {
         let name = self.names.message(channel);
         let mut cmd = Cmd::new();

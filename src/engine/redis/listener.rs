@@ -6,6 +6,7 @@
 use super::calls::RedisShard;
 use super::dial::{Dialled, RedisFault, RedisServer};
 use super::link::{Finder, must_be_master};
+use super::names::slot;
 use super::payload::{self, Pushed};
 use super::slots::Slots;
 use crate::broker::engine::{Away, Heard};
@@ -17,7 +18,8 @@ use crate::engine::post::Post;
 use crate::service::add_to_sum;
 use bytes::Bytes;
 use futures_util::future::{LocalBoxFuture, OptionFuture};
-use redis::{PushInfo, PushKind, Value};
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, PushInfo, PushKind, Value};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +42,7 @@ pub struct Listener {
     index: usize,
     shard: Rc<RedisShard>,
     finder: Option<Finder>,
+    partition: Option<u32>,
     interests: RefCell<Interests>,
     /// There is something to ask for.
     changed: Notify,
@@ -54,32 +57,75 @@ pub struct Listener {
     probes: Cell<u32>,
     /// A probe could not be sent, and none has come back since.
     in_doubt: Cell<bool>,
+    /// Channels that were counted.
+    counted: Cell<u64>,
 }
 
 /// What one listener is made of.
 pub struct ListenerParts {
     pub index: usize,
     pub shard: Rc<RedisShard>,
-    /// How its server is found; any of a cluster's, if it is `None`.
+    /// How its server is found; if it is `None`, it is the one of a cluster that has the partition, or any.
     pub finder: Option<Finder>,
+    /// Which of the partitions of sharded PUB/SUB it hears.
+    pub partition: Option<u32>,
     pub uid: String,
     pub control: Option<UnboundedSender<Bytes>>,
     pub post: Rc<RefCell<Post>>,
     pub counts: Arc<EngineCounts>,
 }
 
+async fn subscribe(
+    mut conn: MultiplexedConnection,
+    names: Vec<String>,
+    partition: Option<u32>,
+) -> Result<(), RedisFault> {
+    match partition {
+        None => Ok(conn.subscribe(names).await?),
+        Some(_) => each(conn, "SSUBSCRIBE", names).await,
+    }
+}
+
+async fn unsubscribe(
+    mut conn: MultiplexedConnection,
+    names: Vec<String>,
+    partition: Option<u32>,
+) -> Result<(), RedisFault> {
+    match partition {
+        None => Ok(conn.unsubscribe(names).await?),
+        Some(_) => each(conn, "SUNSUBSCRIBE", names).await,
+    }
+}
+
+/// One command for each name, so that each has one answer, a confirmation or an error.
+async fn each(mut conn: MultiplexedConnection, verb: &str, names: Vec<String>) -> Result<(), RedisFault> {
+    let mut pipeline = Pipeline::new();
+    for name in names {
+        pipeline.cmd(verb).arg(name);
+    }
+    let count = pipeline.len();
+    for answer in conn.send_packed_commands(&pipeline, 0, count).await? {
+        answer.extract_error()?;
+    }
+    Ok(())
+}
+
 type Asking = (SubscribeBatch, LocalBoxFuture<'static, Result<(), RedisFault>>);
 
 impl Listener {
     pub fn new(parts: ListenerParts) -> Rc<Listener> {
-        let ListenerParts { index, shard, finder, uid, control, post, counts } = parts;
+        let ListenerParts { index, shard, finder, partition, uid, control, post, counts } = parts;
         let names = &shard.dialect.names;
         let control_names = if control.is_some() { vec![names.control(), names.node(&uid)] } else { Vec::new() };
-        let probe_name = names.probe(&uid);
+        let probe_name = match partition {
+            Some(partition) => names.partition_probe(&uid, partition),
+            None => names.probe(&uid),
+        };
         Rc::new(Listener {
             index,
             shard,
             finder,
+            partition,
             interests: RefCell::default(),
             changed: Notify::new(),
             is_up: Cell::new(false),
@@ -90,6 +136,7 @@ impl Listener {
             counts,
             probes: Cell::new(0),
             in_doubt: Cell::new(false),
+            counted: Cell::new(0),
         })
     }
 
@@ -143,7 +190,10 @@ impl Listener {
     async fn server(&self) -> Result<RedisServer, RedisFault> {
         match (&self.finder, &self.shard.slots) {
             (Some(finder), _) => finder.find().await,
-            (None, Slots::Cluster(cluster)) => Ok(cluster.some_server()),
+            (None, Slots::Cluster(cluster)) => match self.partition {
+                Some(_) => cluster.server_of(slot(self.probe_name.as_bytes())),
+                None => Ok(cluster.some_server()),
+            },
             (None, Slots::One(_)) => Err(RedisFault("there is no server".into())),
         }
     }
@@ -155,7 +205,13 @@ impl Listener {
         }
         let mut names = self.control_names.clone();
         names.push(self.probe_name.clone());
-        let answer = tokio::time::timeout(dialled.patience, dialled.conn.subscribe(names)).await;
+        let answer =
+            tokio::time::timeout(dialled.patience, subscribe(dialled.conn.clone(), names, self.partition)).await;
+        if answer.as_ref().is_ok_and(Result::is_err)
+            && let Slots::Cluster(cluster) = &self.shard.slots
+        {
+            cluster.doubt();
+        }
         answer.map_err(|_| RedisFault("SUBSCRIBE is not answered within connect_timeout".into()))??;
         Ok(dialled)
     }
@@ -207,7 +263,12 @@ impl Listener {
     fn send_probe(self: &Rc<Self>) {
         let listener = self.clone();
         tokio::task::spawn_local(async move {
-            match listener.shard.tell(&listener.probe_name, b"probe").await {
+            let (shard, name) = (&listener.shard, &listener.probe_name);
+            let told = match listener.partition {
+                Some(_) => shard.tell_sharded(name, b"probe").await,
+                None => shard.tell(name, b"probe").await,
+            };
+            match told {
                 Ok(()) => listener.probes.set(listener.probes.get() + 1),
                 Err(_) => listener.in_doubt.set(true),
             }
@@ -217,14 +278,13 @@ impl Listener {
     fn ask(&self, dialled: &Dialled) -> Option<Asking> {
         let batch = self.interests.borrow_mut().next(BATCH)?;
         let names: Vec<String> = batch.channels.iter().map(|name| self.shard.dialect.names.message(name)).collect();
-        let mut conn = dialled.conn.clone();
-        let subscribe = batch.subscribe;
+        let (conn, partition) = (dialled.conn.clone(), self.partition);
+        let is_wish = batch.subscribe;
         let answer = async move {
-            match subscribe {
-                true => conn.subscribe(names).await,
-                false => conn.unsubscribe(names).await,
+            match is_wish {
+                true => subscribe(conn, names, partition).await,
+                false => unsubscribe(conn, names, partition).await,
             }
-            .map_err(RedisFault::from)
         };
         Some((batch, Box::pin(answer)))
     }
@@ -242,6 +302,13 @@ impl Listener {
                 (kind @ (PushKind::Subscribe | PushKind::SSubscribe), Ok([Value::BulkString(name), _]))
                 | (kind @ (PushKind::Unsubscribe | PushKind::SUnsubscribe), Ok([Value::BulkString(name), _])) => {
                     let subscribed = matches!(kind, PushKind::Subscribe | PushKind::SSubscribe);
+                    if !subscribed && name == self.probe_name.as_bytes() {
+                        // The partition has moved to another server.
+                        ended = true;
+                        if let Slots::Cluster(cluster) = &self.shard.slots {
+                            cluster.doubt();
+                        }
+                    }
                     self.answered(&name, subscribed, &mut post);
                 }
                 (PushKind::Disconnection, _) => ended = true,
@@ -259,7 +326,8 @@ impl Listener {
         if let Some((channel, life)) = interests.answered(channel, subscribed) {
             post.tell(&channel.clone(), Heard::Listening { channel, life, result: Ok(()) });
         }
-        self.counts.channels.store(interests.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        let count = interests.len() as u64;
+        self.counts.count_channels(self.counted.replace(count), count);
     }
 
     fn message(&self, name: &[u8], message: Bytes, post: &mut Post) {

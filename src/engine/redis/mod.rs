@@ -139,9 +139,22 @@ pub fn advice(facts: &RedisFacts) -> Vec<String> {
     check::advice(facts)
 }
 
+/// One shard of channels.
+struct Served {
+    shard: Rc<RedisShard>,
+    /// One, or one for each partition.
+    listeners: Vec<Rc<Listener>>,
+}
+
+impl Served {
+    fn listener(&self, channel: &str) -> &Rc<Listener> {
+        &self.listeners[self.shard.dialect.names.partition(channel).unwrap_or(0) as usize]
+    }
+}
+
 /// The servers in use.
 pub struct Redis {
-    broker: Vec<(Rc<RedisShard>, Rc<Listener>)>,
+    broker: Vec<Served>,
     /// Others, if presence is kept elsewhere.
     presence: Vec<Rc<RedisShard>>,
     next: Cell<usize>,
@@ -166,17 +179,28 @@ impl Redis {
                 Place::Cluster(..) => None,
             };
             let shard = shard(place, index, options, around);
-            let listener = Listener::new(ListenerParts {
-                index,
-                shard: shard.clone(),
-                finder,
-                uid: around.uid.clone(),
-                control: around.control.clone(),
-                post: around.post.clone(),
-                counts: around.counts.clone(),
-            });
-            spawn_local(listener.clone().keep());
-            shards.push((shard, listener));
+            let partitions = options.sharded_pub_sub_partitions;
+            let listener = |partition: Option<u32>| {
+                let listener = Listener::new(ListenerParts {
+                    index,
+                    shard: shard.clone(),
+                    finder: finder.clone(),
+                    partition,
+                    uid: around.uid.clone(),
+                    // Control is passed on by all servers.
+                    control: around.control.clone().filter(|_| partition.is_none()),
+                    post: around.post.clone(),
+                    counts: around.counts.clone(),
+                });
+                spawn_local(listener.clone().keep());
+                listener
+            };
+            let whole = listener(None);
+            let listeners = match partitions {
+                0 => vec![whole],
+                _ => (0..partitions).map(|partition| listener(Some(partition))).collect(),
+            };
+            shards.push(Served { shard, listeners });
         }
         let presence = match presence {
             None => Vec::new(),
@@ -200,12 +224,14 @@ impl Redis {
             let count = into.len() as u32;
             let at = if count == 1 { 0 } else { jump(commands::channel_of(&call), count) as usize };
             match (call, elsewhere) {
-                (EngineCall::Listen { channel, life }, _) => self.broker[at].1.listen(channel, life),
-                (EngineCall::Unlisten { channel }, _) => self.broker[at].1.unlisten(&channel),
+                (EngineCall::Listen { channel, life }, _) => {
+                    self.broker[at].listener(&channel.clone()).listen(channel, life);
+                }
+                (EngineCall::Unlisten { channel }, _) => self.broker[at].listener(&channel).unlisten(&channel),
                 (call, _) => into[at].push((reactor, call)),
             }
         }
-        let all = self.broker.iter().map(|(shard, _)| shard).zip(sorted);
+        let all = self.broker.iter().map(|served| &served.shard).zip(sorted);
         all.chain(self.presence.iter().zip(present)).for_each(|(shard, calls)| shard.take(calls.into_iter()));
     }
 
@@ -214,7 +240,7 @@ impl Redis {
         let mut last = String::new();
         for _ in &self.broker {
             let at = self.next.replace(self.next.get().wrapping_add(1)) % self.broker.len();
-            let shard = &self.broker[at].0;
+            let shard = &self.broker[at].shard;
             let names = &shard.dialect.names;
             let name = node.map_or_else(|| names.control(), |uid| names.node(uid));
             match shard.tell(&name, message).await {
@@ -241,6 +267,7 @@ fn shard(place: Place, index: usize, options: &RedisOptions, around: &Surroundin
             Slots::Cluster(cluster)
         }
     };
-    let dialect = Dialect::new(Names::new(&options.prefix, cluster, 0), options, false);
+    let partitions = if cluster { options.sharded_pub_sub_partitions } else { 0 };
+    let dialect = Dialect::new(Names::new(&options.prefix, cluster, partitions), options, partitions > 0);
     RedisShard::new(dialect, slots, around.post.clone(), counts, options.inflight_limit)
 }

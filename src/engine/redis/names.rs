@@ -97,6 +97,16 @@ impl Names {
         format!("{}.node.{uid}.probe", self.prefix)
     }
 
+    /// The same of one partition's connection.
+    pub fn partition_probe(&self, uid: &str, partition: u32) -> String {
+        format!("{}.node.{uid}.probe.{{{partition}}}", self.prefix)
+    }
+
+    /// Which partition a channel is in; `None` if there are none.
+    pub fn partition(&self, channel: &str) -> Option<u32> {
+        (self.partitions > 0).then(|| jump(channel, self.partitions))
+    }
+
     /// The channel of a PUB/SUB channel of clients; `None` if it is another's.
     pub fn channel_of<'a>(&self, message: &'a str) -> Option<&'a str> {
         let rest = message.strip_prefix(&*self.client)?;

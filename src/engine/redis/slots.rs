@@ -88,6 +88,17 @@ impl Cluster {
         self.links.borrow().get(usize::from(at)).cloned()
     }
 
+    /// The master of a slot.
+    pub fn server_of(&self, slot: u16) -> Result<RedisServer, RedisFault> {
+        let server = self.link(slot).and_then(|link| link.server());
+        server.ok_or_else(|| RedisFault("nobody has told yet which server has the partition".into()))
+    }
+
+    /// A server says that it does not have what the map says.
+    pub fn doubt(&self) {
+        self.stale.notify_one();
+    }
+
     /// Keeps the map, for ever.
     pub async fn keep(self: Rc<Self>) {
         let mut backoff = Backoff::new();

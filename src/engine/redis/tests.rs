@@ -192,6 +192,25 @@ impl Bench {
         }
     }
 
+    /// Whether the publication at `offset` is heard; nothing that is heard is kept.
+    async fn hears_soon(&mut self, offset: u64) -> bool {
+        for _ in 0..50 {
+            let mut batch = Vec::new();
+            self.mail.drain(&mut batch);
+            let is_it = |mail: &Mail| match mail {
+                Mail::Engine(Heard::Publication { position, .. }) => {
+                    position.as_ref().map(|at| at.offset) == Some(offset)
+                }
+                _ => false,
+            };
+            if batch.iter().any(is_it) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+
     async fn publish(&mut self, channel: &str, data: &str, more: Publishing) -> Result<EngineAnswer, Away> {
         let publication = Publication { data: data.to_owned().into(), tags: more.tags, ..Publication::default() };
         let Publishing { keep, delta, idempotency_key, version, version_epoch, .. } = more;
@@ -611,8 +630,8 @@ impl Drop for Sentinel {
     }
 }
 
-#[test]
-fn a_cluster_is_used_whole_and_a_slot_may_move() {
+/// Three masters, and where they are.
+fn cluster() -> ([Server; 3], String) {
     let nodes: [Server; 3] =
         std::array::from_fn(|_| Server::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]));
     let places = nodes.each_ref().map(|node| format!("127.0.0.1:{}", node.port));
@@ -623,42 +642,95 @@ fn a_cluster_is_used_whole_and_a_slot_may_move() {
     until("the cluster is whole", || {
         nodes.iter().all(|node| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
     });
+    (nodes, places.join(","))
+}
+
+/// One slot goes to another master, with what is in it.
+fn move_slot(nodes: &[Server; 3], slot: u16) {
+    let slot = slot.to_string();
+    let owner = nodes.iter().position(|node| node.cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot]).trim() != "0");
+    let (from, to) = (owner.expect("an owner"), (owner.expect("an owner") + 1) % 3);
+    let ids = nodes.each_ref().map(|node| node.cli(&["CLUSTER", "MYID"]).trim().to_owned());
+    nodes[to].cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &ids[from]]);
+    nodes[from].cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[to]]);
+    let keys = nodes[from].cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]);
+    for key in keys.lines() {
+        nodes[from].cli(&["MIGRATE", "127.0.0.1", &nodes[to].port.to_string(), key, "0", "5000"]);
+    }
+    for node in [to, from, (to + 1) % 3] {
+        nodes[node].cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &ids[to]]);
+    }
+}
+
+/// Publishes until the whole map is known.
+async fn publish_soon(bench: &mut Bench, channel: &str) -> u64 {
+    let began = Instant::now();
+    loop {
+        match bench.publish(channel, channel, kept()).await {
+            Err(Away) => assert!(began.elapsed() < PATIENCE),
+            answer => return offset_of(answer),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn pub_sub_of_a_cluster_may_be_sharded_and_a_partition_may_move() {
+    let (nodes, places) = cluster();
     run(async {
-        let options = RedisOptions { cluster_address: vec![places.join(",")], ..options(&nodes[0]) };
+        let own = RedisOptions { sharded_pub_sub_partitions: 8, ..options(&nodes[0]) };
+        let options = RedisOptions { cluster_address: vec![places], ..own };
+        let (mut bench, mut other) = (Bench::new(&options, "one").await, Bench::new(&options, "two").await);
+        for at in 0..30 {
+            let channel = format!("c{at}");
+            let began = Instant::now();
+            while !other.listens(&channel).await {
+                assert!(began.elapsed() < PATIENCE, "each partition has a server");
+            }
+            assert_eq!(publish_soon(&mut bench, &channel).await, 1);
+            assert_eq!(other.publication().await.0, channel);
+        }
+        let names = names::Names::new("centrifugo", true, 8);
+        let (heard, kept_at) = (names.message("c0"), names.stream("c0"));
+        let partition = names.partition("c0").expect("a partition");
+        assert_eq!(heard, format!("centrifugo.client.{{{partition}}}.c0"));
+        let sharded = |node: &Server| node.cli(&["PUBSUB", "SHARDCHANNELS", "centrifugo.client.*"]).lines().count();
+        let spread = nodes.each_ref().map(sharded);
+        assert!(
+            spread.iter().sum::<usize>() >= 30 && spread.iter().filter(|count| **count > 0).count() > 1,
+            "{spread:?}"
+        );
+        assert!(nodes.iter().all(|node| node.cli(&["PUBSUB", "CHANNELS", "centrifugo.client.*"]).trim().is_empty()));
+        move_slot(&nodes, names::slot(kept_at.as_bytes()));
+        let began = Instant::now();
+        // It is heard again at the server that has the partition now: what is lost meanwhile is for owners to read.
+        loop {
+            assert!(began.elapsed() < PATIENCE, "the partition is heard again");
+            let offset = publish_soon(&mut bench, "c0").await;
+            if other.hears_soon(offset).await {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_cluster_is_used_whole_and_a_slot_may_move() {
+    let (nodes, places) = cluster();
+    run(async {
+        let options = RedisOptions { cluster_address: vec![places], ..options(&nodes[0]) };
         assert_eq!(examine((&options, "engine.redis")).await.map(|found| found.len()), Ok(1));
         let mut bench = Bench::new(&options, "one").await;
         let mut other = Bench::new(&options, "two").await;
         for at in 0..30 {
             let channel = format!("c{at}");
             assert!(other.listens(&channel).await);
-            let began = Instant::now();
-            // Until the whole map is known.
-            let answer = loop {
-                match bench.publish(&channel, &channel, kept()).await {
-                    Err(Away) => assert!(began.elapsed() < PATIENCE),
-                    answer => break answer,
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            };
-            assert_eq!(offset_of(answer), 1);
+            assert_eq!(publish_soon(&mut bench, &channel).await, 1);
             assert_eq!(other.publication().await.0, channel);
         }
         let sizes = nodes.each_ref().map(|node| node.cli(&["DBSIZE"]).trim().parse::<u64>().expect("a number"));
         assert!(sizes.iter().all(|size| *size > 0), "{sizes:?}");
-        // One slot moves, with what is in it.
-        let slot = names::slot(b"centrifugo.stream.{c0}").to_string();
-        let owner = nodes.iter().position(|node| node.cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot]).trim() != "0");
-        let (from, to) = (owner.expect("an owner"), (owner.expect("an owner") + 1) % 3);
-        let ids = nodes.each_ref().map(|node| node.cli(&["CLUSTER", "MYID"]).trim().to_owned());
-        nodes[to].cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &ids[from]]);
-        nodes[from].cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[to]]);
-        let keys = nodes[from].cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]);
-        for key in keys.lines() {
-            nodes[from].cli(&["MIGRATE", "127.0.0.1", &nodes[to].port.to_string(), key, "0", "5000"]);
-        }
-        for node in [to, from, (to + 1) % 3] {
-            nodes[node].cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &ids[to]]);
-        }
+        move_slot(&nodes, names::slot(b"centrifugo.stream.{c0}"));
         assert_eq!(offset_of(bench.publish("c0", "moved", kept()).await), 2, "it is sent on to where the slot is");
         assert_eq!(other.publication().await.0, "moved");
     });
