@@ -180,13 +180,13 @@ impl Fleet {
         let Some(letters) = &self.letters else { return };
         let goodbye = ControlCommand { shutdown: Some(FleetShutdown {}), ..ControlCommand::default() };
         let message = ControlCommand { uid: self.uid.clone(), ..goodbye }.encode_to_vec();
-        let (taken, mut wait) = oneshot::channel();
-        if letters.send(Letter { node: None, message, taken: Some(taken) }).is_err() {
-            return;
-        }
-        let began = Instant::now();
-        while began.elapsed() < GOODBYE && matches!(wait.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
-            std::thread::sleep(Duration::from_millis(5));
+        let (taken, wait) = oneshot::channel();
+        let sent = letters.send(Letter { node: None, message, taken: Some(taken) });
+        // Who says it has no runtime of its own.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        if let (Ok(()), Ok(runtime)) = (sent, runtime) {
+            // Nobody can do more than wait for it.
+            let _ = runtime.block_on(async { tokio::time::timeout(GOODBYE, wait).await });
         }
     }
 

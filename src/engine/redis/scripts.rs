@@ -12,9 +12,11 @@ pub struct LuaScript {
     pub sha: String,
 }
 
+/// Each is one file, or several that belong together.
 macro_rules! scripts {
-    ($($name:ident = $file:literal;)*) => {
-        $(pub static $name: LazyLock<LuaScript> = LazyLock::new(|| LuaScript::new(include_str!(concat!("lua/", $file, ".lua"))));)*
+    ($($name:ident = $($file:literal)+;)*) => {
+        $(pub static $name: LazyLock<LuaScript> =
+            LazyLock::new(|| LuaScript::new(concat!($(include_str!(concat!("lua/", $file, ".lua"))),+)));)*
 
         pub fn all() -> [&'static LuaScript; count!($($name)*)] {
             [$(&$name),*]
@@ -28,8 +30,8 @@ macro_rules! count {
 }
 
 scripts! {
-    PUBLISH_STREAM = "publish_stream";
-    PUBLISH_LIST = "publish_list";
+    PUBLISH_STREAM = "publish_begin" "publish_stream" "publish_finish";
+    PUBLISH_LIST = "publish_begin" "publish_list" "publish_finish";
     PUBLISH_ONCE = "publish_once";
     READ_STREAM = "read_stream";
     READ_LIST = "read_list";
