@@ -12,6 +12,7 @@ mod check;
 mod client;
 mod command_line;
 mod commands;
+mod compose;
 mod contract;
 mod deflate;
 mod descriptors;

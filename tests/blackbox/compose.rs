@@ -1,0 +1,79 @@
+//! The compose files of deploy/: with their configurations and what they put into the environment, nodes are one fleet.
+
+use crate::client::{Client, token};
+use crate::nats::NatsProcess;
+use crate::redis::RedisProcess;
+use crate::server::{KEY, SECRET, Server, gannet, until};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose")
+}
+
+/// The services of compose.yaml with what they share.
+fn services() -> Value {
+    let text = std::fs::read_to_string(folder().join("compose.yaml")).expect("the file");
+    let mut file: serde_norway::Value = serde_norway::from_str(&text).expect("YAML");
+    file.apply_merge().expect("merged");
+    serde_json::to_value(&file["services"]).expect("services")
+}
+
+/// A node as a service is: its environment and its file, but here.
+fn node(service: &Value, file: &str, store: &[&str]) -> Server {
+    let file = folder().join(file);
+    let mut command = gannet();
+    for (name, value) in service["environment"].as_object().expect("an environment") {
+        let value = match value.as_str().expect("a text") {
+            text if text.starts_with("${GANNET_API_KEY") => KEY,
+            text if text.starts_with("${GANNET_TOKEN_KEY") => SECRET,
+            text => text,
+        };
+        command.env(name, value);
+    }
+    let here = ["--config", file.to_str().expect("a path"), "--http_server.internal_port=0", "--reactors=2"];
+    Server::start_by(command, &[&here[..], store].concat())
+}
+
+fn is_one_fleet(file: &str, store: &[&str]) {
+    let services = services();
+    let nodes = ["one", "two"].map(|name| node(&services[name], file, store));
+    let names = |node: &Server| {
+        let info = node.call("info", json!({}));
+        let nodes = info["result"]["nodes"].as_array().expect("nodes").iter();
+        nodes.filter_map(|node| node["name"].as_str().map(str::to_owned)).collect::<std::collections::BTreeSet<_>>()
+    };
+    let known = std::collections::BTreeSet::from(["one".to_owned(), "two".to_owned()]);
+    until("the nodes to know each other", || nodes.iter().all(|node| names(node) == known).then_some(()));
+    let mut client = Client::connected_with(&nodes[0], &token(&json!({ "sub": "1" })));
+    let reply = client.ask(json!({ "subscribe": { "channel": "chat:1" } }));
+    assert!(reply["subscribe"].is_object(), "{reply}");
+    let answer = nodes[1].call("publish", json!({ "channel": "chat:1", "data": "hello" }));
+    assert!(answer["error"].is_null(), "{answer}");
+    assert_eq!(client.publication().1, "hello");
+}
+
+#[test]
+fn nodes_over_redis_are_one_fleet() {
+    let redis = RedisProcess::start(&[]);
+    is_one_fleet("redis.toml", &["--engine.redis.address", &redis.address()]);
+}
+
+#[test]
+fn nodes_over_nats_are_one_fleet() {
+    let nats = NatsProcess::start("");
+    is_one_fleet("nats.toml", &["--engine.nats.url", &nats.url()]);
+}
+
+#[test]
+fn services_mount_files_that_are_there() {
+    let services = services();
+    for name in ["one", "two", "three"] {
+        let mounted =
+            services[name]["volumes"][0].as_str().and_then(|volume| volume.split_once(':')).expect("a volume");
+        assert!(folder().join(mounted.0).is_file(), "{name}: {mounted:?}");
+        let inside = mounted.1.trim_end_matches(":ro");
+        assert_eq!(services[name]["command"], json!(["--config", inside]), "{name}");
+        assert_eq!(services[name]["environment"]["GANNET_NODE_NAME"], name);
+    }
+}
