@@ -1,6 +1,8 @@
 //! Two nodes over one NATS: what happens on one is seen on the other, at most once; a NATS that fails costs no client.
 
+use crate::certificates::Certificates;
 use crate::client::Client;
+use crate::file::File;
 use crate::nats::{Bystander, NatsProcess};
 use crate::peer::Peer;
 use crate::redis::RedisProcess;
@@ -373,4 +375,41 @@ fn a_namespace_names_its_engine() {
     assert_eq!(offset(&a, "na:1"), Value::Null, "none");
     assert_eq!(redis.cli(&["XLEN", "centrifugo.stream.re:1"]).trim(), "2");
     assert_eq!((a.metric("gannet_redis_calls_total") > 0, a.metric("gannet_nats_calls_total") > 0), (true, true));
+}
+
+#[test]
+fn a_nats_that_demands_tls_gets_it() {
+    let certificates = Certificates::new();
+    let (server, key) = certificates.signed("localhost");
+    let file = |name: &str, text: &str| File::new(&format!("nats-tls-{name}"), text);
+    let [authority, server, key, shown, shown_key] = [
+        file("authority", &certificates.authority),
+        file("server", &server),
+        file("key", &key),
+        file("client", &certificates.client.0),
+        file("client-key", &certificates.client.1),
+    ];
+    let nats = NatsProcess::start(&format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
+        server.path(),
+        key.path(),
+        authority.path()
+    ));
+    let url = format!("nats://localhost:{}", nats.port);
+    let trusts = ["--engine.nats.tls.enabled", "--engine.nats.tls.server_ca_pem", authority.path()];
+    let shows = ["--engine.nats.tls.cert_pem", shown.path(), "--engine.nats.tls.key_pem", shown_key.path()];
+    let a = node_at(&url, "a", &[&trusts[..], &shows].concat());
+    let mut client = joined(&a, "plain", "1");
+    publish(&a, "plain", &json!("by TLS"));
+    hears(&mut client, &json!("by TLS"));
+    for less in [&trusts[..], &[]] {
+        let output = gannet()
+            .args(["--http_server.address=127.0.0.1", "--http_server.port=0", "--client.insecure"])
+            .args(["--engine.type=nats", "--engine.nats.url", &url])
+            .args(less)
+            .output()
+            .expect("an end");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains("engine.nats: localhost:"), "{text}");
+    }
 }
