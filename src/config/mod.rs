@@ -591,8 +591,8 @@ options! {
         /// Commands, or frames that hold none, that one connection may send in one loop turn; the rest waits for the
         /// next turn, after everyone else.
         command_budget: usize = 64, Rule::Count(1, MIB);
-        /// Bytes of messages, after inflating them, that one connection may have decoded in one loop turn; the rest
-        /// waits likewise.
+        /// Bytes of messages, after inflating them, that one connection may have decoded in one loop turn, and of
+        /// publications to which deltas are searched for it as it recovers; the rest waits likewise.
         decode_budget: usize = 128 << 10, Rule::Bytes(1, GIB);
         /// Bytes of replies that one connection may cause in one loop turn; what else it asks for waits likewise.
         reply_budget: usize = 256 << 10, Rule::Bytes(1, GIB);

@@ -116,6 +116,8 @@ pub struct Effects {
     pub own_fault: bool,
     /// Subscriptions of the server's making that their owners refused.
     pub lost_subscriptions: u32,
+    /// Bytes of publications to which deltas were searched.
+    pub searched_bytes: u64,
     /// The command that is answered now, if the place of its reply was kept.
     pub kept: Option<u32>,
 }

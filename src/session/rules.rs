@@ -85,6 +85,8 @@ pub struct Rules {
     pub recovery_limit: usize,
     /// Clients that one presence reply may tell of.
     pub presence_limit: usize,
+    /// Bytes of publications to which deltas are searched for one client that recovers.
+    pub delta_bytes_max: usize,
     /// Lists of who is present in large channels that wait at one reactor.
     pub list_limit: usize,
     /// Ticks between pings, at most.
@@ -252,6 +254,7 @@ impl Rules {
             user_connection_limit: client.user_connection_limit,
             history_limit: client.history_max_publication_limit,
             presence_limit: client.presence_max_client_limit,
+            delta_bytes_max: config.reactor.decode_budget,
             list_limit: config.reactor.presence_queue_limit,
             recovery_limit: client.recovery_max_publication_limit,
             ping_interval,

@@ -402,7 +402,7 @@ impl Session {
             turn.fx.push(Effect::Release { channel });
             return self.refuse(ticket, ClientError::UnrecoverablePosition.into(), turn);
         }
-        let publications = self.recovered_publications(flags, &details, recovery.publications);
+        let publications = self.recovered_publications(flags, &details, recovery.publications, turn);
         flags.set(Flags::DELTA_READY, flags.has(Flags::DELTA) && !publications.is_empty());
         let positioned = flags.has(Flags::POSITIONED);
         let position = position.filter(|_| positioned);
@@ -437,7 +437,13 @@ impl Session {
     }
 
     /// What was missed, as this subscription is sent it.
-    fn recovered_publications(&self, flags: Flags, details: &Details, missed: Vec<Publication>) -> Vec<Publication> {
+    fn recovered_publications(
+        &self,
+        flags: Flags,
+        details: &Details,
+        missed: Vec<Publication>,
+        turn: &mut Turn<'_>,
+    ) -> Vec<Publication> {
         if let Some(filter) = &details.filter {
             return missed.into_iter().filter(|publication| filter.matches(&publication.tags)).collect();
         }
@@ -445,12 +451,18 @@ impl Session {
             return missed;
         }
         let before = std::iter::once(None).chain(missed.iter().map(Some));
+        let mut searched = 0;
         let chained = before.zip(&missed).map(|(before, publication)| {
+            // A delta may be dear to find and short. Beyond what may be searched, publications go as they are.
+            let before = before.filter(|_| searched < turn.rules.delta_bytes_max);
+            searched += before.map_or(0, |_| publication.data.len());
             let delta = before.and_then(|before| delta::shorter(&before.data, &publication.data));
             // What is no text goes as it is, and is refused with the reply.
             as_delta(self.encoding(), publication, delta.as_ref()).unwrap_or_else(|| publication.clone())
         });
-        chained.collect()
+        let chained = chained.collect();
+        turn.fx.searched_bytes += searched as u64;
+        chained
     }
 
     fn tell_subscribed(&self, id: u32, result: SubscribeResult, turn: &mut Turn<'_>) {

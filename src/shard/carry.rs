@@ -199,6 +199,7 @@ impl Shard {
         for (code, count) in self.fx.refused.iter_mut().enumerate().filter(|(_, count)| **count > 0) {
             self.counters.refused[code] += u64::from(std::mem::take(count));
         }
+        self.searched_bytes += std::mem::take(&mut self.fx.searched_bytes);
         self.counters.subscriptions_lost += u64::from(std::mem::take(&mut self.fx.lost_subscriptions));
         for limited in self.fx.limited.drain(..) {
             *self.counters.limited.entry(limited).or_default() += 1;

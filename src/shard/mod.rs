@@ -184,6 +184,8 @@ pub struct Shard {
     secret: Arc<Secret>,
     /// Bytes of publications and clients in the answers that this shard gave as an owner.
     pub answered_bytes: u64,
+    /// Bytes of publications to which deltas were searched for clients that recover.
+    pub searched_bytes: u64,
     /// For the reactor, in order. Emptied by it after each call.
     pub out: Vec<Out>,
     pub counters: Counters,
@@ -224,6 +226,7 @@ impl Shard {
             list_askers: slices::ListAskers::default(),
             secret,
             answered_bytes: 0,
+            searched_bytes: 0,
             out: Vec::new(),
             counters: Counters::default(),
             deflater: Deflater::default(),

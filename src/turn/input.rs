@@ -458,10 +458,11 @@ impl<H: Host> Turns<H> {
             if !self.is_open(conn) {
                 break None;
             }
-            let before = self.conns.queued_bytes;
+            let (before, searched) = (self.conns.queued_bytes, self.shard.searched_bytes);
             let used = self.shard.command(self.now, &mut self.conns, conn, &message[at..], at == 0);
             self.act();
             left.charge(self.conns.queued_bytes - before, self.shard.take_checks());
+            left.charge_decoded((self.shard.searched_bytes - searched) as usize);
             at += used;
             if at >= message.len() {
                 break None;

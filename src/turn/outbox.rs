@@ -261,6 +261,18 @@ mod tests {
     }
 
     #[test]
+    fn what_left_as_a_whole_holds_nothing_back_from_being_dropped() {
+        let (mut outbox, mut line) = (Outbox::default(), Line::with_room(1));
+        outbox.push("ab".into());
+        assert_eq!(written(&mut outbox, &mut line).1, "a");
+        line.give_room(1);
+        assert_eq!(written(&mut outbox, &mut line).1, "b");
+        outbox.push("cd".into());
+        outbox.clear_unbegun();
+        assert!(outbox.is_empty() && outbox.bytes() == 0);
+    }
+
+    #[test]
     fn a_cut_drops_the_first_hole_and_all_behind_it() {
         let (mut outbox, mut line) = (Outbox::default(), Line::default());
         outbox.push("a".into());
