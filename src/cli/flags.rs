@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::sync::LazyLock;
 
 use clap::builder::PossibleValuesParser;
+use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
@@ -108,6 +109,25 @@ pub fn command() -> Command {
         .subcommand(completions())
         .subcommand(man())
         .subcommand(Command::new("version").about("Print the version, and how this program was made"))
+}
+
+/// Who comes from Centrifugo has its commands in their fingers: what each is called here.
+const COMMANDS_OF_CENTRIFUGO: &[(&str, &str)] = &[
+    ("checkconfig", "check"),
+    ("genconfig", "init"),
+    ("defaultconfig", "config"),
+    ("configdoc", "config"),
+    ("configschema", "config --schema"),
+    ("gentoken", "token connection"),
+    ("gensubtoken", "token subscription"),
+    ("checktoken", "token check"),
+    ("checksubtoken", "token check"),
+];
+
+/// The command that an error is about, if it is one of Centrifugo's, and the one of ours.
+pub fn command_of_centrifugo(error: &clap::Error) -> Option<(&'static str, &'static str)> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    COMMANDS_OF_CENTRIFUGO.iter().find(|(theirs, _)| theirs == word).copied()
 }
 
 fn init() -> Command {

@@ -188,6 +188,9 @@ fn own_variables(env: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<
 /// Clap took no command from the arguments: help was asked for, or they are wrong.
 fn stopped(error: &clap::Error, unknown: &[(String, String)], out: &mut dyn Write) -> Result<Action, CliError> {
     let text = error.render().to_string();
+    if let Some((theirs, ours)) = flags::command_of_centrifugo(error) {
+        return Err(fail(format!("{theirs} is a command of Centrifugo: write `gannet {ours}` (see --help)")));
+    }
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return print(out, &text);
     }

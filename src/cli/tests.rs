@@ -76,7 +76,7 @@ fn a_boolean_flag_needs_no_value() {
     assert!(!served("gannet --health.enabled=false", &[]).health.enabled);
     let spaced = served("gannet --health.enabled false serve --echo.enabled true", &[]);
     assert!(!spaced.health.enabled && spaced.echo.enabled);
-    let served_by_centrifugo = ["admin", "debug", "swagger"];
+    let served_by_centrifugo = ["graphite", "debug", "swagger"];
     for section in served_by_centrifugo {
         let text = output(&format!("gannet check --{section}.enabled --echo.enabled"), &[]);
         assert!(text.contains(&format!("warning: --{section}.enabled: is not there yet: ")), "{text}");
@@ -137,6 +137,14 @@ fn every_problem_of_every_source_is_told_at_once() {
 #[test]
 fn wrong_arguments_are_clap_s_to_tell() {
     assert!(error("gannet serv", &[]).contains("unrecognized subcommand 'serv'"));
+    for (theirs, ours) in [
+        ("checkconfig -c c.json", "checkconfig is a command of Centrifugo: write `gannet check`"),
+        ("genconfig", "write `gannet init`"),
+        ("gentoken -u 42", "write `gannet token connection`"),
+    ] {
+        let told = error(&format!("gannet {theirs}"), &[]);
+        assert!(told.starts_with("error: ") && told.contains(ours) && told.lines().count() == 1, "{told}");
+    }
     assert!(error("gannet --reactors", &[]).contains("a value is required"));
     assert!(error("gannet --reactors 1 --reactors 2", &[]).contains("cannot be used multiple times"));
     assert!(error("gannet --reactors 1 check --reactors 2", &[]).contains("--reactors: is given twice"));

@@ -391,7 +391,7 @@ impl Config {
             [("client.proxy.connect", &self.client.proxy.connect), ("client.proxy.refresh", &self.client.proxy.refresh)]
         {
             if switched.enabled && switched.proxy.endpoint.is_empty() {
-                let message = "expected an http or https URL, because the proxy is enabled; got nothing";
+                let message = "expected a URL (http, https or grpc), because the proxy is enabled; got nothing";
                 problems.push(problem(&format!("{option}.endpoint"), String::new(), message));
             }
         }
@@ -436,7 +436,7 @@ impl Config {
                 say("name", format!("expected a name of its own; there is another {name:?}"));
             }
             if proxy.endpoint.is_empty() {
-                say("endpoint", "expected an http or https URL; got nothing".into());
+                say("endpoint", "expected a URL (http, https or grpc); got nothing".into());
             }
             check_proxy(proxy, say);
         }
@@ -760,7 +760,7 @@ mod tests {
         let cases = [
             (
                 "[client.proxy.refresh]\nenabled = true",
-                "client.proxy.refresh.endpoint: expected an http or https URL, because the proxy is enabled; got nothing",
+                "client.proxy.refresh.endpoint: expected a URL (http, https or grpc), because the proxy is enabled; got nothing",
             ),
             (
                 "[channel.without_namespace]\nsubscribe_proxy_enabled = true",

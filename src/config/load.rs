@@ -277,6 +277,8 @@ impl Loader {
             self.errors.push(about(place, problem));
         }
         let mut warnings = if self.blind { Vec::new() } else { self.config.warnings() };
+        // What an option comes to without its value is not what its operator will have.
+        warnings.retain(|warning| !self.unread.contains(&warning.option));
         warnings.append(&mut self.notes);
         match self.errors.is_empty() {
             true => (Ok(self.config), warnings),
@@ -427,6 +429,9 @@ mod tests {
         }
         let options: Vec<_> = warnings.iter().map(|warning| warning.option.as_str()).collect();
         assert_eq!(options, ["client.insecure", "client.allowed_origins", "GANNET_COLOUR"]);
+        let text = "[client]\nallowed_origins = 5\n[client.token]\nhmac_secret_key = 5";
+        let (result, warnings) = examine(Some(File { name: "a.toml", text }), &[], &[]);
+        assert_eq!((result.unwrap_err().len(), warnings), (2, Vec::new()), "nor is it said to be empty");
     }
 
     #[test]
