@@ -239,6 +239,7 @@ impl Config {
             ("openapi", &self.openapi.handler_prefix, self.openapi.enabled),
             ("health", &self.health.handler_prefix, self.health.enabled),
             ("prometheus", &self.prometheus.handler_prefix, self.prometheus.enabled),
+            ("admin", &self.admin.handler_prefix, self.admin.enabled),
             ("init", &self.init.handler_prefix, self.init.enabled),
             ("echo", &self.echo.handler_prefix, self.echo.enabled),
         ];
@@ -255,6 +256,7 @@ impl Config {
 
     pub(super) fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
+        let warnings_of_admin = self.admin_warnings();
         let mut warn = |option: &str, message: &str| {
             let (option, message) = (option.to_owned(), message.to_owned());
             warnings.push(Warning { option, message });
@@ -284,6 +286,7 @@ impl Config {
                 warn(option, &message);
             }
         }
+        warnings_of_admin.into_iter().for_each(|warning| warn(&warning.option, &warning.message));
         client.token_warnings().iter().for_each(|(option, message)| warn(option, message));
         let public = self.http_server.internal_port == 0 && !self.dev;
         if public && self.prometheus.enabled {

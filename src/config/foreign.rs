@@ -42,8 +42,8 @@ pub enum Disposition {
 }
 
 const STORE: &str = "map subscriptions are not there yet: set type to memory, or remove the section";
-const RESP3: &str = "set it to false: RESP3 is spoken, which takes Redis 6.2";
-const REPLICA: &str = "set enabled to false: all is read where it is written";
+const RESP3: &str = "RESP3 is spoken, which takes Redis 6.2 or later";
+const REPLICA: &str = "all is read where it is written";
 const TRANSPORT: &str = "set enabled to false, and let clients use websocket, sse, http_stream or one of uni_";
 const MAP: &str = "only map and shared_poll subscriptions read it, and they are not there yet";
 const CEL: &str = "grant by allow_ options, by the subscribe proxy, or by tokens";
@@ -51,13 +51,13 @@ const KEY_SETS: &str = "an endpoint with groups stands for the list of URLs that
 const BUFFERS: &str = "a client has no buffer of its own while it has nothing to read or to write";
 
 const TOP: &[(&str, Verdict)] = &[
-    ("engine.redis.force_resp2", Missing(RESP3)),
-    ("engine.redis.replica_client", Switch(REPLICA)),
-    ("broker.redis.force_resp2", Missing(RESP3)),
-    ("broker.redis.replica_client", Switch(REPLICA)),
+    ("engine.redis.force_resp2", Idle(RESP3)),
+    ("engine.redis.replica_client", Spare(REPLICA)),
+    ("broker.redis.force_resp2", Idle(RESP3)),
+    ("broker.redis.replica_client", Spare(REPLICA)),
     ("broker.postgres", Idle("only broker.type postgres reads it, and that is not there yet")),
-    ("presence_manager.redis.force_resp2", Missing(RESP3)),
-    ("presence_manager.redis.replica_client", Switch(REPLICA)),
+    ("presence_manager.redis.force_resp2", Idle(RESP3)),
+    ("presence_manager.redis.replica_client", Spare(REPLICA)),
     ("map_broker", Store),
     ("controller", Switch("set enabled to false: nodes speak to each other by the engine")),
     ("shared_poll", Idle(MAP)),
@@ -77,7 +77,8 @@ const TOP: &[(&str, Verdict)] = &[
         "uni_websocket.disable_disconnect_push",
         Missing("set it to false: a disconnect push comes before the close frame"),
     ),
-    ("admin", Spare("the API (http_api) and metrics (prometheus) tell what its pages do")),
+    ("admin.web_path", Idle("the page is in the program")),
+    ("admin.web_proxy_address", Idle("the page is in the program")),
     ("swagger", Spare("openapi.handler_prefix describes the API")),
     ("debug", Spare("`gannet doctor` and prometheus tell how the server does")),
     ("dev.enabled", Spare("`gannet --dev` has a page to try things out, and is an insecure mode")),
@@ -201,7 +202,7 @@ fn judge(list: &[(&str, Verdict)], name: &str, given: Given<'_>) -> Option<Dispo
             (Some(true), Spare(_)) => Disposition::Note(format!("is not there yet: {hint}")),
             (Some(true), _) => refused(hint),
             (Some(false), _) => Disposition::Holds,
-            (None, _) => idle("without enabled it is off"),
+            (None, _) => idle("what it belongs to is off, or not there yet"),
         },
         Store => match is_memory(rest, value) {
             Some(true) => idle("memory is the one kind there is yet"),
@@ -354,7 +355,7 @@ mod tests {
     /// Each switch of Centrifugo as its file, variable and flag turn it on: what is told is the same.
     #[test]
     fn what_changes_nothing_for_clients_is_a_warning() {
-        let spare = ["admin", "swagger", "debug", "dev", "opentelemetry", "graphite"];
+        let spare = ["swagger", "debug", "dev", "opentelemetry", "graphite"];
         let idle = ["prometheus.native_histograms", "prometheus.recovered_publications_histogram"];
         let idle = idle.into_iter().chain(["uni_websocket.compression"]);
         let switches = spare.map(|section| (format!("{section}.enabled"), "is not there yet: "));
@@ -384,7 +385,6 @@ mod tests {
     fn what_is_not_here_is_refused_with_what_to_do() {
         let table = [
             (r#"{"controller":{"enabled":true}}"#, "controller", "nodes speak to each other by the engine"),
-            (r#"{"engine":{"redis":{"force_resp2":true}}}"#, "engine.redis.force_resp2", "which takes Redis 6.2"),
             (r#"{"map_broker":{"type":"postgres"}}"#, "map_broker", "set type to memory"),
             (r#"{"webtransport":{"enabled":true}}"#, "webtransport", "let clients use websocket"),
             (r#"{"consumers":[{"name":"k","enabled":false},{"name":"l","enabled":true}]}"#, "consumers", "http_api"),
@@ -432,11 +432,19 @@ mod tests {
         let noted = [
             (
                 r#"{"webtransport":{"handler_prefix":"/w"}}"#,
-                "webtransport: has no effect here: without enabled it is off",
+                "webtransport: has no effect here: what it belongs to is off, or not there yet",
             ),
             (
                 r#"{"websocket":{"use_write_buffer_pool":true}}"#,
                 "websocket.use_write_buffer_pool: has no effect here: a",
+            ),
+            (
+                r#"{"engine":{"redis":{"force_resp2":true}}}"#,
+                "engine.redis.force_resp2: has no effect here: RESP3 is spoken, which takes Redis 6.2 or later",
+            ),
+            (
+                r#"{"engine":{"redis":{"replica_client":{"enabled":true}}}}"#,
+                "engine.redis.replica_client: is not there yet: all is read where it is written",
             ),
             (r#"{"shutdown":{"timeout":"10s"}}"#, "shutdown.timeout: is read as shutdown.deadline"),
             (

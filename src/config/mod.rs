@@ -8,6 +8,7 @@
 
 #[macro_use]
 mod registry;
+mod admin;
 mod backend;
 mod channel;
 mod check;
@@ -34,6 +35,7 @@ mod variables;
 
 use std::time::Duration;
 
+pub use admin::Admin;
 pub use backend::{
     BackendOptions, ChannelProxy, ClientProxy, HOOK_EVENTS, HooksOptions, JwksOptions, NamedProxy, ProxyOptions, Rpc,
     RpcNamespace, RpcOptions, SwitchedProxy, TlsOptions, Transform,
@@ -134,6 +136,8 @@ options! {
         http_api: HttpApi = HttpApi::default();
         /// The same API by gRPC, on a port of its own
         grpc_api: GrpcApi = GrpcApi::default();
+        /// The page for operators
+        admin: Admin = Admin::default();
         /// The description of the HTTP API for programs (OpenAPI); it reveals nothing
         openapi: EndpointOptions = EndpointOptions { enabled: true, handler_prefix: "/openapi.json".into() };
         /// The endpoint a load balancer asks; it reveals nothing

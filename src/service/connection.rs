@@ -3,6 +3,7 @@
 //! Owns the ways in which bytes come and go here, whether the socket was a reactor's before or was accepted by this
 //! thread, and the handshakes of the operators' ports: whoever comes there is known, so no worker is needed.
 
+use super::admin::FarEnd;
 use crate::reactor::{Detached, with_kit};
 use crate::tls::Tunnel;
 use crate::workers::{Handshake, Next};
@@ -42,6 +43,11 @@ impl Connection {
         let Some(config) = tls else { return Ok(Connection { stream, tunnel: None }) };
         let tunnel = tokio::time::timeout(timeout, shake(&mut stream, &config)).await??;
         Ok(Connection { stream, tunnel: Some(Mutex::new(tunnel)) })
+    }
+
+    /// Who is at its other end.
+    pub fn far_end(&self) -> FarEnd {
+        FarEnd { ip: self.stream.peer_addr().ok().map(|address| address.ip()), secure: self.tunnel.is_some() }
     }
 
     /// To go back to a reactor.

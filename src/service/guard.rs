@@ -18,10 +18,13 @@ const SIMPLE: [&str; 3] = ["text/plain", "application/x-www-form-urlencoded", "m
 
 /// `router` behind the look, if the API needs no key. The configuration was checked: its origins can be read.
 pub fn guarded(router: Router, config: &Config) -> Router {
+    guarded_if(config.http_api.insecure || config.dev, router, config)
+}
+
+/// The same where something else needs no key.
+pub fn guarded_if(keyless: bool, router: Router, config: &Config) -> Router {
     match Origins::new(config) {
-        Ok(origins) if config.http_api.insecure || config.dev => {
-            router.layer(from_fn_with_state(Arc::new(origins), look))
-        }
+        Ok(origins) if keyless => router.layer(from_fn_with_state(Arc::new(origins), look)),
         _ => router,
     }
 }

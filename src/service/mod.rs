@@ -5,6 +5,7 @@
 //! the node asks of others: the application's backend, key sets, hooks; and the node's memory watch. Knows reactors
 //! only by their mailboxes: a slow request here delays no client but those that wait for it.
 
+mod admin;
 mod api;
 mod backend;
 mod certificates;
@@ -187,7 +188,7 @@ impl Service {
 
     async fn serve(mut self) -> io::Result<()> {
         let config = self.settings.borrow().config.clone();
-        let operator = pages::Operator::of(&self);
+        let operator = pages::Operator::of(&self)?;
         let grpc = operator.grpc(self.settings.clone());
         let ports = Ports { node: self.node.clone(), operator, apart: self.listeners.internal.is_some() };
         let routers = ports.follow(self.settings.clone());
@@ -268,13 +269,12 @@ struct Ports {
 }
 
 impl Ports {
-    fn routers(&self, settings: &Settings) -> (Router, Router) {
+    fn routers(&self, settings: &Arc<Settings>) -> (Router, Router) {
         let internal = pages::internal(&self.operator, settings);
         let external = pages::external(&self.node, &settings.config);
         let external = match self.apart {
             false => external.merge(internal.clone()),
-            true if settings.config.http_api.external => external.merge(pages::external_api(&self.operator, settings)),
-            true => external,
+            true => external.merge(pages::external_api(&self.operator, settings)),
         };
         let options = &settings.config.prometheus;
         match options.enabled && options.instrument_http_handlers {
@@ -357,6 +357,7 @@ async fn serve_one(
     limits: Limits,
 ) -> Option<Returned> {
     let stream = Arc::new(stream);
+    let far_end = stream.far_end();
     let (requests, answers, mut found) = line::split(stream.clone(), bytes, paths, limits.head_max);
     // Who asks and does not read what it gets must not keep its place.
     let mut answers = TimeoutWriter::new(answers);
@@ -368,7 +369,8 @@ async fn serve_one(
         .header_read_timeout(limits.head_timeout)
         .serve_connection(
             io,
-            service_fn(move |request| {
+            service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+                request.extensions_mut().insert(far_end);
                 // Each request by what holds when it comes, on a connection that was kept as well.
                 let router = router.borrow().clone();
                 TowerToHyperService::new(router).call(request)

@@ -10,7 +10,7 @@ use crate::engine::Letter;
 use crate::engine::board::PresenceBoard;
 use crate::engine::control::{ControlCommand, Fleet, FleetDisconnect, SubscribeDefaults};
 use crate::protocol::code::Disconnect;
-use crate::shard::{self, Control, ControlAnswer, Mail, Stats};
+use crate::shard::{self, ClientFacts, ClientSearch, Control, ControlAnswer, Mail, Stats};
 use compact_str::CompactString;
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, HashMap};
@@ -225,6 +225,20 @@ impl Node {
             _ => None,
         });
         Ok(lists.flatten().collect())
+    }
+
+    /// Clients on this node, those first for which most bytes wait.
+    pub async fn clients(&self, search: ClientSearch) -> Result<Vec<ClientFacts>, Unavailable> {
+        let max = search.max;
+        let answers = self.ask_all(Control::Clients(search)).await?;
+        let lists = answers.into_iter().filter_map(|answer| match answer {
+            ControlAnswer::Clients(list) => Some(list),
+            _ => None,
+        });
+        let mut all: Vec<ClientFacts> = lists.flatten().collect();
+        all.sort_by_key(|facts| std::cmp::Reverse(facts.conn.waiting));
+        all.truncate(max);
+        Ok(all)
     }
 
     /// Numbers of each reactor.

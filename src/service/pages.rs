@@ -1,5 +1,6 @@
 //! F10 · Health, metrics and the chat page, and which port answers what.
 
+use super::admin::{self, Door};
 use super::api::{self, Calls, GrpcService};
 use super::backend::Backend;
 use super::emulation;
@@ -28,6 +29,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
+use std::io;
 use std::sync::Arc;
 use tokio::sync::watch::Receiver;
 
@@ -36,9 +38,11 @@ const CHAT: &str = include_str!("chat.html");
 
 #[derive(Clone)]
 pub struct Operator {
-    node: Arc<Node>,
+    pub node: Arc<Node>,
     admission: Arc<Admission>,
-    calls: Arc<Calls>,
+    pub calls: Arc<Calls>,
+    /// Of the page for operators.
+    pub door: Arc<Door>,
     log_dropped: Arc<dyn Fn() -> usize + Send + Sync>,
     backend: Arc<Backend>,
     told: Arc<HookCounts>,
@@ -74,11 +78,12 @@ pub fn reactors_paths(config: &Config) -> impl Iterator<Item = String> {
 }
 
 impl Operator {
-    pub fn of(service: &Service) -> Operator {
-        Operator {
+    pub fn of(service: &Service) -> io::Result<Operator> {
+        Ok(Operator {
             node: service.node.clone(),
             admission: service.admission.clone(),
             calls: Arc::default(),
+            door: Arc::new(Door::new().map_err(io::Error::other)?),
             log_dropped: service.log_dropped.clone(),
             backend: service.outgoing.backend.clone(),
             told: service.outgoing.told.clone(),
@@ -89,7 +94,12 @@ impl Operator {
             settings: service.settings.clone(),
             engines: service.engines.clone(),
             started: watch::started(service.node.info.started.elapsed()),
-        }
+        })
+    }
+
+    /// The page of metrics, for whoever may see it.
+    pub async fn metrics(&self) -> Response {
+        metrics(State(self.clone())).await
     }
 
     /// The API by gRPC, which has a port of its own.
@@ -99,7 +109,7 @@ impl Operator {
 }
 
 /// What the operator and the backend ask: on the second port if there is one.
-pub fn internal(operator: &Operator, settings: &Settings) -> Router {
+pub fn internal(operator: &Operator, settings: &Arc<Settings>) -> Router {
     let config = &settings.config;
     let mut router = Router::new();
     if config.health.enabled {
@@ -118,7 +128,8 @@ pub fn internal(operator: &Operator, settings: &Settings) -> Router {
         let answer = move || async move { ([(header::CONTENT_TYPE, "application/json")], text) };
         router = router.route(&config.openapi.handler_prefix, get(answer));
     }
-    guarded(router.with_state(operator.clone()).merge(api_router(operator, settings)), config)
+    let router = guarded(router.with_state(operator.clone()).merge(api_router(operator, settings)), config);
+    router.merge(admin::router(operator, settings))
 }
 
 /// The server API by HTTP, unless it is off.
@@ -129,9 +140,14 @@ fn api_router(operator: &Operator, settings: &Settings) -> Router {
     }
 }
 
-/// The same for the public port, where the rest of what operators ask is not.
-pub fn external_api(operator: &Operator, settings: &Settings) -> Router {
-    guarded(api_router(operator, settings), &settings.config)
+/// What of it is on the public port too.
+pub fn external_api(operator: &Operator, settings: &Arc<Settings>) -> Router {
+    let config = &settings.config;
+    let router = match config.http_api.external {
+        true => guarded(api_router(operator, settings), config),
+        false => Router::new(),
+    };
+    if config.admin.external { router.merge(admin::router(operator, settings)) } else { router }
 }
 
 /// 200 while this node takes clients, 503 from the first signal to stop on.
@@ -227,6 +243,7 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     page.single("gannet_log_lines_dropped_total", dropped, "counter", (operator.log_dropped)());
     sum.write(&mut page);
     operator.calls.write(&mut page);
+    operator.door.write(&mut page);
     operator.backend.write(&mut page);
     operator.told.write(&mut page);
     operator.workers.write(&mut page);

@@ -404,6 +404,11 @@ impl Session {
         self.subs.get(usize::from(back)).and_then(|sub| Some((sub.channel(), sub.slot()?)))
     }
 
+    /// The channels of its subscriptions.
+    pub fn channels(&self) -> impl Iterator<Item = ChannelId> {
+        self.subs.iter().map(|sub| sub.channel())
+    }
+
     /// Subscriptions, those not yet answered with them.
     pub fn subscriptions(&self) -> usize {
         self.subs.len() + self.more.as_ref().map_or(0, |more| more.states.reserved())

@@ -1,6 +1,6 @@
 //! F7 · What the backend asks of a reactor's clients, and the reactor's numbers.
 
-use super::{Out, Shard, Table};
+use super::{ConnFacts, Out, Shard, Table};
 use crate::base::metrics::Counters;
 use crate::broker;
 use crate::protocol::SubscribeRequest;
@@ -37,6 +37,31 @@ pub enum Control {
     Users,
     /// Connections of each of these users on this node, if their number is kept here.
     Seats(Arc<[String]>),
+    /// Clients as an operator sees them.
+    Clients(ClientSearch),
+}
+
+/// Which clients an operator wants to see: those for which most bytes wait come first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientSearch {
+    /// "" = whoever it is.
+    pub user: String,
+    /// "" = all; one is told of with the names of its channels.
+    pub client: String,
+    /// So many at most.
+    pub max: usize,
+}
+
+/// One client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientFacts {
+    pub client: String,
+    pub user: String,
+    pub transport: &'static str,
+    pub conn: ConnFacts,
+    pub subscriptions: usize,
+    /// Names of channels, if this client was asked for.
+    pub channels: Vec<Arc<str>>,
 }
 
 /// What comes back to the service thread.
@@ -55,6 +80,7 @@ pub enum ControlAnswer {
         user: CompactString,
         client: String,
     },
+    Clients(Vec<ClientFacts>),
     /// To nobody's question: this client is to be its user's only one, on other nodes too.
     OnlyOne {
         user: CompactString,
@@ -92,6 +118,7 @@ impl Shard {
                 let user = chosen.user.clone();
                 return self.begin_call(now, table, ticket, &user, control);
             }
+            Control::Clients(search) => return self.list_clients(now, table, ticket, search),
             Control::Channels(pattern) => return self.list_channels(now, table, ticket, pattern),
             Control::Stats => ControlAnswer::Stats(Box::new(self.stats())),
             Control::Seats(users) => {

@@ -11,7 +11,7 @@ mod slices;
 #[cfg(test)]
 mod tests;
 
-pub use control::{Chosen, Control, ControlAnswer, Stats};
+pub use control::{Chosen, ClientFacts, ClientSearch, Control, ControlAnswer, Stats};
 pub use name::{Secret, name_of, place_of};
 
 use crate::auth::{Cache, Jwks};
@@ -152,6 +152,29 @@ pub trait Table: Sessions {
     fn approach(&self, _conns: impl Iterator<Item = u32>) {}
     /// Queues a frame that many share. `alone`: the fan-out has nothing else for this connection in this turn.
     fn deliver(&mut self, conn: u32, frame: &Bytes, alone: bool);
+    /// Connections have numbers below this.
+    fn bound(&self) -> u32 {
+        0
+    }
+    /// Bytes that wait for a connection.
+    fn owed(&self, _conn: u32) -> usize {
+        0
+    }
+    /// What an operator is told of a connection beside its session.
+    fn facts(&self, _conn: u32, _now: Now) -> ConnFacts {
+        ConnFacts::default()
+    }
+}
+
+/// A connection as an operator sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConnFacts {
+    /// Its address; "" = nobody knows.
+    pub peer: String,
+    /// Bytes that wait for it.
+    pub waiting: usize,
+    /// Since it came, to the minute.
+    pub minutes: u16,
 }
 
 pub struct Shard {

@@ -5,11 +5,11 @@
 //! last slice is done. What comes meanwhile may be missed; whatever goes is passed over; what is there all the while is
 //! met.
 
-use super::{Chosen, Control, ControlAnswer, Mail, Out, Shard, Table};
+use super::{Chosen, ClientFacts, ClientSearch, Control, ControlAnswer, Mail, Out, Shard, Table};
 use crate::broker::{Answer, Asker, CHANNEL_PARTS, ConnKey, Event};
 use crate::protocol::ClientInfo;
 use crate::protocol::code::ClientError;
-use crate::session::{NO_CLIENT, Now};
+use crate::session::{NO_CLIENT, Now, Session};
 use foldhash::quality::RandomState;
 use hashbrown::hash_map::Entry;
 use hashbrown::{HashMap, HashSet};
@@ -22,6 +22,7 @@ pub(super) const AT_ONCE: usize = 256;
 pub(super) enum Slow {
     Clients(ClientCall),
     Channels(ChannelList),
+    Facts(ClientList),
     /// The first of the lists of who is present.
     Present,
 }
@@ -45,6 +46,18 @@ pub(super) struct ChannelList {
     part: usize,
     found: Vec<(Arc<str>, u64)>,
 }
+
+/// Clients as an operator wants to see them.
+pub(super) struct ClientList {
+    ticket: u64,
+    search: ClientSearch,
+    /// The connection that is next.
+    next: u32,
+    found: Vec<ClientFacts>,
+}
+
+/// Channels of one client that are told of.
+const CHANNELS_TOLD: usize = 1000;
 
 /// Who is in a channel. One such list is made at a time, however many are asked for: those that wait hold nothing.
 pub(super) struct PresentList {
@@ -117,6 +130,10 @@ impl Shard {
         self.begin(now, table, Slow::Channels(ChannelList { ticket, pattern, part: 0, found: Vec::new() }));
     }
 
+    pub(super) fn list_clients(&mut self, now: Now, table: &mut impl Table, ticket: u64, search: ClientSearch) {
+        self.begin(now, table, Slow::Facts(ClientList { ticket, search, next: 0, found: Vec::new() }));
+    }
+
     /// For a channel in which there are many. It goes on later, as everything is in its place by then.
     pub(super) fn list_present(&mut self, channel: Arc<str>, asker: Asker) {
         if self.lists.len() >= self.rules.list_limit && matches!(asker, Asker::Client { .. }) {
@@ -177,6 +194,7 @@ impl Shard {
                     list.part += 1;
                     (self.broker.part_len(list.part - 1), list.part < CHANNEL_PARTS)
                 }
+                Some(Slow::Facts(_)) => (1, self.look_at_next(now, table)),
                 Some(Slow::Present) => self.list_more(budget - done),
                 None => (0, false),
             };
@@ -208,6 +226,9 @@ impl Shard {
             Slow::Channels(ChannelList { ticket, found, .. }) => {
                 self.out.push(Out::Answer { ticket, answer: ControlAnswer::Channels(found) });
             }
+            Slow::Facts(ClientList { ticket, found, .. }) => {
+                self.out.push(Out::Answer { ticket, answer: ControlAnswer::Clients(found) });
+            }
             Slow::Present => {
                 if let Some(PresentList { asker, found, .. }) = self.lists.pop_front() {
                     self.tell(asker.into(), Event::Answer { asker, answer: Answer::Presence(found) });
@@ -217,6 +238,37 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// The list of clients at the front of the line goes on by one connection; false if that was the last.
+    fn look_at_next(&mut self, now: Now, table: &mut impl Table) -> bool {
+        let bound = table.bound();
+        let Some(Slow::Facts(list)) = self.slow.front_mut() else { return false };
+        let (conn, search) = (list.next, &list.search);
+        list.next += 1;
+        let owed = table.owed(conn);
+        let at = list.found.partition_point(|other| other.conn.waiting >= owed);
+        let fits = |session: &&mut Session| {
+            session.is_connected()
+                && (search.user.is_empty() || session.user() == search.user)
+                && (search.client.is_empty() || session.client() == search.client)
+        };
+        if at < search.max
+            && let Some(session) = table.session(conn).filter(fits)
+        {
+            let told = if search.client.is_empty() { 0 } else { CHANNELS_TOLD };
+            let found = ClientFacts {
+                client: session.client(),
+                user: session.user().to_owned(),
+                transport: session.wire().transport(),
+                subscriptions: session.subscriptions(),
+                channels: session.channels().take(told).map(|id| self.hub.name(id).clone()).collect(),
+                conn: table.facts(conn, now),
+            };
+            list.found.truncate(search.max - 1);
+            list.found.insert(at, found);
+        }
+        list.next < bound
     }
 
     /// The client `conn` leaves the list of its user's, where `next` follows it.
@@ -278,7 +330,7 @@ impl Shard {
                 let grant = grant.clone();
                 self.with_key(now, table, key, |session, turn| session.refresh_granted(grant, turn));
             }
-            Control::Channels(_) | Control::Stats | Control::Users | Control::Seats(_) => {}
+            Control::Channels(_) | Control::Stats | Control::Users | Control::Clients(_) | Control::Seats(_) => {}
         }
         met
     }

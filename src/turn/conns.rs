@@ -7,10 +7,10 @@
 use super::Socket;
 use super::outbox::{Outbox, Wrote};
 use super::request::StreamRequest;
-use crate::base::wheel::{NEVER, Nodes, Tick, Wheel, WheelLinks};
+use crate::base::wheel::{NEVER, Nodes, TICK_MS, Tick, Wheel, WheelLinks};
 use crate::broker::ConnKey;
-use crate::session::{Session, Sessions};
-use crate::shard::Table;
+use crate::session::{Now, Session, Sessions};
+use crate::shard::{ConnFacts, Table};
 use crate::ws::Decoder;
 use bytes::Bytes;
 use slab::Slab;
@@ -144,6 +144,8 @@ pub struct Conn<S> {
     pub served: u8,
     /// Its messages may be compressed, for a window of so many bits; 0 = they may not.
     pub window_bits: u8,
+    /// The minute in which it came, its low bits.
+    born: u16,
     pub partial: Option<Box<Partial>>,
     outbox: Option<Box<Outbox>>,
     pub session: Option<Box<Session>>,
@@ -291,12 +293,20 @@ impl<S: Socket> Conns<S> {
             phase: Phase::Head,
             served: 0,
             window_bits: 0,
+            born: 0,
             partial: None,
             outbox: None,
             session: None,
         }) as u32;
         self.arm(conn);
         conn
+    }
+
+    /// It came now.
+    pub fn came(&mut self, conn: u32, now: Tick) {
+        if let Some(it) = self.get(conn) {
+            it.born = minute(now);
+        }
     }
 
     pub fn get(&mut self, conn: u32) -> Option<&mut Conn<S>> {
@@ -749,6 +759,28 @@ impl<S: Socket> Table for Conns<S> {
             self.send(conn, frame.clone());
         }
     }
+
+    fn bound(&self) -> u32 {
+        Conns::bound(self)
+    }
+
+    fn owed(&self, conn: u32) -> usize {
+        self.waiting(conn)
+    }
+
+    fn facts(&self, conn: u32, now: Now) -> ConnFacts {
+        let Some(it) = self.slab.get(conn as usize).filter(|it| it.session.is_some()) else {
+            return ConnFacts::default();
+        };
+        let peer = it.socket.as_ref().map_or_else(String::new, Socket::peer);
+        ConnFacts { peer, waiting: self.waiting(conn), minutes: minute(now.tick).wrapping_sub(it.born) }
+    }
+}
+
+/// The low bits of the minute that a tick is in.
+fn minute(tick: Tick) -> u16 {
+    const TICKS: Tick = (60_000 / TICK_MS) as Tick;
+    (tick / TICKS) as u16
 }
 
 #[cfg(test)]

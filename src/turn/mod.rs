@@ -260,7 +260,9 @@ impl<H: Host> Turns<H> {
 
     /// A socket whose request head is due by then.
     pub fn accept_until(&mut self, socket: H::Socket, ip_key: u32, due: Tick) -> u32 {
-        self.conns.insert(socket, ip_key, due)
+        let conn = self.conns.insert(socket, ip_key, due);
+        self.conns.came(conn, self.now.tick);
+        conn
     }
 
     /// When the request head of a socket accepted now is due.

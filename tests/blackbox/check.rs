@@ -127,6 +127,7 @@ fn values() -> Vec<(&'static str, Vec<&'static str>)> {
         ("client.token.jwks_public_endpoint", vec!["https://127.0.0.1:1/keys", "http://a:0/"]),
         ("client.allowed_origins", vec!["https://[a", "https://a.b/"]),
         ("admin.enabled", vec!["true"]),
+        ("admin.handler_prefix", vec!["/admin", "/api", "x"]),
         ("engine.type", vec!["redis", "memory"]),
         ("client.connection_limit", vec!["10", "1000000000"]),
         ("websocket.handler_prefix", vec!["/api/x", "/w", "w"]),

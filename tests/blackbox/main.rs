@@ -3,6 +3,7 @@
 //! Each test starts a server of its own on a port that the kernel picks, and stops it whatever happens. Nothing waits
 //! for a fixed time: all waiting is for something to happen, with a deadline. docs/security.md lists what is tried.
 
+mod admin;
 mod api;
 mod api_methods;
 mod backend;

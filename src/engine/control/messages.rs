@@ -256,7 +256,9 @@ impl ControlCommand {
                 command.refresh =
                     Some(FleetRefresh { user, client, session, expired, expire_at, info, ..Default::default() });
             }
-            Control::Channels(_) | Control::Stats | Control::Users | Control::Seats(_) => return None,
+            Control::Channels(_) | Control::Stats | Control::Users | Control::Clients(_) | Control::Seats(_) => {
+                return None;
+            }
         }
         Some(command)
     }

@@ -55,6 +55,14 @@ pub fn router(node: Arc<Node>, calls: Arc<Calls>, settings: &Settings) -> Router
     if prefix.is_empty() { methods } else { methods.route(prefix, legacy(&served)) }
 }
 
+/// The same for who has shown already who they are, without the old form.
+pub fn keyless(node: Arc<Node>, calls: Arc<Calls>, settings: &Settings, prefix: &str) -> Router {
+    let api = Api { node, rules: settings.rules.clone(), calls, via: Via::Http };
+    let options = HttpApi { insecure: true, error_mode: String::new(), ..settings.config.http_api.clone() };
+    let body_limit = settings.config.http_server.body_size_limit;
+    super::routes(prefix, &Served { api, options: Arc::new(options), body_limit })
+}
+
 /// A refusal that is the HTTP kind and no answer of the API.
 struct Refused(StatusCode, String);
 

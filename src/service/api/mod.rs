@@ -14,7 +14,7 @@ mod reflection;
 
 pub use counts::Calls;
 pub use grpc::{GrpcResponse, GrpcService, PortCall, PortService, UnderWay, serve as serve_grpc};
-pub use http::router;
+pub use http::{keyless, router};
 pub use messages::{ChannelInfo, ChannelsRequest, ChannelsResult};
 pub use openapi::document as openapi;
 
