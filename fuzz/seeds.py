@@ -226,6 +226,15 @@ def operations():
             write("operations", f"options_{setup}_{size}", content)
 
 
+def tls_records():
+    chance = random.Random(2)
+    for size in (60, 300, 1200):
+        for top in (15, 255):
+            content = bytes(chance.randrange(top + 1) for _ in range(size))
+            write("tls_records", f"to_{top}_{size}", content)
+
+
 if __name__ == "__main__":
-    for target in (decoder, deflate, delta, http_head, json_command, protobuf_command, payload, operations):
+    for target in (decoder, deflate, delta, http_head, json_command, protobuf_command, payload, operations,
+                   tls_records):
         target()

@@ -98,7 +98,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let parts = mailboxes(count, config.reactor.mailbox_size).map_err(cannot("make the reactors' polls"))?;
     let senders: Vec<Sender<Mail>> = parts.iter().map(|part| part.sender.clone()).collect();
     let (answers, replies) = unbounded_channel();
-    let rooms = room.ports();
+    let rooms = room.ports(config.tls.handshake_memory_limit);
     let backs = parts.iter().map(|part| part.back.clone()).collect();
     let (hand_off, handed_off) = service::hand_off(rooms.public.clone());
     let (outgoing, backend, hook) =
@@ -373,9 +373,9 @@ impl Room {
         Room { sockets, clients: sockets.saturating_sub(http), http, internal, grpc, uni_grpc, calls }
     }
 
-    /// Room for the connections of each port.
-    fn ports(self) -> service::Rooms {
-        let room = |size: usize| PortRoom::new(size.max(1));
+    /// Room for the connections of each port, and for bytes of their handshakes.
+    fn ports(self, handshakes: usize) -> service::Rooms {
+        let room = |size: usize| PortRoom::new(size.max(1), handshakes);
         let (public, internal, grpc) = (room(self.http), room(self.internal), room(self.grpc));
         let calls = service::CallRoom::new(self.calls.max(1));
         service::Rooms { public, internal, grpc, uni_grpc: room(self.uni_grpc), calls }

@@ -17,14 +17,15 @@ impl ShownNames {
 
     /// The first that has the name, or the port's own: its client says best what is wrong with it.
     fn by_name(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let own = self.0.first();
+        // Certificates are parsed only for who asks for one of several.
         let name = name.filter(|_| self.0.len() > 1).and_then(|name| ServerName::try_from(name).ok());
+        let Some(name) = name else { return own.cloned() };
         let has = |key: &&Arc<CertifiedKey>| {
             let certificate = key.cert.first().and_then(|der| ParsedCertificate::try_from(der).ok());
-            name.as_ref()
-                .zip(certificate)
-                .is_some_and(|(name, certificate)| verify_server_name(&certificate, name).is_ok())
+            certificate.is_some_and(|certificate| verify_server_name(&certificate, &name).is_ok())
         };
-        self.0.iter().find(has).or(self.0.first()).cloned()
+        self.0.iter().find(has).or(own).cloned()
     }
 }
 

@@ -5,12 +5,13 @@
 
 use rustls::KeyLog;
 use std::cell::RefCell;
+use zeroize::Zeroizing;
 
-/// Both directions' secrets; empty = none came.
-#[derive(Default, Clone)]
+/// Both directions' secrets, which are erased with this; empty = none came.
+#[derive(Default)]
 pub struct Secrets {
-    pub client: Vec<u8>,
-    pub server: Vec<u8>,
+    pub client: Zeroizing<Vec<u8>>,
+    pub server: Zeroizing<Vec<u8>>,
 }
 
 thread_local! {
@@ -31,8 +32,8 @@ const SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
 impl KeyLog for Catch {
     fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
         CAUGHT.with_borrow_mut(|caught| match label {
-            CLIENT => caught.client = secret.to_vec(),
-            SERVER => caught.server = secret.to_vec(),
+            CLIENT => caught.client = secret.to_vec().into(),
+            SERVER => caught.server = secret.to_vec().into(),
             _ => {}
         });
     }

@@ -10,6 +10,7 @@ use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use rustls::server::ProducesTickets;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
+use zeroize::Zeroizing;
 
 /// How long a ticket is good at least; it is so for twice as long at most, but for clocks that differ.
 const WINDOW_S: u64 = 6 * 60 * 60;
@@ -21,19 +22,19 @@ const TICKET_MAX: usize = 4 * 1024;
 
 /// Where the keys come from.
 #[derive(Clone, PartialEq, Eq)]
-pub struct TicketSecret(Vec<u8>);
+pub struct TicketSecret(Zeroizing<Vec<u8>>);
 
 impl TicketSecret {
     /// One that nobody else has.
     pub fn random() -> Result<TicketSecret, getrandom::Error> {
-        let mut bytes = vec![0; 32];
+        let mut bytes = Zeroizing::new(vec![0; 32]);
         getrandom::fill(&mut bytes)?;
         Ok(TicketSecret(bytes))
     }
 
     /// `None` if there is no text.
     pub fn of(text: &str) -> Option<TicketSecret> {
-        (!text.is_empty()).then(|| TicketSecret(text.as_bytes().to_vec()))
+        (!text.is_empty()).then(|| TicketSecret(text.as_bytes().to_vec().into()))
     }
 }
 
@@ -83,7 +84,8 @@ impl Tickets {
 
     fn key(&self, window: u64, salt: &[u8]) -> Option<LessSafeKey> {
         let key: [u8; 32] = derive(&self.secret, &[b"key", &window.to_be_bytes(), salt, self.scope])?;
-        Some(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).ok()?))
+        let key = Zeroizing::new(key);
+        Some(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key[..]).ok()?))
     }
 }
 

@@ -23,7 +23,7 @@ options! {
         /// Clients in their handshake, in one reactor; beyond: the oldest of them is closed.
         handshake_limit: usize = 16384, Rule::Count(1, MIB);
         /// Bytes that clients in their handshake said, in one reactor, and that wait for more; beyond: the client with
-        /// most of them is closed.
+        /// most of them is closed. The other ports have as much each; beyond: who says more is closed.
         handshake_memory_limit: usize = 32 << 20, Rule::Bytes(128 * KIB, GIB);
         /// Clients of one reactor whose keys stay ready for use with `compact`, at most; a KiB for each. The keys of
         /// all others are made ready when bytes come or go.

@@ -4,6 +4,7 @@
 //! thread, and the handshakes of the operators' ports: whoever comes there is known, so no worker is needed.
 
 use super::admin::FarEnd;
+use super::room::HandshakeBytes;
 use crate::reactor::{Detached, with_kit};
 use crate::tls::Tunnel;
 use crate::workers::{Handshake, Next};
@@ -39,9 +40,10 @@ impl Connection {
         mut stream: TcpStream,
         tls: Option<Arc<ServerConfig>>,
         timeout: Duration,
+        bytes: HandshakeBytes,
     ) -> io::Result<Connection> {
         let Some(config) = tls else { return Ok(Connection { stream, tunnel: None }) };
-        let tunnel = tokio::time::timeout(timeout, shake(&mut stream, &config)).await??;
+        let tunnel = tokio::time::timeout(timeout, shake(&mut stream, &config, bytes)).await??;
         Ok(Connection { stream, tunnel: Some(Mutex::new(tunnel)) })
     }
 
@@ -116,7 +118,11 @@ impl Connection {
     }
 }
 
-async fn shake(stream: &mut TcpStream, config: &Arc<ServerConfig>) -> io::Result<Box<Tunnel>> {
+async fn shake(
+    stream: &mut TcpStream,
+    config: &Arc<ServerConfig>,
+    mut bytes: HandshakeBytes,
+) -> io::Result<Box<Tunnel>> {
     let mut handshake = Box::<Handshake>::default();
     let mut room = vec![0; READ_SIZE];
     loop {
@@ -127,7 +133,8 @@ async fn shake(stream: &mut TcpStream, config: &Arc<ServerConfig>) -> io::Result
         let (output, next) = handshake.step(config, &room[..count]);
         stream.write_all(&output).await?;
         handshake = match next {
-            Next::More(handshake) => handshake,
+            Next::More(handshake) if bytes.hold(handshake.held()) => handshake,
+            Next::More(_) => return Err(io::Error::other("handshakes hold more than tls.handshake_memory_limit")),
             Next::Done { tunnel, .. } => return Ok(tunnel),
             Next::Failed(error) => return Err(io::Error::other(error)),
         };

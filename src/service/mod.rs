@@ -327,7 +327,7 @@ async fn accept(
             Ok((stream, _)) => {
                 let (router, none, tls) = (router.clone(), none.clone(), certificates.of(TlsPort::Internal));
                 tokio::spawn(async move {
-                    match Connection::accepted(stream, tls, limits.head_timeout).await {
+                    match Connection::accepted(stream, tls, limits.head_timeout, place.handshake()).await {
                         Ok(stream) => drop(serve_one((stream, Bytes::new()), router, place, none, limits).await),
                         Err(error) => tracing::debug!(%error, "a TLS handshake of the internal port failed"),
                     }

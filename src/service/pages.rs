@@ -275,6 +275,9 @@ fn ports(page: &mut Page, rooms: &Rooms) {
     page.labelled("gannet_service_connections_limit", help, "gauge", "port", series(|room| room.size() as u64));
     let help = "Connections ended because fewer than a quarter of those of their port were free.";
     page.labelled("gannet_service_connections_ended_total", help, "counter", "port", series(PortRoom::ended));
+    let help = "Connections closed in their TLS handshake because of tls.handshake_memory_limit, by port.";
+    let beside = [("internal", internal.refused()), ("grpc", grpc.refused()), ("uni_grpc", uni_grpc.refused())];
+    page.labelled("gannet_service_handshakes_refused_total", help, "counter", "port", beside);
     page.single("gannet_uni_grpc_streams", "Clients that listen by gRPC.", "gauge", calls.taken());
     let help = "How many that may be: uni_grpc.stream_limit, or what the file descriptors allow.";
     page.single("gannet_uni_grpc_streams_limit", help, "gauge", calls.size());

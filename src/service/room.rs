@@ -5,7 +5,7 @@
 
 use crate::admission::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -20,6 +20,16 @@ pub struct PortRoom {
     short: watch::Sender<bool>,
     /// Connections that ended for it.
     ended: AtomicU64,
+    /// Bytes that connections in their TLS handshake hold, how many they may, and who ended because of that.
+    shaking: AtomicUsize,
+    shaking_max: usize,
+    refused: AtomicU64,
+}
+
+/// What one handshake holds of its port's bytes.
+pub struct HandshakeBytes {
+    room: Arc<PortRoom>,
+    held: usize,
 }
 
 /// A connection's place, and its part in the counts of the node if it came by a reactor.
@@ -30,9 +40,11 @@ pub struct ConnectionPermit {
 }
 
 impl PortRoom {
-    pub fn new(size: usize) -> Arc<PortRoom> {
+    /// For so many connections, and so many bytes of their handshakes.
+    pub fn new(size: usize, shaking_max: usize) -> Arc<PortRoom> {
         let (free, (short, _)) = (Arc::new(Semaphore::new(size)), watch::channel(false));
-        Arc::new(PortRoom { free, size, short, ended: AtomicU64::new(0) })
+        let (ended, refused, shaking) = (AtomicU64::new(0), AtomicU64::new(0), AtomicUsize::new(0));
+        Arc::new(PortRoom { free, size, short, ended, shaking, shaking_max, refused })
     }
 
     /// A place if there is one.
@@ -70,6 +82,11 @@ impl PortRoom {
         self.ended.load(Ordering::Relaxed)
     }
 
+    /// Connections that ended in their handshake because all of them held too much.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     fn look(&self) {
         let free = self.free.available_permits();
         let short = if free * 4 < self.size { Some(true) } else { (free * 2 >= self.size).then_some(false) };
@@ -79,7 +96,33 @@ impl PortRoom {
     }
 }
 
+impl HandshakeBytes {
+    /// It holds so much now. False: all hold more than they may.
+    pub fn hold(&mut self, now: usize) -> bool {
+        let was = std::mem::replace(&mut self.held, now);
+        let before = self.room.shaking.fetch_add(now, Ordering::Relaxed);
+        self.room.shaking.fetch_sub(was, Ordering::Relaxed);
+        // Who holds no more than before is not the one that is too much.
+        let fits = now <= was || before + now - was <= self.room.shaking_max;
+        if !fits {
+            self.room.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        fits
+    }
+}
+
+impl Drop for HandshakeBytes {
+    fn drop(&mut self) {
+        self.room.shaking.fetch_sub(self.held, Ordering::Relaxed);
+    }
+}
+
 impl ConnectionPermit {
+    /// The bytes of this connection's handshake.
+    pub fn handshake(&self) -> HandshakeBytes {
+        HandshakeBytes { room: self.room.clone(), held: 0 }
+    }
+
     /// The connection goes back to where it came from; what it counts as there.
     pub fn give_back(mut self) -> Option<u32> {
         self.entry.take().and_then(Entry::pass_on)
@@ -111,7 +154,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_is_short_from_a_quarter_until_a_half_is_free() {
-        let room = PortRoom::new(8);
+        let room = PortRoom::new(8, 100);
         let mut taken = Vec::new();
         let is_short = || *room.short.borrow();
         for count in 1..=8 {
@@ -122,5 +165,18 @@ mod tests {
             taken.pop();
             assert_eq!((room.taken(), is_short()), (count, count > 4), "{count}");
         }
+    }
+
+    #[tokio::test]
+    async fn handshakes_hold_so_much_together_and_no_more() {
+        let room = PortRoom::new(8, 100);
+        let permits = [room.wait().await.expect("a place"), room.wait().await.expect("a place")];
+        let [mut one, mut other] = [permits[0].handshake(), permits[1].handshake()];
+        assert!(one.hold(60) && one.hold(50) && other.hold(50) && other.hold(50));
+        assert!(!one.hold(51), "one byte too many");
+        drop(one);
+        assert!(other.hold(100) && other.hold(0));
+        drop(other);
+        assert_eq!((room.shaking.load(Ordering::Relaxed), room.refused()), (0, 1));
     }
 }

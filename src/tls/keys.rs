@@ -5,6 +5,7 @@
 
 use ring::aead::{AES_128_GCM, AES_256_GCM, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
+use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes of the longest traffic secret.
 pub const SECRET_MAX: usize = 48;
@@ -70,14 +71,21 @@ impl Suite {
     }
 }
 
-/// One direction.
-#[derive(Clone)]
+/// One direction. There is one of it: two that seal would use a nonce twice. What it holds is erased with it.
 pub struct Flow {
     secret: [u8; SECRET_MAX],
     key: [u8; KEY_MAX],
     iv: [u8; NONCE_LEN],
     /// Records so far by this key.
     pub sequence: u64,
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+        self.key.zeroize();
+        self.iv.zeroize();
+    }
 }
 
 struct Size(usize);
@@ -112,7 +120,7 @@ impl Flow {
 
     /// The same direction after a key update (section 7.2).
     pub fn updated(&self, suite: Suite) -> Option<Flow> {
-        let mut next = [0; SECRET_MAX];
+        let mut next = Zeroizing::new([0; SECRET_MAX]);
         let next = next.get_mut(..suite.secret_len())?;
         expand(&suite.secret(self.secret(suite)), b"traffic upd", next)?;
         Flow::new(suite, next, 0)
@@ -146,7 +154,14 @@ pub struct HotKeys {
 struct HotKey {
     suite: Suite,
     short: [u8; KEY_MAX],
+    /// ring's, which does not erase it: its memory is used again by the next.
     long: LessSafeKey,
+}
+
+impl Drop for HotKey {
+    fn drop(&mut self) {
+        self.short.zeroize();
+    }
 }
 
 impl HotKeys {

@@ -7,6 +7,7 @@
 
 use super::keys::{Flow, HotKeys, SECRET_MAX, Suite};
 use ring::aead::Aad;
+use zeroize::Zeroizing;
 
 /// Bytes of a record's head: kind, version, length.
 pub const HEAD: usize = 5;
@@ -57,8 +58,7 @@ pub enum Opened {
     GivenUp(u8),
 }
 
-/// A connection of TLS 1.3 whose handshake is done.
-#[derive(Clone)]
+/// A connection of TLS 1.3 whose handshake is done. There is one of it: two that seal would use a nonce twice.
 pub struct Records {
     suite: Suite,
     read: Flow,
@@ -247,22 +247,31 @@ impl Records {
         true
     }
 
+    /// One more of it, as no connection may have.
+    #[cfg(test)]
+    pub fn copied(&self) -> Records {
+        let flow = |flow: &Flow| Flow::new(self.suite, flow.secret(self.suite), flow.sequence).expect("its own");
+        let (read, write) = (flow(&self.read), flow(&self.write));
+        Records { read, write, ..*self }
+    }
+
     /// Its keys are used no more.
     pub fn forget(&self, keys: &mut HotKeys) {
         keys.forget(&self.read);
         keys.forget(&self.write);
     }
 
-    /// All of it, to be read by [`Records::thawed`], of this version or a later one.
-    pub fn frozen(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(FROZEN);
+    /// All of it, to be read by [`Records::thawed`] once, in this version or a later one.
+    pub fn frozen(self) -> Zeroizing<Vec<u8>> {
+        // It never grows: what it leaves behind would not be erased.
+        let mut out = Zeroizing::new(Vec::with_capacity(FROZEN));
         out.push(FROZEN_VERSION);
         out.extend(self.suite.code().to_be_bytes());
         for flow in [&self.read, &self.write] {
-            let mut secret = [0; SECRET_MAX];
+            let mut secret = Zeroizing::new([0; SECRET_MAX]);
             let own = flow.secret(self.suite);
             secret[..own.len()].copy_from_slice(own);
-            out.extend(secret);
+            out.extend_from_slice(&secret[..]);
             out.extend(flow.sequence.to_be_bytes());
         }
         out.extend([self.fruitless, u8::from(self.update_owed), self.part_len]);
@@ -281,9 +290,14 @@ impl Records {
         };
         let (read, rest) = rest.split_at_checked(SECRET_MAX + 8)?;
         let (write, rest) = rest.split_at_checked(SECRET_MAX + 8)?;
-        let [fruitless, update_owed @ 0..=1, part_len @ 0..=4, part @ ..] = <[u8; 8]>::try_from(rest).ok()? else {
+        let [fruitless @ 0..=FRUITLESS_MAX, update_owed @ 0..=1, part_len @ 0..=4, part @ ..] =
+            <[u8; 8]>::try_from(rest).ok()?
+        else {
             return None;
         };
+        if part_len > 0 && part.first() != Some(&KEY_UPDATE) {
+            return None;
+        }
         let (read, write, update_owed) = (flow(read)?, flow(write)?, update_owed == 1);
         Some(Records { suite, read, write, part, part_len, fruitless, update_owed })
     }

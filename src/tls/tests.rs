@@ -165,15 +165,15 @@ fn a_byte_that_differs_anywhere_is_noticed() {
         for bit in HEAD * 8..record.len() * 8 {
             let mut other = record.clone();
             other[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(open(&mut records.clone(), &other), Err(Alert::BadRecordMac), "bit {bit}");
+            assert_eq!(open(&mut records.copied(), &other), Err(Alert::BadRecordMac), "bit {bit}");
         }
         // The head is under the seal too.
         let mut other = record.clone();
         other[2] = 1;
-        assert_eq!(open(&mut records.clone(), &other), Err(Alert::BadRecordMac));
-        let mut after = records.clone();
+        assert_eq!(open(&mut records.copied(), &other), Err(Alert::BadRecordMac));
+        let mut after = records.copied();
         assert!(open(&mut after, &record).is_ok());
-        assert_eq!(open(&mut after.clone(), &record), Err(Alert::BadRecordMac), "once more");
+        assert_eq!(open(&mut after.copied(), &record), Err(Alert::BadRecordMac), "once more");
         let (_, later) = (peer.record(DATA, b"a"), peer.record(DATA, b"b"));
         assert_eq!(open(&mut after, &later), Err(Alert::BadRecordMac), "one is missing");
     }
@@ -297,19 +297,26 @@ fn it_can_be_written_down_and_read_back_anywhere() {
             for record in
                 [peer.record(DATA, b"a"), peer.record(HANDSHAKE, &[24, 0, 0]), peer.record(HANDSHAKE, &[1, 1])]
             {
-                records = Records::thawed(&records.frozen()).expect("its own");
+                records = Records::thawed(&records.copied().frozen()).expect("its own");
                 assert!(open(&mut records, &record).is_ok(), "round {round}");
             }
             peer.write = peer.write.updated(suite).expect("a next key");
-            records = Records::thawed(&records.frozen()).expect("its own");
+            records = Records::thawed(&records.copied().frozen()).expect("its own");
             let mut sealed = Vec::new();
             assert!(records.seal(&mut keys, b"b", &mut sealed));
             assert_eq!(peer.hear(&sealed).len(), 2);
         }
-        let frozen = records.frozen();
+        let frozen = records.copied().frozen();
         assert!((0..frozen.len()).all(|len| Records::thawed(&frozen[..len]).is_none()));
         assert!(Records::thawed(&[&frozen[..], b"x"].concat()).is_none());
         assert!(Records::thawed(&[&[2], &frozen[1..]].concat()).is_none(), "another version");
+        // What no connection comes to: more fruitless records than may be, a message that is no key update.
+        for (at, wrong) in [(8, &[129][..]), (7, &[2]), (6, &[5]), (6, &[1, 0])] {
+            let mut other = frozen.to_vec();
+            let place = other.len() - at;
+            other[place..place + wrong.len()].copy_from_slice(wrong);
+            assert!(Records::thawed(&other).is_none(), "{wrong:?} at {at} from the end");
+        }
     }
 }
 
@@ -365,17 +372,17 @@ fn a_stream_may_be_cut_at_every_byte() {
         input.extend(peer.record(ALERT, &[1, 0]));
         input.extend(b"what is behind the end does not matter");
         for at in 0..=input.len() {
-            let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records.clone())), Vec::new());
+            let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records.copied())), Vec::new());
             let (said, end) = read_all(&mut tunnel, &input, [at].into_iter().filter(|at| *at > 0));
             assert_eq!((&said[..], end.is_ok(), tunnel.is_cut()), (&b"firstsecondthird"[..], true, false), "{at}");
             // The same as bytes that came behind a handshake.
-            let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records.clone())), input[..at].to_vec());
+            let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records.copied())), input[..at].to_vec());
             let (said, end) = read_all(&mut tunnel, &input[at..], std::iter::empty());
             assert_eq!((&said[..], end.is_ok(), tunnel.is_cut()), (&b"firstsecondthird"[..], true, false), "{at}");
         }
         // A stream that ends without the peer's word is told from one with it, wherever it ends.
         for at in 0..whole {
-            let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records.clone())), Vec::new());
+            let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records.copied())), Vec::new());
             let (said, end) = read_all(&mut tunnel, &input[..at], std::iter::repeat(1));
             assert!(b"firstsecondthird".starts_with(&said) && end.is_ok() && tunnel.is_cut(), "{at}");
         }
@@ -459,6 +466,31 @@ fn the_end_is_said_once_and_a_failure_has_its_reason() {
     assert_eq!(peer.hear(&took), [(ALERT, vec![2, Alert::BadRecordMac as u8])]);
 }
 
+/// What was said in front of it is heard whether it comes in one read with it or not, and nothing behind it is.
+#[test]
+fn what_stands_in_front_of_a_bad_record_is_heard() {
+    for suite in SUITES {
+        let (mut peer, records) = pair(suite);
+        let good = [peer.record(DATA, b"one"), peer.record(DATA, b"two")].concat();
+        let mut bad = peer.record(DATA, b"three");
+        bad[HEAD] ^= 1;
+        let input = [&good[..], &bad, &peer.record(DATA, b"four")].concat();
+        for at in 0..=input.len() {
+            let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records.copied())), Vec::new());
+            let (said, end) = read_all(&mut tunnel, &input, [at].into_iter().filter(|at| *at > 0));
+            assert_eq!(&said[..], b"onetwo", "{at}");
+            assert_eq!(end.expect_err("ended").kind(), ErrorKind::InvalidData);
+            let (mut took, mut kit) = (Vec::new(), Kit::new(1));
+            tunnel.end(&mut kit, |bytes| {
+                took.extend_from_slice(bytes);
+                Ok(bytes.len())
+            });
+            peer.read = Flow::new(suite, &vec![9; suite.secret_len()], 0).expect("a secret");
+            assert_eq!(peer.hear(&took), [(ALERT, vec![2, Alert::BadRecordMac as u8])]);
+        }
+    }
+}
+
 /// RFC 8446 section 6.2: who got a fatal alert sends nothing more.
 #[test]
 fn a_peer_that_gives_up_hears_nothing_more_and_did_not_end_its_stream() {
@@ -517,11 +549,11 @@ proptest! {
                 }
                 Act::Answer(len) => {
                     // What the peer said so far comes first.
-                    let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records.clone())), Vec::new());
+                    let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records.copied())), Vec::new());
                     let (heard_here, _) = read_all(&mut tunnel, &input, sizes.iter().copied().cycle());
                     prop_assert!(heard_here == said);
                     let Layer::Compact(after) = tunnel.layer() else { unreachable!("it was compact") };
-                    records = (**after).clone();
+                    records = after.copied();
                     (input, said) = (Vec::new(), Vec::new());
                     let (text, mut sealed) = (vec![len as u8; len], Vec::new());
                     prop_assert!(records.seal(&mut keys, &text, &mut sealed));
@@ -529,7 +561,7 @@ proptest! {
                     continue;
                 }
                 Act::Freeze => {
-                    records = Records::thawed(&records.frozen()).expect("its own");
+                    records = Records::thawed(&records.copied().frozen()).expect("its own");
                     continue;
                 }
                 Act::Empty | Act::Update(_) => continue,

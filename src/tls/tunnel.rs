@@ -40,6 +40,14 @@ pub enum Layer {
     Rustls(Box<UnbufferedServerConnection>),
 }
 
+/// What came of records: bytes that they say, bytes that they were, and what is wrong with the one behind them.
+#[derive(Default)]
+struct Progress {
+    said: usize,
+    used: usize,
+    failed: Option<Alert>,
+}
+
 /// Bytes kept between calls; none mostly.
 #[derive(Default)]
 struct Kept {
@@ -128,13 +136,13 @@ impl Tunnel {
                 return Err(error);
             }
         };
-        let (said, used) = match self.open(kit, &mut room[..end]) {
-            Ok(opened) => opened,
-            Err(alert) => {
-                self.failed = Some(alert);
-                return Err(ErrorKind::InvalidData.into());
-            }
-        };
+        let Progress { said, used, failed } = self.open(kit, &mut room[..end]);
+        if failed.is_some() {
+            self.failed = failed;
+            // What was said in front of it is heard, however the bytes came in; the next read fails.
+            self.more = said > 0;
+            return if said > 0 { Ok(said) } else { Err(ErrorKind::InvalidData.into()) };
+        }
         // Behind its last word nothing counts.
         if !self.closed {
             self.keep_input(&room[used..end]);
@@ -172,31 +180,43 @@ impl Tunnel {
         }
     }
 
-    /// What whole records say comes to the front of `bytes`: so many bytes of it, out of so many.
-    fn open(&mut self, kit: &mut Kit, bytes: &mut [u8]) -> Result<(usize, usize), Alert> {
+    /// What whole records say comes to the front of `bytes`.
+    fn open(&mut self, kit: &mut Kit, bytes: &mut [u8]) -> Progress {
         let records = match &mut self.layer {
             Layer::Compact(records) => records,
             Layer::Rustls(_) => return self.open_by_rustls(kit, bytes),
         };
-        let (mut said, mut used) = (0, 0);
-        while let Some(len) = body_len(&bytes[used..])? {
-            let end = used + HEAD + len;
-            let Some(record) = bytes.get_mut(said..end) else { break };
-            match records.open(&mut kit.keys, record, used - said)? {
-                Opened::Data(len) => said += len,
-                Opened::Nothing => {}
-                end @ (Opened::Closed | Opened::GivenUp(_)) => {
+        let mut progress = Progress::default();
+        let Progress { said, used, failed } = &mut progress;
+        loop {
+            let end = match body_len(&bytes[*used..]) {
+                Ok(Some(len)) => *used + HEAD + len,
+                Ok(None) => break,
+                Err(alert) => {
+                    *failed = Some(alert);
+                    break;
+                }
+            };
+            let Some(record) = bytes.get_mut(*said..end) else { break };
+            match records.open(&mut kit.keys, record, *used - *said) {
+                Ok(Opened::Data(len)) => *said += len,
+                Ok(Opened::Nothing) => {}
+                Ok(end @ (Opened::Closed | Opened::GivenUp(_))) => {
                     (self.closed, self.given_up) = (true, end != Opened::Closed);
                     break;
                 }
+                Err(alert) => {
+                    *failed = Some(alert);
+                    break;
+                }
             }
-            used = end;
+            *used = end;
         }
-        Ok((said, used))
+        progress
     }
 
-    fn open_by_rustls(&mut self, kit: &mut Kit, bytes: &mut [u8]) -> Result<(usize, usize), Alert> {
-        let Layer::Rustls(connection) = &mut self.layer else { return Ok((0, 0)) };
+    fn open_by_rustls(&mut self, kit: &mut Kit, bytes: &mut [u8]) -> Progress {
+        let Layer::Rustls(connection) = &mut self.layer else { return Progress::default() };
         kit.plain.clear();
         kit.sealed.clear();
         let mut used = 0;
@@ -225,21 +245,17 @@ impl Tunnel {
             }
         };
         // Its alert is waiting, and rustls is asked for nothing else: it counts on not being asked again.
-        if failed
-            && let Ok(ConnectionState::EncodeTlsData(mut message)) =
-                connection.process_tls_records(&mut bytes[used..]).state
-        {
+        while failed && connection.wants_write() {
+            let state = connection.process_tls_records(&mut bytes[used..]).state;
+            let Ok(ConnectionState::EncodeTlsData(mut message)) = state else { break };
             encode(&mut message, &mut kit.sealed);
         }
         if !kit.sealed.is_empty() {
             self.kept.get_or_insert_default().output.extend_from_slice(&kit.sealed);
         }
-        if failed {
-            return Err(Alert::InternalError);
-        }
         let said = kit.plain.len().min(bytes.len());
         bytes[..said].copy_from_slice(&kit.plain[..said]);
-        Ok((said, used.max(said)))
+        Progress { said, used: used.max(said), failed: failed.then_some(Alert::InternalError) }
     }
 
     // --- writing ---

@@ -7,7 +7,7 @@
 use super::{JobKind, Pool};
 use crate::base::mailbox::Sender;
 use crate::broker::ConnKey;
-use crate::certificates::{Certificates, Secrets, asks_clients, take_secrets};
+use crate::certificates::{CHALLENGE_PROTOCOL, Certificates, Secrets, asks_clients, take_secrets};
 use crate::config::TlsPort;
 use crate::tls::{HEAD, Layer, Records, Suite, Tunnel};
 use rustls::server::UnbufferedServerConnection;
@@ -53,6 +53,8 @@ pub enum Next {
         resumed: bool,
         version: u16,
     },
+    /// It was an authority's question (TLS-ALPN-01), and the handshake is the answer.
+    Answered,
     Failed(String),
 }
 
@@ -162,15 +164,20 @@ impl Handshake {
         }
     }
 
-    /// The alert of a rustls that gave up. It is asked for nothing else: it counts on not being asked again.
+    /// The alert of a rustls that gave up, and what it said before. It is asked for nothing else: it counts on not
+    /// being asked again.
     fn last_word(&mut self, connection: &mut UnbufferedServerConnection, output: &mut Vec<u8>) {
-        let state = connection.process_tls_records(&mut self.input[..self.shown]).state;
-        if let Ok(ConnectionState::EncodeTlsData(mut message)) = state {
+        while connection.wants_write() {
+            let state = connection.process_tls_records(&mut self.input[..self.shown]).state;
+            let Ok(ConnectionState::EncodeTlsData(mut message)) = state else { return };
             encode(|room| message.encode(room), output);
         }
     }
 
     fn finish(self, connection: UnbufferedServerConnection) -> Next {
+        if connection.alpn_protocol() == Some(CHALLENGE_PROTOCOL) {
+            return Next::Answered;
+        }
         let version = connection.protocol_version().map_or(0, u16::from);
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let is_13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
@@ -205,7 +212,7 @@ fn compact(connection: UnbufferedServerConnection, secrets: &Secrets) -> Option<
     let (extracted, _) = connection.dangerous_into_kernel_connection().ok()?;
     let (read_from, read_keys) = extracted.rx;
     let (write_from, write_keys) = extracted.tx;
-    let records = Records::new(suite, (&secrets.client, read_from), (&secrets.server, write_from))?;
+    let records = Records::new(suite, (&secrets.client[..], read_from), (&secrets.server[..], write_from))?;
     let (suite, read, write) = records.flows();
     let is = |flow: &crate::tls::Flow, keys: &ConnectionTrafficSecrets| match keys {
         ConnectionTrafficSecrets::Aes128Gcm { key, iv }

@@ -3,9 +3,10 @@
 
 #[path = "../../fuzz/node/mod.rs"]
 mod node;
-
 #[path = "../../fuzz/payloads.rs"]
 mod payloads;
+#[path = "../../fuzz/tls/mod.rs"]
+mod tls;
 
 use arbitrary::{Arbitrary, Unstructured};
 use gannet::wire::Wire;
@@ -100,6 +101,16 @@ fn what_engines_and_nodes_send_is_read_or_refused() {
         }
         named(&format!("{name}, drawn {number}: {bytes:?}"), || payloads::hear(&bytes));
         named(&format!("drawn {number}"), || payloads::hear(&chance));
+    }
+}
+
+#[test]
+fn records_are_heard_in_front_of_the_first_wrong_byte() {
+    for (name, bytes) in corpus("tls_records") {
+        named(&name, || replay(&bytes, tls::try_it));
+    }
+    for number in 0..DRAWN {
+        named(&format!("drawn {number}"), || replay(&drawn(number), tls::try_it));
     }
 }
 

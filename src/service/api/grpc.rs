@@ -290,7 +290,7 @@ pub async fn serve<S: PortService>(
                 let (service, draining) = (service.clone(), draining.clone());
                 let tls = certificates.of(S::TLS);
                 tokio::spawn(async move {
-                    match Connection::accepted(stream, tls, preface_timeout).await {
+                    match Connection::accepted(stream, tls, preface_timeout, permit.handshake()).await {
                         Ok(stream) => serve_one((stream, peer.ip()), service, preface_timeout, draining, &permit).await,
                         Err(error) => tracing::debug!(%error, port = S::PORT, "a TLS handshake failed"),
                     }
