@@ -11,6 +11,11 @@ const VERSION: u8 = 0xa0;
 
 /// The last second of it, since 1970.
 pub fn not_after(certificate: &[u8]) -> Option<u64> {
+    validity(certificate).map(|(_, to)| to)
+}
+
+/// Its first and its last second.
+pub fn validity(certificate: &[u8]) -> Option<(u64, u64)> {
     let (_, certificate, _) = element(certificate).filter(|(tag, ..)| *tag == SEQUENCE)?;
     let (_, mut signed, _) = element(certificate)?;
     if signed.first() == Some(&VERSION) {
@@ -21,9 +26,13 @@ pub fn not_after(certificate: &[u8]) -> Option<u64> {
         signed = element(signed)?.2;
     }
     let (_, validity, _) = element(signed)?;
-    let after = element(validity)?.2;
-    let (tag, _, rest) = element(after)?;
-    let whole = after.get(..after.len() - rest.len())?;
+    Some((time(validity)?, time(element(validity)?.2)?))
+}
+
+/// The time that `bytes` begin with, since 1970.
+fn time(bytes: &[u8]) -> Option<u64> {
+    let (tag, _, rest) = element(bytes)?;
+    let whole = bytes.get(..bytes.len() - rest.len())?;
     let since_1970 = match tag {
         UTC_TIME => UtcTime::from_der(whole).ok()?.to_unix_duration(),
         GENERALIZED_TIME => GeneralizedTime::from_der(whole).ok()?.to_unix_duration(),

@@ -3,15 +3,17 @@
 //! Owns the reading, for ports and for those who ask others. Files are read here, so it is not for a thread that others
 //! wait for. What cannot be read is never quoted: it may be half of a key.
 
+use super::folder::CertificateFolder;
 use super::tickets::TicketSecret;
-use crate::config::{Config, TlsPort};
+use crate::config::{AUTOCERT, Config, TlsAutocert, TlsPort};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::RootCertStore;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
 
 /// What stands at the beginning of each PEM block.
 const PEM: &str = "-----BEGIN ";
@@ -20,14 +22,17 @@ const PEM: &str = "-----BEGIN ";
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
     certificate: Vec<u8>,
-    key: Vec<u8>,
+    key: Zeroizing<Vec<u8>>,
 }
 
 /// What one port shows and wants.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PortMaterial {
     pub section: &'static str,
-    pub identity: Identity,
+    /// Its own, the first before all. With ACME there may be none yet.
+    pub identities: Vec<Identity>,
+    /// An authority asks there who has a name.
+    pub is_asked: bool,
     /// In PEM; empty = nobody must show a certificate.
     pub client_ca: Vec<u8>,
     /// It has those of tls.certificates too.
@@ -49,13 +54,20 @@ impl Material {
         for port in TlsPort::ALL {
             let Some((section, options)) = config.tls_of(port) else { continue };
             let told = |error: String| format!("{section}.{error}");
+            let has_others = section == "http_server.tls" || section == AUTOCERT;
+            if section == AUTOCERT {
+                let (identities, client_ca) = (kept(&config.http_server.tls_autocert), Vec::new());
+                let is_asked = port == TlsPort::Public;
+                ports[port as usize] = Some(PortMaterial { section, identities, is_asked, client_ca, has_others });
+                continue;
+            }
             let identity = Identity::read(&options.cert_pem, &options.key_pem).map_err(told)?;
             let client_ca = match options.client_ca_pem.as_str() {
                 "" => Vec::new(),
                 value => pem("client_ca_pem", value).map_err(told)?,
             };
-            let has_others = section == "http_server.tls";
-            ports[port as usize] = Some(PortMaterial { section, identity, client_ca, has_others });
+            let (identities, is_asked) = (vec![identity], false);
+            ports[port as usize] = Some(PortMaterial { section, identities, is_asked, client_ca, has_others });
         }
         let mut others = Vec::new();
         for (at, named) in config.tls.certificates.iter().enumerate() {
@@ -66,9 +78,22 @@ impl Material {
     }
 }
 
+/// What came by ACME so far. The first is that of who asks for no name.
+fn kept(options: &TlsAutocert) -> Vec<Identity> {
+    let (kept, provider) = (CertificateFolder::new(&options.cache_dir), ring::default_provider());
+    let (first, rest): (Vec<_>, Vec<_>) =
+        options.host_whitelist.iter().partition(|name| name.eq_ignore_ascii_case(&options.server_name));
+    first.into_iter().chain(rest).filter_map(|name| kept.identity(name, &provider)).collect()
+}
+
 impl Identity {
+    /// Both in PEM, each among what else there may be.
+    pub fn of(certificate: Vec<u8>, key: Vec<u8>) -> Identity {
+        Identity { certificate, key: key.into() }
+    }
+
     fn read(certificate: &str, key: &str) -> Result<Identity, String> {
-        Ok(Identity { certificate: pem("cert_pem", certificate)?, key: pem("key_pem", key)? })
+        Ok(Identity::of(pem("cert_pem", certificate)?, pem("key_pem", key)?))
     }
 
     /// Both, if they belong together. The error begins with the option's key.

@@ -3,17 +3,22 @@
 //! Owns the configurations of rustls for each port, made from options and files, and made again when those change. What
 //! is wrong changes nothing: the one before stays. Never knows of a connection.
 
+mod challenges;
 mod expiry;
+mod folder;
 mod material;
 mod names;
 mod secrets;
 mod tickets;
 
+pub use challenges::CHALLENGE_PROTOCOL;
+pub use folder::CertificateFolder;
 pub use material::{client_identity, read_certificates};
 pub use secrets::{Secrets, take_secrets};
 
 use crate::base::metrics::Page;
 use crate::config::{Config, TlsPort};
+use challenges::Challenges;
 use material::{Material, PortMaterial};
 use names::ShownNames;
 use rustls::ServerConfig;
@@ -30,8 +35,11 @@ pub struct Certificates {
     now: Mutex<Now>,
     own_secret: TicketSecret,
     compact: bool,
+    challenges: Arc<Challenges>,
     taken: AtomicU64,
     refused: AtomicU64,
+    /// Orders at an authority that came to a certificate, and that did not.
+    orders: [AtomicU64; 2],
 }
 
 struct Now {
@@ -49,9 +57,11 @@ impl Certificates {
         let own_secret = TicketSecret::random().map_err(|error| format!("cannot draw random numbers: {error}"))?;
         let material = Material::read(config)?;
         let compact = config.tls.compact;
-        let (ports, expiries) = build(&material, &own_secret, compact)?;
+        let challenges = Arc::default();
+        let (ports, expiries) = build(&material, &own_secret, compact, &challenges)?;
         let now = Mutex::new(Now { material, refused: None, ports, expiries });
-        Ok(Certificates { now, own_secret, compact, taken: AtomicU64::new(0), refused: AtomicU64::new(0) })
+        let (taken, refused, orders) = (AtomicU64::new(0), AtomicU64::new(0), Default::default());
+        Ok(Certificates { now, own_secret, compact, challenges, taken, refused, orders })
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -77,7 +87,7 @@ impl Certificates {
                 return Ok(None);
             }
             // It takes a while, and connections need not wait.
-            let (ports, expiries) = build(&material, &self.own_secret, self.compact)?;
+            let (ports, expiries) = build(&material, &self.own_secret, self.compact, &self.challenges)?;
             Ok(Some(Now { material, refused: None, ports, expiries }))
         });
         let mut now = self.now();
@@ -98,6 +108,20 @@ impl Certificates {
                 Err(error)
             }
         }
+    }
+
+    /// An authority will ask who has `name`, and must see `digest`.
+    pub fn open_challenge(&self, name: &str, digest: &[u8]) -> Result<(), String> {
+        self.challenges.open(name, digest, &ring::default_provider())
+    }
+
+    pub fn close_challenge(&self, name: &str) {
+        self.challenges.close(name);
+    }
+
+    /// An order at an authority came to a certificate, or did not.
+    pub fn count_order(&self, good: bool) {
+        self.orders[usize::from(!good)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Ports whose certificates are good for so many seconds at most, by a clock of seconds since 1970, with what is
@@ -124,6 +148,11 @@ impl Certificates {
         let help = "Certificates or keys that had changed and were refused, because they were wrong: the log tells.";
         let refused = self.refused.load(Ordering::Relaxed);
         page.single("gannet_tls_certificate_reload_failures_total", help, "counter", refused);
+        let [good, failed] = [0, 1].map(|at: usize| self.orders[at].load(Ordering::Relaxed));
+        let help = "Certificates that came by ACME (http_server.tls_autocert).";
+        page.single("gannet_tls_autocert_orders_total", help, "counter", good);
+        let help = "Orders by ACME that came to none; the log tells why, and they are tried again.";
+        page.single("gannet_tls_autocert_failures_total", help, "counter", failed);
     }
 }
 
@@ -140,7 +169,12 @@ pub fn faults(config: &Config) -> Vec<String> {
 
 type Built = ([Option<Arc<ServerConfig>>; TlsPort::COUNT], Vec<(TlsPort, u64)>);
 
-fn build(material: &Material, own_secret: &TicketSecret, compact: bool) -> Result<Built, String> {
+fn build(
+    material: &Material,
+    own_secret: &TicketSecret,
+    compact: bool,
+    challenges: &Arc<Challenges>,
+) -> Result<Built, String> {
     let provider = Arc::new(ring::default_provider());
     let secret = material.ticket_secret.as_ref().unwrap_or(own_secret);
     let mut expiries = Vec::new();
@@ -153,11 +187,13 @@ fn build(material: &Material, own_secret: &TicketSecret, compact: bool) -> Resul
     for (port, material) in TlsPort::ALL.into_iter().zip(&material.ports) {
         let Some(material) = material else { continue };
         let told = |error: String| format!("{}.{error}", material.section);
-        let own = Arc::new(material.identity.certified(&provider).map_err(told)?);
+        let own = material.identities.iter().map(|identity| identity.certified(&provider).map(Arc::new));
+        let own = own.collect::<Result<Vec<_>, _>>().map_err(told)?;
         let others = if material.has_others { &others[..] } else { &[] };
-        let all = [std::slice::from_ref(&own), others].concat();
+        let all = [&own[..], others].concat();
         expiries.extend(all.iter().filter_map(|key| expiry_of(key)).map(|at| (port, at)));
-        let config = port_config(port, material, ShownNames::new(all), secret, &provider, compact).map_err(told)?;
+        let names = ShownNames::new(all, material.is_asked.then(|| challenges.clone()));
+        let config = port_config(port, material, names, secret, &provider, compact).map_err(told)?;
         ports[port as usize] = Some(Arc::new(config));
     }
     Ok((ports, expiries))
@@ -191,6 +227,10 @@ fn port_config(
         TlsPort::Public | TlsPort::Internal => &[b"http/1.1"],
     };
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    if material.is_asked {
+        // The last: whoever knows another one is no authority.
+        config.alpn_protocols.push(CHALLENGE_PROTOCOL.to_vec());
+    }
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // Nobody looks again at the certificates in a ticket: who must show one shows it each time.
     match material.client_ca.is_empty() {

@@ -89,7 +89,8 @@ const TOP: &[(&str, Verdict)] = &[
     ("enable_unreleased_features", Idle("there are none")),
     ("node.info_metrics_aggregate_interval", Idle("`info` reports the moment")),
     ("shutdown.timeout", Renamed("shutdown.deadline")),
-    ("http_server.tls_autocert", Switch("get certificates by another program, into the files of http_server.tls")),
+    ("http_server.tls_autocert.http", Idle("the authority asks at the TLS port (TLS-ALPN-01)")),
+    ("http_server.tls_autocert.http_addr", Idle("the authority asks at the TLS port (TLS-ALPN-01)")),
     ("http_server.h2c_external", Missing("remove it: clients connect by HTTP/1.1")),
     ("http_server.http3", Switch("set enabled to false: clients connect by HTTP/1.1")),
     ("prometheus.recovered_publications_histogram", Idle("prometheus has other metrics of recovery")),
@@ -375,7 +376,7 @@ mod tests {
                 }
             }
         }
-        for name in ["webtransport.enabled", "http_server.tls_autocert.enabled", "consumers_kafka_enabled"] {
+        for name in ["webtransport.enabled", "consumers_kafka_enabled"] {
             let refused = load(None, &[], &[(name.to_owned(), "true".to_owned())]);
             assert!(refused.is_err(), "{name}");
         }
@@ -388,11 +389,6 @@ mod tests {
             (r#"{"map_broker":{"type":"postgres"}}"#, "map_broker", "set type to memory"),
             (r#"{"webtransport":{"enabled":true}}"#, "webtransport", "let clients use websocket"),
             (r#"{"consumers":[{"name":"k","enabled":false},{"name":"l","enabled":true}]}"#, "consumers", "http_api"),
-            (
-                r#"{"http_server":{"tls_autocert":{"enabled":true}}}"#,
-                "http_server.tls_autocert",
-                "into the files of http_server.tls",
-            ),
             (
                 r#"{"client":{"rate_limit":{"ip_connect":{"enabled":true}}}}"#,
                 "client.rate_limit.ip_connect",
@@ -468,7 +464,6 @@ mod tests {
             ("map_broker", "redis"),
             ("map_broker_redis_address", "a:1"),
             ("webtransport_enabled", "true"),
-            ("http_server_tls_autocert_enabled", "true"),
             ("channel_without_namespace_subscribe_cel", "true"),
             ("channel.without_namespace.state_events", "[\"a\"]"),
             ("consumers", "[{}]"),

@@ -52,7 +52,7 @@ pub use print::{note, print};
 pub use registry::{Listed, Section, options, sections};
 pub use reload::Changes;
 pub use schema::schema;
-pub use tls::{NamedCertificate, TlsPort, TlsPorts};
+pub use tls::{AUTOCERT, NamedCertificate, TlsAutocert, TlsPort, TlsPorts};
 pub use token::{KeySource, Pattern, SubscriptionToken, Wanted};
 pub use transport::{
     ConnectCodes, Emulation, HttpCode, HttpCodes, HttpStream, ToHttp, UniGrpc, UniHttpStream, UniWebSocket,
@@ -202,6 +202,8 @@ options! {
         body_size_limit: usize = 8 << 20, Rule::Bytes(1, GIB);
         /// TLS of the public port, and of the internal one unless tls_external or internal_tls says otherwise
         tls: TlsOptions = TlsOptions::default();
+        /// Certificates that come by themselves
+        tls_autocert: TlsAutocert = TlsAutocert::default();
         /// With `tls`: the internal port has no TLS, unless internal_tls gives it its own.
         tls_external: bool = false;
         /// TLS of the internal port, if it is not that of the public one

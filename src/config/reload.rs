@@ -32,6 +32,8 @@ impl Config {
         // Which ports have TLS is settled; by what certificates is not.
         keep_tls(&mut self.http_server.tls, server.tls);
         keep_tls(&mut self.http_server.internal_tls, server.internal_tls);
+        let autocert = super::TlsAutocert { enabled: self.http_server.tls_autocert.enabled, ..server.tls_autocert };
+        self.http_server.tls_autocert = autocert;
         let tls = &mut self.tls;
         (tls.compact, tls.key_cache_size) = (old.tls.compact, old.tls.key_cache_size);
         tls.handshake_limit = old.tls.handshake_limit;

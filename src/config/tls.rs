@@ -34,6 +34,26 @@ options! {
 }
 
 options! {
+    pub struct TlsAutocert {
+        /// The public port has TLS, with certificates that come by ACME (RFC 8555) and are renewed. The authority asks
+        /// at port 443 of each name, by TLS-ALPN-01: it must lead here. In place of `http_server.tls`.
+        enabled: bool = false;
+        /// Names that get a certificate, each its own.
+        host_whitelist: Vec<String> = Vec::new();
+        /// Folder for certificates and keys, and for the account: it is made so that nobody else may read it.
+        cache_dir: String = String::new();
+        /// Where the authority writes to when something is wrong.
+        email: String = String::new();
+        /// Which of the names is shown to who asks for none. Empty = the first.
+        server_name: String = String::new();
+        /// The directory of the authority, an https URL.
+        directory_url: String = "https://acme-v02.api.letsencrypt.org/directory".into(), Rule::Url;
+        /// Authorities that the directory's own certificate is from: PEM, base64 of it, or a file. Empty = this host's.
+        directory_ca_pem: String = String::new();
+    }
+}
+
+options! {
     pub struct NamedCertificate {
         /// The certificate, with those above it: PEM, base64 of that, or a file.
         cert_pem: String = String::new();
@@ -73,6 +93,9 @@ impl TlsPort {
     }
 }
 
+/// The section of certificates by ACME.
+pub const AUTOCERT: &str = "http_server.tls_autocert";
+
 impl Config {
     /// The TLS of a port with the section that it is from; `None` = it has none, or there is no such port.
     pub fn tls_of(&self, port: TlsPort) -> Option<(&'static str, &TlsOptions)> {
@@ -81,6 +104,7 @@ impl Config {
             TlsPort::Internal if http.internal_port == 0 => return None,
             TlsPort::Internal if http.internal_tls.enabled => ("http_server.internal_tls", &http.internal_tls),
             TlsPort::Internal if http.tls_external => return None,
+            TlsPort::Public | TlsPort::Internal if http.tls_autocert.enabled => return Some((AUTOCERT, &http.tls)),
             TlsPort::Public | TlsPort::Internal => ("http_server.tls", &http.tls),
             TlsPort::Grpc if !grpc.enabled => return None,
             TlsPort::Grpc => ("grpc_api.tls", &grpc.tls),
@@ -110,6 +134,7 @@ impl Config {
                 }
             }
         }
+        problems.extend(self.check_autocert());
         let secret = &self.tls.ticket_secret;
         if !secret.is_empty() && secret.len() < SECRET_MIN {
             let message = format!("expected {SECRET_MIN} bytes or more (openssl rand -hex 32); got {}", secret.len());
@@ -117,6 +142,50 @@ impl Config {
         }
         problems
     }
+}
+
+impl Config {
+    fn check_autocert(&self) -> Vec<Problem> {
+        let (http, autocert) = (&self.http_server, &self.http_server.tls_autocert);
+        if !autocert.enabled {
+            return Vec::new();
+        }
+        let problem = |key: &str, at: String, message: &str| {
+            let option = if key.is_empty() { AUTOCERT.to_owned() } else { format!("{AUTOCERT}.{key}") };
+            Problem { option, at, message: message.to_owned() }
+        };
+        let mut problems = Vec::new();
+        if http.tls.enabled {
+            let message = "expected one of tls and tls_autocert; got both: further certificates go to tls.certificates";
+            problems.push(problem("enabled", String::new(), message));
+        }
+        if autocert.host_whitelist.is_empty() {
+            let message = "expected the names to get certificates for; got none";
+            problems.push(problem("host_whitelist", String::new(), message));
+        }
+        for (at, name) in autocert.host_whitelist.iter().enumerate().filter(|(_, name)| !is_host(name)) {
+            let message = format!("expected a name such as ws.example.com, without a wildcard; got {name:?}");
+            problems.push(problem("host_whitelist", format!("[{at}]"), &message));
+        }
+        if autocert.cache_dir.is_empty() {
+            let message = "expected a folder, so that a restart needs no new certificates; got nothing";
+            problems.push(problem("cache_dir", String::new(), message));
+        }
+        if !autocert.directory_url.starts_with("https://") {
+            problems.push(problem("directory_url", String::new(), "expected an https URL"));
+        }
+        problems
+    }
+}
+
+/// Does a certificate for it come by TLS-ALPN-01? It is a file's name too.
+fn is_host(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let sound = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        sound && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let is_address = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    name.len() <= 253 && !is_address && name.split('.').all(is_label)
 }
 
 /// Who can guess the secret can pass for this server to clients that resume.
@@ -149,6 +218,31 @@ mod tests {
         assert_eq!(has(uni), [None, None, None, Some("uni_grpc.tls")]);
         assert_eq!(has(|c| c.uni_grpc.tls.enabled = true), [None; 4]);
         assert_eq!(has(|c| c.grpc_api.tls.enabled = true), [None; 4]);
+        let autocert = |c: &mut Config| c.http_server.tls_autocert.enabled = true;
+        assert_eq!(has(autocert), [Some(AUTOCERT), Some(AUTOCERT), None, None]);
+    }
+
+    #[test]
+    fn certificates_come_for_names_that_an_authority_can_ask_for() {
+        let mut config = Config::default();
+        config.http_server.tls_autocert.enabled = true;
+        let said = |config: &Config| -> Vec<String> {
+            config.check().err().unwrap_or_default().iter().map(ToString::to_string).collect()
+        };
+        let faults = said(&config);
+        assert!(faults.len() == 2 && faults[0].starts_with("http_server.tls_autocert.host_whitelist"), "{faults:?}");
+        let autocert = &mut config.http_server.tls_autocert;
+        autocert.cache_dir = "/var/lib/gannet".into();
+        autocert.host_whitelist = ["a.example", "A-1.example", "localhost"].map(str::to_owned).into();
+        assert_eq!(said(&config), Vec::<String>::new());
+        let wrong = ["*.example", "", "a..b", "../a", "127.0.0.1", "a.example.", "-a.example", "a_b.example"];
+        config.http_server.tls_autocert.host_whitelist = wrong.map(str::to_owned).into();
+        assert_eq!(said(&config).len(), wrong.len(), "{:?}", said(&config));
+        (config.http_server.tls_autocert.host_whitelist, config.http_server.tls.enabled) = (vec!["a.b".into()], true);
+        config.http_server.tls_autocert.directory_url = "http://a.example".into();
+        let faults = said(&config);
+        assert!(faults.iter().any(|line| line.contains("one of tls and tls_autocert")), "{faults:?}");
+        assert!(faults.iter().any(|line| line.contains("expected an https URL")), "{faults:?}");
     }
 
     #[test]

@@ -50,7 +50,7 @@ enum Stage {
     Away,
     /// Done, but for what is to be sent.
     Done(Box<Tunnel>),
-    /// To be closed once it was told why.
+    /// To be closed once it was told why, or had its answer.
     Failed,
 }
 
@@ -185,6 +185,7 @@ impl<S: ReactorSocket> Reactor<S> {
                 counters.tls_old += u64::from(version == u16::from(ProtocolVersion::TLSv1_2));
                 Stage::Done(tunnel)
             }
+            Next::Answered => Stage::Failed,
             Next::Failed(error) => {
                 counters.tls_failed += 1;
                 tracing::debug!(error, "a TLS handshake failed");

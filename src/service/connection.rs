@@ -136,6 +136,7 @@ async fn shake(
             Next::More(handshake) if bytes.hold(handshake.held()) => handshake,
             Next::More(_) => return Err(io::Error::other("handshakes hold more than tls.handshake_memory_limit")),
             Next::Done { tunnel, .. } => return Ok(tunnel),
+            Next::Answered => return Err(io::ErrorKind::ConnectionAborted.into()),
             Next::Failed(error) => return Err(io::Error::other(error)),
         };
     }

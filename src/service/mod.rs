@@ -7,6 +7,7 @@
 
 mod admin;
 mod api;
+mod autocert;
 mod backend;
 mod certificates;
 mod connection;
@@ -207,6 +208,7 @@ impl Service {
         tokio::spawn(watch::memory(self.settings.clone(), self.admission.clone()));
         tokio::spawn(watch::refusals(self.node.clone(), self.workers.clone()));
         tokio::spawn(sums::write());
+        autocert::start(self.certificates.clone(), self.settings.clone())?;
         tokio::spawn(certificates::watch(self.certificates.clone(), self.settings.clone()));
         let head_timeout = config.http_server.handshake_timeout;
         if let Some(listener) = self.listeners.internal.take() {
