@@ -2,6 +2,7 @@
 // would. Either side learns of it by its socket and by nothing else.
 import net from 'node:net';
 import { once } from 'node:events';
+import { s } from './server.mjs';
 
 /** A relay to `server`, with the addresses that a client is given. Let go when the test ends. */
 export async function openRelay(t, server) {
@@ -24,8 +25,8 @@ export async function openRelay(t, server) {
   const { port } = listener.address();
   const relay = {
     port,
-    http: `http://127.0.0.1:${port}`,
-    url: `ws://127.0.0.1:${port}/connection/websocket`,
+    http: `http${s}://127.0.0.1:${port}`,
+    url: `ws${s}://127.0.0.1:${port}/connection/websocket`,
 
     /** Cuts every connection; whoever comes again is let through. */
     cut() {

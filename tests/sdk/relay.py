@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 
+from server import S
+
 
 class Relay:
     """To be used as a context around what it relays; `url` is what a client is given."""
@@ -15,7 +17,7 @@ class Relay:
     async def __aenter__(self):
         self._listener = await asyncio.start_server(self._relay, "127.0.0.1", 0)
         port = self._listener.sockets[0].getsockname()[1]
-        self.url = f"ws://127.0.0.1:{port}/connection/websocket"
+        self.url = f"ws{S}://127.0.0.1:{port}/connection/websocket"
         return self
 
     async def __aexit__(self, *_):

@@ -11,6 +11,13 @@ import { isDeepStrictEqual } from 'node:util';
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 const binary = process.env.GANNET ?? path.join(root, 'target/release/gannet');
 const logs = path.join(root, 'tests/.cache/logs/servers');
+// A folder with ca.pem, cert.pem and key.pem: then all that is said is said over TLS. NODE_EXTRA_CA_CERTS names the first.
+const tls = process.env.TESTS_TLS;
+const tlsOptions = tls
+  ? ['--http_server.tls.enabled', `--http_server.tls.cert_pem=${tls}/cert.pem`, `--http_server.tls.key_pem=${tls}/key.pem`]
+  : [];
+/** What stands behind `http` and `ws` in URLs. */
+export const s = tls ? 's' : '';
 
 export const API_KEY = 'test-api-key';
 export const SECRET = 'test-secret-of-at-least-thirty-two-bytes';
@@ -44,7 +51,7 @@ export async function startServer(t, options = [], { port, reactors = 2 } = {}) 
   const args = [
     '--http_server.address', '127.0.0.1', '--http_server.port', String(port), '--reactors', String(reactors),
     '--health.enabled', '--http_api.key', API_KEY, '--client.token.hmac_secret_key', SECRET,
-    '--shutdown.delay', '0s', '--shutdown.spread', '100ms', ...options,
+    '--shutdown.delay', '0s', '--shutdown.spread', '100ms', ...tlsOptions, ...options,
   ];
   mkdirSync(logs, { recursive: true });
   const log = path.join(logs, `${port}.log`);
@@ -59,8 +66,8 @@ export async function startServer(t, options = [], { port, reactors = 2 } = {}) 
   const server = {
     port,
     pid: child.pid,
-    http: `http://127.0.0.1:${port}`,
-    url: `ws://127.0.0.1:${port}/connection/websocket`,
+    http: `http${s}://127.0.0.1:${port}`,
+    url: `ws${s}://127.0.0.1:${port}/connection/websocket`,
 
     /** One call of the server API; `key` can be wrong on purpose. */
     async post(method, body, key = API_KEY) {

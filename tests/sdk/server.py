@@ -17,6 +17,16 @@ LOGS = ROOT / "tests/.cache/logs/servers"
 API_KEY = "test-api-key"
 SECRET = "test-secret-of-at-least-thirty-two-bytes"
 
+# A folder with ca.pem, cert.pem and key.pem: then all that is said is said over TLS. SSL_CERT_FILE names the first.
+TLS = os.environ.get("TESTS_TLS", "")
+TLS_OPTIONS = [
+    "--http_server.tls.enabled",
+    f"--http_server.tls.cert_pem={TLS}/cert.pem",
+    f"--http_server.tls.key_pem={TLS}/key.pem",
+]
+# What stands behind http and ws in URLs.
+S = "s" if TLS else ""
+
 # Loopback never goes through a proxy.
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -29,8 +39,8 @@ def get(url, timeout=5):
 class Server:
     def __init__(self, port):
         self.port = port
-        self.http = f"http://127.0.0.1:{port}"
-        self.ws = f"ws://127.0.0.1:{port}"
+        self.http = f"http{S}://127.0.0.1:{port}"
+        self.ws = f"ws{S}://127.0.0.1:{port}"
         self.url = f"{self.ws}/connection/websocket"
         self.process = None
         self.ending = False
@@ -73,7 +83,7 @@ def start_server(*options):
         BINARY, "--http_server.address", "127.0.0.1", "--http_server.port", str(server.port),
         "--reactors", "2", "--health.enabled", "--http_api.key", API_KEY,
         "--client.token.hmac_secret_key", SECRET,
-        "--shutdown.delay", "0s", "--shutdown.spread", "100ms", *options,
+        "--shutdown.delay", "0s", "--shutdown.spread", "100ms", *(TLS_OPTIONS if TLS else []), *options,
     ]  # fmt: skip
     with open(log, "ab") as out:
         process = server.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)

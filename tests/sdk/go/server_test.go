@@ -29,6 +29,17 @@ const (
 	patience = 10 * time.Second
 )
 
+// A folder with ca.pem, cert.pem and key.pem: then all that is said is said over TLS. SSL_CERT_FILE names the first.
+var tlsFolder = os.Getenv("TESTS_TLS")
+
+// scheme is http or ws, with an s if there is TLS.
+func scheme(name string) string {
+	if tlsFolder != "" {
+		return name + "s"
+	}
+	return name
+}
+
 type object = map[string]any
 
 type server struct {
@@ -59,6 +70,10 @@ func start(t *testing.T, namespaces map[string]object, options ...string) *serve
 		"--health.enabled", "--http_api.key", apiKey, "--client.token.hmac_secret_key", secret,
 		"--channel.namespaces", string(toJSON(t, list)), "--shutdown.delay", "0s", "--shutdown.spread", "100ms",
 	}, options...)
+	if tlsFolder != "" {
+		options = append(options, "--http_server.tls.enabled", "--http_server.tls.cert_pem="+tlsFolder+"/cert.pem",
+			"--http_server.tls.key_pem="+tlsFolder+"/key.pem")
+	}
 	logs := filepath.Join(root, "tests/.cache/logs/servers")
 	must(t, os.MkdirAll(logs, 0o755))
 	log, err := os.Create(filepath.Join(logs, fmt.Sprintf("%d.log", server.port)))
@@ -105,7 +120,7 @@ func freePort(t *testing.T) int {
 	return listener.Addr().(*net.TCPAddr).Port
 }
 
-func (s *server) http() string { return fmt.Sprintf("http://127.0.0.1:%d", s.port) }
+func (s *server) http() string { return fmt.Sprintf("%s://127.0.0.1:%d", scheme("http"), s.port) }
 
 // api makes a call of the server API that must succeed; its result.
 func (s *server) api(method string, body object) object {
@@ -131,7 +146,7 @@ func (s *server) api(method string, body object) object {
 // client makes a client of this encoding that is closed when the test ends.
 func (s *server) client(encoding string, config centrifuge.Config) *centrifuge.Client {
 	config.MinReconnectDelay, config.MaxReconnectDelay = 20*time.Millisecond, 200*time.Millisecond
-	url := fmt.Sprintf("ws://127.0.0.1:%d/connection/websocket", s.port)
+	url := fmt.Sprintf("%s://127.0.0.1:%d/connection/websocket", scheme("ws"), s.port)
 	client := centrifuge.NewJsonClient(url, config)
 	if encoding == "protobuf" {
 		client = centrifuge.NewProtobufClient(url, config)

@@ -28,6 +28,9 @@ final class Server implements AutoCloseable {
     /** Nothing that is waited for takes longer. */
     static final int PATIENCE_SECONDS = 10;
 
+    /** A folder with cert.pem and key.pem: then all that is said is said over TLS, and the JVM is told whom to trust. */
+    private static final String TLS = System.getenv().getOrDefault("TESTS_TLS", "");
+
     private final HttpClient http = HttpClient.newBuilder().proxy(HttpClient.Builder.NO_PROXY).build();
     private final Process process;
     private final int port;
@@ -44,6 +47,10 @@ final class Server implements AutoCloseable {
                 "--health.enabled", "--http_api.key", KEY, "--client.token.hmac_secret_key", SECRET,
                 "--channel.namespaces", namespaces, "--shutdown.delay", "0s", "--shutdown.spread", "100ms"));
         words.addAll(List.of(options));
+        if (!TLS.isEmpty()) {
+            words.addAll(List.of("--http_server.tls.enabled", "--http_server.tls.cert_pem=" + TLS + "/cert.pem",
+                    "--http_server.tls.key_pem=" + TLS + "/key.pem"));
+        }
         Path logs = Files.createDirectories(root.resolve("tests/.cache/logs/servers"));
         File log = logs.resolve(port + ".log").toFile();
         process = new ProcessBuilder(words).redirectErrorStream(true).redirectOutput(log).start();
@@ -65,11 +72,15 @@ final class Server implements AutoCloseable {
     }
 
     private String url(String path) {
-        return "http://127.0.0.1:" + port + path;
+        return scheme("http") + "://127.0.0.1:" + port + path;
     }
 
     String clients() {
-        return "ws://127.0.0.1:" + port + "/connection/websocket";
+        return scheme("ws") + "://127.0.0.1:" + port + "/connection/websocket";
+    }
+
+    private static String scheme(String name) {
+        return TLS.isEmpty() ? name : name + "s";
     }
 
     /** A call of the server API that must succeed; the answer as text. */
