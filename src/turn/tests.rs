@@ -90,14 +90,31 @@ fn pings_and_pongs_have_a_budget_too() {
     let conn = bench.client(&line, "");
     line.say(&masked(0x89, b"").repeat(1000));
     let mut pongs = 0;
-    bench.run(&[conn]);
+    // However often it is named, and though it stands in the line of those that wait.
+    bench.run(&[conn, conn]);
     for _ in 0..100 {
         let now = line.clone().take_written().len() / 2;
         assert!(now <= 10, "{now} pongs in a turn");
         pongs += now;
-        bench.run(&[]);
+        bench.run(&[conn, conn]);
     }
     assert_eq!(pongs, 1000, "all are answered in the end");
+}
+
+#[test]
+fn empty_parts_of_a_message_have_a_budget_too() {
+    let (mut bench, line) = (Bench::new(1, |config| config.reactor.command_budget = 10), Line::default());
+    let conn = bench.client(&line, "");
+    line.say(&[masked(0x01, b""), masked(0x00, b"").repeat(1000)].concat());
+    bench.run(&[conn]);
+    let mut held = 1001 * 6;
+    while bench.turn.has_work() {
+        let now = bench.turn.conns.held_bytes();
+        assert!(now >= held - 60, "{} bytes of frames in a turn", held - now);
+        held = now;
+        bench.run(&[]);
+    }
+    assert_eq!(bench.turn.conns.held_bytes(), 0);
 }
 
 #[test]
@@ -337,6 +354,80 @@ fn unfinished_messages_of_all_have_a_bound_and_those_that_hold_most_go() {
     modest.say(&masked(0x80, format!("2,{STATS}}}").as_bytes()));
     bench.run(&[small]);
     assert_eq!(ids(&modest.clone().take_written()), [2], "one that holds little goes on");
+}
+
+/// Beyond the bound too.
+#[test]
+fn one_that_holds_less_than_others_stays() {
+    let mut bench = Bench::new(1, |config| config.reactor.held_input_size = 1 << 20);
+    let lines: Vec<Line> = (0..18).map(|_| Line::default()).collect();
+    for (at, line) in lines.iter().enumerate() {
+        let conn = bench.client(line, "");
+        line.say(&masked(0x01, &vec![b'x'; if at == 17 { 30_000 } else { 60_000 }]));
+        bench.run(&[conn]);
+    }
+    assert!(bench.turn.conns.held_bytes() > 1 << 20);
+    assert_eq!((bench.turn.shard.counters.limit_held, close_code(&lines[17].written())), (0, None));
+}
+
+#[test]
+fn one_that_leaves_while_it_connects_is_not_waited_for() {
+    let (mut bench, line, name) = (Bench::new(2, |_| {}), Line::default(), elsewhere());
+    let conn = bench.open(&line, "/connection/websocket");
+    line.say(&frame(&format!(r#"{{"id":1,"connect":{{"subs":{{"{name}":{{}}}}}}}}"#)));
+    line.say(&frame(&format!(r#"{{"id":2,{STATS}}}"#)));
+    bench.run(&[conn]);
+    assert!(bench.turn.conns.has_outbox(conn), "its reply is owed");
+    line.hang_up();
+    bench.run(&[conn]);
+    assert_eq!(bench.turn.host.gone, 1);
+}
+
+/// By other requests than its own: they are one line of commands, of which those carried out count no more.
+#[test]
+fn commands_of_several_requests_stand_in_one_line() {
+    let small = |config: &mut Config| {
+        config.reactor.command_budget = 1;
+        config.websocket.message_size_limit = 1000;
+    };
+    let (mut bench, line) = (Bench::new(1, small), Line::default());
+    let conn = bench.accept(&line);
+    line.say(b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n");
+    bench.run(&[conn]);
+    let key = bench.turn.conns.key(conn).expect("a key");
+    let session = bench.turn.shard.session_name(&mut bench.turn.conns, conn).expect("a name");
+    let say = |bench: &mut Bench, ids: std::ops::Range<u32>| {
+        let one = |id| format!(r#"{{"id":{id},"presence_stats":{{"channel":"{}"}}}}"#, "c".repeat(50)) + "\n";
+        let message: String = ids.map(one).collect();
+        let session = session.as_str().into();
+        bench.run_with(&[], vec![Mail::Commands { conn: key, session, message: message.into() }]);
+    };
+    line.clone().take_written();
+    say(&mut bench, 2..10);
+    (0..6).for_each(|_| bench.run(&[]));
+    say(&mut bench, 10..15);
+    bench.settle(20);
+    assert_eq!(ids(&line.clone().take_written()), (2..15).collect::<Vec<u32>>());
+}
+
+/// Its own deadline is for what the peer has not sent; this waits for others.
+#[test]
+fn a_message_that_waits_for_replies_is_in_time() {
+    let change = |config: &mut Config| {
+        with_history(config);
+        config.client.pong_timeout = Duration::ZERO;
+    };
+    let (mut bench, line, name) = (Bench::new(2, change), Line::default(), elsewhere());
+    let conn = bench.client(&line, "");
+    let whole = commands(2..40, &HISTORY.replace("\"c\"", &format!("{name:?}")));
+    let (first, rest) = whole.split_at(100);
+    line.say(first);
+    bench.run(&[conn]);
+    line.say(rest);
+    bench.run(&[conn]);
+    bench.now.tick += 2 * crate::base::wheel::ticks(Config::default().websocket.message_timeout);
+    bench.run(&[]);
+    assert_eq!((bench.turn.shard.counters.message_timeouts, close_code(&line.written())), (0, None));
 }
 
 /// Beyond the limit those go for which most waits, no more of them than must, and none below their part of it.
