@@ -17,11 +17,23 @@ pub struct Fanout {
     fleet: Fleet,
     profile: Profile,
     size: usize,
+    channel: &'static str,
 }
 
 impl Fanout {
     /// Opens `subscribers` and one publisher; a publication carries `size` bytes.
     pub fn open(to: impl Into<Address>, profile: Profile, subscribers: usize, size: usize) -> io::Result<Self> {
+        Self::open_in(CHANNEL, to, profile, subscribers, size)
+    }
+
+    /// The same in a channel of that name.
+    pub fn open_in(
+        channel: &'static str,
+        to: impl Into<Address>,
+        profile: Profile,
+        subscribers: usize,
+        size: usize,
+    ) -> io::Result<Self> {
         let limit = Duration::from_secs(60);
         let dialect = match profile {
             Profile::Raw => Dialect::Raw,
@@ -31,7 +43,7 @@ impl Fanout {
         fleet.open(subscribers, limit, |_| {
             Ok(match profile {
                 Profile::Raw => Opening::bare("/"),
-                Profile::Centrifugal => Opening::centrifugal(centrifugal::connect_and_subscribe(None, CHANNEL), 2),
+                Profile::Centrifugal => Opening::centrifugal(centrifugal::connect_and_subscribe(None, channel), 2),
             })
         })?;
         fleet.open(1, limit, |_| {
@@ -40,7 +52,7 @@ impl Fanout {
                 Profile::Centrifugal => Opening::centrifugal(centrifugal::connect(None), 1),
             })
         })?;
-        Ok(Self { fleet, profile, size })
+        Ok(Self { fleet, profile, size, channel })
     }
 
     /// Publishes `burst` at a time in one write, each time waits until every subscriber has all of them.
@@ -85,7 +97,7 @@ impl Fanout {
             match self.profile {
                 Profile::Raw => client_frame(&mut frames, &vec![b'x'; self.size]),
                 Profile::Centrifugal => {
-                    client_frame(&mut frames, centrifugal::publish(id + 2, CHANNEL, self.size).as_bytes());
+                    client_frame(&mut frames, centrifugal::publish(id + 2, self.channel, self.size).as_bytes());
                 }
             }
         }

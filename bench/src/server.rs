@@ -34,6 +34,9 @@ pub enum Kind {
     Centrifugo,
     /// nginx that ends TLS in front of Gannet; both count. With --tls only
     Nginx,
+    /// A node of the library that Centrifugo is made of, over Redis
+    #[value(skip)]
+    Centrifuge,
     /// An HTTP handler that does nothing
     #[value(skip)]
     Axum,
@@ -65,6 +68,7 @@ impl Kind {
             Self::Nbio => "nbio",
             Self::Centrifugo => "centrifugo",
             Self::Nginx => "nginx + gannet",
+            Self::Centrifuge => "centrifuge",
             Self::Axum => "axum",
             Self::ByHand => "by hand",
         }
@@ -72,12 +76,16 @@ impl Kind {
 
     /// How the loader speaks to it.
     pub fn profile(self) -> Profile {
-        if matches!(self, Self::Gannet | Self::Centrifugo | Self::Nginx) { Profile::Centrifugal } else { Profile::Raw }
+        if matches!(self, Self::Gannet | Self::Centrifugo | Self::Centrifuge | Self::Nginx) {
+            Profile::Centrifugal
+        } else {
+            Profile::Raw
+        }
     }
 
     /// True for those that need what not every machine has.
     pub fn is_optional(self) -> bool {
-        matches!(self, Self::Ws | Self::Gorilla | Self::Nbio | Self::Centrifugo | Self::Nginx)
+        matches!(self, Self::Ws | Self::Gorilla | Self::Nbio | Self::Centrifugo | Self::Centrifuge | Self::Nginx)
     }
 
     fn program(self) -> &'static str {
@@ -91,6 +99,7 @@ impl Kind {
             Self::Nbio => "peer_nbio",
             Self::Centrifugo => "centrifugo",
             Self::Nginx => "nginx",
+            Self::Centrifuge => "peer_centrifuge",
             Self::Axum => "peer_axum",
             Self::ByHand => "",
         }
@@ -130,7 +139,9 @@ impl Place {
                 Some(path) => Ok(path),
             },
             _ if beside.is_file() => Ok(beside),
-            (Kind::Gorilla | Kind::Nbio, _) if on_path("go").is_none() => lacks("go is not on the PATH".to_owned()),
+            (Kind::Gorilla | Kind::Nbio | Kind::Centrifuge, _) if on_path("go").is_none() => {
+                lacks("go is not on the PATH".to_owned())
+            }
             (Kind::Gorilla | Kind::Nbio, _) => lacks("it is not built: bench/compare does it".to_owned()),
             _ => lacks(format!("{} is not there: build it with --profile dist", beside.display())),
         }
