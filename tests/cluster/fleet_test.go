@@ -100,6 +100,41 @@ func TestHistoryIsOne(t *testing.T) {
 	})
 }
 
+// A client of the official SDK goes from a node of one kind to one of the other, and back, while publications go on.
+func TestClientsMoveAndMissNothing(t *testing.T) {
+	inEach(t, func(t *testing.T, from topology) {
+		here, there := pair(t, from)
+		between := startRelay(t, here.port)
+		socket := fmt.Sprintf("ws://127.0.0.1:%d/connection/websocket", between.port)
+		client := join(t, socket, "hi:moves", sdk.SubscriptionConfig{})
+		client.subscribed()
+		published := 0
+		publish := func(count int) (expected []string) {
+			for range count {
+				published++
+				if published%2 == 0 {
+					_, err := there.Publish("hi:moves", fmt.Append(nil, published), centrifuge.WithHistory(50, 10*time.Minute))
+					must(t, err)
+				} else {
+					here.api("publish", object{"channel": "hi:moves", "data": published})
+				}
+				expected = append(expected, fmt.Sprintf("%d %d", published, published))
+			}
+			return expected
+		}
+		for _, port := range []int{there.port(), here.port, there.port(), here.port} {
+			client.hears(publish(5)...)
+			// While it is away, and once it has come.
+			between.turn(port)
+			missed := publish(5)
+			if event := client.subscribed(); !event.WasRecovering || !event.Recovered {
+				t.Fatalf("not recovered: %+v", event)
+			}
+			client.hears(missed...)
+		}
+	})
+}
+
 func TestDeltasVersionsAndKeysCross(t *testing.T) {
 	from := single(t)
 	here, there := pair(t, from)

@@ -225,6 +225,12 @@ type library struct {
 
 func (l *library) socket() string { return l.address }
 
+func (l *library) port() int {
+	host := strings.TrimPrefix(l.address, "ws://")
+	port, _ := strconv.Atoi(host[strings.LastIndex(host, ":")+1:])
+	return port
+}
+
 func startLibrary(t *testing.T, from topology) *library {
 	t.Helper()
 	node, err := centrifuge.New(centrifuge.Config{Name: "library", LogLevel: centrifuge.LogLevelNone})

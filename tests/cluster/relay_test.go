@@ -13,8 +13,10 @@ import (
 type relay struct {
 	port int
 	// Each connection begins at the next of them.
-	to   []int
-	next atomic.Int64
+	mu    sync.Mutex
+	to    []int
+	conns []net.Conn
+	next  atomic.Int64
 	// What Redis says on PUB/SUB is swallowed, and no connection ends.
 	deaf atomic.Bool
 	// Nothing passes, and no connection ends.
@@ -41,11 +43,26 @@ func startRelay(t *testing.T, to ...int) *relay {
 	return r
 }
 
+// turn ends all connections, and sends those that come to other servers.
+func (r *relay) turn(to ...int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.to = to
+	for _, conn := range r.conns {
+		_ = conn.Close()
+	}
+	r.conns = nil
+}
+
 // serve goes on to the first that takes the connection.
 func (r *relay) serve(near net.Conn) {
 	at := int(r.next.Add(1))
-	for try := range r.to {
-		far, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", r.to[(at+try)%len(r.to)]))
+	r.mu.Lock()
+	to := r.to
+	r.conns = append(r.conns, near)
+	r.mu.Unlock()
+	for try := range to {
+		far, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", to[(at+try)%len(to)]))
 		if err == nil {
 			lost := &atomic.Bool{}
 			go r.pump(near, far, lost, false)
