@@ -31,7 +31,7 @@ const BAD_REQUEST: u32 = 1;
 const NO_SESSION: u32 = 2;
 
 /// How long nodes may take to say who is present: somebody waits.
-const PRESENCE_TIMEOUT: Duration = Duration::from_secs(3);
+const PRESENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, PartialEq, Message)]
 struct PresenceSurvey {

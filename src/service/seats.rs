@@ -5,8 +5,8 @@
 //! among its own clients before they are connected; what is done here comes a moment after.
 //!
 //! Of two that come to two nodes at the same time the one on the node with the lower id is taken to be first. A node
-//! that such a node has asked about a user, while one of its own was not counted yet, asks again: so not both stay,
-//! unless a node does not answer. Who cannot be counted stays.
+//! that such a node has asked about a user, while one of its own was not counted yet, asks again: so not both stay. Who
+//! cannot be counted because a node does not answer stays until it does, or is forgotten.
 
 use super::node::Node;
 use crate::engine::control::SurveyResponse;
@@ -28,8 +28,12 @@ pub const SEATS: &str = "gannet_seats";
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Those who come within this are asked about together.
 const TOGETHER: Duration = Duration::from_millis(20);
+/// After a node did not answer.
+const AGAIN: Duration = Duration::from_millis(500);
 /// Users in one question.
 const USERS_MAX: usize = 2048;
+/// Users who may wait to be counted, while a node does not answer; who comes beyond is not.
+const WAITING_MAX: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, Message)]
 struct SeatsQuestion {
@@ -79,6 +83,9 @@ impl Seats {
     pub fn come(&self, user: CompactString, client: String) {
         let mut waiting = self.waiting();
         let Waiting { fresh, users } = &mut *waiting;
+        if fresh.len() >= WAITING_MAX {
+            return;
+        }
         let all = fresh.entry(user.clone()).or_default();
         if all.clients.is_empty() {
             users.push(user);
@@ -109,6 +116,11 @@ impl Seats {
             }
         }
         users
+    }
+
+    /// They are to be asked about again.
+    fn put_back(&self, asked: Vec<CompactString>) {
+        self.waiting().users.extend(asked);
     }
 
     /// So many of the user's are too many: the clients that are to go, who came last.
@@ -147,16 +159,20 @@ pub async fn run(node: Arc<Node>, settings: Receiver<Arc<Settings>>) {
             continue;
         }
         let limit = settings.borrow().rules.user_connection_limit;
-        count(&node, users, limit).await;
+        if let Err(users) = count(&node, users, limit).await {
+            node.seats.put_back(users);
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 }
 
-async fn count(node: &Node, users: Vec<CompactString>, limit: usize) {
+/// The error is those who could not be counted.
+async fn count(node: &Node, users: Vec<CompactString>, limit: usize) -> Result<(), Vec<CompactString>> {
     let names: Vec<String> = users.iter().map(CompactString::to_string).collect();
     let question = SeatsQuestion { users: names.clone() }.encode_to_vec().into();
     let asked = node.fleet.survey_within(PATIENCE, None, SEATS, question);
     let (others, here) = tokio::join!(asked, node.seats_here(names));
-    let (others, here) = (others.unwrap_or_default(), here.unwrap_or_default());
+    let (Ok(others), Ok(here)) = (others, here) else { return Err(users) };
     for (at, user) in users.iter().enumerate() {
         let own = here.get(at).copied().unwrap_or(0) as usize;
         let theirs: usize = others.iter().map(|(uid, said)| counted(said, at, *uid < node.info.uid)).sum();
@@ -168,6 +184,7 @@ async fn count(node: &Node, users: Vec<CompactString>, limit: usize) {
             let _ = node.control(control).await;
         }
     }
+    Ok(())
 }
 
 /// How many of the user at that place a node has that go before ours. `is_before`: all of its own do.
