@@ -10,7 +10,7 @@
 //! the new one. Publications may be lost on the way, and the owner finds that by their offsets. None comes twice on
 //! one connection.
 
-use super::{Keep, Position, Query};
+use super::{Position, Query, Treatment};
 use crate::protocol::code::ClientError;
 use crate::protocol::{ClientInfo, Publication};
 use bytes::Bytes;
@@ -35,19 +35,9 @@ pub enum EngineCall {
     Listen { channel: Arc<str>, life: u32 },
     /// Nobody listens on this node any more.
     Unlisten { channel: Arc<str> },
-    /// To the subscribers on all nodes. It has no offset yet. `keep`: in the channel's stream, which gives it one.
-    /// `delta`: those who take deltas get one. A key that was used in the channel within five minutes, or a version
-    /// that is not above the latest, is answered as if it had been published, and is not.
-    Publish {
-        ticket: u64,
-        channel: Arc<str>,
-        publication: Arc<Publication>,
-        keep: Option<Keep>,
-        delta: bool,
-        idempotency_key: CompactString,
-        version: u64,
-        version_epoch: CompactString,
-    },
+    /// To the subscribers on all nodes. It has no offset yet. A key that was used in the channel within five minutes,
+    /// or a version that is not above the latest, is answered as if it had been published, and is not.
+    Publish { ticket: u64, channel: Arc<str>, publication: Arc<Publication>, treatment: Option<Box<Treatment>> },
     /// Tell all nodes that somebody came or went; may be lost.
     Announce { channel: Arc<str>, info: Arc<ClientInfo>, joined: bool },
     /// Where the stream stands, and the publications of the query, which have their offsets.

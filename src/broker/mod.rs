@@ -118,7 +118,7 @@ pub struct Gone {
 }
 
 /// How a publication is to be treated, beyond being sent to all subscribers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Treatment {
     /// Keep it; without, it has no offset.
     pub keep: Option<Keep>,

@@ -172,6 +172,16 @@ pub enum Store<'a> {
     Nats(&'a NatsOptions, &'static str),
 }
 
+impl Store<'_> {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Store::Memory => "memory",
+            Store::Redis(..) => "redis",
+            Store::Nats(..) => "nats",
+        }
+    }
+}
+
 fn store<'a>(kind: &str, redis: &'a RedisOptions, nats: &'a NatsOptions, at: [&'static str; 2]) -> Store<'a> {
     match kind {
         "redis" => Store::Redis(redis, at[0]),
@@ -213,11 +223,7 @@ impl Config {
 
     /// The engine of channels whose namespace names none.
     pub fn engine_kind(&self) -> &'static str {
-        match self.broker_store() {
-            Store::Memory => "memory",
-            Store::Redis(..) => "redis",
-            Store::Nats(..) => "nats",
-        }
+        self.broker_store().kind()
     }
 
     /// The engine of a namespace's channels.

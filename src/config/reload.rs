@@ -4,7 +4,7 @@
 
 use super::registry::{self, Meta, Visitor};
 use super::value::Value;
-use super::{Channel, Config, TlsOptions};
+use super::{Config, Store, TlsOptions};
 use serde_json::Value as Json;
 
 /// Options that differ, by their names. Never their values: some are secret.
@@ -25,6 +25,7 @@ impl Config {
 
     /// Threads, sockets and tables are made at the start, and clients were told of pings when they connected.
     fn keep_fixed(&mut self, old: &Config) {
+        self.keep_engines(old);
         let old = old.clone();
         (self.dev, self.reactors, self.node, self.workers) = (old.dev, old.reactors, old.node, old.workers);
         let server = std::mem::replace(&mut self.http_server, old.http_server);
@@ -52,7 +53,6 @@ impl Config {
             client.user_connection_limit = old.client.user_connection_limit;
         }
         self.channel.idempotency_cache_size = old.channel.idempotency_cache_size;
-        self.keep_engines(&old.channel);
         self.backend.inflight_limit = old.backend.inflight_limit;
         self.backend.stream_limit = old.backend.stream_limit;
         (self.jwks, self.hooks) = (old.jwks, old.hooks);
@@ -73,14 +73,16 @@ impl Config {
 }
 
 impl Config {
-    /// Channels do not move from one engine to another.
-    fn keep_engines(&mut self, old: &Channel) {
-        self.channel.without_namespace.engine = old.without_namespace.engine.clone();
+    /// Channels do not move from one engine to another, and a namespace of an engine that does not run waits for it.
+    fn keep_engines(&mut self, old: &Config) {
+        self.channel.without_namespace.engine = old.channel.without_namespace.engine.clone();
         for namespace in &mut self.channel.namespaces {
-            if let Some(before) = old.namespaces.iter().find(|before| before.name == namespace.name) {
+            if let Some(before) = old.channel.namespaces.iter().find(|before| before.name == namespace.name) {
                 namespace.options.engine = before.options.engine.clone();
             }
         }
+        let running: Vec<&str> = ["", "memory"].into_iter().chain(old.stores().iter().map(Store::kind)).collect();
+        self.channel.namespaces.retain(|namespace| running.contains(&&*namespace.options.engine));
     }
 }
 
@@ -140,6 +142,20 @@ mod tests {
         assert_eq!((next.http_server.port, next.http_server.body_size_limit), (8000, 5));
         assert_eq!(next.client.token, loaded.client.token);
         assert_eq!(next.followed_by(next.clone()), (next.clone(), Changes::default()), "nothing changes twice");
+    }
+
+    #[test]
+    fn a_namespace_of_an_engine_that_does_not_run_waits_for_it() {
+        let with = |engine: &str| toml(&format!("[[channel.namespaces]]\nname = 'ns'\nengine = '{engine}'"));
+        let (next, changes) = Config::default().followed_by(with("nats"));
+        assert_eq!(
+            (next.channel.namespaces.len(), &*changes.need_restart),
+            (0, &["channel.namespaces".to_owned()][..])
+        );
+        let more = "[[channel.namespaces]]\nname = 'ns'\nengine = 'nats'\n[[channel.namespaces]]\nname = 'more'\n\
+                    engine = 'nats'";
+        let (next, changes) = with("nats").followed_by(toml(more));
+        assert_eq!((next.channel.namespaces.len(), changes.need_restart.len()), (2, 0), "it runs");
     }
 
     #[test]

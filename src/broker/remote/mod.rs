@@ -20,7 +20,7 @@ use super::interest::{Interest, Told};
 use super::presence::Presence;
 use super::sequence::{Arrival, Emission, HeldRoom, Known, Sequence};
 use super::table::ChannelTable;
-use super::{Answer, Asker, Event, Extras, Gone, Keep, Member, Position, Request, Target, Treatment};
+use super::{Answer, Asker, Event, Extras, Gone, Keep, Member, Position, Request, Target};
 use crate::protocol::code::ClientError;
 use crate::protocol::{Publication, delta};
 use begin::Beginners;
@@ -224,21 +224,11 @@ impl RemoteChannels {
             }
             Request::Leave { channel, reactor, gone } => self.leave(now_ms, &channel, reactor, gone, out),
             Request::Publish { channel, publication, asker, treatment } => {
-                let treatment = treatment.map_or_else(Treatment::default, |treatment| *treatment);
-                if let Some(conn) = treatment.except {
+                if let Some(conn) = treatment.as_ref().and_then(|treatment| treatment.except) {
                     self.publishers.insert(now_ms, &publication, conn);
                 }
-                let Treatment { keep, delta, idempotency_key, version, version_epoch, .. } = treatment;
-                self.ask(engine, asker, out, |ticket| EngineCall::Publish {
-                    ticket,
-                    channel,
-                    publication,
-                    keep,
-                    delta,
-                    idempotency_key,
-                    version,
-                    version_epoch,
-                });
+                let call = |ticket| EngineCall::Publish { ticket, channel, publication, treatment };
+                self.ask(engine, asker, out, call);
             }
             Request::History { channel, asker, query } => {
                 self.ask(engine, asker, out, |ticket| EngineCall::Read { ticket, channel, query });

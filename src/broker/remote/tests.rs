@@ -1,7 +1,7 @@
 //! F3 · What is asked of channels that live elsewhere, and what is told, by an engine that answers when it is told to.
 
 use super::super::engine::EngineAnswer;
-use super::super::{ConnKey, Epoch, Query, Recover, Want};
+use super::super::{ConnKey, Epoch, Query, Recover, Treatment, Want};
 use super::*;
 use crate::protocol::ClientInfo;
 

@@ -153,7 +153,8 @@ impl Nats {
         match call {
             EngineCall::Listen { channel, life } => self.listen(channel, life),
             EngineCall::Unlisten { channel } => self.state.borrow_mut().interests.unlisten(&channel),
-            EngineCall::Publish { ticket, channel, publication, delta, .. } => {
+            EngineCall::Publish { ticket, channel, publication, treatment } => {
+                let delta = treatment.is_some_and(|treatment| treatment.delta);
                 let subject = self.subjects.client(&channel);
                 let message = match self.subjects.is_raw {
                     true => publication.data.clone(),

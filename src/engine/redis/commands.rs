@@ -7,7 +7,7 @@ use super::names::{Names, slot};
 use super::payload;
 use super::scripts::{self, LuaScript};
 use crate::broker::engine::{Away, EngineAnswer, EngineCall};
-use crate::broker::{Epoch, Keep, Position, Query};
+use crate::broker::{Epoch, Keep, Position, Query, Treatment};
 use crate::config::RedisOptions;
 use crate::protocol::ClientInfo;
 use crate::protocol::code::ClientError;
@@ -101,21 +101,12 @@ impl Dialect {
     pub fn command(&self, call: EngineCall, moment: Moment) -> Option<RedisCommand> {
         Some(match call {
             EngineCall::Listen { .. } | EngineCall::Unlisten { .. } => return None,
-            EngineCall::Publish {
-                ticket,
-                channel,
-                publication,
-                keep,
-                delta,
-                idempotency_key,
-                version,
-                version_epoch,
-            } => {
+            EngineCall::Publish { ticket, channel, publication, treatment } => {
                 let message = payload::write(&publication, moment.unix_ms);
-                let once = Once { idempotency_key, version, version_epoch };
-                match keep {
-                    Some(keep) => self.keep(ticket, &channel, &message, keep, delta, &once, moment),
-                    None => self.pass_on(ticket, &channel, &message, &once),
+                let treatment = treatment.unwrap_or_default();
+                match treatment.keep {
+                    Some(keep) => self.keep(ticket, &channel, &message, keep, &treatment, moment),
+                    None => self.pass_on(ticket, &channel, &message, &treatment.idempotency_key),
                 }
             }
             EngineCall::Announce { channel, info, joined } => {
@@ -173,31 +164,29 @@ impl Dialect {
         RedisCommand { cmd, slot: Some(slot(name.as_bytes())), then }
     }
 
-    fn pass_on(&self, ticket: u64, channel: &str, message: &[u8], once: &Once) -> RedisCommand {
-        if once.idempotency_key.is_empty() {
+    fn pass_on(&self, ticket: u64, channel: &str, message: &[u8], idempotency_key: &str) -> RedisCommand {
+        if idempotency_key.is_empty() {
             return self.publish(channel, message, Then::Published(ticket));
         }
-        let result = self.names.result(channel, &once.idempotency_key);
+        let result = self.names.result(channel, idempotency_key);
         let mut command = call(&scripts::PUBLISH_ONCE, &[&result], Then::Published(ticket));
         command.cmd.arg(message).arg(self.names.message(channel)).arg(self.publish).arg(RESULT_TTL);
         command
     }
 
-    #[expect(clippy::too_many_arguments)]
     fn keep(
         &self,
         ticket: u64,
         channel: &str,
         message: &[u8],
         keep: Keep,
-        delta: bool,
-        once: &Once,
+        treatment: &Treatment,
         moment: Moment,
     ) -> RedisCommand {
         let names = &self.names;
-        let result = names.result(channel, &once.idempotency_key);
+        let result = names.result(channel, &treatment.idempotency_key);
         let ttl = keep.ttl_ms.div_ceil(1000).max(1);
-        let result_ttl = if once.idempotency_key.is_empty() { "" } else { RESULT_TTL };
+        let result_ttl = if treatment.idempotency_key.is_empty() { "" } else { RESULT_TTL };
         let mut command = match self.lists {
             true => {
                 let keys = [names.list(channel), names.list_meta(channel), result];
@@ -214,9 +203,9 @@ impl Dialect {
         };
         let cmd = &mut command.cmd;
         cmd.arg(ttl).arg(names.message(channel)).arg(meta_ttl(keep)).arg(&*new_epoch(moment.random));
-        cmd.arg(self.publish).arg(result_ttl).arg(if delta { "1" } else { "" });
+        cmd.arg(self.publish).arg(result_ttl).arg(if treatment.delta { "1" } else { "" });
         if !self.lists {
-            cmd.arg(once.version).arg(&*once.version_epoch);
+            cmd.arg(treatment.version).arg(&*treatment.version_epoch);
         }
         command
     }
@@ -279,13 +268,6 @@ impl Dialect {
         }
         call(script, &keys, then)
     }
-}
-
-/// What keeps a publication from being published twice.
-struct Once {
-    idempotency_key: CompactString,
-    version: u64,
-    version_epoch: CompactString,
 }
 
 fn call<K: AsRef<str>>(script: &'static LuaScript, keys: &[K], then: Then) -> RedisCommand {

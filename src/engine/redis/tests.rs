@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::mailbox::{Mailbox, mailbox};
 use crate::broker::engine::{Away, EngineAnswer, Heard};
-use crate::broker::{Epoch, Keep, Position, Query};
+use crate::broker::{Epoch, Keep, Position, Query, Treatment};
 use crate::protocol::code::ClientError;
 use crate::protocol::{ClientInfo, Publication};
 use crate::shard::Mail;
@@ -215,17 +215,16 @@ impl Bench {
         let publication = Publication { data: data.to_owned().into(), tags: more.tags, ..Publication::default() };
         let Publishing { keep, delta, idempotency_key, version, version_epoch, .. } = more;
         let publication = Arc::new(Publication { version, ..publication });
-        self.ask(|ticket| EngineCall::Publish {
-            ticket,
-            channel: channel.into(),
-            publication,
+        let treatment = Treatment {
             keep,
             delta,
             idempotency_key: idempotency_key.into(),
             version,
             version_epoch: version_epoch.into(),
-        })
-        .await
+            except: None,
+        };
+        let (channel, treatment) = (channel.into(), Some(Box::new(treatment)));
+        self.ask(|ticket| EngineCall::Publish { ticket, channel, publication, treatment }).await
     }
 
     async fn query(&mut self, channel: &str, query: Query) -> Result<EngineAnswer, Away> {

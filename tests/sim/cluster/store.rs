@@ -136,8 +136,9 @@ impl Store {
     /// Does what a node calls for: the answer with its ticket, and what all who listen are told.
     pub fn carry_out(&mut self, now_ms: u64, call: &EngineCall) -> (Option<(u64, EngineAnswer)>, Option<News>) {
         match call {
-            EngineCall::Publish { ticket, channel, publication, keep, .. } => {
-                let (news, position) = self.publish(channel, publication, *keep);
+            EngineCall::Publish { ticket, channel, publication, treatment } => {
+                let keep = treatment.as_ref().and_then(|treatment| treatment.keep);
+                let (news, position) = self.publish(channel, publication, keep);
                 (Some((*ticket, EngineAnswer::Published(position))), Some(news))
             }
             EngineCall::Announce { channel, info, joined } => {
