@@ -813,6 +813,30 @@ fn a_drain_tells_everyone_within_its_time() {
     assert_eq!(close_code(&line.clone().take_written()), Some(3001));
 }
 
+#[test]
+fn a_drain_is_spread_over_its_ticks_and_may_be_hurried() {
+    let mut bench = Bench::new(1, |config| config.shutdown.spread = Duration::from_secs(1));
+    let lines: Vec<Line> = (0..22).map(|_| Line::default()).collect();
+    lines.iter().for_each(|line| _ = bench.client(line, ""));
+    let told = || lines.iter().filter(|line| close_code(&line.written()) == Some(3001)).count();
+    bench.run_with(&[], vec![Mail::Drain { at_once: false }]);
+    bench.run(&[]);
+    assert_eq!(told(), 0, "from the next tick on");
+    for left in (5..10).rev() {
+        let before = told();
+        bench.now.tick += 1;
+        // Turns of one tick are one share.
+        (0..3).for_each(|_| bench.run(&[]));
+        let now = told() - before;
+        assert!((1..=22usize.div_ceil(left + 1)).contains(&now), "{now} with {left} ticks left");
+    }
+    assert!(told() < 22);
+    bench.run_with(&[], vec![Mail::Drain { at_once: true }]);
+    bench.now.tick += 1;
+    bench.run(&[]);
+    assert_eq!(told(), 22);
+}
+
 /// A ping to an idle client, and its pong: one write, and nothing from the allocator.
 #[test]
 fn a_ping_and_its_pong_allocate_nothing() {
