@@ -297,7 +297,7 @@ fn what_is_old_is_forgotten(fleet: &Fleet) {
 
 fn over(redis: &[&RedisProcess], can: Can, more: &[&str]) {
     let address = redis.iter().map(|one| one.address()).collect::<Vec<_>>().join(" ");
-    let engine = ["--engine.type=redis", "--engine.redis.address", &address];
+    let engine = ["--engine.type=redis", "--engine.redis.connect_timeout=10s", "--engine.redis.address", &address];
     holds(&Fleet::start(2, can, &[&engine[..], more].concat()));
 }
 
@@ -337,7 +337,8 @@ fn two_redis_keep_the_contract() {
 fn a_cluster_of_redis_keeps_the_contract() {
     let nodes = cluster();
     let address = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect::<Vec<_>>().join(",");
-    let cluster = ["--engine.type=redis", "--engine.redis.cluster_address", &address];
+    let cluster =
+        ["--engine.type=redis", "--engine.redis.connect_timeout=10s", "--engine.redis.cluster_address", &address];
     holds(&Fleet::start(2, ALL, &cluster));
     // Other names, so that nothing is there yet.
     let sharded = ["--engine.redis.sharded_pub_sub_partitions=16", "--engine.redis.prefix=sharded"];
@@ -350,5 +351,9 @@ fn a_redis_that_sentinels_name_keeps_the_contract() {
     let sentinel = SentinelProcess::start(&redis);
     let address = format!("127.0.0.1:{}", sentinel.port);
     let sentinels = ["--engine.redis.sentinel_address", &address, "--engine.redis.sentinel_master_name=mymaster"];
-    holds(&Fleet::start(2, ALL, &[&["--engine.type=redis"], &sentinels[..]].concat()));
+    holds(&Fleet::start(
+        2,
+        ALL,
+        &[&["--engine.type=redis", "--engine.redis.connect_timeout=10s"], &sentinels[..]].concat(),
+    ));
 }

@@ -17,6 +17,7 @@ fn nodes(redis: &RedisProcess) -> [Server; 2] {
     let address = redis.address();
     let options = [
         "--engine.type=redis",
+        "--engine.redis.connect_timeout=10s",
         "--engine.redis.address",
         &address,
         "--channel.namespaces",

@@ -19,6 +19,7 @@ const NAMESPACES: &str = r#"[
 fn node(engine: &[&str], more: &[&str]) -> Server {
     let options = [
         "--engine.type=redis",
+        "--engine.redis.connect_timeout=10s",
         "--channel.namespaces",
         NAMESPACES,
         "--channel.without_namespace.allow_subscribe_for_client",
