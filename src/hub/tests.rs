@@ -211,6 +211,66 @@ fn overtaken_publications_count_for_the_size_of_a_batch() {
     assert_eq!((hub.waiting_bytes(), hub.delayed.len()), (0, 0));
 }
 
+/// Nobody has what its delta is to.
+#[test]
+fn the_latest_of_several_goes_whole() {
+    let mut hub: Hub<u32> = Hub::default();
+    let id = hub.hold("c");
+    let flags = Flags::DELTA.with(Flags::DELTA_READY, true).with(Flags::JOIN_LEAVE, true);
+    hub.join(id, Slot { flags, ..json_slot(1) });
+    let mut now = 1000;
+    // "j": somebody comes in between, and what waits leaves at once.
+    for (said, expected) in [("pp", "1"), ("p", "D"), ("ppp", "1"), ("pjp", "DD"), ("p", "D")] {
+        for what in said.chars() {
+            let extras = Box::new(Extras { delta: Some("D".into()), except: None });
+            let pace = Some((Pace { size_max: 0, delay_ms: 50, latest: true }, now));
+            match what {
+                'p' => _ = hub.publish("c", at(now, ""), Some(extras), pace),
+                _ => hub.announce("c", ChannelEvent::Presence { info: Arc::default(), joined: true }),
+            }
+            now += 1;
+        }
+        now += 100;
+        hub.wake(now);
+        let mut heard = String::new();
+        while let Some(work) = hub.next(9, &mut Deflater::default()) {
+            let Work::Deliver(delivery) = work else { continue };
+            let text = String::from_utf8_lossy(delivery.bytes(&delivery.slots[0]).expect("JSON")).into_owned();
+            heard.extend(text.split("\"data\":\"").skip(1).map(|rest| &rest[..1]));
+        }
+        assert_eq!((heard.as_str(), hub.waiting_bytes()), (expected, 0), "{said}");
+    }
+}
+
+#[test]
+fn a_gap_that_was_told_is_not_told_again() {
+    let mut hub: Hub<u32> = Hub::default();
+    let (id, _) = subscribe(&mut hub, 1, Encoding::Json);
+    hub.begin(id, &position(5, 1));
+    hub.publish("c", at(6, ""), None, None);
+    hub.gap("c");
+    hub.publish("c", at(9, ""), None, None);
+    assert_eq!(waiting(&mut hub), "pgp");
+}
+
+/// Who has another delivery coming is not written to at once.
+#[test]
+fn a_delivery_is_alone_if_no_other_channel_has_one() {
+    let mut hub: Hub<u32> = Hub::default();
+    for name in ["a", "b"] {
+        let id = hub.hold(name);
+        hub.join(id, json_slot(1));
+        hub.publish(name, publication("1"), None, None);
+    }
+    let alone = |hub: &mut Hub<u32>| match hub.next(9, &mut Deflater::default()) {
+        Some(Work::Deliver(delivery)) => Some(delivery.alone),
+        _ => None,
+    };
+    assert_eq!([alone(&mut hub), alone(&mut hub), alone(&mut hub)], [Some(false), Some(false), None]);
+    hub.publish("a", publication("1"), None, None);
+    assert_eq!(alone(&mut hub), Some(true));
+}
+
 /// Ten of these are too many: whatever came before and comes after leaves at once, and nothing is left to wait.
 #[test]
 fn a_full_hub_waits_for_nothing() {
