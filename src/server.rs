@@ -38,7 +38,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
@@ -48,6 +48,9 @@ const DESCRIPTORS_RESERVED: usize = 64;
 const DESCRIPTORS_PER_REACTOR: usize = 8;
 /// Clients that a host is expected to have descriptors for; less is worth a warning.
 const ROOM_EXPECTED: usize = 100_000;
+/// How long the last words to callers by gRPC may take, once all clients are gone, and how often that is looked at.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Memory a client costs, user and kernel together, for the first line of the log: docs/memory.md.
 pub(crate) const CLIENT_BYTES: u64 = 5_500;
 
@@ -99,6 +102,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let senders: Vec<Sender<Mail>> = parts.iter().map(|part| part.sender.clone()).collect();
     let (answers, replies) = unbounded_channel();
     let rooms = room.ports(config.tls.handshake_memory_limit);
+    let callers = [rooms.grpc.clone(), rooms.uni_grpc.clone()];
     let backs = parts.iter().map(|part| part.back.clone()).collect();
     let (hand_off, handed_off) = service::hand_off(rooms.public.clone());
     let (outgoing, backend, hook) =
@@ -144,16 +148,32 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let _pid_file = PidFile::write(&config.pid_file).map_err(cannot_start)?;
     supervisor::ready(&format!("listening on {bound}"));
     serve(&running, &happening)?;
-    end(&running, &node, &happening)
+    end(&running, &node, &callers, &happening)
 }
 
 /// Clients are told to go, and the other nodes that this one is gone.
-fn end(running: &Running<'_>, node: &Node, happening: &Receiver<Happened>) -> Result<Left, ServeError> {
+fn end(
+    running: &Running<'_>,
+    node: &Node,
+    callers: &[Arc<PortRoom>],
+    happening: &Receiver<Happened>,
+) -> Result<Left, ServeError> {
     let config = running.settings.borrow().config.clone();
     supervisor::stopping(&config.shutdown, running.admission.clients());
     let left = leave::leave(&config.shutdown, &running.admission, &running.reactors, happening);
     node.fleet.say_goodbye();
+    if matches!(left, Ok(Left::InTime)) {
+        let_calls_end(callers);
+    }
     left
+}
+
+/// What was said last to those who called by gRPC leaves before the process does.
+fn let_calls_end(callers: &[Arc<PortRoom>]) {
+    let began = Instant::now();
+    while callers.iter().any(|room| room.taken() > 0) && began.elapsed() < LAST_WORDS {
+        std::thread::sleep(LOOK_AGAIN);
+    }
 }
 
 /// A reactor with plain sockets, or with TLS.

@@ -151,7 +151,7 @@ impl Backend {
     pub fn hear(&mut self, world: &mut World, truth: &mut Truth) {
         for (ticket, answer) in std::mem::take(&mut world.answers) {
             // For the other nodes, of which there are none here.
-            if matches!(answer, ControlAnswer::OnlyOne { .. }) {
+            if matches!(answer, ControlAnswer::OnlyOne { .. } | ControlAnswer::Seated { .. }) {
                 continue;
             }
             let waits = self.waits.remove(&ticket).unwrap_or_else(|| panic!("an answer to nothing: {answer:?}"));
