@@ -93,7 +93,9 @@ fn costs_are_told_by_the_process_and_by_its_metrics() {
         let costs = &result[name];
         let number = |name: &str| costs[name].as_f64().unwrap_or_else(|| panic!("{name}: {result:#}"));
         assert!(number("rss_bytes") > 1e6 && number("rss_bytes") < 1e9, "{costs:#}");
-        assert!(number("rss_bytes_per_client") > 0.0 && number("rss_bytes_per_client") < 1e5, "{costs:#}");
+        // Memory that start took may go back meanwhile: it may well be less than before.
+        let (grown, clients) = (number("rss_bytes") - number("rss_bytes_before"), 1001.0);
+        assert!(grown < 1e8 && (number("rss_bytes_per_client") - grown / clients).abs() < 0.01, "{costs:#}");
         assert!(number("connect_cpu_seconds") > 0.0 && number("play_cpu_seconds") > 0.0, "{costs:#}");
         assert!(number("cpu_seconds_per_million_messages") > 0.0, "{costs:#}");
         assert_eq!(costs["private_bytes"].is_u64(), from_proc, "{costs:#}");
