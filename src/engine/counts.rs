@@ -1,7 +1,7 @@
 //! F10 · What an engine counts: shared by its thread, which adds, and the page of metrics, which reads.
 
 use crate::base::metrics::Page;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Why a call was not carried out.
@@ -58,6 +58,8 @@ pub struct EngineCounts {
     /// They are heard, and not only called.
     listens: bool,
     began: Instant,
+    /// PUB/SUB connections that were never made yet.
+    awaited: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -86,7 +88,18 @@ impl EngineCounts {
             servers: servers.into_iter().map(server).collect(),
             listens,
             began: Instant::now(),
+            awaited: AtomicUsize::new(0),
         }
+    }
+
+    /// There will be a PUB/SUB connection. Until its first one is there, channels of its cannot be listened to.
+    pub fn await_listener(&self) {
+        self.awaited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The first connection of one that was awaited.
+    pub fn listener_came(&self) {
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub fn fail(&self, kind: FailureKind, count: usize) {
@@ -123,6 +136,9 @@ impl EngineCounts {
 
     /// What keeps clients from being served, if anything does.
     pub fn trouble(&self, age_max_ms: u64) -> Option<String> {
+        if self.awaited.load(Ordering::Relaxed) > 0 {
+            return Some("a PUB/SUB connection is not there yet".into());
+        }
         self.servers.iter().find_map(|server| {
             let ServerHealth { name, is_up, .. } = server;
             if !is_up.load(Ordering::Relaxed) {

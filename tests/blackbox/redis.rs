@@ -68,7 +68,7 @@ impl RedisProcess {
 
 /// Three of them that are one cluster.
 pub fn cluster() -> Vec<RedisProcess> {
-    let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+    let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "30000"];
     let nodes: Vec<RedisProcess> = (0..3).map(|_| RedisProcess::start(&options)).collect();
     let places: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
     let mut create = vec!["--cluster", "create"];

@@ -121,6 +121,7 @@ impl Listener {
             Some(partition) => names.partition_probe(&uid, partition),
             None => names.probe(&uid),
         };
+        counts.await_listener();
         Rc::new(Listener {
             index,
             shard,
@@ -158,13 +159,16 @@ impl Listener {
 
     /// Keeps a connection, for ever.
     pub async fn keep(self: Rc<Self>) {
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut is_first) = (Backoff::new(), true);
         loop {
             let (tell, mut heard) = unbounded_channel();
             match self.connect(tell).await {
                 Ok(dialled) => {
                     backoff.connected();
                     self.is_up.set(true);
+                    if std::mem::take(&mut is_first) {
+                        self.counts.listener_came();
+                    }
                     let why = self.hear(&dialled, &mut heard).await;
                     self.is_up.set(false);
                     self.lost();
