@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 pub struct RedisProcess {
     process: Child,
@@ -113,10 +114,17 @@ impl Drop for SentinelProcess {
     }
 }
 
-/// Below what the bus of a cluster needs above it.
 pub fn free_port() -> u16 {
-    let free = || TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
-    std::iter::repeat_with(free).find(|port| *port <= 55_535).expect("a port")
+    // Below those that the kernel gives to connections, and so is the one of a cluster's bus, 10,000 above.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id() as u16;
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    loop {
+        let port = 10_000 + first.wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if is_free(port) && is_free(port + 10_000) {
+            return port;
+        }
+    }
 }
 
 fn spawn(port: u16, folder: &PathBuf, options: &[String]) -> Child {

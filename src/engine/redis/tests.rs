@@ -11,12 +11,13 @@ use std::collections::{HashMap, VecDeque};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
 
 /// Nothing here takes so long unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server on a free port, with a folder of its own.
 struct Server {
@@ -89,9 +90,13 @@ impl Drop for Server {
 
 /// Below what a bus of a cluster needs above it.
 fn free_port() -> u16 {
+    // Below those that the kernel gives to connections, and so is the one of a cluster's bus, 10,000 above.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id() as u16;
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
-        if port <= 55_535 {
+        let port = 10_000 + first.wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if is_free(port) && is_free(port + 10_000) {
             return port;
         }
     }
