@@ -240,8 +240,10 @@ impl Server {
         Ok(settled_cpu_ns(self.pid)? + behind?)
     }
 
-    /// Starts `kind` on a free port and waits until it accepts connections. `extra` are more flags for gannet.
+    /// Starts `kind` on a free port and waits until it accepts connections. `extra` are more flags for gannet,
+    /// or for the node that stands beside it in a fleet; no other peer has any.
     pub fn start(kind: Kind, mode: Mode, place: &Place, extra: &[&str]) -> io::Result<Self> {
+        let extra = if matches!(kind, Kind::Gannet | Kind::Centrifuge) { extra } else { &[] };
         Self::launch(kind, mode, place, &[place.server_core], extra)
     }
 
