@@ -118,6 +118,14 @@ impl Drop for Entry {
     }
 }
 
+/// What an address counts as: of IPv6 its /64, which is what one subscriber holds.
+pub fn network(ip: IpAddr) -> u128 {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => u32::from(ip).into(),
+        IpAddr::V6(ip) => u128::from(ip) >> 64 << 64,
+    }
+}
+
 impl Admission {
     /// `sockets`: how many the file descriptors allow; `clients`: how many of them may be clients.
     pub fn new(config: &Config, sockets: usize, clients: usize) -> Admission {
@@ -174,12 +182,8 @@ impl Admission {
         })
     }
 
-    /// IPv6 addresses count by their /64, which is what one subscriber holds.
     fn enter_from(&self, ip: IpAddr) -> Result<u32, Refused> {
-        let key = match ip.to_canonical() {
-            IpAddr::V4(v4) => self.hasher.hash_one(v4.octets()),
-            IpAddr::V6(v6) => self.hasher.hash_one(v6.octets().first_chunk::<8>()),
-        } as u32;
+        let key = self.hasher.hash_one(network(ip)) as u32;
         // The key is a hash: two addresses that share one of four billion would be counted together.
         let key = if key == UNCOUNTED { UNCOUNTED + 1 } else { key };
         let mut table = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);

@@ -24,7 +24,7 @@
 //!
 //! **F9, who may come in.** `admission` is the limits of the whole node, `origin` the pages whose scripts may connect.
 //! `heap` is the allocator: how much is in use, and how soon the rest goes back. `certificates` is what ports show in
-//! TLS.
+//! TLS. `wall_clock` is the time of day.
 //!
 //! **F10, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP:
 //! the server API, health, metrics, and what is asked of the application's backend. `workers` are threads for what
@@ -58,6 +58,7 @@ pub mod admission;
 pub mod certificates;
 pub mod heap;
 pub mod origin;
+pub mod wall_clock;
 
 pub mod engine;
 pub mod reactor;

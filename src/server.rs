@@ -48,9 +48,8 @@ const DESCRIPTORS_RESERVED: usize = 64;
 const DESCRIPTORS_PER_REACTOR: usize = 8;
 /// Clients that a host is expected to have descriptors for; less is worth a warning.
 const ROOM_EXPECTED: usize = 100_000;
-/// How long the last words to callers by gRPC may take, once all clients are gone, and how often that is looked at.
+/// How long the last words to callers by gRPC may take, once all clients are gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Memory a client costs, user and kernel together, for the first line of the log: docs/memory.md.
 pub(crate) const CLIENT_BYTES: u64 = 5_500;
 
@@ -112,7 +111,8 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let (happened, happening) = channel();
     for (at, (part, listener)) in parts.into_iter().zip(listeners).enumerate() {
         let me = at as u16;
-        let shard = Shard::new(me, count as u16, seed, secret.clone(), rules.clone());
+        let mut shard = Shard::new(me, count as u16, seed, secret.clone(), rules.clone());
+        shard.has_fleet = engines.letters.is_some();
         let ends = (hand_off.clone(), backend.clone(), hook.clone(), checks.clone());
         let (failed, engine) = (happened.clone(), (senders.clone(), engines.link.clone()));
         let links = links(me, engine, ends, part.back.clone(), answers.clone(), happened.clone());
@@ -161,19 +161,20 @@ fn end(
     let config = running.settings.borrow().config.clone();
     supervisor::stopping(&config.shutdown, running.admission.clients());
     let left = leave::leave(&config.shutdown, &running.admission, &running.reactors, happening);
-    node.fleet.say_goodbye();
-    if matches!(left, Ok(Left::InTime)) {
-        let_calls_end(callers);
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.map_err(cannot("wait for the last words"))?.block_on(async {
+        node.fleet.say_goodbye().await;
+        if matches!(left, Ok(Left::InTime)) {
+            // What was said last to those who called by gRPC leaves before the process does.
+            let emptied = async {
+                for room in callers {
+                    room.emptied().await;
+                }
+            };
+            let _ = tokio::time::timeout(LAST_WORDS, emptied).await;
+        }
+    });
     left
-}
-
-/// What was said last to those who called by gRPC leaves before the process does.
-fn let_calls_end(callers: &[Arc<PortRoom>]) {
-    let began = Instant::now();
-    while callers.iter().any(|room| room.taken() > 0) && began.elapsed() < LAST_WORDS {
-        std::thread::sleep(LOOK_AGAIN);
-    }
 }
 
 /// A reactor with plain sockets, or with TLS.

@@ -5,11 +5,11 @@
 //! TLS 1.2 gets none: there a ticket travels in clear with all that opens its connection, and the next, inside.
 
 use crate::config::TlsPort;
+use crate::wall_clock::unix_s;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use rustls::server::ProducesTickets;
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
 use zeroize::Zeroizing;
 
 /// How long a ticket is good at least; it is so for twice as long at most, but for clocks that differ.
@@ -65,10 +65,6 @@ fn derive<const N: usize>(secret: &Prk, info: &[&[u8]]) -> Option<[u8; N]> {
     let mut key = [0; N];
     secret.expand(info, Size(N)).ok()?.fill(&mut key).ok()?;
     Some(key)
-}
-
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Tickets {

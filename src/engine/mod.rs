@@ -19,6 +19,7 @@ use crate::base::mailbox::Sender;
 use crate::broker::engine::{Engine, EngineCall};
 use crate::config::Config;
 use crate::shard::Mail;
+use crate::wall_clock::unix_ms;
 use board::{PresenceBoard, PresenceQuestion};
 use bytes::Bytes;
 use counts::EngineCounts;
@@ -30,7 +31,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
@@ -291,8 +291,4 @@ async fn post_letters(mut letters: mpsc::UnboundedReceiver<Letter>, at_work: Rc<
             }
         });
     }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -36,6 +36,7 @@ use crate::shard::{ControlAnswer, Mail, Shard};
 use crate::tls::Tunnel;
 use crate::turn::request::StreamRequest;
 use crate::turn::{Bounds, Clock, Ready, Turns};
+use crate::wall_clock::unix_ms;
 use crate::workers::{Handshakes, Stepped};
 use crate::ws;
 use bytes::Bytes;
@@ -48,7 +49,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// A socket on its way to another thread, with its TLS if it has any.
 pub struct Detached {
@@ -236,7 +237,7 @@ impl<S: ReactorSocket> Reactor<S> {
         let ms = now_ns / NS_IN_MS;
         let unix_ms = match ms == self.now.ms {
             true => self.now.unix_ms,
-            false => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+            false => unix_ms(),
         };
         (self.now, self.now_ns) = (Now { tick, ms, unix_ms }, now_ns);
     }

@@ -4,10 +4,13 @@
 //! it. The authority asks back at the public port, where `certificates` answers. What it gives goes to a folder, and
 //! from there to the ports as files do that change. Never knows a connection.
 
+use super::fetch::below_tls;
 use super::tls;
+use crate::base::hex::hex;
 use crate::certificates::{CertificateFolder, Certificates};
 use crate::config::{TlsAutocert, TlsOptions};
 use crate::session::Settings;
+use crate::wall_clock::unix_s;
 use bytes::Bytes;
 use http_body_util::Limited;
 use hyper::Request;
@@ -23,7 +26,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout};
 
@@ -109,10 +112,6 @@ fn backoff(failures: u32) -> Duration {
     RETRY_FIRST.saturating_mul(1 << failures.min(16)).min(RETRY_MAX)
 }
 
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 /// A certificate for `name`, into the folder.
 async fn get(
     account: &mut Option<(String, Account)>,
@@ -145,7 +144,7 @@ async fn enroll(options: &TlsAutocert, kept: &CertificateFolder) -> Result<Accou
     let told = |error: Error| format!("{}: {}", options.directory_url, with_causes(&error));
     // Each directory has its own.
     let digest = ring::digest::digest(&ring::digest::SHA256, options.directory_url.as_bytes());
-    let name: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let name = hex(&digest.as_ref()[..8]);
     let file = format!("gannet-account-{name}.json");
     let known = kept.read(&file).and_then(|bytes| serde_json::from_slice::<AccountCredentials>(&bytes).ok());
     if let Some(credentials) = known {
@@ -167,10 +166,8 @@ fn builder(options: &TlsAutocert) -> Result<instant_acme::AccountBuilder, String
         Some(error) => format!("http_server.tls_autocert.directory_ca_pem{error}"),
         None => error,
     })?;
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
     let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_http1();
-    let client = Client::builder(TokioExecutor::new()).build(builder.wrap_connector(connector));
+    let client = Client::builder(TokioExecutor::new()).build(builder.wrap_connector(below_tls()));
     Ok(Account::builder_with_http(Box::new(Asker(client))))
 }
 

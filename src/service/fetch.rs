@@ -109,7 +109,7 @@ fn connector() -> HttpConnector {
 }
 
 /// The same for what speaks TLS above it.
-fn below_tls() -> HttpConnector {
+pub fn below_tls() -> HttpConnector {
     let mut connector = connector();
     connector.enforce_http(false);
     connector

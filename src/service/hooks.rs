@@ -9,12 +9,12 @@ use super::sums;
 use crate::base::metrics::Page;
 use crate::config;
 use crate::session::backend::Hook;
+use crate::wall_clock::unix_ms;
 use axum::http::{HeaderMap, Uri};
 use bytes::Bytes;
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -50,7 +50,7 @@ impl HookLink {
             Hook::Occupied { .. } => 2,
             Hook::Vacated { .. } => 3,
         };
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let time = unix_ms();
         if self.wanted[kind] && sender.try_send((time, hook)).is_err() {
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -11,9 +11,10 @@ use crate::base::metrics::Page;
 use crate::config;
 use crate::session::Rules;
 use crate::shard::Mail;
+use crate::wall_clock::unix_s;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -138,14 +139,14 @@ impl Keys {
         match result {
             Ok(set) => {
                 entry.fetched = Some(now);
-                all.insert(url.into(), set, unix_seconds());
+                all.insert(url.into(), set, unix_s());
             }
             // Keys may have been withdrawn meanwhile: nobody could tell.
             Err(_) if entry.fetched.is_some_and(|at| now.duration_since(at) >= 2 * ttl) => {
                 entry.fetched = None;
-                all.forget(url.into(), unix_seconds());
+                all.forget(url.into(), unix_s());
             }
-            Err(_) => all.fail(url.into(), unix_seconds()),
+            Err(_) => all.fail(url.into(), unix_s()),
         }
         self.spread(&mut state, all);
         drop(state);
@@ -241,10 +242,6 @@ impl Keys {
         let help = "Fetches of key sets that failed: tokens whose keys are not known are refused.";
         page.single("gannet_jwks_errors_total", help, "counter", state.errors);
     }
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

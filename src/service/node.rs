@@ -69,7 +69,6 @@ impl Replies {
             for (ticket, answer) in answers {
                 match answer {
                     ControlAnswer::OnlyOne { user, client } => node.be_only_one(user, client),
-                    ControlAnswer::Seated { .. } if node.fleet.is_alone() => {}
                     ControlAnswer::Seated { user, client } => node.seats.come(user, client),
                     answer => {
                         if let Some(asker) = open.remove(&ticket) {

@@ -68,6 +68,13 @@ impl PortRoom {
         ConnectionPermit { room: self.clone(), permit: Some(permit), entry }
     }
 
+    /// Ends when no connection is left, and lets nobody in from then on.
+    pub async fn emptied(&self) {
+        if let Ok(all) = self.free.acquire_many(u32::try_from(self.size).unwrap_or(u32::MAX)).await {
+            all.forget();
+        }
+    }
+
     /// Connections that are here.
     pub fn taken(&self) -> usize {
         self.size - self.free.available_permits()

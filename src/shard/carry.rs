@@ -115,7 +115,8 @@ impl Shard {
         self.users.insert(table, conn);
         self.clients += 1;
         self.counters.connects += 1;
-        if self.rules.user_connection_limit > 0
+        if self.has_fleet
+            && self.rules.user_connection_limit > 0
             && let Some(session) = table.session(conn).filter(|session| !session.user().is_empty())
         {
             let answer = ControlAnswer::Seated { user: session.user().into(), client: session.client() };
@@ -181,8 +182,10 @@ impl Shard {
         let Some(session) = table.session(key.index) else { return };
         let user = CompactString::from(session.user());
         self.only_ones.insert(key);
-        let answer = ControlAnswer::OnlyOne { user: user.clone(), client: session.client() };
-        self.out.push(Out::Answer { ticket: 0, answer });
+        if self.has_fleet {
+            let answer = ControlAnswer::OnlyOne { user: user.clone(), client: session.client() };
+            self.out.push(Out::Answer { ticket: 0, answer });
+        }
         let reactor = crate::broker::owner(&user, self.reactors, self.seed);
         self.out.push(Out::Mail { reactor, mail: Mail::BeOnlyOne { user, conn: key } });
     }

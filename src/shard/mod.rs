@@ -217,6 +217,8 @@ pub struct Shard {
     /// Sockets of this reactor and values in its mailbox, for its numbers; the reactor's to set.
     pub connections: usize,
     pub mailbox: usize,
+    /// Other nodes are there to be told of clients that came; the server sets it.
+    pub has_fleet: bool,
 }
 
 const FRAME_PING: Bytes = Bytes::from_static(b"\x89\0");
@@ -255,6 +257,7 @@ impl Shard {
             deflater: Deflater::default(),
             connections: 0,
             mailbox: 0,
+            has_fleet: false,
         }
     }
 

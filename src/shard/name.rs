@@ -4,6 +4,7 @@
 //! neither guessed nor made from the client's id, which others know.
 
 use super::{Shard, Table};
+use crate::base::hex::hex;
 use crate::broker::ConnKey;
 use ring::hmac;
 
@@ -28,7 +29,7 @@ pub fn name_of(secret: &Secret, key: ConnKey, client: [u8; 16]) -> String {
     bytes.extend_from_slice(&key.generation.to_be_bytes());
     let mark = mark(secret, &bytes, client);
     bytes.extend_from_slice(&mark);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(bytes)
 }
 
 /// Where the session of that name is, if there is one. Whether it is its name is for its reactor to say.

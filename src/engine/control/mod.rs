@@ -176,17 +176,14 @@ impl Fleet {
     }
 
     /// Says that this node goes, and waits a little until that is on its way.
-    pub fn say_goodbye(&self) {
+    pub async fn say_goodbye(&self) {
         let Some(letters) = &self.letters else { return };
         let goodbye = ControlCommand { shutdown: Some(FleetShutdown {}), ..ControlCommand::default() };
         let message = ControlCommand { uid: self.uid.clone(), ..goodbye }.encode_to_vec();
         let (taken, wait) = oneshot::channel();
-        let sent = letters.send(Letter { node: None, message, taken: Some(taken) });
-        // Who says it has no runtime of its own.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        if let (Ok(()), Ok(runtime)) = (sent, runtime) {
+        if letters.send(Letter { node: None, message, taken: Some(taken) }).is_ok() {
             // Nobody can do more than wait for it.
-            let _ = runtime.block_on(async { tokio::time::timeout(GOODBYE, wait).await });
+            let _ = tokio::time::timeout(GOODBYE, wait).await;
         }
     }
 

@@ -3,6 +3,7 @@
 //! Owns their texts. Keys and arguments are each script's own; what they leave in Redis, and publish, is what all nodes
 //! of a fleet read. Never speaks to a server.
 
+use crate::base::hex::hex;
 use sha1::{Digest, Sha1};
 use std::sync::LazyLock;
 
@@ -43,7 +44,7 @@ scripts! {
 
 impl LuaScript {
     fn new(text: &'static str) -> LuaScript {
-        let sha = Sha1::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha = hex(Sha1::digest(text));
         LuaScript { text, sha }
     }
 }

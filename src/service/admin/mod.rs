@@ -20,7 +20,7 @@ use crate::shard::{ClientFacts, ClientSearch};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderName, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -46,17 +46,6 @@ pub struct FarEnd {
     pub ip: Option<IpAddr>,
     /// By TLS.
     pub secure: bool,
-}
-
-impl FarEnd {
-    /// Of IPv6 the half that one customer has.
-    fn network(self) -> u128 {
-        match self.ip.map(|ip| ip.to_canonical()) {
-            None => 0,
-            Some(IpAddr::V4(ip)) => u32::from(ip).into(),
-            Some(IpAddr::V6(ip)) => u128::from(ip) >> 64 << 64,
-        }
-    }
 }
 
 /// All that the page is served by.
@@ -192,9 +181,8 @@ async fn configuration(State(desk): State<Desk>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
 struct Search {
     user: String,
     client: String,
@@ -222,7 +210,7 @@ impl<'a> Shown<'a> {
 }
 
 /// Clients of this node, those first for which most bytes wait; of a user, or one with its channels.
-async fn clients(State(desk): State<Desk>, Query(search): Query<Search>, _: HeaderMap) -> Response {
+async fn clients(State(desk): State<Desk>, Query(search): Query<Search>) -> Response {
     let search = ClientSearch { user: search.user, client: search.client, max: CLIENTS_MAX };
     match desk.operator.node.clients(search).await {
         Ok(found) => axum::Json(found.iter().map(Shown::of).collect::<Vec<_>>()).into_response(),

@@ -4,14 +4,17 @@
 //! secret and password knows it.
 
 use super::FarEnd;
+use crate::admission::network;
+use crate::base::hex::hex;
 use crate::base::meter::{Bucket, BucketTable};
 use crate::base::metrics::Page;
 use crate::config::Admin;
+use crate::wall_clock::unix_s;
 use foldhash::quality::RandomState;
 use ring::hmac;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 
 const COOKIE: &str = "gannet_admin";
@@ -50,7 +53,7 @@ impl Door {
     /// Is it the password? Who tries too often is not told.
     pub fn knock(&self, options: &Admin, far_end: FarEnd, password: &str) -> Tried {
         let bucket = Bucket::new(options.login_limit, Duration::from_secs(60));
-        let address = self.hasher.hash_one(far_end.network());
+        let address = self.hasher.hash_one(far_end.ip.map_or(0, network));
         let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let tried = if !self.tries.take(address, 0, bucket, now) {
             Tried::TooOften
@@ -113,14 +116,6 @@ fn written(options: &Admin, far_end: FarEnd, value: &str, age: Duration) -> Stri
     let secure = if far_end.secure { "; Secure" } else { "" };
     let (path, age) = (&options.handler_prefix, age.as_secs());
     format!("{COOKIE}={value}; Path={path}; Max-Age={age}; HttpOnly; SameSite=Strict{secure}")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -15,12 +15,13 @@ use crate::service::fetch::{self, FetchError, Http};
 use crate::service::sums;
 use crate::service::tls;
 use crate::session::backend::{Ask, Said, Who};
+use crate::wall_clock::unix_s;
 use crate::wire::Wire;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -393,5 +394,5 @@ fn sent_as(value: &str) -> Option<HeaderValue> {
 }
 
 fn instead(ask: &Ask, error: ClientError) -> Said {
-    ask.unanswered(error, SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    ask.unanswered(error, unix_s())
 }

@@ -150,10 +150,6 @@ impl Backend {
     /// Takes the answers that came back.
     pub fn hear(&mut self, world: &mut World, truth: &mut Truth) {
         for (ticket, answer) in std::mem::take(&mut world.answers) {
-            // For the other nodes, of which there are none here.
-            if matches!(answer, ControlAnswer::OnlyOne { .. } | ControlAnswer::Seated { .. }) {
-                continue;
-            }
             let waits = self.waits.remove(&ticket).unwrap_or_else(|| panic!("an answer to nothing: {answer:?}"));
             let Some(Published { id, channel, key, version }) = waits else { continue };
             let ControlAnswer::Owner(broker::Answer::Published(position)) = answer else {
