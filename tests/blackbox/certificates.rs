@@ -1,5 +1,6 @@
 //! Certificates of a test: an authority, a server's, a client's.
 
+use crate::file::File;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -36,7 +37,20 @@ impl Certificates {
         signed(&self.issuer, name)
     }
 
-    /// The same, which ends in so many days.
+    /// In files: the authority's, a pair for a server on this machine, and the client's pair.
+    pub fn files(&self, prefix: &str) -> [File; 5] {
+        let (server, key) = self.signed("localhost");
+        [
+            ("authority", &self.authority),
+            ("server", &server),
+            ("key", &key),
+            ("client", &self.client.0),
+            ("client-key", &self.client.1),
+        ]
+        .map(|(name, text)| File::new(&format!("{prefix}-{name}"), text))
+    }
+
+    /// A server's pair, which ends in so many days.
     pub fn ending_in(&self, days: u64) -> (String, String) {
         let mut params = CertificateParams::new(vec![NAME.to_owned()]).expect("parameters");
         params.not_after = std::time::SystemTime::now().into();

@@ -3,7 +3,7 @@
 use crate::client::{Client, token};
 use crate::peer::Peer;
 use crate::redis::RedisProcess;
-use crate::server::{SECRET, Server, until};
+use crate::server::{SECRET, Server, acquainted, until};
 use crate::stream::{SSE, Stream, get};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -38,21 +38,8 @@ fn node(redis: &RedisProcess, name: &str, more: &[&str]) -> Server {
     Server::start(&[&options[..], more].concat())
 }
 
-/// Two nodes that know each other.
 fn pair(redis: &RedisProcess, more: &[&str]) -> [Server; 2] {
-    let nodes = [node(redis, "a", more), node(redis, "b", more)];
-    for node in &nodes {
-        until("the nodes to know each other", || (names(node).len() == 2).then_some(()));
-    }
-    nodes
-}
-
-fn names(node: &Server) -> Vec<String> {
-    let info = node.call("info", json!({}));
-    let nodes = info["result"]["nodes"].as_array().expect("nodes");
-    let mut names: Vec<String> = nodes.iter().map(|node| node["name"].as_str().expect("a name").to_owned()).collect();
-    names.sort();
-    names
+    acquainted(["a", "b"], |name| node(redis, name, more))
 }
 
 fn joined(server: &Server, channel: &str, user: &str) -> Client {
@@ -241,7 +228,7 @@ fn a_node_that_leaves_is_forgotten_at_once() {
     let [a, mut b] = pair(&redis, &["--shutdown.delay=0s", "--shutdown.spread=0s"]);
     b.signal(rustix::process::Signal::TERM);
     b.exit();
-    assert_eq!(names(&a), ["a"]);
+    assert_eq!(a.fleet(), ["a"]);
 }
 
 /// Clients stay, what was answered as stored is delivered, and delivery goes on.

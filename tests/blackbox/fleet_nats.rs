@@ -2,11 +2,10 @@
 
 use crate::certificates::Certificates;
 use crate::client::Client;
-use crate::file::File;
 use crate::nats::{Bystander, NatsProcess};
 use crate::peer::Peer;
 use crate::redis::RedisProcess;
-use crate::server::{SECRET, Server, gannet, until};
+use crate::server::{SECRET, Server, acquainted, gannet, until};
 use serde_json::{Value, json};
 
 const NAMESPACES: &str = r#"[
@@ -46,21 +45,8 @@ fn node_at(url: &str, name: &str, more: &[&str]) -> Server {
     node
 }
 
-/// Two nodes that know each other.
 fn pair(nats: &NatsProcess, more: &[&str]) -> [Server; 2] {
-    let nodes = [node(nats, "a", more), node(nats, "b", more)];
-    for node in &nodes {
-        until("the nodes to know each other", || (names(node) == ["a", "b"]).then_some(()));
-    }
-    nodes
-}
-
-fn names(node: &Server) -> Vec<String> {
-    let info = node.call("info", json!({}));
-    let nodes = info["result"]["nodes"].as_array().expect("nodes");
-    let mut names: Vec<String> = nodes.iter().map(|node| node["name"].as_str().expect("a name").to_owned()).collect();
-    names.sort();
-    names
+    acquainted(["a", "b"], |name| node(nats, name, more))
 }
 
 fn joined(server: &Server, channel: &str, user: &str) -> Client {
@@ -170,7 +156,7 @@ fn what_one_node_is_asked_all_nodes_do() {
     assert_eq!(client.closed(), 4321);
     b.signal(rustix::process::Signal::TERM);
     b.exit();
-    assert_eq!(names(&a), ["a"], "it said goodbye");
+    assert_eq!(a.fleet(), ["a"], "it said goodbye");
 }
 
 #[test]
@@ -374,7 +360,7 @@ fn a_namespace_names_its_engine() {
         node
     };
     let (a, b) = (node("a"), node("b"));
-    until("the nodes to know each other", || (names(&a).len() == 2 && names(&b).len() == 2).then_some(()));
+    until("the nodes to know each other", || (a.fleet().len() == 2 && b.fleet().len() == 2).then_some(()));
     let offset = |node: &Server, channel: &str| {
         node.call("publish", json!({ "channel": channel, "data": 1 }))["result"]["offset"].clone()
     };
@@ -387,16 +373,7 @@ fn a_namespace_names_its_engine() {
 
 #[test]
 fn a_nats_that_demands_tls_gets_it() {
-    let certificates = Certificates::new();
-    let (server, key) = certificates.signed("localhost");
-    let file = |name: &str, text: &str| File::new(&format!("nats-tls-{name}"), text);
-    let [authority, server, key, shown, shown_key] = [
-        file("authority", &certificates.authority),
-        file("server", &server),
-        file("key", &key),
-        file("client", &certificates.client.0),
-        file("client-key", &certificates.client.1),
-    ];
+    let [authority, server, key, shown, shown_key] = Certificates::new().files("nats-tls");
     let nats = NatsProcess::start(&format!(
         "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
         server.path(),

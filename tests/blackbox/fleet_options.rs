@@ -3,7 +3,6 @@
 
 use crate::certificates::Certificates;
 use crate::client::{Client, token};
-use crate::file::File;
 use crate::redis::{RedisProcess, free_port};
 use crate::server::{SECRET, Server, until};
 use serde_json::{Value, json};
@@ -139,16 +138,7 @@ fn presence_may_be_kept_by_another_redis() {
 
 #[test]
 fn an_engine_may_be_reached_by_tls_with_a_certificate() {
-    let certificates = Certificates::new();
-    let (server, key) = certificates.signed("localhost");
-    let file = |name: &str, text: &str| File::new(&format!("redis-tls-{name}"), text);
-    let [authority, server, key, shown, shown_key] = [
-        file("authority", &certificates.authority),
-        file("server", &server),
-        file("key", &key),
-        file("client", &certificates.client.0),
-        file("client-key", &certificates.client.1),
-    ];
+    let [authority, server, key, shown, shown_key] = Certificates::new().files("redis-tls");
     let port = free_port().to_string();
     let redis = RedisProcess::start(&[
         "--tls-port",

@@ -61,6 +61,15 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Nodes of these names, in order, that know each other.
+pub fn acquainted<const N: usize>(names: [&str; N], start: impl FnMut(&str) -> Server) -> [Server; N] {
+    let nodes = names.map(start);
+    for node in &nodes {
+        until("the nodes to know each other", || (node.fleet() == names).then_some(()));
+    }
+    nodes
+}
+
 /// The program, with an environment that sets none of its options.
 pub fn gannet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gannet"));
@@ -142,6 +151,16 @@ impl Server {
     /// Waits until it is to get clients: its engine is there.
     pub fn ready(&self) {
         until("the node to be ready", || (self.ask("GET", "/health/ready", "").status == 200).then_some(()));
+    }
+
+    /// The names of the nodes that it knows, itself too.
+    pub fn fleet(&self) -> Vec<String> {
+        let info = self.call("info", json!({}));
+        let nodes = info["result"]["nodes"].as_array().expect("nodes");
+        let mut names: Vec<String> =
+            nodes.iter().map(|node| node["name"].as_str().expect("a name").to_owned()).collect();
+        names.sort();
+        names
     }
 
     /// The whole page of metrics.

@@ -450,11 +450,16 @@ func flushed(t *testing.T) *trial {
 	return r
 }
 
-func swallowed(t *testing.T) *trial {
+// relayed has a relay between Redis and both nodes.
+func relayed(t *testing.T) (*trial, *relay) {
 	s := startStore(t)
 	between := startRelay(t, s.port)
 	nodes := settled(t, at(between.port), at(between.port))
-	r := begin(t, sockets(nodes...), nodes...)
+	return begin(t, sockets(nodes...), nodes...), between
+}
+
+func swallowed(t *testing.T) *trial {
+	r, between := relayed(t)
 	r.silent = true
 	between.deaf.Store(true)
 	// It is found after six seconds.
@@ -465,10 +470,7 @@ func swallowed(t *testing.T) *trial {
 }
 
 func slowed(t *testing.T) *trial {
-	s := startStore(t)
-	between := startRelay(t, s.port)
-	nodes := settled(t, at(between.port), at(between.port))
-	r := begin(t, sockets(nodes...), nodes...)
+	r, between := relayed(t)
 	between.delay.Store(int64(250 * time.Millisecond))
 	time.Sleep(r.length(12 * time.Second))
 	between.delay.Store(0)
