@@ -174,7 +174,7 @@ fn until_ready(port: u16) -> io::Result<()> {
     Err(io::Error::other("the node does not reach its Redis"))
 }
 
-/// What one node did in one shape and repetition.
+/// The CPU time and the rate of one node, in one shape and repetition.
 struct Cost {
     shape: usize,
     kind: Kind,
@@ -253,7 +253,7 @@ fn channel_bytes(flags: &Flags, redis: Option<&Redis>) -> io::Result<f64> {
     };
     let mut fleet = Fleet::new(server.port, Dialect::Lines)?;
     let limit = Duration::from_secs(60);
-    // What the first of all this takes is not a channel's.
+    // Clients without a channel come first, so that the cost of a connection is not counted for a channel.
     fleet.open(clients, limit, |_| Ok(Opening::centrifugal(centrifugal::connect(None), 1)))?;
     let settled = |fleet: &mut Fleet| {
         settled_memory(server.pid(), Duration::from_secs(20), |pause| fleet.turn(pause, |_, _, _| Ok(())))
@@ -321,7 +321,7 @@ fn presence(flags: &Flags, members: usize) -> io::Result<Presence> {
     })
 }
 
-/// What was found, and whether all goals are kept.
+/// The results so far, and whether every goal is kept.
 struct Found {
     result: Value,
     kept: bool,
