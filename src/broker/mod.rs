@@ -9,6 +9,7 @@
 //! Owns the contract (requests, events, who owns what). Knows nothing of sessions or options: it sees a return address,
 //! and is told with each request what a channel keeps.
 
+pub mod archive;
 pub mod engine;
 mod epoch;
 mod interest;

@@ -1,0 +1,88 @@
+//! F3 · What a channel's owner and an archive say to each other.
+//!
+//! Owns the contract between the owner of a channel and the archive, which keeps publications beyond what memory, or
+//! an engine, keeps of them, and beyond a restart. Neither waits for the other: the owner makes [`ArchiveCall`]s, and
+//! what comes of them is [`Archived`]. Knows nothing of disks, databases or threads.
+//!
+//! **What an archive promises.** Calls of one channel are carried out in the order in which they were made. Every
+//! ticket is answered once, in bounded time. What was answered is on disk, also after kill -9 and a loss of power.
+//! What has no ticket is on disk within `durable.flush_interval`. A publication that is appended twice, with the same
+//! epoch and offset, is there once.
+
+use super::Position;
+use super::engine::Away;
+use crate::protocol::Publication;
+use std::sync::Arc;
+
+/// What the archive keeps of a channel's publications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchiveKeep {
+    /// Publications, the latest; 0 = any number.
+    pub size: u64,
+    /// Milliseconds after each; 0 = for ever.
+    pub ttl_ms: u64,
+}
+
+/// From the owner to the archive.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ArchiveCall {
+    /// Keep this publication, which has its place. `unix_ms`: when it was published.
+    Append {
+        ticket: Option<u64>,
+        channel: Arc<str>,
+        position: Position,
+        publication: Arc<Publication>,
+        unix_ms: u64,
+        keep: ArchiveKeep,
+    },
+    /// Where the stream stands, and its latest publications, so many at most. It is asked before anything is appended
+    /// in this life of the process. Answered by [`ArchiveAnswer::Opened`].
+    Open { ticket: u64, channel: Arc<str>, latest: usize },
+    /// Answered by [`ArchiveAnswer::Page`].
+    Read { ticket: u64, channel: Arc<str>, page: Page },
+    /// Forget the publications; offset and epoch stay. Answered by [`ArchiveAnswer::Removed`].
+    Remove { ticket: u64, channel: Arc<str> },
+}
+
+/// Which publications of an archive. Those that the archive has forgotten are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Offsets after it, or before it with `reverse`; itself is left out. `None` = from the end where reading begins.
+    pub since: Option<u64>,
+    /// Offsets up to it, itself included: what is above is known otherwise.
+    pub until: u64,
+    pub limit: usize,
+    /// Newest first.
+    pub reverse: bool,
+}
+
+/// From the archive to the owner.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Archived {
+    pub ticket: u64,
+    pub answer: Result<ArchiveAnswer, Away>,
+}
+
+/// What the archive says to a ticket.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ArchiveAnswer {
+    /// It is on disk, with all that was appended to its channel before.
+    Appended,
+    /// `None`: nothing was ever appended to it.
+    Opened(Option<Box<ArchivedStream>>),
+    /// In the order of the question.
+    Page(Vec<Publication>),
+    Removed,
+}
+
+/// A stream as the archive has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ArchivedStream {
+    /// Of the latest publication, kept or not.
+    pub position: Position,
+    /// Nothing that was ever answered or sent is missing: the stream goes on with this epoch. Otherwise it goes on
+    /// with the next offset, and in another epoch.
+    pub whole: bool,
+    /// Oldest first.
+    pub latest: Vec<Publication>,
+}
