@@ -2,7 +2,7 @@
 """Gannet behind each balancer of deploy/ that is here: a client comes by wss, is served, and is moved to the other node
 without a refusal when its own is drained; a stream passes on each message. Ends with "balancers: N passed, M failed".
 
-    balancers.py GANNET [BALANCER...]    GANNET: the program; BALANCER: nginx, haproxy, caddy
+    balancers.py GANNET [BALANCER...]    GANNET: the program; BALANCER: nginx, haproxy, caddy, envoy, traefik
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -68,7 +69,7 @@ class Node:
         self.command = [
             gannet, "--http_server.address", address, "--http_server.port", self.place.split(":")[1],
             "--http_server.internal_port", INTERNAL, "--client.insecure", "--uni_sse.enabled", "--reactors", "1",
-            "--http_api.key", KEY, "--shutdown.delay", "2s", "--shutdown.spread", "100ms", "--node.name", name,
+            "--http_api.key", KEY, "--shutdown.delay", "6s", "--shutdown.spread", "100ms", "--node.name", name,
             "--channel.without_namespace.presence", "--prometheus.enabled",
         ]  # fmt: skip
         self.log = folder / f"{name}.log"
@@ -98,12 +99,11 @@ def certificate(folder):
     (folder / "tls.pem").write_text((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
 
 
-def placed(path, nodes, *changes):
+def placed(path, nodes, *changes, between=":"):
     """A configuration of deploy/ with the addresses of this test. Each change must find its place."""
     text = (ROOT / "deploy" / path).read_text()
-    a, b = nodes
-    changes = (("10.0.0.11:8000", a.place), ("10.0.0.12:8000", b.place), *changes)
-    for old, new in changes:
+    places = [(f"10.0.0.1{at}{between}8000", node.place.replace(":", between)) for at, node in enumerate(nodes, 1)]
+    for old, new in (*places, *changes):
         assert old in text, f"{path} has no {old}"
         text = text.replace(old, new)
     return text
@@ -133,7 +133,25 @@ def caddy(folder, nodes, port):
     return ["caddy", "run", "--adapter", "caddyfile", "--config", folder / "Caddyfile"]
 
 
-BALANCERS = {"nginx": nginx, "haproxy": haproxy, "caddy": caddy}
+def envoy(folder, nodes, port):
+    text = placed("envoy/envoy.yaml", nodes, ("address: 0.0.0.0, port_value: 443", f"address: 127.0.0.1, port_value: {port}"),
+                  ("/etc/envoy/tls", str(folder)), ("port_value: 9000", f"port_value: {INTERNAL}"),
+                  between=", port_value: ")  # fmt: skip
+    (folder / "envoy.yaml").write_text(text)
+    return ["envoy", "--config-path", folder / "envoy.yaml", "--disable-hot-restart", "--concurrency", "1"]
+
+
+def traefik(folder, nodes, port):
+    there = ("/etc/traefik", str(folder))
+    static = placed("traefik/traefik.yaml", (), ('":443"', f'"127.0.0.1:{port}"'), there)
+    # It would ask others for news of itself.
+    (folder / "traefik.yaml").write_text(f"global: {{checkNewVersion: false, sendAnonymousUsage: false}}\n{static}")
+    site = placed("traefik/gannet.yaml", nodes, ("port: 9000", f"port: {INTERNAL}"), ("/etc/traefik/tls", str(folder)))
+    (folder / "gannet.yaml").write_text(site)
+    return ["traefik", f"--configfile={folder}/traefik.yaml"]
+
+
+BALANCERS = {"nginx": nginx, "haproxy": haproxy, "caddy": caddy, "envoy": envoy, "traefik": traefik}
 
 
 class Follower:
@@ -164,6 +182,16 @@ class Follower:
         self.process.wait()
 
 
+def answer_of(url, folder):
+    """To who asks for a WebSocket without the words for it, which nodes alone refuse so."""
+    context = ssl.create_default_context(cafile=folder / "cert.pem")
+    try:
+        with urllib.request.urlopen(f"{url}/connection/websocket", timeout=5, context=context) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 def first_event(url, folder):
     """A stream passes its first message on while it stays open."""
     context = ssl.create_default_context(cafile=folder / "cert.pem")
@@ -182,7 +210,7 @@ def moved(gannet, name, folder):
         for node in nodes:
             until("a node that serves", lambda node=node: node.get("/health"))
         stack.enter_context(running(BALANCERS[name](folder, nodes, port), folder / "balancer.log"))
-        until("a balancer that listens", lambda: socket.create_connection(("127.0.0.1", port), timeout=5).close() or True)
+        until("a balancer that leads to a node", lambda: answer_of(url, folder) in (400, 426))
         followers = [Follower(gannet, url, folder) for _ in range(4)]
         for follower in followers:
             stack.callback(follower.stop)
