@@ -143,6 +143,11 @@ const CHANNEL: &[(&str, Verdict)] = &[
     ("keep_latest_publication", Missing("set history_size and history_ttl: deltas need the latest publication")),
 ];
 
+/// The name that `name` has here: `cert_pem_file` and its like are `cert_pem`, which takes a file, too.
+pub fn here(name: &str) -> &str {
+    name.strip_suffix("_file").filter(|rest| rest.ends_with("_pem")).unwrap_or(name)
+}
+
 /// What becomes of the option `name`: dotted, or all underscores where the source cannot tell the two apart.
 /// `None` = Centrifugo has no such option either, or it is one here.
 pub fn option(name: &str, given: Given<'_>) -> Option<Disposition> {

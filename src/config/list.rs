@@ -6,6 +6,7 @@
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 
+use super::foreign;
 use super::go;
 use super::registry::{self, Meta, Visit, Visitor, join};
 use super::tree::{self, Format};
@@ -93,7 +94,8 @@ fn read_entry<T: ListEntry>(item: &Json) -> Result<T, Vec<ValueFault>> {
     };
     let mut entry = T::default();
     let mut faults = descend(&mut entry, "", fields);
-    for needed in T::NEEDED.iter().filter(|needed| fields.get(**needed).is_none_or(Json::is_null)) {
+    let is_given = |name: &str| fields.iter().any(|(key, value)| foreign::here(key) == name && !value.is_null());
+    for needed in T::NEEDED.iter().filter(|needed| !is_given(needed)) {
         let article = if needed.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
         faults.extend(one(format!("{} wants {article} {needed}", T::WHAT)));
     }
@@ -107,7 +109,8 @@ fn read_entry<T: ListEntry>(item: &Json) -> Result<T, Vec<ValueFault>> {
 fn descend<T: ListEntry>(entry: &mut T, path: &str, fields: &Map<String, Json>) -> Vec<ValueFault> {
     let mut faults = Vec::new();
     for (key, value) in fields {
-        let name = join(path, key);
+        let here = foreign::here(key);
+        let name = join(path, here);
         let is_section = names(entry).iter().any(|n| n.strip_prefix(&name).is_some_and(|rest| rest.starts_with('.')));
         let found = match value {
             Json::Object(below) if is_section => {
@@ -115,6 +118,7 @@ fn descend<T: ListEntry>(entry: &mut T, path: &str, fields: &Map<String, Json>) 
                 continue;
             }
             _ if go::is_unset(&name, Given::Tree(value)) => continue,
+            _ if here != key && fields.contains_key(here) => one("is given twice".into()),
             _ if is_section => one("expected a section with options".into()),
             _ => registry::set(entry, &name, Given::Tree(value))
                 .unwrap_or_else(|| T::foreign(&name, value).map(one).unwrap_or_default()),

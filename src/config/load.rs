@@ -215,6 +215,7 @@ impl Loader {
 
     /// `spelled` is the name as it stood in the source, for the message if it is no option.
     fn set(&mut self, place: Place, name: &str, spelled: &str, given: Given<'_>) {
+        let name = foreign::here(name);
         let instead = match go::switched_off(name, given) {
             Some((value, note)) => {
                 self.note(&place.spell(name), note);
@@ -414,7 +415,7 @@ mod tests {
     #[test]
     fn types_and_meanings_are_told_at_once_with_the_warnings() {
         let text = "[client]\nping_interval = 25\ninsecure = true\n[channel.without_namespace]\nhistory_size = 5\n\
-                    [[proxies]]\nname = 'x'\n[rpc.without_namespace]\nproxy_name = 'orders'";
+                    [[proxies]]\nname = 'backend'\n[rpc.without_namespace]\nproxy_name = 'orders'";
         let env = own(&[("GANNET_COLOUR", "blue")]);
         let (result, warnings) = examine(Some(File { name: "a.toml", text }), &env, &[]);
         let lines: Vec<_> = result.unwrap_err().iter().map(ToString::to_string).collect();
@@ -535,6 +536,30 @@ mod tests {
         assert_eq!(twice, ["command line: --reactors: is given twice"]);
         let dotted = try_load(Some(("a.yaml", "client: {insecure: true}\nclient.insecure: false")), &[], &[]);
         assert_eq!(dotted.unwrap_err(), ["a.yaml: client.insecure: is given twice"]);
+    }
+
+    #[test]
+    fn files_of_certificates_have_a_second_name() {
+        let text = "[http_server.tls]\ncert_pem_file = 'a'\nkey_pem_file = 'b'\n[tls]\n\
+                    certificates = [{cert_pem_file = 'c', key_pem = 'd'}]\n\
+                    [[proxies]]\nname = 'backend'\nendpoint = 'https://b.example'\n\
+                    http = {tls = {enabled = true, cert_pem_file = 'e', key_pem_file = 'f'}}";
+        let env = &[("GANNET_GRPC_API_TLS_CERT_PEM_FILE", "g"), ("GANNET_PROXIES_BACKEND_HTTP_TLS_KEY_PEM_FILE", "h")];
+        let flags = &[("engine.redis.tls.server_ca_pem_file", "i")];
+        let config = try_load(Some(("a.toml", text)), env, flags).unwrap();
+        let (own, named, proxy) = (&config.http_server.tls, &config.tls.certificates[0], &config.proxies[0].proxy);
+        assert_eq!([&own.cert_pem, &own.key_pem, &named.cert_pem, &named.key_pem], ["a", "b", "c", "d"]);
+        assert_eq!([&proxy.http.tls.cert_pem, &proxy.http.tls.key_pem], ["e", "h"]);
+        assert_eq!([&config.grpc_api.tls.cert_pem, &config.engine.stores.redis.tls.server_ca_pem], ["g", "i"]);
+        let twice = "[http_server.tls]\ncert_pem_file = 'a'\ncert_pem = 'b'\n[tls]\n\
+                     certificates = [{cert_pem = 'c', key_pem = 'd', key_pem_file = 'e'}]";
+        let expected = [
+            "gannet.toml: http_server.tls.cert_pem: is given twice",
+            "gannet.toml: tls.certificates[0].key_pem: is given twice",
+        ];
+        assert_eq!(toml(twice).unwrap_err(), expected);
+        let unknown = toml("[http_server]\ncert_pem_file = 'a'").unwrap_err();
+        assert!(unknown[0].starts_with("gannet.toml: unknown option http_server.cert_pem_file"), "{unknown:?}");
     }
 
     #[test]

@@ -52,6 +52,8 @@ impl NamedList {
 
 /// `None` if it does not begin as ours do. `options` are the names of all options.
 pub fn variable(name: &str, value: &str, options: &[String]) -> Option<Variable> {
+    // As foreign::here has it.
+    let name = name.strip_suffix("_FILE").filter(|rest| rest.ends_with("_PEM")).unwrap_or(name);
     let rest = name.strip_prefix("GANNET_")?;
     let own = OWN.contains(&rest) || OWN_PREFIXES.iter().any(|prefix| rest.starts_with(prefix));
     // A Service may be called as a section is: its address is no port.
