@@ -18,6 +18,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::thread;
 
+/// What this node is called in its log: `node.name`, or else the host's name.
+pub fn node_name(config: &Config) -> String {
+    match config.node.name.as_str() {
+        "" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        name => name.to_owned(),
+    }
+}
+
 /// All that is in the way.
 pub fn obstacles(config: &Config) -> Vec<ConfigError> {
     let mut found = Vec::new();

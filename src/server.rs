@@ -413,9 +413,8 @@ fn node_info(config: &Config, bound: SocketAddr) -> Result<NodeInfo, ServeError>
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| cannot_start(format!("cannot draw a node id: {error}")))?;
     let uid = uuid::Builder::from_random_bytes(id).into_uuid().to_string();
-    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let name =
-        if config.node.name.is_empty() { format!("{}_{}", host(), bound.port()) } else { config.node.name.clone() };
+    let name = host::node_name(config);
+    let name = if config.node.name.is_empty() { format!("{name}_{}", bound.port()) } else { name };
     Ok(NodeInfo { uid, name, started: Instant::now() })
 }
 

@@ -48,6 +48,28 @@ impl Write for LogFile {
     }
 }
 
+/// Lines of JSON, each of which says whose it is.
+struct NodeLine<W> {
+    writer: W,
+    /// What a line ends with in place of its own brace.
+    end: Arc<[u8]>,
+}
+
+impl<W: Write> Write for NodeLine<W> {
+    /// A line comes in one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match line.strip_suffix(b"}\n") {
+            Some(start) => self.writer.write_all(&[start, &self.end].concat())?,
+            None => self.writer.write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
 impl Logger {
     /// Text on a terminal, JSON elsewhere; written by a thread of its own, whose queue drops lines rather than wait.
     /// The error is a sentence for the operator.
@@ -62,10 +84,15 @@ impl Logger {
         };
         let dropped = writer.error_counter();
         let text = config.log.format == "text" || (config.log.format == "auto" && terminal);
-        let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(writer);
+        let lines = tracing_subscriber::fmt::layer().with_target(false);
         let lines = match text {
-            true => lines.with_ansi(terminal).boxed(),
-            false => lines.json().flatten_event(true).boxed(),
+            true => lines.with_writer(writer).with_ansi(terminal).boxed(),
+            false => {
+                let end = format!(",\"node\":{}}}\n", serde_json::Value::from(host::node_name(config)));
+                let end: Arc<[u8]> = end.into_bytes().into();
+                let writer = move || NodeLine { writer: writer.clone(), end: end.clone() };
+                lines.with_writer(writer).json().flatten_event(true).boxed()
+            }
         };
         // A subscriber that is set already, as in a test, stays.
         let (filter, handle) = reload::Layer::new(filter(&config.log.level));
@@ -105,6 +132,14 @@ fn filter(level: &str) -> Targets {
 mod tests {
     use super::*;
     use tracing::Level;
+
+    #[test]
+    fn a_line_says_which_node_it_is_from() {
+        let mut lines = NodeLine { writer: Vec::new(), end: Arc::from(&b",\"node\":\"a\"}\n"[..]) };
+        lines.write_all(b"{\"level\":\"INFO\"}\n").expect("written");
+        lines.write_all(b"plain\n").expect("written");
+        assert_eq!(String::from_utf8_lossy(&lines.writer), "{\"level\":\"INFO\",\"node\":\"a\"}\nplain\n");
+    }
 
     #[test]
     fn other_crates_write_errors_only() {

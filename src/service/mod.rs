@@ -21,6 +21,7 @@ mod jwks;
 mod line;
 mod node;
 mod pages;
+mod request_id;
 mod requests;
 mod room;
 mod seats;

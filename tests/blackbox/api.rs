@@ -62,6 +62,31 @@ fn a_key_is_needed_and_taken_in_three_places() {
 }
 
 #[test]
+fn a_call_s_id_is_in_its_answer_and_in_the_log_beside_the_node_s_name() {
+    let server = Server::with(OPEN, &["--log.level", "debug", "--node.name", "north"]);
+    let id_of = |response: Response| response.header("x-request-id").expect("an id");
+    let with = |id: &str, body: &str| post(&server, "/api/publish", &[("X-API-Key", KEY), ("X-Request-Id", id)], body);
+    assert_eq!(id_of(with("order-17/a", PUBLISH)), "order-17/a");
+    // In place of what cannot stand in a line, another is made; each time one of its own.
+    let long = "x".repeat(129);
+    let made = ["a\"b", long.as_str(), ""].map(|id| id_of(with(id, PUBLISH)));
+    assert!(made.iter().all(|id| id.len() > 17 && !long.starts_with(id.as_str())), "{made:?}");
+    assert_ne!(made[0], made[1]);
+    assert_eq!(id_of(post(&server, "/api/publish", &[("X-Request-Id", "no-key")], PUBLISH)), "no-key");
+    with("bad-field", r#"{"channel":"","data":1}"#);
+    let lines: Vec<Value> = server.lines().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!(lines.iter().all(|line| line["node"] == "north"), "{lines:?}");
+    let said = |id: &str, level: &str, message: &str| {
+        let mut found = lines.iter().filter(|line| line["request_id"] == id && line["level"] == level);
+        assert!(found.any(|line| line["message"].as_str().is_some_and(|it| it.contains(message))), "{id}: {lines:#?}");
+    };
+    said("order-17/a", "DEBUG", "a call of the server API");
+    said(&made[1], "DEBUG", "a call of the server API");
+    said("no-key", "DEBUG", "is refused");
+    said("bad-field", "WARN", "the backend must mend it");
+}
+
+#[test]
 fn a_key_in_the_query_may_be_escaped() {
     let server = Server::with(OPEN, &["--http_api.key", "a b/c+d"]);
     assert_eq!(post(&server, "/api/publish?x=y&api_key=a%20b%2Fc%2Bd", &[], PUBLISH).status, 200);

@@ -13,6 +13,7 @@ use crate::config::{GrpcApi, TlsPort};
 use crate::service::connection::Connection;
 use crate::service::line;
 use crate::service::node::Node;
+use crate::service::request_id;
 use crate::service::{ConnectionPermit, PortRoom, accept_failed};
 use crate::session::Settings;
 use bytes::Bytes;
@@ -152,7 +153,8 @@ impl PortService for GrpcService {
 
     async fn answer(&self, call: PortCall) -> GrpcResponse {
         let _under_way = call.under_way;
-        self.carry_out(call.request, &call.wrong_keys).await
+        let headers = call.request.headers().clone();
+        request_id::within(&headers, self.carry_out(call.request, &call.wrong_keys)).await
     }
 }
 

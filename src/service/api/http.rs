@@ -9,11 +9,13 @@ use super::messages::Response as Answer;
 use super::{Api, ApiError, BAD_REQUEST, BATCH, Calls, Command, Error, Method, MethodError, NOT_FOUND, Reply};
 use crate::config::HttpApi;
 use crate::service::node::Node;
+use crate::service::request_id;
 use crate::session::Settings;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request};
 use axum::http::{HeaderMap, Method as Verb, StatusCode, Uri, header};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any};
 use bytes::Bytes;
@@ -52,7 +54,8 @@ pub fn router(node: Arc<Node>, calls: Arc<Calls>, settings: &Settings) -> Router
     let served = Served { api, options: Arc::new(options.clone()), body_limit };
     let prefix = options.handler_prefix.trim_end_matches('/');
     let methods = super::routes(prefix, &served).route(&format!("{prefix}/{BATCH}"), batch(&served));
-    if prefix.is_empty() { methods } else { methods.route(prefix, legacy(&served)) }
+    let all = if prefix.is_empty() { methods } else { methods.route(prefix, legacy(&served)) };
+    all.layer(from_fn(request_id::carried))
 }
 
 /// The same for who has shown already who they are, without the old form.
@@ -117,7 +120,11 @@ impl Served {
     }
 
     fn count(&self, name: &'static str, refused: &Refused) {
-        self.api.calls.failed(Via::Http, name, refused.0.as_u16().into());
+        let status = refused.0.as_u16();
+        self.api.calls.failed(Via::Http, name, status.into());
+        let request_id = request_id::current();
+        let why = refused.1.trim_end();
+        tracing::debug!(method = name, status, request_id = request_id.as_deref(), why, "a call of the API is refused");
     }
 }
 

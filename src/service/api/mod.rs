@@ -19,7 +19,7 @@ pub use messages::{ChannelInfo, ChannelsRequest, ChannelsResult};
 pub use openapi::document as openapi;
 
 use super::node::{Node, Unavailable};
-use super::sums;
+use super::{request_id, sums};
 use crate::session::Rules;
 use counts::Via;
 use futures_util::{StreamExt, stream};
@@ -116,10 +116,16 @@ impl Api {
     async fn call<Q: Method>(&self, request: Q) -> Result<Q::Result, MethodError> {
         let began = Instant::now();
         let outcome = request.run(self).await;
-        self.calls.took(self.via, Q::NAME, began.elapsed());
+        let took = began.elapsed();
+        self.calls.took(self.via, Q::NAME, took);
         if let Err(failure) = &outcome {
             self.calls.failed(self.via, Q::NAME, failure.error().code);
             tell_bad(Q::NAME, failure.error());
+        }
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let (request_id, us) = (request_id::current(), took.as_micros() as u64);
+            let code = outcome.as_ref().err().map_or(0, |failure| failure.error().code);
+            tracing::debug!(method = Q::NAME, code, us, request_id = request_id.as_deref(), "a call of the server API");
         }
         outcome
     }
@@ -128,10 +134,17 @@ impl Api {
 /// A line for what the backend must mend: its error says no more than that the request is bad.
 fn tell_bad(method: &'static str, error: ApiError) {
     let ApiError { code, field, .. } = error;
+    let request_id = request_id::current();
     if !field.is_empty() {
         let advice = "a call of the server API has a field that cannot be what it is: the backend must mend it";
-        let write = move |count| tracing::warn!(method, field, code, count, "{advice}");
+        let write = move |count| {
+            tracing::warn!(method, field, code, count, request_id = request_id.as_deref(), "{advice}");
+        };
         sums::add(&format!("API {method} {field}"), 1, write);
+    } else if code == INTERNAL.code {
+        let advice = "a call of the server API came to nothing: a reactor, the engine or the backend did not answer";
+        let write = move |count| tracing::warn!(method, code, count, request_id = request_id.as_deref(), "{advice}");
+        sums::add(&format!("API {method}"), 1, write);
     }
 }
 
