@@ -2,7 +2,8 @@
 """Gannet behind each balancer of deploy/ that is here: a client comes by wss, is served, and is moved to the other node
 without a refusal when its own is drained; a stream passes on each message. Ends with "balancers: N passed, M failed".
 
-    balancers.py GANNET [BALANCER...]    GANNET: the program; BALANCER: nginx, haproxy, caddy, envoy, traefik
+    balancers.py GANNET [BALANCER...]    GANNET: the program; BALANCER: nginx, haproxy, caddy, envoy, traefik,
+                                         compose (the nginx of deploy/compose, which has no TLS)
 """
 
 import contextlib
@@ -99,23 +100,44 @@ def certificate(folder):
     (folder / "tls.pem").write_text((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
 
 
-def placed(path, nodes, *changes, between=":"):
+def placed(path, nodes, *changes, between=":", names=("10.0.0.11", "10.0.0.12")):
     """A configuration of deploy/ with the addresses of this test. Each change must find its place."""
     text = (ROOT / "deploy" / path).read_text()
-    places = [(f"10.0.0.1{at}{between}8000", node.place.replace(":", between)) for at, node in enumerate(nodes, 1)]
+    places = [(f"{name}{between}8000", node.place.replace(":", between)) for name, node in zip(names, nodes)]
     for old, new in (*places, *changes):
         assert old in text, f"{path} has no {old}"
         text = text.replace(old, new)
     return text
 
 
+def own_folders(folder):
+    """Where nginx keeps what it keeps, and its log."""
+    (folder / "nginx.log").touch()
+    paths = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    return f"pid {folder}/nginx.pid; error_log {folder}/nginx.log;", paths
+
+
+def started(folder):
+    return ["nginx", "-c", folder / "nginx.conf", "-g", "daemon off; user root;" if os.geteuid() == 0 else "daemon off;"]
+
+
 def nginx(folder, nodes, port):
     site = placed("nginx/gannet.conf", nodes, ("listen 443", f"listen 127.0.0.1:{port}"), ("/etc/nginx/tls", str(folder)))
+    outside, paths = own_folders(folder)
     # What the distribution's own nginx.conf is around it.
-    around = f"pid {folder}/nginx.pid; error_log {folder}/nginx-error.log; events {{ worker_connections 500; }}"
-    paths = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    around = f"{outside} events {{ worker_connections 500; }}"
     (folder / "nginx.conf").write_text(f"{around}\nhttp {{ access_log off; {paths}\n{site}}}\n")
-    return ["nginx", "-c", folder / "nginx.conf", "-g", "daemon off; user root;" if os.geteuid() == 0 else "daemon off;"]
+    return started(folder)
+
+
+def compose(folder, nodes, port):
+    outside, paths = own_folders(folder)
+    third = "        server three:8000 max_fails=1 fail_timeout=2s;\n"
+    text = placed("compose/nginx.conf", nodes, (third, ""), ("listen 8080", f"listen 127.0.0.1:{port}"),
+                  ("worker_rlimit_nofile 200000;", outside), ("worker_connections 100000", "worker_connections 500"),
+                  ("access_log off;", f"access_log off; {paths}"), names=("one", "two"))  # fmt: skip
+    (folder / "nginx.conf").write_text(text)
+    return started(folder)
 
 
 def haproxy(folder, nodes, port):
@@ -151,7 +173,9 @@ def traefik(folder, nodes, port):
     return ["traefik", f"--configfile={folder}/traefik.yaml"]
 
 
-BALANCERS = {"nginx": nginx, "haproxy": haproxy, "caddy": caddy, "envoy": envoy, "traefik": traefik}
+BALANCERS = {"nginx": nginx, "haproxy": haproxy, "caddy": caddy, "envoy": envoy, "traefik": traefik, "compose": compose}
+# Without TLS.
+PLAIN = ("compose",)
 
 
 class Follower:
@@ -204,7 +228,7 @@ def moved(gannet, name, folder):
     certificate(folder)
     a, b = nodes = Node(gannet, folder, "a", "127.0.0.11"), Node(gannet, folder, "b", "127.0.0.12")
     port = free_port()
-    url = f"https://127.0.0.1:{port}"
+    url = f"{'http' if name in PLAIN else 'https'}://127.0.0.1:{port}"
     with contextlib.ExitStack() as stack:
         processes = {node: stack.enter_context(running(node.command, node.log)) for node in nodes}
         for node in nodes:

@@ -77,3 +77,20 @@ fn services_mount_files_that_are_there() {
         assert_eq!(services[name]["environment"]["GANNET_NODE_NAME"], name);
     }
 }
+
+/// What stands around the nodes in watched.yaml finds its files, and asks each node.
+#[test]
+fn who_watches_the_nodes_has_its_files_and_their_names() {
+    let read = |name: &str| std::fs::read_to_string(folder().join(name)).expect("a file");
+    let yaml = |name: &str| serde_norway::from_str::<Value>(&read(name)).expect("YAML");
+    let around = &yaml("watched.yaml")["services"];
+    let volumes = around.as_object().expect("services").values().filter_map(|service| service["volumes"].as_array());
+    let mounted: Vec<&str> =
+        volumes.flatten().filter_map(|volume| volume.as_str()?.split_once(':')).map(|it| it.0).collect();
+    let files: Vec<&&str> = mounted.iter().filter(|path| path.starts_with('.')).collect();
+    assert!(files.len() == 6 && files.iter().all(|path| folder().join(path).is_file()), "{mounted:?}");
+    let targets = &yaml("prometheus.yml")["scrape_configs"][0]["static_configs"][0]["targets"];
+    assert_eq!(targets, &json!(["one:9000", "two:9000", "three:9000"]));
+    let balancer = read("nginx.conf");
+    assert!(["one", "two", "three"].iter().all(|name| balancer.contains(&format!("server {name}:8000 "))));
+}

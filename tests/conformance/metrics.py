@@ -99,6 +99,14 @@ def runbooks():
     assert all(tried.count(alert) == 2 for alert in alerts), "each is tried both ways"
 
 
+def composed(promtool):
+    """The files lie beside each other there, as watched.yaml mounts them."""
+    with tempfile.TemporaryDirectory() as there:
+        for path in (RULES, ROOT / "deploy/compose/prometheus.yml"):
+            (pathlib.Path(there) / path.name).write_text(path.read_text())
+        tool(promtool, "check", "config", f"{there}/prometheus.yml")
+
+
 class Prometheus:
     """One that scrapes a server every second, by the file that deploy/ has."""
 
@@ -186,6 +194,7 @@ def main(folder):
             ("the dashboard is what its program makes", made),
             ("alerts fire and stay quiet as told", lambda: tool(folder / "promtool", "test", "rules", TESTS)),
             ("each alert has its runbook and is tried", runbooks),
+            ("the Prometheus of deploy/compose takes its file", lambda: composed(folder / "promtool")),
             ("Prometheus scrapes, and takes every query", lambda: scraped(folder / "prometheus", server, rules, shown)),
         ):
             try:
