@@ -28,7 +28,8 @@
 //!
 //! **F10, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP:
 //! the server API, health, metrics, and what is asked of the application's backend. `workers` are threads for what
-//! would hold a reactor up.
+//! would hold a reactor up. `engine` keeps channels for all nodes. `consumers` carries out messages of databases and
+//! brokers.
 //!
 //! **F11, assembly.** `host` tells what this host lacks, `server` starts and drains the node. `cli` is the command
 //! line; `main` prints and exits.
@@ -60,6 +61,7 @@ pub mod heap;
 pub mod origin;
 pub mod wall_clock;
 
+pub mod consumers;
 pub mod engine;
 pub mod reactor;
 pub mod service;

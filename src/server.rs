@@ -17,6 +17,7 @@ use crate::admission::Admission;
 use crate::base::mailbox::{Mailbox, Sender, mailbox};
 use crate::certificates::Certificates;
 use crate::config::{Config, ListenSocket, TlsPort, Warning};
+use crate::consumers::Consumers;
 use crate::engine::{EngineLink, Engines};
 use crate::heap;
 use crate::host;
@@ -50,6 +51,8 @@ const DESCRIPTORS_PER_REACTOR: usize = 8;
 const ROOM_EXPECTED: usize = 100_000;
 /// How long the last words to callers by gRPC may take, once all clients are gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long consumers may take to acknowledge what was carried out. They stop when the node begins to leave.
+const LAST_COMMITS: Duration = Duration::from_secs(5);
 /// Memory a client costs, user and kernel together, for the first line of the log: docs/memory.md.
 pub(crate) const CLIENT_BYTES: u64 = 5_500;
 
@@ -124,6 +127,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     supervisor::watch(node.clone()).map_err(cannot("start the watchdog"))?;
     let others = beside.addresses();
     let proxies = outgoing.backend.clone();
+    let consumers = Consumers::start(node.clone(), settings.subscribe(), admission.clone()).map_err(cannot_start)?;
     let service = Service {
         node: node.clone(),
         settings: settings.subscribe(),
@@ -139,6 +143,8 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         engines: engines.counts,
         outgoing,
         rooms,
+        calls: consumers.calls.clone(),
+        consumers: consumers.counts.clone(),
         log_dropped: log.dropped.clone(),
     };
     spawn_service(service)?;
@@ -148,7 +154,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let _pid_file = PidFile::write(&config.pid_file).map_err(cannot_start)?;
     supervisor::ready(&format!("listening on {bound}"));
     serve(&running, &happening)?;
-    end(&running, &node, &callers, &happening)
+    end(&running, &node, &callers, &consumers, &happening)
 }
 
 /// Clients are told to go, and the other nodes that this one is gone.
@@ -156,11 +162,13 @@ fn end(
     running: &Running<'_>,
     node: &Node,
     callers: &[Arc<PortRoom>],
+    consumers: &Consumers,
     happening: &Receiver<Happened>,
 ) -> Result<Left, ServeError> {
     let config = running.settings.borrow().config.clone();
     supervisor::stopping(&config.shutdown, running.admission.clients());
     let left = leave::leave(&config.shutdown, &running.admission, &running.reactors, happening);
+    consumers.wait(LAST_COMMITS);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     runtime.map_err(cannot("wait for the last words"))?.block_on(async {
         node.fleet.say_goodbye().await;

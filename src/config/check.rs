@@ -122,6 +122,7 @@ impl Config {
         let mut problems = self.check_prefixes();
         problems.extend(self.check_backend());
         problems.extend(self.check_engines());
+        problems.extend(self.check_consumers());
         problems.extend(self.check_tls());
         problems.extend(self.check_connect_codes());
         problems.extend(self.check_rate_limits());

@@ -61,7 +61,6 @@ const TOP: &[(&str, Verdict)] = &[
     ("map_broker", Store),
     ("controller", Switch("set enabled to false: nodes speak to each other by the engine")),
     ("shared_poll", Idle(MAP)),
-    ("consumers", Switch("publish through http_api, and remove those that are enabled")),
     ("webtransport", Switch(TRANSPORT)),
     ("uni_websocket.compression", Idle("websocket.compression holds for this transport too")),
     ("uni_websocket.compression_min_size", Idle("websocket.compression_min_size holds for this transport too")),
@@ -234,20 +233,10 @@ fn below<'a>(name: &'a str, known: &str) -> Option<&'a str> {
 fn is_on(rest: &str, value: &Json) -> Option<bool> {
     match value {
         _ if rest == "enabled" => Some(!is_zero(value)),
-        // One of the consumers, by its name, in a variable.
-        _ if is_switch_within(rest) => Some(!is_zero(value)),
-        // The consumers are a list of such sections.
-        Json::Array(items) => Some(items.iter().any(|item| is_on("", item) == Some(true))),
         Json::Object(fields) if rest.is_empty() => fields.get("enabled").map(|on| !is_zero(on)),
         _ if rest.is_empty() => Some(true),
         _ => None,
     }
-}
-
-/// `kafka_enabled`, but not the switch of a section within: `kafka_nats_tls_enabled`.
-fn is_switch_within(rest: &str) -> bool {
-    let name = rest.strip_suffix("_enabled");
-    name.is_some_and(|name| !name.contains('.') && !name.ends_with("tls") && !name.ends_with("replica_client"))
 }
 
 /// Whether state is to be kept in memory. `None` = the section says that it is not in force, or nothing.
@@ -381,10 +370,8 @@ mod tests {
                 }
             }
         }
-        for name in ["webtransport.enabled", "consumers_kafka_enabled"] {
-            let refused = load(None, &[], &[(name.to_owned(), "true".to_owned())]);
-            assert!(refused.is_err(), "{name}");
-        }
+        let refused = load(None, &[], &[("webtransport.enabled".to_owned(), "true".to_owned())]);
+        assert!(refused.is_err());
     }
 
     #[test]
@@ -393,7 +380,6 @@ mod tests {
             (r#"{"controller":{"enabled":true}}"#, "controller", "nodes speak to each other by the engine"),
             (r#"{"map_broker":{"type":"postgres"}}"#, "map_broker", "set type to memory"),
             (r#"{"webtransport":{"enabled":true}}"#, "webtransport", "let clients use websocket"),
-            (r#"{"consumers":[{"name":"k","enabled":false},{"name":"l","enabled":true}]}"#, "consumers", "http_api"),
             (
                 r#"{"client":{"rate_limit":{"ip_connect":{"enabled":true}}}}"#,
                 "client.rate_limit.ip_connect",
@@ -423,7 +409,7 @@ mod tests {
             r#"{"webtransport":{"enabled":false,"handler_prefix":"/w"},"consumers":[],"rpc":{}}"#,
             r#"{"http_server":{"internal_port":"","tls_autocert":{"enabled":false,"cache_dir":"x"},"h2c_external":false}}"#,
             r#"{"broker":{"enabled":false,"type":"redis"},"presence_manager":{"enabled":true},"engine":{}}"#,
-            r#"{"dev":{"enabled":false},"consumers":[{"name":"k","enabled":false,"type":"kafka"}]}"#,
+            r#"{"dev":{"enabled":false},"consumers":[{"name":"k1","enabled":false,"type":"kafka"}]}"#,
             r#"{"channel":{"namespace_boundary":":"},"client":{"concurrency":0}}"#,
             r#"{"channel":{"namespaces":[{"name":"aa","subscribe_stream_proxy_enabled":false,"map":{"mode":""}}]}}"#,
         ];
@@ -471,7 +457,6 @@ mod tests {
             ("webtransport_enabled", "true"),
             ("channel_without_namespace_subscribe_cel", "true"),
             ("channel.without_namespace.state_events", "[\"a\"]"),
-            ("consumers", "[{}]"),
         ] {
             assert!(refused(text(name, value)), "{name}");
         }

@@ -20,6 +20,8 @@ pub trait ListEntry: Visit + Default + Clone {
     const EXAMPLE: &'static str;
     /// Options that an object is nothing without.
     const NEEDED: &'static [&'static str];
+    /// A list may be given by names alone, with spaces between: their options are in variables of their own.
+    const BY_NAMES: bool = false;
     /// What is wrong with a key that is no option; nothing if it is only to be told of, by `load`.
     fn foreign(key: &str, _value: &Json) -> Option<String> {
         Some(super::unknown::list_option(key, Self::WHAT, &names(&mut Self::default())))
@@ -47,7 +49,12 @@ impl<T: ListEntry + 'static> Value for Vec<T> {
         format!("a list of objects ({})", T::EXAMPLE)
     }
     fn read(&mut self, given: Given<'_>, rule: Rule) -> Result<(), Vec<ValueFault>> {
-        let tree = tree_of(given, &self.accepts(rule))?;
+        let tree = match given {
+            Given::Text(text) if T::BY_NAMES && is_names(text) => {
+                text.split_whitespace().map(|name| Json::from_iter([("name", name)])).collect()
+            }
+            _ => tree_of(given, &self.accepts(rule))?,
+        };
         let Json::Array(items) = &tree else {
             return Err(one(format!("expected {}; got {}", self.accepts(rule), given.shown())));
         };
@@ -69,6 +76,10 @@ impl<T: ListEntry + 'static> Value for Vec<T> {
     fn entry(&self) -> Option<ListedEntry> {
         Some(ListedEntry { what: T::WHAT, item: Box::new(T::default()), needed: T::NEEDED })
     }
+}
+
+fn is_names(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b' ')
 }
 
 fn one(message: String) -> Vec<ValueFault> {

@@ -12,6 +12,7 @@ mod admin;
 mod backend;
 mod channel;
 mod check;
+mod consumers;
 mod engine;
 mod fit;
 mod foreign;
@@ -42,6 +43,10 @@ pub use backend::{
 };
 pub use channel::regex as channel_regex;
 pub use check::Warning;
+pub use consumers::{
+    ConsumerOptions, NamedConsumer, NatsJetStreamConsumer, PostgresqlConsumer, PublicationHeaders, PublicationValues,
+    RedisStreamConsumer,
+};
 pub use engine::{EngineOptions, NatsOptions, NatsRawMode, RedisOptions, Store, SwitchedEngine};
 pub use key::{EcdsaKey, RsaKey};
 pub use limits::{BucketOptions, Commands, RateLimit};
@@ -126,6 +131,9 @@ options! {
         rpc: Rpc = Rpc::default();
         /// `[{name, endpoint, ...options}]`: proxies that namespaces name. The options are those of rpc.proxy.
         proxies: Vec<NamedProxy> = Vec::new();
+        /// `[{enabled, name, type, ...}]`: messages in databases and brokers that are carried out as calls of the API.
+        /// Names match ^[a-zA-Z0-9_]{2,}$ and are unique.
+        consumers: Vec<NamedConsumer> = Vec::new();
         /// How the backend is asked, whichever proxy it is
         backend: BackendOptions = BackendOptions::default();
         /// Sets of public keys that tokens are verified with

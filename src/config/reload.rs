@@ -55,7 +55,7 @@ impl Config {
         self.channel.idempotency_cache_size = old.channel.idempotency_cache_size;
         self.backend.inflight_limit = old.backend.inflight_limit;
         self.backend.stream_limit = old.backend.stream_limit;
-        (self.jwks, self.hooks) = (old.jwks, old.hooks);
+        (self.jwks, self.hooks, self.consumers) = (old.jwks, old.hooks, old.consumers);
         (self.engine, self.broker, self.presence_manager) = (old.engine, old.broker, old.presence_manager);
         let grpc = &mut self.grpc_api;
         (grpc.enabled, grpc.address, grpc.port) = (old.grpc_api.enabled, old.grpc_api.address, old.grpc_api.port);

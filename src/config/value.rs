@@ -111,6 +111,8 @@ pub fn show(value: &dyn Value, rule: Rule) -> Json {
         (Json::Array(list), Rule::Addresses) => {
             Json::from_iter(list.into_iter().map(|one| Json::from(url::shown(one.as_str().unwrap_or_default()))))
         }
+        // An option that holds one is masked by who prints it; in a list nobody else knows of it.
+        (Json::String(text), Rule::Secret) if !text.is_empty() => Json::from(HIDDEN),
         (shown, _) => shown,
     }
 }

@@ -35,9 +35,11 @@ pub enum NamedList {
     Namespaces,
     RpcNamespaces,
     Proxies,
+    Consumers,
 }
 
-const LISTS: [NamedList; 3] = [NamedList::Namespaces, NamedList::RpcNamespaces, NamedList::Proxies];
+const LISTS: [NamedList; 4] =
+    [NamedList::Namespaces, NamedList::RpcNamespaces, NamedList::Proxies, NamedList::Consumers];
 
 impl NamedList {
     /// The option that has it.
@@ -46,6 +48,7 @@ impl NamedList {
             NamedList::Namespaces => "channel.namespaces",
             NamedList::RpcNamespaces => "rpc.namespaces",
             NamedList::Proxies => "proxies",
+            NamedList::Consumers => "consumers",
         }
     }
 }
@@ -95,6 +98,7 @@ pub fn set_item(config: &mut Config, list: NamedList, rest: &str, value: &str) -
         NamedList::Namespaces => set_one(&mut config.channel.namespaces, list, rest, value),
         NamedList::RpcNamespaces => set_one(&mut config.rpc.namespaces, list, rest, value),
         NamedList::Proxies => set_one(&mut config.proxies, list, rest, value),
+        NamedList::Consumers => set_one(&mut config.consumers, list, rest, value),
     }
 }
 

@@ -33,6 +33,7 @@ mod tls;
 mod uni_grpc;
 mod watch;
 
+pub use api::{Calls, Carried, Carrier, ConsumedPublication};
 pub use backend::{Backend, BackendLink, descriptors, tls_faults};
 pub use fetch::{FetchError, Http, post};
 pub use hooks::HookLink;
@@ -47,6 +48,7 @@ use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;
 use crate::certificates::Certificates;
 use crate::config::TlsPort;
+use crate::consumers::ConsumersCounts;
 use crate::engine::board::PresenceQuestion;
 use crate::engine::counts::EngineCounts;
 use crate::reactor::{Detached, Returned};
@@ -143,6 +145,9 @@ pub struct Service {
     pub engines: Vec<(&'static str, Arc<EngineCounts>)>,
     pub outgoing: Outgoing,
     pub rooms: Rooms,
+    /// Calls of the API, and what consumers do.
+    pub calls: Arc<Calls>,
+    pub consumers: ConsumersCounts,
     /// Lines that the log dropped so far.
     pub log_dropped: Arc<dyn Fn() -> usize + Send + Sync>,
 }

@@ -15,6 +15,7 @@ use crate::admission::Admission;
 use crate::base::metrics::{Counters, Page};
 use crate::certificates::Certificates;
 use crate::config::Config;
+use crate::consumers::ConsumersCounts;
 use crate::engine::counts::EngineCounts;
 use crate::heap;
 use crate::protocol::code::Disconnect;
@@ -41,6 +42,7 @@ pub struct Operator {
     pub node: Arc<Node>,
     admission: Arc<Admission>,
     pub calls: Arc<Calls>,
+    consumers: ConsumersCounts,
     /// Of the page for operators.
     pub door: Arc<Door>,
     log_dropped: Arc<dyn Fn() -> usize + Send + Sync>,
@@ -82,7 +84,8 @@ impl Operator {
         Ok(Operator {
             node: service.node.clone(),
             admission: service.admission.clone(),
-            calls: Arc::default(),
+            calls: service.calls.clone(),
+            consumers: service.consumers.clone(),
             door: Arc::new(Door::new().map_err(io::Error::other)?),
             log_dropped: service.log_dropped.clone(),
             backend: service.outgoing.backend.clone(),
@@ -243,6 +246,7 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     page.single("gannet_log_lines_dropped_total", dropped, "counter", (operator.log_dropped)());
     sum.write(&mut page);
     operator.calls.write(&mut page);
+    operator.consumers.write(&mut page);
     operator.door.write(&mut page);
     operator.backend.write(&mut page);
     operator.told.write(&mut page);

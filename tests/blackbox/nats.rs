@@ -66,6 +66,7 @@ fn spawn(folder: &std::path::Path, configuration: &str) -> Child {
     Command::new("nats-server")
         .arg("-c")
         .arg(file)
+        .current_dir(folder)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -92,7 +93,7 @@ impl Bystander {
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         let mut bystander = Bystander { stream: BufReader::new(stream) };
         assert!(bystander.line().starts_with("INFO "));
-        bystander.say(b"CONNECT {\"verbose\":false}\r\n");
+        bystander.say(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n");
         bystander.settle();
         bystander
     }
@@ -116,6 +117,24 @@ impl Bystander {
     pub fn publish(&mut self, subject: &str, payload: &[u8]) {
         let head = format!("PUB {subject} {}\r\n", payload.len());
         self.say(&[head.as_bytes(), payload, b"\r\n"].concat());
+    }
+
+    /// A message whose headers are names and values.
+    pub fn publish_with(&mut self, subject: &str, headers: &[(&str, &str)], payload: &[u8]) {
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines = format!("NATS/1.0\r\n{lines}\r\n");
+        let head = format!("HPUB {subject} {} {}\r\n", lines.len(), lines.len() + payload.len());
+        self.say(&[head.as_bytes(), lines.as_bytes(), payload, b"\r\n"].concat());
+    }
+
+    /// Asks JetStream; the answer as JSON.
+    pub fn jetstream(&mut self, question: &str, body: serde_json::Value) -> serde_json::Value {
+        let body = body.to_string();
+        self.say(format!("SUB answers 9\r\nPUB $JS.API.{question} answers {}\r\n{body}\r\n", body.len()).as_bytes());
+        let answer = self.next().1;
+        self.say(b"UNSUB 9\r\n");
+        self.settle();
+        serde_json::from_slice(&answer).expect("JSON")
     }
 
     pub fn subscribe(&mut self, subject: &str) {

@@ -28,6 +28,7 @@ use crate::config::RedisOptions;
 use bytes::Bytes;
 use calls::RedisShard;
 use commands::Dialect;
+pub use dial::{Dialled, RedisFault};
 use dial::{RedisLogin, RedisServer};
 use link::{Finder, Link, addresses};
 use listener::{Listener, ListenerParts};
@@ -68,7 +69,7 @@ impl Place {
         }
     }
 
-    async fn some_server(&self) -> Result<RedisServer, dial::RedisFault> {
+    async fn some_server(&self) -> Result<RedisServer, RedisFault> {
         match self {
             Place::One(finder, _) => finder.find().await,
             Place::Cluster(seeds, _) => Ok(seeds[0].clone()),
@@ -132,6 +133,55 @@ pub async fn examine(options: Sectioned<'_>) -> Result<Vec<(String, RedisFacts)>
         found.push((place.name().to_owned(), facts));
     }
     Ok(found)
+}
+
+/// A server, or a cluster of them, for who speaks to it by connections of their own.
+pub struct OwnServer(Place);
+
+impl OwnServer {
+    /// The first that options name. The error begins with an option of the section `at`.
+    pub fn new(options: &RedisOptions, at: &str) -> Result<OwnServer, String> {
+        let place = places((options, at))?.into_iter().next();
+        place.map(OwnServer).ok_or_else(|| format!("{at}.address: expected an address; got nothing"))
+    }
+
+    /// A connection to the server that has `key`. Must be called within a set of local tasks.
+    pub async fn dial(&self, key: &str) -> Result<Dialled, RedisFault> {
+        let seeds = match &self.0 {
+            Place::One(finder, _) => {
+                let mut dialled = finder.find().await?.dial(None).await?;
+                if matches!(finder, Finder::Sentinels { .. }) {
+                    link::must_be_master(&mut dialled).await?;
+                }
+                return Ok(dialled);
+            }
+            Place::Cluster(seeds, _) => seeds,
+        };
+        let mut last = RedisFault("there is no server".into());
+        for seed in seeds {
+            match self.dial_from(seed, key).await {
+                Ok(dialled) => return Ok(dialled),
+                Err(fault) => last = fault,
+            }
+        }
+        Err(last)
+    }
+
+    /// Any server of a cluster tells which one has a key.
+    async fn dial_from(&self, seed: &RedisServer, key: &str) -> Result<Dialled, RedisFault> {
+        let mut dialled = seed.dial(None).await?;
+        let asked = dialled.conn.send_packed_command(redis::cmd("EXISTS").arg(key)).await?;
+        let Err(error) = asked.extract_error() else { return Ok(dialled) };
+        match error.redirect_node() {
+            // The server says its address without brackets.
+            Some((there, _)) => {
+                let (host, port) = there.rsplit_once(':').unwrap_or((there, ""));
+                let port = port.parse().map_err(|_| RedisFault(format!("the cluster names no server: {there:?}")))?;
+                seed.at(host, port).dial(None).await
+            }
+            None => Err(error.into()),
+        }
+    }
 }
 
 /// What works and should be known of a server.

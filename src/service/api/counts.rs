@@ -10,6 +10,8 @@ use std::time::Duration;
 pub enum Via {
     Http,
     Grpc,
+    /// By a message of a consumer.
+    Consumer,
 }
 
 impl Via {
@@ -17,6 +19,7 @@ impl Via {
         match self {
             Via::Http => "http",
             Via::Grpc => "grpc",
+            Via::Consumer => "consumer",
         }
     }
 }

@@ -107,7 +107,7 @@ impl GrpcService {
             return self.reflection.answer(request).await;
         }
         let (node, calls) = (self.node.clone(), self.calls.clone());
-        let api = Api { node, rules: settings.rules.clone(), calls, via: Via::Grpc };
+        let api = Api { node, rules: settings.rules.clone(), calls, via: Via::Grpc, has_json: false };
         let name = request.uri().path().strip_prefix(SERVICE).unwrap_or_default().to_owned();
         let transport = options.error_mode == "transport";
         let metadata = MetadataMap::from_headers(request.headers().clone());

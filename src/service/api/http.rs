@@ -48,7 +48,7 @@ pub struct Served {
 
 /// The methods, under `options.handler_prefix`.
 pub fn router(node: Arc<Node>, calls: Arc<Calls>, settings: &Settings) -> Router {
-    let api = Api { node, rules: settings.rules.clone(), calls, via: Via::Http };
+    let api = Api { node, rules: settings.rules.clone(), calls, via: Via::Http, has_json: true };
     let options = &settings.config.http_api;
     let body_limit = settings.config.http_server.body_size_limit;
     let served = Served { api, options: Arc::new(options.clone()), body_limit };
@@ -60,7 +60,7 @@ pub fn router(node: Arc<Node>, calls: Arc<Calls>, settings: &Settings) -> Router
 
 /// The same for who has shown already who they are, without the old form.
 pub fn keyless(node: Arc<Node>, calls: Arc<Calls>, settings: &Settings, prefix: &str) -> Router {
-    let api = Api { node, rules: settings.rules.clone(), calls, via: Via::Http };
+    let api = Api { node, rules: settings.rules.clone(), calls, via: Via::Http, has_json: true };
     let options = HttpApi { insecure: true, error_mode: String::new(), ..settings.config.http_api.clone() };
     let body_limit = settings.config.http_server.body_size_limit;
     super::routes(prefix, &Served { api, options: Arc::new(options), body_limit })

@@ -2,7 +2,6 @@
 //!
 //! Owns the checks and the translation to what reactors are asked. Knows nothing of HTTP or gRPC.
 
-use super::counts::Via;
 use super::messages::*;
 use super::{
     Api, ApiError, CONCURRENT, INTERNAL, LIMIT_EXCEEDED, MethodError, NOT_AVAILABLE, NOT_FOUND, UNKNOWN_CHANNEL,
@@ -70,8 +69,8 @@ struct Content {
 
 /// Both requests that publish have it, in fields of the same names.
 macro_rules! content {
-    ($request:ident, $via:expr) => {{
-        let is_json = $request.b64data.is_empty() && $via == Via::Http;
+    ($request:ident, $api:expr) => {{
+        let is_json = $request.b64data.is_empty() && $api.has_json;
         let (data, tags) = (payload($request.data, &$request.b64data)?, $request.tags);
         Content {
             publication: Arc::new(protocol::Publication {
@@ -143,7 +142,7 @@ async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResu
 }
 
 pub(super) async fn publish(api: &Api, request: PublishRequest) -> Result<PublishResult, MethodError> {
-    let content = content!(request, api.via);
+    let content = content!(request, api);
     send(api, &request.channel, &content).await
 }
 
@@ -152,7 +151,7 @@ pub(super) async fn broadcast(api: &Api, request: BroadcastRequest) -> Result<Br
     if request.channels.is_empty() {
         return Err(bad("channels").into());
     }
-    let content = content!(request, api.via);
+    let content = content!(request, api);
     let takes_nothing =
         |name: &String| api.namespace(name).is_ok_and(|namespace| is_publishable(namespace, b"", false));
     if content.publication.data.is_empty() && !request.channels.iter().any(takes_nothing) {

@@ -1,9 +1,10 @@
 //! F10 · The server API: what the application's backend asks of the node, by HTTP or gRPC.
 //!
 //! Owns the list of methods, each once: its name, its messages, its place in a batch. Each is a plain function from a
-//! request to a result in `methods`; `http` and `grpc` carry the same messages there and back, and `counts` keeps the
-//! numbers. `openapi` describes it to programs.
+//! request to a result in `methods`; `http` and `grpc` carry the same messages there and back, `carrier` brings
+//! those of consumers, and `counts` keeps the numbers. `openapi` describes it to programs.
 
+mod carrier;
 mod counts;
 mod grpc;
 mod http;
@@ -12,6 +13,7 @@ mod methods;
 mod openapi;
 mod reflection;
 
+pub use carrier::{Carried, Carrier, ConsumedPublication};
 pub use counts::Calls;
 pub use grpc::{GrpcResponse, GrpcService, PortCall, PortService, UnderWay, serve as serve_grpc};
 pub use http::{keyless, router};
@@ -109,6 +111,8 @@ pub struct Api {
     rules: Arc<Rules>,
     calls: Arc<Calls>,
     via: Via,
+    /// Data in its requests was read out of JSON, and so is JSON, unless it came as base64.
+    has_json: bool,
 }
 
 impl Api {
