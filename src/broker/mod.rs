@@ -12,6 +12,7 @@
 pub mod archive;
 pub mod engine;
 mod epoch;
+mod inbox;
 mod interest;
 mod kept;
 mod memory;
@@ -24,6 +25,7 @@ mod stream;
 mod table;
 
 pub use epoch::{Epoch, EpochMark};
+pub use inbox::{Arrived, CursorFacts, Follow, InboxKeep, InboxLimits, InboxTally, Undelivered};
 pub use interest::Told;
 pub use memory::{Evicted, Limits, Memory};
 pub use owner::Owner;
@@ -83,6 +85,8 @@ pub struct Want {
     pub member: Option<Member>,
     /// Deltas.
     pub delta: bool,
+    /// Whose it is, if the channel has an inbox: what has not arrived there is recovered, unless `recover` says more.
+    pub follow: Option<Box<Follow>>,
 }
 
 /// What a client knows of the stream from before.
@@ -91,8 +95,10 @@ pub struct Recover {
     pub offset: u64,
     /// "" = any.
     pub epoch: CompactString,
-    /// Publications returned at most; whoever missed more is not recovered.
+    /// Publications returned at most.
     pub limit: usize,
+    /// Whoever missed more is not recovered. Between the two, the first of what was missed are returned.
+    pub most: u64,
     /// The latest publication alone will do.
     pub cache: bool,
 }
@@ -223,6 +229,8 @@ pub enum Event {
         channel: Arc<str>,
         occupied: bool,
     },
+    /// For the backend: what has not arrived in time.
+    Undelivered(Box<Undelivered>),
 }
 
 impl Event {
@@ -253,6 +261,10 @@ pub struct Found {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Recovery {
     pub recovered: bool,
+    /// The offset that the server knew of, if the client named none.
+    pub from: Option<u64>,
+    /// There are more behind them.
+    pub more: bool,
     /// In their order.
     pub publications: Vec<Publication>,
 }

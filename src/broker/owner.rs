@@ -1,33 +1,136 @@
 //! F3 · One reactor's share of the node's channels, wherever they live.
 //!
 //! Owns the choice: a channel is kept here, or an engine keeps it. Either way the same requests bring the same events.
+//! What has arrived at whom is kept beside both: who comes without a position recovers from there.
 
 use super::engine::{Engine, EngineCall, Heard};
-use super::{EngineLimits, Limits, Memory, RemoteChannels, Request, Told};
+use super::inbox::Inboxes;
+use super::{
+    Answer, Arrived, Asker, ConnKey, CursorFacts, EngineLimits, Event, InboxKeep, InboxLimits, InboxTally, Keep,
+    Limits, Memory, Query, Recover, RemoteChannels, Request, Target, Told, Undelivered, Want,
+};
+use crate::protocol::Publication;
 use std::sync::Arc;
+
+/// Publications that go with the news of what has not arrived, at most.
+const UNDELIVERED_MAX: usize = 100;
 
 #[derive(Debug)]
 pub struct Owner {
     pub memory: Memory,
     pub remote: RemoteChannels,
+    inboxes: Inboxes,
 }
 
 impl Owner {
     /// `seed`: of this shard, for epochs that no other life of a stream has. `announces`: tell when channels are
     /// occupied and vacated.
-    pub fn new(seed: u64, limits: Limits, engine_limits: EngineLimits, announces: bool) -> Owner {
+    pub fn new(
+        seed: u64,
+        limits: Limits,
+        engine_limits: EngineLimits,
+        inbox_limits: InboxLimits,
+        announces: bool,
+    ) -> Owner {
         let (mut memory, mut remote) = (Memory::new(seed, limits), RemoteChannels::new(engine_limits));
         (memory.announces, remote.announces) = (announces, announces);
-        Owner { memory, remote }
+        Owner { memory, remote, inboxes: Inboxes::new(seed, inbox_limits) }
     }
 
     /// Carries out `request`, of a channel that lives in `engine`, unless it is known to live elsewhere already; what
     /// follows is appended to `out`, in order. What is for engines is gathered for [`Owner::take_calls`].
     pub fn handle(&mut self, now_ms: u64, engine: Engine, request: Request, out: &mut Told) {
-        match engine == Engine::Memory && !self.remote.has(request.channel()) {
-            true => self.memory.handle(now_ms, request, out),
-            false => self.remote.handle(now_ms, engine, request, out),
+        if engine != Engine::Memory || self.remote.has(request.channel()) {
+            return self.remote.handle(now_ms, engine, request, out);
         }
+        match request {
+            Request::Subscribe { channel, from, ticket, want: Some(want) } if want.follow.is_some() => {
+                self.follow(now_ms, channel, (from, ticket), want, out);
+            }
+            Request::Publish { ref channel, treatment: Some(_), .. } if !self.inboxes.is_empty() => {
+                let channel = channel.clone();
+                self.memory.handle(now_ms, request, out);
+                if let Some((_, Event::Answer { answer: Answer::Published(Some(top)), .. })) = out.last() {
+                    self.inboxes.published(now_ms, &channel, top);
+                }
+            }
+            request => self.memory.handle(now_ms, request, out),
+        }
+    }
+
+    /// A subscription to a channel with an inbox. Who names no position recovers from where its cursor stands.
+    fn follow(
+        &mut self,
+        now_ms: u64,
+        channel: Arc<str>,
+        (from, ticket): (ConnKey, u32),
+        mut want: Box<Want>,
+        out: &mut Told,
+    ) {
+        let Some(follow) = want.follow.take() else { return };
+        let known = match self.inboxes.begin(now_ms, &channel, &follow) {
+            Ok(known) => known,
+            Err(error) => {
+                // It counts until it leaves, as every subscription that is refused.
+                let plain = Request::Subscribe { channel: channel.clone(), from, ticket, want: None };
+                let before = out.len();
+                self.memory.handle(now_ms, plain, out);
+                let kept: Told =
+                    out.drain(before..).filter(|told| !matches!(told.1, Event::Subscribed { .. })).collect();
+                out.extend(kept);
+                let target = Target::Reactor(from.reactor);
+                return out.push((target, Event::Refused { channel, conn: from, ticket, error }));
+            }
+        };
+        let (own, mut by_cursor) = (want.recover.clone(), None);
+        if own.is_none()
+            && let Some(at) = known
+        {
+            by_cursor = Some(at.offset);
+            let InboxKeep { size, page, .. } = follow.keep;
+            let epoch = at.epoch.as_str().into();
+            want.recover = Some(Recover { offset: at.offset, epoch, limit: page, most: size, cache: false });
+        }
+        let before = out.len();
+        let request = Request::Subscribe { channel: channel.clone(), from, ticket, want: Some(want) };
+        self.memory.handle(now_ms, request, out);
+        let found = out[before..].iter_mut().find_map(|(_, event)| match event {
+            Event::Subscribed { found: Some(found), .. } => Some(found),
+            _ => None,
+        });
+        let Some(found) = found else { return };
+        if let (Some(offset), Some(recovery)) = (by_cursor, &mut found.recovery) {
+            recovery.from = Some(offset);
+            self.inboxes.tally.count(recovery);
+        }
+        // A position in this life was the client's own: it came as far.
+        let proven = own.as_ref().is_some_and(|own| !own.epoch.is_empty() && found.position.epoch == *own.epoch);
+        let begins = own.filter(|own| proven || own.epoch.is_empty()).map(|own| own.offset);
+        self.inboxes.stand(now_ms, &channel, &follow, &found.position, begins, proven);
+    }
+
+    /// Publications are proven to have arrived.
+    pub fn arrived(&mut self, now_ms: u64, arrived: &Arrived, keep: InboxKeep) {
+        self.inboxes.arrived(now_ms, arrived, keep);
+    }
+
+    /// The cursors of a user.
+    pub fn cursors(&self, user: &str) -> Vec<CursorFacts> {
+        self.inboxes.facts(user)
+    }
+
+    /// Forgets cursors of a user; how many there were.
+    pub fn clear_cursors(&mut self, user: &str, device: Option<&str>, channel: Option<&str>) -> usize {
+        self.inboxes.clear(user, device, channel)
+    }
+
+    pub fn set_inbox_limits(&mut self, limits: InboxLimits) {
+        self.inboxes.set_limits(limits);
+    }
+
+    /// What became of inboxes; how many cursors there are, and in how many bytes.
+    pub fn inbox_tally(&self) -> (InboxTally, usize, usize) {
+        (self.inboxes.tally, self.inboxes.len(), self.inboxes.bytes())
     }
 
     pub fn hear(&mut self, now_ms: u64, heard: Heard, out: &mut Told) {
@@ -42,7 +145,35 @@ impl Owner {
     /// What comes with time; when the next call is wanted.
     pub fn expire(&mut self, now_ms: u64, out: &mut Told) -> Option<u64> {
         let (memory, remote) = (self.memory.expire(now_ms), self.remote.expire(now_ms, out));
-        memory.into_iter().chain(remote).min()
+        let inboxes = self.expire_inboxes(now_ms, out);
+        memory.into_iter().chain(remote).chain(inboxes).min()
+    }
+
+    fn expire_inboxes(&mut self, now_ms: u64, out: &mut Told) -> Option<u64> {
+        if self.inboxes.is_empty() {
+            return None;
+        }
+        let mut undelivered = Vec::new();
+        let next = self.inboxes.expire(now_ms, &mut undelivered);
+        for mut one in undelivered {
+            if one.with_data {
+                one.publications = self.publications(now_ms, &one);
+            }
+            out.push((Target::Backend, Event::Undelivered(Box::new(one))));
+        }
+        next
+    }
+
+    fn publications(&mut self, now_ms: u64, of: &Undelivered) -> Vec<Publication> {
+        let limit = usize::try_from(of.to + 1 - of.from).unwrap_or(usize::MAX).min(UNDELIVERED_MAX);
+        let since = Some((of.from - 1, of.epoch.as_str().into()));
+        let keep = Keep { size: 0, ttl_ms: 0, meta_ttl_ms: 0 };
+        let query = Box::new(Query { keep, since, limit, reverse: false });
+        let mut told = Told::new();
+        let question = Request::History { channel: of.channel.clone(), asker: Asker::Backend(0), query };
+        self.memory.handle(now_ms, question, &mut told);
+        let Some((_, Event::Answer { answer: Answer::History(found), .. })) = told.pop() else { return Vec::new() };
+        found.1.into_iter().filter(|publication| publication.offset <= of.to).collect()
     }
 
     /// Channels with subscribers.

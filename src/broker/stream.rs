@@ -180,17 +180,19 @@ impl Stream {
             let known = ask.offset > 0 && ask.offset == self.top && self.epoch == *ask.epoch;
             let latest = self.latest();
             let recovered = latest.is_some();
-            return Recovery { recovered, publications: latest.filter(|_| !known).into_iter().collect() };
+            let publications = latest.filter(|_| !known).into_iter().collect();
+            return Recovery { recovered, publications, ..Recovery::default() };
         }
         let same_life = ask.epoch.is_empty() || self.epoch == *ask.epoch;
         let missed = self.top.checked_sub(ask.offset);
-        let Some(missed) = missed.filter(|&missed| same_life && missed <= ask.limit as u64) else {
+        let Some(missed) = missed.filter(|&missed| same_life && missed <= ask.most) else {
             return Recovery::default();
         };
         if missed > self.entries.len() as u64 {
             return Recovery::default();
         }
-        Recovery { recovered: true, publications: self.read(ask.offset + 1, ask.limit).collect() }
+        let publications = self.read(ask.offset + 1, ask.limit).collect();
+        Recovery { recovered: true, publications, more: missed > ask.limit as u64, from: None }
     }
 
     /// # Errors
@@ -240,7 +242,7 @@ mod tests {
     }
 
     fn ask(offset: u64, epoch: &str, limit: usize, cache: bool) -> Recover {
-        Recover { offset, epoch: epoch.into(), limit, cache }
+        Recover { offset, epoch: epoch.into(), limit, most: limit as u64, cache }
     }
 
     fn offsets(publications: &[Publication]) -> Vec<u64> {

@@ -346,8 +346,8 @@ options! {
     pub struct HooksOptions {
         /// Where events go: an http or https URL. Empty = nobody is told.
         endpoint: String = String::new(), Rule::Url;
-        /// Kinds of events: connect, disconnect, occupied, vacated.
-        events: Vec<String> = vec!["connect".into(), "disconnect".into(), "occupied".into(), "vacated".into()];
+        /// Kinds of events: connect, disconnect, occupied, vacated, undelivered.
+        events: Vec<String> = HOOK_EVENTS.map(String::from).to_vec();
         /// Events in one request, at most.
         batch_size: usize = 100, Rule::Count(1, 65536);
         /// How long an event waits for others.
@@ -356,6 +356,12 @@ options! {
         queue_size: usize = 65536, Rule::Count(1, 1 << 24);
         /// How long the backend may take; beyond: the batch is counted as failed and dropped.
         timeout: Duration = secs(5), Rule::Time(Duration::from_millis(1), DAY);
+        /// How often a batch of undelivered events is sent again; beyond: it is counted as failed and dropped.
+        retry_limit: usize = 20, Rule::Count(0, 1000);
+        /// The pause before it is sent again for the first time; each one is twice as long.
+        retry_min_delay: Duration = secs(1), Rule::Time(Duration::from_millis(1), DAY);
+        /// The longest of these pauses.
+        retry_max_delay: Duration = secs(300), Rule::Time(Duration::from_millis(1), DAY);
         /// The HTTP request
         http: HooksHttp = HooksHttp::default();
     }
@@ -369,7 +375,7 @@ options! {
 }
 
 /// Kinds of events that hooks tell.
-pub const HOOK_EVENTS: [&str; 4] = ["connect", "disconnect", "occupied", "vacated"];
+pub const HOOK_EVENTS: [&str; 5] = ["connect", "disconnect", "occupied", "vacated", "undelivered"];
 
 fn problem(option: &str, at: String, message: impl Into<String>) -> Problem {
     Problem { option: option.to_owned(), at, message: message.into() }
@@ -811,7 +817,7 @@ mod tests {
             ),
             (
                 "[hooks]\nevents = ['join']",
-                "hooks.events[0]: expected one of connect, disconnect, occupied, vacated; got \"join\"",
+                "hooks.events[0]: expected one of connect, disconnect, occupied, vacated, undelivered; got \"join\"",
             ),
         ];
         for (text, line) in cases {

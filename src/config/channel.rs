@@ -67,6 +67,7 @@ pub fn clashes(options: &ChannelOptions, meta_ttl: Duration) -> Vec<Finding> {
         let message = "too few publications would wait for ever: set batch_max_delay too (\"100ms\")";
         findings.push(("batch_max_size", message.to_owned()));
     }
+    findings.extend(options.inbox.clashes(options));
     findings
 }
 
@@ -121,7 +122,8 @@ pub fn idle(options: &ChannelOptions) -> Vec<Finding> {
         ),
     ];
     let found = rules.into_iter().filter(|(_, applies, _)| *applies);
-    found.map(|(key, _, message)| (key, message.to_owned())).collect()
+    let found = found.map(|(key, _, message)| (key, message.to_owned()));
+    found.chain(options.inbox.idle(options)).collect()
 }
 
 /// A channel_regex as Centrifugo reads it: found anywhere in the name, unless it is anchored; `\d`, `\w` and `\s` are

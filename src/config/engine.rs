@@ -296,6 +296,10 @@ impl Config {
         if !KINDS.contains(&engine) && !options.engine.is_empty() {
             return vec![("engine", format!("expected one of {}, or nothing; got {engine:?}", KINDS.join(", ")))];
         }
+        if engine == "redis" && options.inbox.enabled {
+            let told = "cursors are kept in memory only by now: set engine to memory for these channels";
+            return vec![("inbox.enabled", told.to_owned())];
+        }
         if engine != "nats" {
             return Vec::new();
         }
@@ -304,6 +308,7 @@ impl Config {
             ("history_size", options.history_size > 0 && !options.history_ttl.is_zero()),
             ("force_recovery", options.force_recovery),
             ("force_positioning", options.force_positioning),
+            ("inbox.enabled", options.inbox.enabled),
         ];
         asked.into_iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| (name, told.to_owned())).collect()
     }

@@ -17,6 +17,7 @@ mod engine;
 mod fit;
 mod foreign;
 mod go;
+mod inbox;
 mod key;
 mod limits;
 mod list;
@@ -48,6 +49,7 @@ pub use consumers::{
     RedisStreamConsumer,
 };
 pub use engine::{EngineOptions, NatsOptions, NatsRawMode, RedisOptions, Store, SwitchedEngine};
+pub use inbox::InboxOptions;
 pub use key::{EcdsaKey, RsaKey};
 pub use limits::{BucketOptions, Commands, RateLimit};
 pub use list::{Headers, Replacements};
@@ -396,6 +398,11 @@ options! {
         /// Bytes that history and idempotency keys may take in one reactor. 0 = no limit; beyond: what was unused for
         /// the longest is forgotten, and if nothing is left to forget, publications that are to be kept get 111 / 503.
         history_memory_limit: usize = 0, Rule::Bytes(0, NO_MAX);
+        /// Bytes that inboxes may take in one reactor, what waits in history not counted; beyond: error 111 to users
+        /// who are not remembered yet. 0 = no limit.
+        inbox_memory_limit: usize = 256 << 20, Rule::Bytes(0, NO_MAX);
+        /// Channels of one reactor in which a user is remembered; beyond: error 106.
+        inbox_user_limit: usize = 1000, Rule::Count(1, 1 << 24);
         /// As a channel's publication_data_format, for channels whose own is empty.
         publication_data_format: String = String::new(), Rule::OneOf(FORMATS);
         /// Results of publications with an idempotency_key that are remembered, for five minutes each, in one reactor.
@@ -492,6 +499,8 @@ options! {
         batch_flush_latest: bool = false;
         /// Where these channels live: memory, or an engine that is configured. Empty = where engine.type says.
         engine: String = String::new(), Rule::OneOf(&["", "memory", "redis", "nats"]);
+        /// Offline messages
+        inbox: InboxOptions = InboxOptions::default();
         /// The backend is asked before a client subscribes (channel.proxy.subscribe).
         subscribe_proxy_enabled: bool = false;
         /// Which of `proxies` is asked instead of channel.proxy.subscribe. Empty = that one.

@@ -59,6 +59,14 @@ impl ChannelEvent {
         matches!(self, ChannelEvent::Publication { publication, .. } if publication.offset > 0)
     }
 
+    /// Its place in the channel's stream, if it has one.
+    pub(super) fn offset(&self) -> Option<u64> {
+        match self {
+            ChannelEvent::Publication { publication, .. } => Some(publication.offset).filter(|offset| *offset > 0),
+            ChannelEvent::Presence { .. } => None,
+        }
+    }
+
     fn is_for_all(&self) -> bool {
         match self {
             ChannelEvent::Publication { extras, .. } => extras.as_ref().is_none_or(|extras| extras.except.is_none()),

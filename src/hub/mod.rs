@@ -208,6 +208,15 @@ struct StreamPlace {
     epoch: EpochMark,
 }
 
+/// How far a channel's subscribers have been sent its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    pub offset: u64,
+    pub epoch: EpochMark,
+    /// Nothing waits behind.
+    pub whole: bool,
+}
+
 #[derive(Debug)]
 struct Waiting<J> {
     queue: VecDeque<Op<J>>,
@@ -359,6 +368,27 @@ impl<J> Hub<J> {
         if known.epoch != EpochMark::NONE && known != place && !channel.slots.is_empty() {
             self.wait(id, Op::Gap, None);
         }
+    }
+
+    /// How far the subscribers of a channel have been sent its stream; `None` if that is not known, or something that
+    /// was lost is about to be told.
+    pub fn delivered(&self, id: ChannelId) -> Option<Delivered> {
+        let Channel { place: StreamPlace { offset, epoch }, waiting, .. } = self.channels.get(id as usize)?;
+        let (offset, epoch) = (*offset, *epoch);
+        if epoch == EpochMark::NONE {
+            return None;
+        }
+        let Some(waiting) = waiting else { return Some(Delivered { offset, epoch, whole: true }) };
+        let under_way = waiting.batch.as_ref().filter(|batch| batch.cursor < batch.end);
+        let gap = under_way.is_some_and(Batch::is_gap) || waiting.queue.iter().any(|op| matches!(op, Op::Gap));
+        let items = under_way.into_iter().flat_map(|batch| &batch.items);
+        let queued = waiting.queue.iter().filter_map(|op| match op {
+            Op::Event(item) => Some(item),
+            Op::Join(_) | Op::Gap => None,
+        });
+        let first = items.chain(queued).find_map(ChannelEvent::offset);
+        let offset = first.map_or(offset, |first| first - 1);
+        (!gap).then_some(Delivered { offset, epoch, whole: first.is_none() })
     }
 
     /// Ends a subscription. At most three others change places (served, being served, joined later: the hole is

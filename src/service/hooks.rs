@@ -1,18 +1,25 @@
 //! F10 · What the backend is told without asking: clients that come and go, channels that fill and empty.
 //!
-//! Owns the queue between the reactors and one sender of batches. Told at most once, in order: a full queue drops what
-//! comes, and a batch that fails is dropped whole. Both are counted.
+//! Owns the queues between the reactors and two senders of batches. Events are told at most once, in order: a full
+//! queue drops what comes, and a batch that fails is dropped whole. Both are counted. What has not arrived at users
+//! goes by a queue of its own, and a batch of that is sent again, after longer and longer pauses.
 
 use super::backend::fixed_headers;
 use super::fetch::{self, FetchError, Http};
 use super::sums;
 use crate::base::metrics::Page;
+use crate::broker::Undelivered;
 use crate::config;
+use crate::protocol::{ClientInfo, Publication};
 use crate::session::backend::Hook;
 use crate::wall_clock::unix_ms;
 use axum::http::{HeaderMap, Uri};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
@@ -26,6 +33,7 @@ pub struct HookCounts {
     sent: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
+    retried: AtomicU64,
 }
 
 /// An event and when it was.
@@ -35,20 +43,24 @@ type Event = (u64, Hook);
 #[derive(Clone)]
 pub struct HookLink {
     sender: Option<mpsc::Sender<Event>>,
+    /// For what is sent again.
+    patient: Option<mpsc::Sender<Event>>,
     /// By kind, in the order of [`config::HOOK_EVENTS`].
-    wanted: [bool; 4],
+    wanted: [bool; 5],
     counts: Arc<HookCounts>,
 }
 
 impl HookLink {
     /// Never waits.
     pub fn tell(&self, hook: Hook) {
-        let Some(sender) = &self.sender else { return };
+        let is_patient = matches!(hook, Hook::Undelivered(_));
+        let Some(sender) = (if is_patient { &self.patient } else { &self.sender }) else { return };
         let kind = match hook {
             Hook::Connected { .. } => 0,
             Hook::Disconnected { .. } => 1,
             Hook::Occupied { .. } => 2,
             Hook::Vacated { .. } => 3,
+            Hook::Undelivered(_) => 4,
         };
         let time = unix_ms();
         if self.wanted[kind] && sender.try_send((time, hook)).is_err() {
@@ -57,13 +69,20 @@ impl HookLink {
     }
 }
 
-/// The sender of batches.
+/// The two senders of batches.
 pub struct Hooks {
+    sender: BatchSender,
+    queue: mpsc::Receiver<Event>,
+    patient: mpsc::Receiver<Event>,
+}
+
+/// What both of them send with.
+#[derive(Clone)]
+struct BatchSender {
     http: Arc<Http>,
     endpoint: Uri,
     headers: HeaderMap,
     options: config::HooksOptions,
-    queue: mpsc::Receiver<Event>,
     counts: Arc<HookCounts>,
 }
 
@@ -79,6 +98,47 @@ enum Told<'a> {
     Disconnected { client: &'a str, user: &'a str, code: u16, time: u64 },
     Occupied { channel: &'a str, time: u64 },
     Vacated { channel: &'a str, time: u64 },
+    Undelivered(Missed<'a>),
+}
+
+/// What has not arrived at a user.
+#[derive(Serialize)]
+struct Missed<'a> {
+    channel: &'a str,
+    user: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    device: &'a str,
+    /// Offsets, both included.
+    from: u64,
+    to: u64,
+    epoch: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    publications: Vec<Waiting<'a>>,
+    time: u64,
+}
+
+/// One of the publications.
+#[derive(Serialize)]
+struct Waiting<'a> {
+    offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+    /// What is no JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    b64data: Option<String>,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    tags: &'a HashMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    info: Option<&'a ClientInfo>,
+}
+
+impl<'a> Waiting<'a> {
+    fn of(publication: &'a Publication) -> Waiting<'a> {
+        let Publication { offset, data, tags, info, .. } = publication;
+        let json = serde_json::from_slice::<&RawValue>(data).ok();
+        let b64data = json.is_none().then(|| STANDARD.encode(data));
+        Waiting { offset: *offset, data: json, b64data, tags, info: info.as_ref() }
+    }
 }
 
 impl<'a> Told<'a> {
@@ -89,6 +149,12 @@ impl<'a> Told<'a> {
             Hook::Disconnected { client, user, code } => Told::Disconnected { client, user, code: *code, time },
             Hook::Occupied { channel } => Told::Occupied { channel, time },
             Hook::Vacated { channel } => Told::Vacated { channel, time },
+            Hook::Undelivered(missed) => {
+                let Undelivered { channel, user, device, from, to, epoch, publications, .. } = &**missed;
+                let publications = publications.iter().map(Waiting::of).collect();
+                let (from, to, epoch) = (*from, *to, epoch.as_str());
+                Told::Undelivered(Missed { channel, user, device, from, to, epoch, publications, time })
+            }
         }
     }
 }
@@ -101,25 +167,33 @@ pub fn hooks(
     let counts = Arc::new(HookCounts::default());
     let wanted = config::HOOK_EVENTS.map(|kind| options.events.iter().any(|event| event == kind));
     if options.endpoint.is_empty() {
-        return Ok((HookLink { sender: None, wanted, counts: counts.clone() }, None, counts));
+        return Ok((HookLink { sender: None, patient: None, wanted, counts: counts.clone() }, None, counts));
     }
     let wrong = |text: String| format!("hooks: {text}");
     let endpoint =
         options.endpoint.parse().map_err(|e| wrong(format!("{:?}: {e}", config::shown_url(&options.endpoint))))?;
     let headers = fixed_headers(&options.http.static_headers).map_err(wrong)?;
     let (sender, queue) = mpsc::channel(options.queue_size);
-    let link = HookLink { sender: Some(sender), wanted, counts: counts.clone() };
-    let options = options.clone();
-    let hooks = Hooks { http, endpoint, headers, options, queue, counts: counts.clone() };
-    Ok((link, Some(hooks), counts))
+    let (patient, waiting) = mpsc::channel(options.queue_size);
+    let link = HookLink { sender: Some(sender), patient: Some(patient), wanted, counts: counts.clone() };
+    let sender = BatchSender { http, endpoint, headers, options: options.clone(), counts: counts.clone() };
+    Ok((link, Some(Hooks { sender, queue, patient: waiting }), counts))
 }
 
 impl Hooks {
-    /// Sends batches, one after the other, until no reactor is left.
-    pub async fn run(mut self) {
-        while let Some(batch) = self.batch().await {
+    /// Sends batches, one after the other in each of the two lines, until no reactor is left.
+    pub async fn run(self) {
+        let Hooks { sender, queue, patient } = self;
+        let retries = sender.options.retry_limit;
+        tokio::join!(sender.clone().run(queue, 0), sender.run(patient, retries));
+    }
+}
+
+impl BatchSender {
+    async fn run(self, mut queue: mpsc::Receiver<Event>, retries: usize) {
+        while let Some(batch) = self.batch(&mut queue).await {
             let count = batch.len() as u64;
-            let Err(failure) = self.post(&batch).await else {
+            let Err(failure) = self.deliver(&batch, retries).await else {
                 self.counts.sent.fetch_add(count, Ordering::Relaxed);
                 continue;
             };
@@ -131,16 +205,31 @@ impl Hooks {
     }
 
     /// The next events: as many as come within `batch_delay` of the first.
-    async fn batch(&mut self) -> Option<Vec<Event>> {
-        let mut batch = vec![self.queue.recv().await?];
+    async fn batch(&self, queue: &mut mpsc::Receiver<Event>) -> Option<Vec<Event>> {
+        let mut batch = vec![queue.recv().await?];
         let until = Instant::now() + self.options.batch_delay;
         while batch.len() < self.options.batch_size {
-            match tokio::time::timeout_at(until, self.queue.recv()).await {
+            match tokio::time::timeout_at(until, queue.recv()).await {
                 Ok(Some(event)) => batch.push(event),
                 Ok(None) | Err(_) => break,
             }
         }
         Some(batch)
+    }
+
+    /// Posts a batch, and so many times again if need be. Pauses double, and no two nodes have the same.
+    async fn deliver(&self, batch: &[Event], retries: usize) -> Result<(), FetchError> {
+        let mut pause = self.options.retry_min_delay;
+        for _ in 0..retries {
+            if self.post(batch).await.is_ok() {
+                return Ok(());
+            }
+            self.counts.retried.fetch_add(batch.len() as u64, Ordering::Relaxed);
+            let part = getrandom::u32().unwrap_or(u32::MAX / 2);
+            tokio::time::sleep(pause / 2 + (pause / 2).mul_f64(f64::from(part) / f64::from(u32::MAX))).await;
+            pause = (pause * 2).min(self.options.retry_max_delay);
+        }
+        self.post(batch).await.map(|_| ())
     }
 
     async fn post(&self, batch: &[Event]) -> Result<Bytes, FetchError> {
@@ -164,6 +253,11 @@ impl HookCounts {
                 "gannet_hooks_failed_total",
                 "Events lost with a batch that hooks.endpoint did not answer with 200 in time.",
                 &self.failed,
+            ),
+            (
+                "gannet_hooks_retried_total",
+                "Events that will be sent again, because hooks.endpoint did not answer with 200 in time.",
+                &self.retried,
             ),
         ];
         for (name, help, counter) in counters {
@@ -270,6 +364,45 @@ mod tests {
         app.gate.add_permits(9);
         until(&counts, [2, 2, 1]).await;
         assert!(!batches(&app).concat().contains(&json!({"type": "occupied", "channel": "d"})));
+    }
+
+    #[tokio::test]
+    async fn what_has_not_arrived_is_sent_until_it_is_taken() {
+        let app = App::start().await;
+        let mut options = options(&app, "/gate");
+        (options.retry_min_delay, options.retry_max_delay) = (Duration::from_millis(1), Duration::from_millis(4));
+        let (link, hooks, counts) = start(&options).expect("hooks");
+        tokio::spawn(hooks.expect("somebody to tell").run());
+        app.answers(500, "");
+        let text = |offset, data: &'static str| Publication { offset, data: data.into(), ..Publication::default() };
+        link.tell(Hook::Undelivered(Box::new(Undelivered {
+            channel: "inbox:1".into(),
+            user: "42".into(),
+            device: "phone".into(),
+            from: 3,
+            to: 5,
+            epoch: "abcd".into(),
+            publications: vec![text(3, "{\"n\":1}"), text(4, "no JSON")],
+            with_data: true,
+        })));
+        app.gate.add_permits(3);
+        app.arrived(3).await;
+        app.answers(200, "");
+        app.gate.add_permits(9);
+        in_time(async {
+            while counts.sent.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        assert_eq!(counts.failed.load(Ordering::Relaxed), 0);
+        assert!(counts.retried.load(Ordering::Relaxed) >= 3);
+        let publications = json!([{"offset": 3, "data": {"n": 1}}, {"offset": 4, "b64data": "bm8gSlNPTg=="}]);
+        let event = json!({
+            "type": "undelivered", "channel": "inbox:1", "user": "42", "device": "phone",
+            "from": 3, "to": 5, "epoch": "abcd", "publications": publications,
+        });
+        assert!(batches(&app).iter().all(|batch| *batch == [event.clone()]));
     }
 
     #[tokio::test]

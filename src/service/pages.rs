@@ -309,7 +309,7 @@ fn process(page: &mut Page, started: f64) {
 type PerReactor = (&'static str, &'static str, fn(&Stats) -> usize);
 
 /// The balance between reactors.
-const PER_REACTOR: [PerReactor; 7] = [
+const PER_REACTOR: [PerReactor; 9] = [
     ("gannet_reactor_connections", "Sockets of each reactor; an even share is healthy.", |s| s.connections),
     ("gannet_reactor_clients", "Clients of each reactor.", |s| s.clients),
     ("gannet_reactor_users", "Users with clients on each reactor; one user may be on several.", |s| s.users),
@@ -328,5 +328,11 @@ const PER_REACTOR: [PerReactor; 7] = [
         "gannet_reactor_history_bytes",
         "Bytes of histories and idempotency keys that each reactor keeps, as channel.history_memory_limit counts them.",
         |s| s.history_bytes,
+    ),
+    ("gannet_inbox_cursors", "Users, or devices, remembered in the channels that each reactor owns.", |s| s.cursors),
+    (
+        "gannet_inbox_bytes",
+        "Bytes of cursors that each reactor keeps, as channel.inbox_memory_limit counts them.",
+        |s| s.inbox_bytes,
     ),
 ];

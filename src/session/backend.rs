@@ -7,7 +7,7 @@
 use super::Rules;
 use super::commands::Failure;
 use crate::auth::{Jwks, Need, Overrides, TokenKind, Verdict};
-use crate::broker::ConnKey;
+use crate::broker::{ConnKey, Undelivered};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{Command, ConnectRequest, Encoding, Error, PublishRequest, RpcRequest, SubscribeRequest};
 use bytes::Bytes;
@@ -283,4 +283,6 @@ pub enum Hook {
     Vacated {
         channel: Arc<str>,
     },
+    /// Publications have not arrived in time at a user who is remembered.
+    Undelivered(Box<Undelivered>),
 }

@@ -210,6 +210,9 @@ impl Session {
     }
 
     fn rpc(&mut self, id: u32, request: RpcRequest, turn: &mut Turn<'_>) -> Outcome {
+        if turn.rules.inboxes.any && request.method == super::inbox::ACK {
+            return self.acknowledge(id, &request, turn);
+        }
         if !turn.rules.rpc_proxy {
             return Err(ClientError::NotAvailable.into());
         }

@@ -2,9 +2,10 @@
 
 use super::backend::{Ask, ConnectGrant, RefreshGrant, Said, SubscribeGrant, Who};
 use super::commands::{Failure, Outcome};
+use super::inbox::device_of;
 use super::limits::charge_connect;
 use super::more::{Connecting, To, Wishes};
-use super::{Effect, Phase, Pings, Renewal, Session, Turn, deadline, is_past};
+use super::{Effect, Phase, Renewal, Session, Turn, deadline, is_past};
 use crate::auth::{Claims, SubClaims, TokenError};
 use crate::base::wheel::{NEVER, Tick};
 use crate::protocol::code::{ClientError, Disconnect};
@@ -147,6 +148,10 @@ impl Session {
         }
         self.info = (!grant.info.is_empty()).then(|| Box::new(grant.info));
         self.keep_meta(&grant.meta, turn);
+        if turn.rules.inboxes.of_devices && !grant.meta.is_empty() {
+            self.more().device = device_of(&grant.meta);
+            self.drop_more();
+        }
         let ttl = self.expire_at(grant.expire_at, turn);
         let granted = sum_of(&grant.subs);
         // One that does not expire is not refreshed: nothing need be remembered for it.
@@ -171,8 +176,8 @@ impl Session {
             expires: ttl.is_some(),
             ttl: ttl.unwrap_or(0),
             data: grant.data,
-            ping: if self.pings == Pings::Frames { 0 } else { turn.rules.ping_seconds },
-            pong: self.pings != Pings::Frames && !self.wire.is_uni() && turn.rules.pong_timeout.is_some(),
+            ping: if self.pings_by_frames() { 0 } else { turn.rules.ping_seconds },
+            pong: !self.pings_by_frames() && !self.wire.is_uni() && turn.rules.pong_timeout.is_some(),
             time: if turn.rules.include_time { turn.now.unix_ms as i64 } else { 0 },
             ..ConnectResult::default()
         };
@@ -249,6 +254,9 @@ impl Session {
         let connecting = self.more.as_mut().and_then(|more| more.connecting.take());
         turn.fx.kept = connecting.as_ref().map(|_| id);
         turn.fx.reply(self.wire, &Reply { id, connect: Some(result), ..Reply::default() });
+        if connecting.is_some_and(|connecting| connecting.has_more) {
+            turn.fx.push(Effect::Close(Disconnect::INSUFFICIENT_STATE));
+        }
         self.drop_more();
     }
 

@@ -5,7 +5,7 @@
 use super::backend::{Ask, Who};
 use super::subscription::Pending;
 use crate::base::metrics::Limited;
-use crate::broker::{Gone, Query, Treatment, Want};
+use crate::broker::{Arrived, Gone, Query, Treatment, Want};
 use crate::hub::{ChannelId, Flags};
 use crate::protocol::code::Disconnect;
 use crate::protocol::{Error, Publication, Reply};
@@ -32,6 +32,10 @@ pub enum Effect {
     Ping,
     /// Send a WebSocket ping frame.
     PingFrame,
+    /// The awaited pong came.
+    Ponged,
+    /// The client says that these publications have arrived.
+    Arrived(Box<Arrived>),
     /// The client is known now: list it under its user.
     Connected,
     /// Hold the channel in the hub, tell the session its id
@@ -118,6 +122,8 @@ pub struct Effects {
     pub lost_subscriptions: u32,
     /// Bytes of publications to which deltas were searched.
     pub searched_bytes: u64,
+    /// The client was sent what it had missed.
+    pub caught_up: bool,
     /// The command that is answered now, if the place of its reply was kept.
     pub kept: Option<u32>,
 }
@@ -127,6 +133,7 @@ impl Effects {
         self.list.clear();
         self.kept = None;
         self.own_fault = false;
+        self.caught_up = false;
         self.bytes.clear();
         // A large reply must not stay for the life of the reactor.
         self.bytes.shrink_to(64 * 1024);

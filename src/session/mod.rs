@@ -11,6 +11,7 @@ pub mod backend;
 mod commands;
 mod connect;
 mod effects;
+mod inbox;
 mod limits;
 mod more;
 mod rules;
@@ -22,7 +23,8 @@ mod users;
 pub use commands::is_fit;
 pub use connect::is_connect_request;
 pub use effects::{Effect, Effects};
-pub use rules::{ChannelNames, HttpAnswer, Namespace, Rules, Settings, Terms};
+pub use inbox::Arrivals;
+pub use rules::{ChannelNames, HttpAnswer, InboxRule, InboxRules, Namespace, Rules, Settings, Terms};
 pub use users::{Sessions, Users};
 
 use crate::auth::{Cache, ChannelClaims, Claims, Jwks, Need, TokenError, Verdict};
@@ -178,6 +180,8 @@ enum Pings {
     Messages,
     /// The same, but this node did not hear a pong before the next ping was due: there is one for each of them.
     Unheard,
+    /// The same by frames.
+    UnheardFrames,
 }
 
 /// How a connection that expires is given more time.
@@ -330,7 +334,10 @@ impl Session {
         self.next_ping = turn.rules.ping_after(now, turn.rules.ping_interval);
         self.forget_spent(turn);
         // The next ping may come before a pong is overdue: it does not give an unanswered one more time.
-        if self.pings == Pings::Frames {
+        if self.pings_by_frames() {
+            if self.pong_due != NEVER {
+                self.pings = Pings::UnheardFrames;
+            }
             self.pong_due = self.pong_due.min(now + rules::FRAME_PONG_TIMEOUT);
             turn.fx.push(Effect::PingFrame);
         } else {
@@ -349,15 +356,19 @@ impl Session {
         let asked = self.pings == Pings::Messages && self.pong_due != NEVER || self.pings == Pings::Unheard;
         if !asked || self.phase != Phase::Connected {
             turn.fx.push(Effect::Close(Disconnect::BAD_REQUEST));
+        } else if turn.rules.inboxes.any {
+            turn.fx.push(Effect::Ponged);
         }
         self.pong_due = NEVER;
     }
 
-    /// A WebSocket pong frame; unasked ones are allowed (RFC 6455 section 5.5.3).
-    pub fn handle_pong_frame(&mut self) {
-        if self.pings == Pings::Frames {
-            self.pong_due = NEVER;
-        }
+    /// A WebSocket pong frame, and whether it was awaited; unasked ones are allowed (RFC 6455 section 5.5.3).
+    pub fn handle_pong_frame(&mut self) -> bool {
+        self.pings_by_frames() && std::mem::replace(&mut self.pong_due, NEVER) != NEVER
+    }
+
+    fn pings_by_frames(&self) -> bool {
+        matches!(self.pings, Pings::Frames | Pings::UnheardFrames)
     }
 
     /// What this client said has not been heard yet: a pong that is overdue may be among it.
@@ -375,7 +386,7 @@ impl Session {
     }
 
     fn await_pong(&mut self, now: Now, rules: &Rules) {
-        let timeout = if self.pings == Pings::Frames { Some(rules::FRAME_PONG_TIMEOUT) } else { rules.pong_timeout };
+        let timeout = if self.pings_by_frames() { Some(rules::FRAME_PONG_TIMEOUT) } else { rules.pong_timeout };
         self.pong_due = timeout.map_or(NEVER, |timeout| now.tick + timeout);
     }
 

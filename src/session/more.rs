@@ -23,6 +23,8 @@ pub struct More {
     pub meta: Bytes,
     /// The user that the proxy in front names, until the connect command.
     pub trusted_user: CompactString,
+    /// Which of its user's devices it is, if a channel may ask.
+    pub device: CompactString,
     /// Buckets of its own that are not full.
     pub spent: Spent,
     /// Bad subscription tokens in a row.
@@ -61,6 +63,8 @@ pub struct Connecting {
     pub result: ConnectResult,
     /// Server-side subscriptions that their owners have not answered.
     pub waits: usize,
+    /// One of them has more than is sent at once: the client is to come again for the rest.
+    pub has_more: bool,
     /// Who it will be, once its place among the user's connections is known.
     pub grant: Option<Box<(ConnectGrant, Wishes)>>,
 }
@@ -73,6 +77,7 @@ impl More {
             && self.headers.is_empty()
             && self.meta.is_empty()
             && self.trusted_user.is_empty()
+            && self.device.is_empty()
             && self.spent.is_empty()
             && self.bad_tokens == 0
             && self.streams.is_empty()

@@ -4,9 +4,11 @@ use super::limits::RateLimits;
 use crate::auth::{KeyError, Overrides, Verifier};
 use crate::base::wheel::{TICK_MS, Tick, ticks};
 use crate::broker::engine::Engine;
-use crate::broker::{EngineLimits, Keep};
+use crate::broker::{EngineLimits, InboxKeep, InboxLimits, Keep};
 use crate::config::channel_regex;
-use crate::config::{Channel, ChannelOptions, Config, ConnectCodes, HttpCode, HttpCodes, PersonalChannel, Rpc};
+use crate::config::{
+    Channel, ChannelOptions, Config, ConnectCodes, HttpCode, HttpCodes, InboxOptions, PersonalChannel, Rpc,
+};
 use crate::hub::Pace;
 use crate::protocol::code::Disconnect;
 use crate::protocol::{Error, SubscribeRequest};
@@ -108,6 +110,8 @@ pub struct Rules {
     pub broker: crate::broker::Limits,
     /// What its channels that live elsewhere may cost, and when.
     pub engine_limits: EngineLimits,
+    /// Whether there are inboxes, and what they may cost.
+    pub inboxes: InboxRules,
     /// No namespace has another engine.
     all_in_memory: bool,
     /// The backend decides about clients without a token.
@@ -207,6 +211,54 @@ pub struct Namespace {
     pub fossil: bool,
     /// Where its channels live.
     pub engine: Engine,
+    /// What has arrived at whom is remembered.
+    pub inbox: Option<InboxRule>,
+}
+
+/// The inboxes of all namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InboxRules {
+    /// Some namespace has one.
+    pub any: bool,
+    /// Some are a device's.
+    pub of_devices: bool,
+    pub limits: InboxLimits,
+}
+
+impl InboxRules {
+    fn new<'a>(channel: &Channel, namespaces: impl Iterator<Item = &'a Namespace>) -> InboxRules {
+        let of_user = u32::try_from(channel.inbox_user_limit).unwrap_or(u32::MAX);
+        let limits = InboxLimits { bytes: channel.inbox_memory_limit, of_user };
+        let mut rules = InboxRules { any: false, of_devices: false, limits };
+        for inbox in namespaces.filter_map(|namespace| namespace.inbox.as_ref()) {
+            (rules.any, rules.of_devices) = (true, rules.of_devices || inbox.of_device);
+        }
+        rules
+    }
+}
+
+/// The inbox of a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InboxRule {
+    pub keep: InboxKeep,
+    /// Each device has its own.
+    pub of_device: bool,
+}
+
+impl InboxRule {
+    fn new(options: &InboxOptions, page: usize) -> InboxRule {
+        InboxRule {
+            keep: InboxKeep {
+                ttl_ms: options.ttl.as_millis() as u64,
+                size: if options.size == 0 { u64::MAX } else { options.size as u64 },
+                page,
+                cursors: u32::try_from(options.cursor_limit).unwrap_or(u32::MAX),
+                undelivered_ms: options.undelivered_after.as_millis() as u64,
+                with_data: options.undelivered_data,
+            },
+            of_device: options.scope == "device",
+        }
+    }
 }
 
 /// Pings as WebSocket frames (`cf_ws_frame_ping_pong`): their pong may take 10 s.
@@ -231,10 +283,11 @@ impl Rules {
         let own = &client.subscription_token;
         let subscription = own.enabled.then(|| Verifier::new(&own.token, skip)).transpose()?;
         let engine = engine_of(config.engine_kind()).unwrap_or_default();
-        let without_namespace = Namespace::new(&channel.without_namespace, channel, engine);
+        let without_namespace = Namespace::new(&channel.without_namespace, config, engine);
         let namespaces = channel.namespaces.iter();
         let namespaces: HashMap<String, Namespace> =
-            namespaces.map(|n| (n.name.clone(), Namespace::new(&n.options, channel, engine))).collect();
+            namespaces.map(|n| (n.name.clone(), Namespace::new(&n.options, config, engine))).collect();
+        let inboxes = InboxRules::new(channel, namespaces.values().chain([&without_namespace]));
         let all = namespaces.values().chain([&without_namespace]);
         let all_in_memory = all.map(|namespace| namespace.engine).all(|engine| engine == Engine::Memory);
         Ok(Rules {
@@ -265,10 +318,7 @@ impl Rules {
             expired_delay_ms: client.expired_close_delay.as_millis() as u64,
             expired_sub_delay_ms: client.expired_sub_close_delay.as_millis() as u64,
             fanout_queue_bytes_max: config.reactor.fanout_queue_size,
-            broker: crate::broker::Limits {
-                history_bytes: channel.history_memory_limit,
-                recent: channel.idempotency_cache_size,
-            },
+            broker: broker_limits(channel),
             engine_limits: EngineLimits {
                 present: client.presence_max_client_limit,
                 held: config.reactor.held_publication_limit,
@@ -277,6 +327,7 @@ impl Rules {
                 presence_ms: client.presence_update_interval.as_millis() as u64,
                 check_ms: client.channel_position_check_delay.as_millis() as u64,
             },
+            inboxes,
             all_in_memory,
             connect_proxy: client.proxy.connect.enabled,
             refresh_proxy: client.proxy.refresh.enabled,
@@ -363,6 +414,10 @@ impl Rules {
     }
 }
 
+fn broker_limits(channel: &Channel) -> crate::broker::Limits {
+    crate::broker::Limits { history_bytes: channel.history_memory_limit, recent: channel.idempotency_cache_size }
+}
+
 /// Does any method have somebody to answer it?
 fn answers_rpc(rpc: &Rpc) -> bool {
     let by_proxy = rpc.namespaces.iter().any(|namespace| namespace.options.proxy_enabled);
@@ -414,7 +469,8 @@ fn engine_of(name: &str) -> Option<Engine> {
 
 impl Namespace {
     /// `engine`: where its channels live, unless it says so itself.
-    fn new(options: &ChannelOptions, common: &Channel, engine: Engine) -> Namespace {
+    fn new(options: &ChannelOptions, config: &Config, engine: Engine) -> Namespace {
+        let (common, page) = (&config.channel, config.client.recovery_max_publication_limit);
         let mut options = options.clone();
         if options.publication_data_format.is_empty() {
             options.publication_data_format = common.publication_data_format.clone();
@@ -436,6 +492,7 @@ impl Namespace {
             keep,
             pace: (delay_ms > 0).then_some(pace),
             engine: engine_of(&options.engine).unwrap_or(engine),
+            inbox: (options.inbox.enabled && keep.is_some()).then(|| InboxRule::new(&options.inbox, page)),
             fossil: options.allowed_delta_types.iter().any(|kind| kind == "fossil"),
             options,
         }
@@ -488,6 +545,11 @@ impl Namespace {
             && (options.allow_history_for_client || options.allow_history_for_subscriber && subscribed)
     }
 
+    /// The inbox that `user` has in these channels.
+    pub fn inbox_of(&self, user: &str) -> Option<&InboxRule> {
+        self.inbox.as_ref().filter(|_| !user.is_empty())
+    }
+
     /// What a subscription gets of what it asks for, and of what nobody need ask for.
     pub fn terms(&self, user: &str, insecure: bool, request: &SubscribeRequest, overrides: Overrides) -> Terms {
         let options = &self.options;
@@ -498,7 +560,8 @@ impl Namespace {
         let force_positioning = overrides.force_positioning.unwrap_or(options.force_positioning);
         let asks_recovery = request.recoverable && (options.allow_recovery || sees_history);
         let asks_positioning = request.positioned && (options.allow_positioning || sees_history);
-        let recoverable = history && (force_recovery || asks_recovery);
+        let inbox = self.inbox_of(user).is_some();
+        let recoverable = history && (force_recovery || asks_recovery || inbox);
         let announced = overrides.join_leave.unwrap_or(options.join_leave);
         let pushes = overrides.force_push_join_leave.unwrap_or(options.force_push_join_leave);
         let cache = options.force_recovery_mode == "cache";

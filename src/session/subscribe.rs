@@ -3,7 +3,7 @@
 use super::backend::{Ask, RefreshGrant, Said, SubscribeGrant};
 use super::commands::{Failure, Outcome};
 use super::more::{To, WantedSub};
-use super::rules::{Decides, Terms};
+use super::rules::{Decides, Namespace, Terms};
 use super::subscription::{Details, Pending, Subscription};
 use super::{Effect, Session, Turn, deadline, is_past};
 use crate::auth::{ChannelClaims, Need, TokenError, Why};
@@ -175,7 +175,8 @@ impl Session {
         if (turn.owner_is_full)(&request.channel) {
             return Err(ClientError::TooManyRequests.into());
         }
-        match request.recover {
+        let brings = turn.rules.namespace(&request.channel).is_some_and(|it| it.inbox_of(&self.user).is_some());
+        match request.recover || brings {
             true => turn.fx.keep_large_place(id),
             false => turn.fx.keep_place(id),
         }
@@ -201,7 +202,7 @@ impl Session {
         }
         let filter = self.check_wishes(&request, turn).ok().flatten();
         let flags = flags(&terms).with(Flags::FILTERED, filter.is_some()).with(Flags::SERVER_SIDE, to != To::Reply);
-        let want = self.want(&terms, namespace.keep, &request, &grant, turn);
+        let want = self.want(&terms, namespace, &request, &grant, turn);
         let refreshed_by_server = namespace.options.sub_refresh_proxy_enabled;
         let (mut details, mut ttl) = (Details { info: grant.info, filter, ..Details::default() }, None);
         if grant.expire_at > 0 {
@@ -251,7 +252,7 @@ impl Session {
     fn want(
         &self,
         terms: &Terms,
-        keep: Option<crate::broker::Keep>,
+        namespace: &Namespace,
         request: &SubscribeRequest,
         grant: &SubscribeGrant,
         turn: &Turn<'_>,
@@ -266,13 +267,16 @@ impl Session {
             presence: present,
             announce: announced,
         });
+        let (keep, limit) = (namespace.keep, turn.rules.recovery_limit);
+        let follow = namespace.inbox_of(&self.user).filter(|_| positioned).map(|inbox| Box::new(self.follow(inbox)));
         let recover = recover.then(|| Recover {
             offset: request.offset,
             epoch: request.epoch.as_str().into(),
-            limit: turn.rules.recovery_limit,
+            limit,
+            most: follow.as_ref().map_or(limit as u64, |follow| follow.keep.size),
             cache,
         });
-        Some(Box::new(Want { position: keep.filter(|_| positioned || delta), recover, member, delta }))
+        Some(Box::new(Want { position: keep.filter(|_| positioned || delta), recover, member, delta, follow }))
     }
 
     /// The owner of `channel` took the subscription that `ticket` asked for: joins and tells the client. What the
@@ -394,7 +398,8 @@ impl Session {
         let Pending { ticket, mut flags, to, recoverable, recovers, data, ttl, details, .. } = pending;
         let (position, recovery) = found.map_or((None, None), |found| (Some(found.position), found.recovery));
         let recovery = recovery.unwrap_or_default();
-        let recovered = recovery.recovered;
+        let (recovered, more) = (recovery.recovered, recovery.more);
+        let recovers = recovers.or(recovery.from);
         if !recovered && pending.reject_unrecovered {
             let gone = self.gone(flags, details.info);
             self.remove_sub(back, turn);
@@ -403,6 +408,7 @@ impl Session {
             return self.refuse(ticket, ClientError::UnrecoverablePosition.into(), turn);
         }
         let publications = self.recovered_publications(flags, &details, recovery.publications, turn);
+        turn.fx.caught_up = !publications.is_empty();
         flags.set(Flags::DELTA_READY, flags.has(Flags::DELTA) && !publications.is_empty());
         let positioned = flags.has(Flags::POSITIONED);
         let position = position.filter(|_| positioned);
@@ -423,6 +429,10 @@ impl Session {
             data,
             delta: flags.has(Flags::DELTA),
         };
+        if more {
+            let gone = self.gone(flags, details.info);
+            return self.tell_part(back, channel, gone, (ticket, to), result, turn);
+        }
         if !details.is_empty() {
             self.more().states.begin(channel, details);
         }
@@ -465,11 +475,11 @@ impl Session {
         chained
     }
 
-    fn tell_subscribed(&self, id: u32, result: SubscribeResult, turn: &mut Turn<'_>) {
+    pub(super) fn tell_subscribed(&self, id: u32, result: SubscribeResult, turn: &mut Turn<'_>) {
         turn.fx.reply(self.wire, &Reply { id, subscribe: Some(result), ..Reply::default() });
     }
 
-    fn push_subscribed(&self, channel: String, result: SubscribeResult, turn: &mut Turn<'_>) {
+    pub(super) fn push_subscribed(&self, channel: String, result: SubscribeResult, turn: &mut Turn<'_>) {
         let SubscribeResult { recoverable, epoch, offset, positioned, data, .. } = result;
         let subscribe = Some(SubscribePush { recoverable, epoch, offset, positioned, data });
         self.push(Push { channel: channel.clone(), subscribe, ..Push::default() }, turn);

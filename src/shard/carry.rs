@@ -39,8 +39,10 @@ impl Shard {
                     let frame = self.frame(wire, range);
                     self.out.push(Out::Fill { conn, ticket, frame });
                 }
-                Effect::Ping => self.out.push(Out::Send { conn, frame: wire.ping() }),
-                Effect::PingFrame => self.out.push(Out::Send { conn, frame: FRAME_PING }),
+                Effect::Ping => self.ping(now, table, conn, wire.ping()),
+                Effect::PingFrame => self.ping(now, table, conn, FRAME_PING),
+                Effect::Ponged => self.arrivals.ponged(conn),
+                Effect::Arrived(arrived) => self.arrivals.proven.push(*arrived),
                 Effect::Connected => self.connected(table, conn),
                 Effect::Subscribe { channel, ticket, want, pending } => {
                     let Some(session) = table.session(conn) else { continue };
@@ -82,7 +84,7 @@ impl Shard {
             }
         }
         self.send_replies(conn, wire, &mut replies);
-        self.finish_effects(list);
+        self.finish_effects(conn, list);
         if let Some((code, disconnect, text)) = closing {
             let ending = self.ending(table, conn, code, &text);
             self.detach(now, table, key, disconnect.code);
@@ -198,9 +200,12 @@ impl Shard {
     }
 
     /// Gives the list its room back for the next call.
-    fn finish_effects(&mut self, list: Vec<Effect>) {
+    fn finish_effects(&mut self, conn: u32, list: Vec<Effect>) {
         for (code, count) in self.fx.refused.iter_mut().enumerate().filter(|(_, count)| **count > 0) {
             self.counters.refused[code] += u64::from(std::mem::take(count));
+        }
+        if self.fx.caught_up && self.rules.inboxes.any {
+            self.arrivals.caught_up(conn);
         }
         self.searched_bytes += std::mem::take(&mut self.fx.searched_bytes);
         self.counters.subscriptions_lost += u64::from(std::mem::take(&mut self.fx.lost_subscriptions));

@@ -103,6 +103,9 @@ pub struct Stats {
     pub waiting_bytes: usize,
     /// Bytes of the history and idempotency keys kept here.
     pub history_bytes: usize,
+    /// Users (or devices) remembered in channels owned here, and in how many bytes.
+    pub cursors: usize,
+    pub inbox_bytes: usize,
     /// Values that wait in the mailbox.
     pub mailbox: usize,
     pub counters: Counters,
@@ -146,6 +149,13 @@ impl Shard {
         (counters.engine_gaps, counters.engine_held_dropped) = (engine.gaps, engine.dropped);
         (counters.engine_away, counters.engine_inflight_refused) = (engine.away, engine.refused);
         (counters.engine_presence_renewals, counters.engine_position_checks) = (engine.renewed, engine.checked);
+        let (inbox, cursors, inbox_bytes) = self.broker.inbox_tally();
+        (counters.inbox_proofs, counters.inbox_caught_up) = (inbox.moved, inbox.caught_up);
+        (counters.inbox_sent, counters.inbox_lost) = (inbox.sent, inbox.lost);
+        (counters.inbox_expired, counters.inbox_undelivered) = (inbox.expired, inbox.undelivered);
+        let [of_channel, of_user, of_memory] = inbox.refused;
+        (counters.inbox_refused_channel, counters.inbox_refused_user) = (of_channel, of_user);
+        counters.inbox_refused_memory = of_memory;
         let deflated = self.deflater.tally;
         counters.messages_compressed = deflated.messages;
         counters.messages_incompressible = deflated.in_vain;
@@ -159,6 +169,8 @@ impl Shard {
             channels: self.broker.len(),
             waiting_bytes: self.hub.waiting_bytes(),
             history_bytes: self.broker.memory.kept_bytes(),
+            cursors,
+            inbox_bytes,
             mailbox: self.mailbox,
             counters,
         }

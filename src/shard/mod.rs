@@ -6,6 +6,7 @@
 
 mod carry;
 mod control;
+mod inbox;
 mod name;
 mod slices;
 #[cfg(test)]
@@ -18,12 +19,12 @@ use crate::auth::{Cache, Jwks};
 use crate::base::metrics::Counters;
 use crate::base::wheel::TICK_MS;
 use crate::broker::engine::{Engine, EngineCall, Heard};
-use crate::broker::{self, Answer, Asker, ConnKey, Event, Owner, Request, Target};
+use crate::broker::{self, Answer, Arrived, Asker, ConnKey, Event, Owner, Request, Target};
 use crate::hub::{ChannelEvent, Delivery, Flags, Work};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::session::backend::{Ask, Call, Hook, Said, StreamNews};
 use crate::session::{
-    Channels, Effects, HttpAnswer, Joining, Now, Rules, Session, Sessions, Settings, Tokens, Turn, Users,
+    Arrivals, Channels, Effects, HttpAnswer, Joining, Now, Rules, Session, Sessions, Settings, Tokens, Turn, Users,
 };
 use crate::wire::Wire;
 use crate::ws::Deflater;
@@ -66,6 +67,8 @@ pub enum Mail {
     BeOnlyOne { user: CompactString, conn: ConnKey },
     /// This user may have one connection only, and it is `keep`, unless one that came later is about to be told here.
     CloseOthers { user: CompactString, keep: ConnKey },
+    /// To an owner of channels: what has arrived at clients.
+    Arrived(Box<[Arrived]>),
     /// Take no more connections and let the clients go, spread over `shutdown.spread`. Channels are owned to the end:
     /// other reactors may still have clients in them. `at_once`: without the spread, and though it has begun already.
     Drain { at_once: bool },
@@ -204,6 +207,8 @@ pub struct Shard {
     lists: VecDeque<slices::PresentList>,
     /// Clients here that asked other reactors for such lists.
     list_askers: slices::ListAskers,
+    /// What clients were sent and have not proven to have.
+    arrivals: Arrivals,
     secret: Arc<Secret>,
     /// Bytes of publications and clients in the answers that this shard gave as an owner.
     pub answered_bytes: u64,
@@ -226,7 +231,8 @@ const FRAME_PING: Bytes = Bytes::from_static(b"\x89\0");
 impl Shard {
     /// `seed` is the node's; `secret` makes the names by which clients without a socket of their own are found.
     pub fn new(me: u16, reactors: u16, seed: u64, secret: Arc<Secret>, rules: Arc<Rules>) -> Shard {
-        let broker = Owner::new(seed ^ u64::from(me).rotate_left(32), rules.broker, rules.engine_limits, rules.hooks);
+        let own_seed = seed ^ u64::from(me).rotate_left(32);
+        let broker = Owner::new(own_seed, rules.broker, rules.engine_limits, rules.inboxes.limits, rules.hooks);
         let hub_bytes = rules.fanout_queue_bytes_max;
         let cache = Cache::new(rules.token_cache_size, rules.bad_token_cache_size);
         let tokens = Tokens { cache, ..Tokens::default() };
@@ -249,6 +255,7 @@ impl Shard {
             slow: VecDeque::new(),
             lists: VecDeque::new(),
             list_askers: slices::ListAskers::default(),
+            arrivals: Arrivals::default(),
             secret,
             answered_bytes: 0,
             searched_bytes: 0,
@@ -313,8 +320,10 @@ impl Shard {
 
     /// A WebSocket pong frame.
     pub fn pong_frame(&mut self, table: &mut impl Table, conn: u32) {
-        if let Some(session) = table.session(conn) {
-            session.handle_pong_frame();
+        if let Some(session) = table.session(conn)
+            && session.handle_pong_frame()
+        {
+            self.arrivals.ponged(conn);
         }
     }
 
@@ -372,12 +381,14 @@ impl Shard {
             }
             Mail::Seat { conn, ticket, user, granted } => self.seat(now, table, conn, ticket, user, granted),
             Mail::LeaveSeat { user } => self.leave_seat(user),
+            Mail::Arrived(all) => all.iter().for_each(|arrived| self.arrived(now, arrived)),
             Mail::Unlist { conn } => self.forget_lists(conn),
             Mail::Drain { at_once } => self.out.push(Out::Drain { at_once }),
             Mail::Settings(settings) => {
                 self.rules = settings.rules.clone();
                 self.broker.memory.set_history_limit(self.rules.broker.history_bytes);
                 self.broker.remote.set_limits(self.rules.engine_limits);
+                self.broker.set_inbox_limits(self.rules.inboxes.limits);
                 self.out.push(Out::Settings(settings));
             }
             Mail::BeOnlyOne { user, conn } => {
@@ -459,6 +470,7 @@ impl Shard {
     /// What comes with time: streams end, and publications that were held back leave. When the next call is wanted, as
     /// [`Now::ms`].
     pub fn tick(&mut self, now: Now) -> Option<u64> {
+        self.tell_arrived(now);
         let mut ends = None;
         self.with_owner(|owner, told| ends = owner.expire(now.ms, told));
         let leaves = self.hub.wake(now.ms);
@@ -565,6 +577,7 @@ impl Shard {
         let Some(mut session) = table.take(key.index) else { return };
         let wire = session.wire();
         self.stop_listing(key);
+        self.arrivals.forget(key.index);
         self.out.push(Out::Gone(key));
         self.turn(now, key, |turn| session.end(turn));
         self.carry_out(now, table, key, wire);
@@ -622,7 +635,13 @@ impl Shard {
     fn event(&mut self, now: Now, table: &mut impl Table, event: Event) {
         match event {
             Event::Publication { channel, publication, extras } => {
-                let pace = self.rules.namespace(&channel).and_then(|namespace| namespace.pace);
+                let namespace = self.rules.namespace(&channel);
+                let pace = namespace.and_then(|namespace| namespace.pace);
+                if namespace.is_some_and(|namespace| namespace.inbox.is_some())
+                    && let Some(id) = self.hub.find(&channel)
+                {
+                    self.arrivals.moved(id);
+                }
                 self.hub.publish(&channel, publication, extras, pace.map(|pace| (pace, now.ms)));
             }
             Event::Join { channel, info } => self.hub.announce(&channel, ChannelEvent::Presence { info, joined: true }),
@@ -655,6 +674,7 @@ impl Shard {
                 self.list_askers.answered(conn, ticket);
                 self.with_key(now, table, conn, |session, turn| session.handle_answer(ticket, answer, turn));
             }
+            Event::Undelivered(undelivered) => self.out.push(Out::Hook(Hook::Undelivered(undelivered))),
             Event::Occupied { channel, occupied: true } => self.out.push(Out::Hook(Hook::Occupied { channel })),
             Event::Occupied { channel, occupied: false } => self.out.push(Out::Hook(Hook::Vacated { channel })),
         }

@@ -33,7 +33,11 @@ pub fn drop_publications(mail: &mut Vec<Mail>) -> u64 {
                 dropped += 1;
                 return false;
             }
-            Event::Gap { .. } | Event::Answer { .. } | Event::Occupied { .. } | Event::Refused { .. } => {}
+            Event::Gap { .. }
+            | Event::Answer { .. }
+            | Event::Occupied { .. }
+            | Event::Undelivered(_)
+            | Event::Refused { .. } => {}
         }
         true
     });

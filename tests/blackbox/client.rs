@@ -158,6 +158,19 @@ impl Client {
         }
     }
 
+    /// Answers pings, one after the other, until `done`.
+    pub fn answers_pings_until(&mut self, mut done: impl FnMut() -> bool) {
+        while !done() {
+            let before = self.pings.load(Ordering::Relaxed);
+            while self.pings.load(Ordering::Relaxed) == before {
+                match self.socket.read() {
+                    Ok(Message::Text(text)) => self.take(text.as_str()),
+                    other => panic!("no ping: {other:?}"),
+                }
+            }
+        }
+    }
+
     fn take(&mut self, text: &str) {
         for line in text.split('\n') {
             match serde_json::from_str(line).expect("JSON") {

@@ -29,6 +29,7 @@ mod frames;
 mod grpc;
 mod handshake;
 mod hooks;
+mod inbox;
 mod key_sets;
 mod lifetime;
 mod limits;

@@ -80,6 +80,7 @@ impl Hooks {
             Hook::Disconnected { client, .. } => self.clients.remove(client),
             Hook::Occupied { channel } => self.channels.insert(channel.to_string()),
             Hook::Vacated { channel } => self.channels.remove(&**channel),
+            Hook::Undelivered(_) => true,
         };
         assert!(news, "the backend knew that already: {hook:?}");
     }

@@ -60,7 +60,7 @@ fn recover() -> Operation {
     }
     out.clear();
     Box::new(move || {
-        let ask = Recover { offset: 0, epoch: "".into(), limit: 300, cache: false };
+        let ask = Recover { offset: 0, epoch: "".into(), limit: 300, most: 300, cache: false };
         let want = Want { position: Some(KEEP), recover: Some(ask), ..Want::default() };
         let want = Some(Box::new(want));
         let subscribe = Request::Subscribe { channel: channel.clone(), from: FROM, ticket: 1, want };

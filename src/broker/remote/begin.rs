@@ -84,7 +84,7 @@ impl RemoteChannels {
         want: Option<Box<Want>>,
         out: &mut Told,
     ) {
-        let Want { position, recover, member, delta } = want.map_or_else(Want::default, |want| *want);
+        let Want { position, recover, member, delta, .. } = want.map_or_else(Want::default, |want| *want);
         let keep = position.map_or(0, |keep| self.keep_number(keep));
         let beginner = Beginner { conn, ticket, positioned: position.is_some(), member };
         let channel = self.channels.get_or_insert_default(&name);
@@ -194,7 +194,7 @@ impl RemoteChannels {
             _ if !beginner.positioned => self.begin(name, beginner, None, out),
             (Some(_), None) => self.begin(name, beginner, None, out),
             (Some(place), Some(ask)) if missed_nothing(ask, place) => {
-                let recovery = Recovery { recovered: true, publications: Vec::new() };
+                let recovery = Recovery { recovered: true, ..Recovery::default() };
                 self.begin(name, beginner, Some(recovery), out);
             }
             _ => self.begin_read(name, beginner, recover, out),
@@ -370,7 +370,7 @@ fn judge(sequence: &Sequence, read: &BeginnersRead, caught_up: bool) -> Outcome 
         let known = |latest: &Publication| ask.offset > 0 && latest.offset == ask.offset && place.epoch == *ask.epoch;
         let recovered = latest.is_some();
         let publications = latest.filter(|latest| !known(latest)).into_iter().collect();
-        return Outcome::Begin(Some(Recovery { recovered, publications }));
+        return Outcome::Begin(Some(Recovery { recovered, publications, ..Recovery::default() }));
     }
     if !same_life {
         return Outcome::Begin(Some(Recovery::default()));
@@ -379,7 +379,9 @@ fn judge(sequence: &Sequence, read: &BeginnersRead, caught_up: bool) -> Outcome 
         return Outcome::CatchUp;
     }
     match sequence.missed(ask.offset, ask.limit, publications, top.offset) {
-        Missed::All(publications) => Outcome::Begin(Some(Recovery { recovered: true, publications })),
+        Missed::All(publications) => {
+            Outcome::Begin(Some(Recovery { recovered: true, publications, ..Recovery::default() }))
+        }
         Missed::Lost => Outcome::Begin(Some(Recovery::default())),
         Missed::Unknown => Outcome::Again,
     }

@@ -122,6 +122,7 @@ impl Bench {
             Event::Gap { .. } => "gap".into(),
             Event::Answer { answer, .. } => format!("{answer:?}"),
             Event::Occupied { occupied, .. } => format!("occupied {occupied}"),
+            Event::Undelivered(missed) => format!("undelivered {missed:?}"),
         };
         self.told.drain(..).map(show).collect()
     }
@@ -144,7 +145,7 @@ fn positioned() -> Want {
 }
 
 fn recovers(offset: u64, epoch: &str) -> Want {
-    Want { recover: Some(Recover { offset, epoch: epoch.into(), limit: 10, cache: false }), ..positioned() }
+    Want { recover: Some(Recover { offset, epoch: epoch.into(), limit: 10, most: 10, cache: false }), ..positioned() }
 }
 
 fn member(client: u8) -> Option<Member> {
@@ -251,7 +252,7 @@ fn who_knows_more_than_this_node_waits_until_it_has_caught_up() {
 #[test]
 fn the_latest_alone_will_do_for_a_cache() {
     let ask = |offset| {
-        let recover = Some(Recover { offset, epoch: "e".into(), limit: 10, cache: true });
+        let recover = Some(Recover { offset, epoch: "e".into(), limit: 10, most: 10, cache: true });
         Want { recover, ..positioned() }
     };
     let mut bench = Bench::positioned();

@@ -74,7 +74,7 @@ impl Client {
         let known = sub.known.as_ref().filter(|_| positioned && recovers).map(|(at, _)| at.clone());
         let recover = known.clone().map(|at| {
             let (offset, epoch) = (at.offset, at.epoch.as_str().into());
-            Recover { offset, epoch, limit: 20, cache: false }
+            Recover { offset, epoch, limit: 20, most: 20, cache: false }
         });
         (sub.state, sub.asked) = (State::Asked, known);
         let want = Some(Box::new(Want { recover, ..want(positioned, self.id) }));

@@ -9,7 +9,7 @@ mod store;
 use crate::rng::Rng;
 use client::{CHANNELS, Client};
 use gannet::broker::engine::Engine;
-use gannet::broker::{Answer, Asker, Event, Keep, Limits, Owner, Request, Target, Told, Treatment};
+use gannet::broker::{Answer, Asker, Event, InboxLimits, Keep, Limits, Owner, Request, Target, Told, Treatment};
 use gannet::broker::{EngineLimits, Want};
 use gannet::protocol::{ClientInfo, Publication};
 use link::Link;
@@ -111,8 +111,9 @@ impl Cluster {
             presence_ms: 27_000,
             check_ms: 5_000,
         };
+        let inboxes = InboxLimits { bytes: 0, of_user: 1000 };
         let nodes = (0..rng.within(1, 3)).map(|node| NodeSim {
-            owner: Owner::new(seed, Limits { history_bytes: 0, recent: 10 }, limits, false),
+            owner: Owner::new(seed, Limits { history_bytes: 0, recent: 10 }, limits, inboxes, false),
             link: Link::default(),
             clients: (0..rng.within(2, 6)).map(|at| Client::new(node, at, at % REACTORS)).collect(),
         });
