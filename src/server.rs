@@ -21,10 +21,11 @@ use crate::consumers::Consumers;
 use crate::engine::{EngineLink, Engines};
 use crate::heap;
 use crate::host;
+use crate::kafka::log::LogLink;
 use crate::reactor::{Links, Reactor, ReactorSocket, Returned, Secured, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, PortRoom, Replies, Service};
-use crate::session::Settings;
 use crate::session::backend::Ask;
+use crate::session::{Rules, Settings};
 use crate::shard::{ControlAnswer, Mail, Shard};
 use crate::workers::{Handshakes, Pool, Stepped, TokenChecks};
 use log::Logger;
@@ -96,37 +97,35 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let certificates = Arc::new(Certificates::new(&config).map_err(cannot_start)?);
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
     let info = node_info(&config, bound)?;
-    let settings = Settings::new(config, &info.uid).map_err(|error| cannot_start(error.to_string()))?;
-    let (rules, config) = (settings.rules.clone(), settings.config.clone());
-    let settings = watch::Sender::new(Arc::new(settings));
+    let (settings, rules, config) = settings(config, &info)?;
     let (seed, secret) = draw()?;
     let parts = mailboxes(count, config.reactor.mailbox_size).map_err(cannot("make the reactors' polls"))?;
     let senders: Vec<Sender<Mail>> = parts.iter().map(|part| part.sender.clone()).collect();
-    let (answers, replies) = unbounded_channel();
+    let backs = parts.iter().map(|part| part.back.clone()).collect();
     let rooms = room.ports(config.tls.handshake_memory_limit);
     let callers = [rooms.grpc.clone(), rooms.uni_grpc.clone()];
-    let backs = parts.iter().map(|part| part.back.clone()).collect();
     let (hand_off, handed_off) = service::hand_off(rooms.public.clone());
     let (outgoing, backend, hook) =
         service::outgoing(settings.borrow().clone(), senders.clone()).map_err(cannot_start)?;
     let engines = Engines::start(&config, &info.uid, senders.clone(), seed).map_err(cannot_start)?;
+    let log_link = LogLink::start(&config.kafka_log, &senders).map_err(cannot_start)?;
     let checks = start_workers(&settings, &senders)?;
-    let (happened, happening) = channel();
-    for (at, (part, listener)) in parts.into_iter().zip(listeners).enumerate() {
-        let me = at as u16;
+    let ((answers, replies), (happened, happening)) = (unbounded_channel(), channel());
+    for (me, (part, listener)) in (0..).zip(parts.into_iter().zip(listeners)) {
         let mut shard = Shard::new(me, count as u16, seed, secret.clone(), rules.clone());
         shard.has_fleet = engines.letters.is_some();
         let ends = (hand_off.clone(), backend.clone(), hook.clone(), checks.clone());
-        let (failed, engine) = (happened.clone(), (senders.clone(), engines.link.clone()));
+        let (failed, engine) = (happened.clone(), (senders.clone(), engines.link.clone(), log_link.clone()));
         let links = links(me, engine, ends, part.back.clone(), answers.clone(), happened.clone());
         let tls = (checks.pool.clone(), certificates.clone());
         let start = || start_reactor(part, listener, shard, me, (links, admission.clone(), failed), tls, &config);
-        steering.start_on(at, start).map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
+        steering
+            .start_on(usize::from(me), start)
+            .map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
     }
     let node = Arc::new(Node::new(info, (engines.letters, engines.board), senders.clone(), seed));
     supervisor::watch(node.clone()).map_err(cannot("start the watchdog"))?;
-    let others = beside.addresses();
-    let proxies = outgoing.backend.clone();
+    let (others, proxies) = (beside.addresses(), outgoing.backend.clone());
     let consumers = Consumers::start(node.clone(), settings.subscribe(), admission.clone()).map_err(cannot_start)?;
     let service = Service {
         node: node.clone(),
@@ -141,6 +140,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         control: engines.control,
         questions: engines.questions,
         engines: engines.counts,
+        kafka_log: log_link.counts.clone(),
         outgoing,
         rooms,
         calls: consumers.calls.clone(),
@@ -154,15 +154,25 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let _pid_file = PidFile::write(&config.pid_file).map_err(cannot_start)?;
     supervisor::ready(&format!("listening on {bound}"));
     serve(&running, &happening)?;
-    end(&running, &node, &callers, &consumers, &happening)
+    end(&running, &node, &callers, &consumers, &log_link, &happening)
 }
 
-/// Clients are told to go, and the other nodes that this one is gone.
+/// What is served by, with the rules and the configuration that it begins with.
+type Begun = (watch::Sender<Arc<Settings>>, Arc<Rules>, Arc<Config>);
+
+fn settings(config: Config, info: &NodeInfo) -> Result<Begun, ServeError> {
+    let settings = Settings::new(config, &info.uid).map_err(|error| cannot_start(error.to_string()))?;
+    let (rules, config) = (settings.rules.clone(), settings.config.clone());
+    Ok((watch::Sender::new(Arc::new(settings)), rules, config))
+}
+
+/// Clients are told to go, and the other nodes that this one is gone; what they published is logged.
 fn end(
     running: &Running<'_>,
     node: &Node,
     callers: &[Arc<PortRoom>],
     consumers: &Consumers,
+    log_link: &LogLink,
     happening: &Receiver<Happened>,
 ) -> Result<Left, ServeError> {
     let config = running.settings.borrow().config.clone();
@@ -182,6 +192,7 @@ fn end(
             let _ = tokio::time::timeout(LAST_WORDS, emptied).await;
         }
     });
+    log_link.finish();
     left
 }
 
@@ -299,13 +310,14 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
 #[expect(clippy::result_large_err)]
 fn links(
     me: u16,
-    (reactors, engine): (Vec<Sender<Mail>>, EngineLink),
+    (reactors, engine, log): (Vec<Sender<Mail>>, EngineLink, LogLink),
     (hand_off, backend, hook, checks): (HandOff, BackendLink, HookLink, TokenChecks),
     back: Sender<Returned>,
     answers: UnboundedSender<Vec<(u64, ControlAnswer)>>,
     happened: std::sync::mpsc::Sender<Happened>,
 ) -> Links {
     let pool = checks.pool.clone();
+    let log_room = log.clone();
     Links {
         reactors,
         hand_off: Box::new(move |socket, bytes, entry| hand_off.give(socket, bytes, entry, back.clone())),
@@ -316,6 +328,8 @@ fn links(
         forget: Box::new(move |key| pool.forget(key)),
         hook: Box::new(move |event| hook.tell(event)),
         engine: Box::new(move |calls| engine.call(me, calls)),
+        log: Box::new(move |call| log.tell(me, call)),
+        log_is_full: Box::new(move || log_room.is_full()),
         // The main thread is gone only when the process is.
         drained: Box::new(move || drop(happened.send(Happened::Drained))),
         // The service thread is gone only when the process is.

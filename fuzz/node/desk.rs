@@ -5,6 +5,7 @@ use super::line::Line;
 use gannet::base::metrics::Counters;
 use gannet::broker::ConnKey;
 use gannet::broker::engine::{Engine, EngineCall};
+use gannet::broker::log::LogCall;
 use gannet::config::Config;
 use gannet::http::Head;
 use gannet::session::backend::{Call, Hook};
@@ -120,6 +121,14 @@ impl Host for Desk {
 
     fn engine(&mut self, _: Engine, call: EngineCall) {
         panic!("no channel lives elsewhere: {call:?}");
+    }
+
+    fn log(&mut self, call: LogCall) {
+        panic!("no namespace has a log: {call:?}");
+    }
+
+    fn log_is_full(&self) -> bool {
+        false
     }
 
     fn answer(&mut self, ticket: u64, answer: ControlAnswer) {

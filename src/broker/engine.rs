@@ -124,6 +124,8 @@ pub enum Heard {
 #[derive(Debug, Clone, PartialEq)]
 pub enum EngineAnswer {
     Published(Option<Position>),
+    /// It was published before, by its key, or is not above the latest version.
+    Known(Option<Position>),
     Read(Box<(Position, Vec<Publication>)>),
     Removed,
     Presence(Vec<ClientInfo>),

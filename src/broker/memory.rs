@@ -75,6 +75,8 @@ pub struct Memory {
     /// After the limit of bytes was lowered: what may be kept until the rest has gone, in parts.
     falling: Option<usize>,
     evicted: Evicted,
+    /// Publications with a treatment, less those that were known.
+    pub published: u64,
     /// Tell when channels are occupied and vacated.
     pub announces: bool,
 }
@@ -90,6 +92,7 @@ impl Memory {
             limits,
             falling: None,
             evicted: Evicted::default(),
+            published: 0,
             announces: false,
         }
     }
@@ -257,6 +260,7 @@ impl Memory {
                 Err(answer) => return answer,
             }
         }
+        self.published += 1;
         let extras = (extras != Extras::default()).then_some(extras);
         if let Some(Channel { interest, .. }) = self.channels.get(&name) {
             interest.send(&name, &publication, extras.as_ref(), out);

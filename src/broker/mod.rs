@@ -15,6 +15,7 @@ mod epoch;
 mod inbox;
 mod interest;
 mod kept;
+pub mod log;
 mod memory;
 mod owner;
 mod presence;
@@ -32,6 +33,7 @@ pub use owner::Owner;
 pub use remote::{EngineLimits, EngineTally, RemoteChannels};
 pub use table::PARTS as CHANNEL_PARTS;
 
+use self::log::LogTo;
 use crate::protocol::code::ClientError;
 use crate::protocol::{ClientInfo, Publication};
 use bytes::Bytes;
@@ -138,6 +140,8 @@ pub struct Treatment {
     /// Publications of a version not above the latest are dropped; 0 = none.
     pub version: u64,
     pub version_epoch: CompactString,
+    /// Other programs are to have it too.
+    pub log: Option<LogTo>,
 }
 
 /// What a channel's owner is asked to do.

@@ -5,6 +5,7 @@
 
 use super::engine::{Engine, EngineCall, Heard};
 use super::inbox::Inboxes;
+use super::log::{LogCall, Unlogged};
 use super::{
     Answer, Arrived, Asker, ConnKey, CursorFacts, EngineLimits, Event, InboxKeep, InboxLimits, InboxTally, Keep,
     Limits, Memory, Query, Recover, RemoteChannels, Request, Target, Told, Undelivered, Want,
@@ -20,6 +21,7 @@ pub struct Owner {
     pub memory: Memory,
     pub remote: RemoteChannels,
     inboxes: Inboxes,
+    logged: Vec<LogCall>,
 }
 
 impl Owner {
@@ -34,7 +36,7 @@ impl Owner {
     ) -> Owner {
         let (mut memory, mut remote) = (Memory::new(seed, limits), RemoteChannels::new(engine_limits));
         (memory.announces, remote.announces) = (announces, announces);
-        Owner { memory, remote, inboxes: Inboxes::new(seed, inbox_limits) }
+        Owner { memory, remote, inboxes: Inboxes::new(seed, inbox_limits), logged: Vec::new() }
     }
 
     /// Carries out `request`, of a channel that lives in `engine`, unless it is known to live elsewhere already; what
@@ -43,6 +45,15 @@ impl Owner {
         if engine != Engine::Memory || self.remote.has(request.channel()) {
             return self.remote.handle(now_ms, engine, request, out);
         }
+        let (unlogged, from, before) = (Unlogged::of(&request), out.len(), self.memory.published);
+        self.handle_here(now_ms, request, out);
+        if let Some(unlogged) = unlogged {
+            unlogged.log(self.memory.published != before, out, from, &mut self.logged);
+        }
+    }
+
+    /// Of a channel that is kept here.
+    fn handle_here(&mut self, now_ms: u64, request: Request, out: &mut Told) {
         match request {
             Request::Subscribe { channel, from, ticket, want: Some(want) } if want.follow.is_some() => {
                 self.follow(now_ms, channel, (from, ticket), want, out);
@@ -140,6 +151,11 @@ impl Owner {
     /// What engines are to be told, in order.
     pub fn take_calls(&mut self) -> impl Iterator<Item = (Engine, EngineCall)> {
         self.remote.calls.drain(..)
+    }
+
+    /// What the log is to have, in order.
+    pub fn take_logged(&mut self) -> impl Iterator<Item = LogCall> {
+        self.logged.drain(..).chain(self.remote.logged.drain(..))
     }
 
     /// What comes with time; when the next call is wanted.

@@ -149,7 +149,7 @@ fn certificates(option: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>
 }
 
 /// The PEM that an option stands for: itself, or in base64, or the name of a file.
-fn pem(option: &str, value: &str) -> Result<Vec<u8>, String> {
+pub fn pem(option: &str, value: &str) -> Result<Vec<u8>, String> {
     if value.contains(PEM) {
         return Ok(value.as_bytes().to_vec());
     }

@@ -13,7 +13,7 @@ mod tickets;
 
 pub use challenges::CHALLENGE_PROTOCOL;
 pub use folder::CertificateFolder;
-pub use material::{client_identity, read_certificates};
+pub use material::{client_identity, pem, read_certificates};
 pub use secrets::{Secrets, take_secrets};
 
 use crate::base::metrics::Page;

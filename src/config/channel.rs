@@ -110,6 +110,7 @@ pub fn idle(options: &ChannelOptions) -> Vec<Finding> {
             options.batch_flush_latest && options.batch_max_delay.is_zero(),
             "has no effect without batch_max_delay",
         ),
+        ("log_to_sync", options.log_to_sync && options.log_to.is_empty(), "has no effect without log_to"),
         (
             "subscribe_stream_proxy_enabled",
             options.subscribe_stream_proxy_enabled && options.subscribe_proxy_enabled,

@@ -18,6 +18,7 @@ mod fit;
 mod foreign;
 mod go;
 mod inbox;
+mod kafka;
 mod key;
 mod limits;
 mod list;
@@ -50,6 +51,7 @@ pub use consumers::{
 };
 pub use engine::{EngineOptions, NatsOptions, NatsRawMode, RedisOptions, Store, SwitchedEngine};
 pub use inbox::InboxOptions;
+pub use kafka::{KafkaAccess, KafkaLogOptions};
 pub use key::{EcdsaKey, RsaKey};
 pub use limits::{BucketOptions, Commands, RateLimit};
 pub use list::{Headers, Replacements};
@@ -129,6 +131,8 @@ options! {
         broker: SwitchedEngine = SwitchedEngine::default();
         /// Another place for presence than `engine`
         presence_manager: SwitchedEngine = SwitchedEngine::default();
+        /// Publications that Kafka is to have too: those of namespaces with log_to
+        kafka_log: KafkaLogOptions = KafkaLogOptions::default();
         /// Remote procedure calls of clients, which the backend answers
         rpc: Rpc = Rpc::default();
         /// `[{name, endpoint, ...options}]`: proxies that namespaces name. The options are those of rpc.proxy.
@@ -501,6 +505,10 @@ options! {
         engine: String = String::new(), Rule::OneOf(&["", "memory", "redis", "nats"]);
         /// Offline messages
         inbox: InboxOptions = InboxOptions::default();
+        /// Topic of Kafka that each accepted publication goes to as well (kafka_log). Empty = none.
+        log_to: String = String::new();
+        /// With log_to: who publishes is answered once Kafka has the publication; error 100 if it takes too long.
+        log_to_sync: bool = false;
         /// The backend is asked before a client subscribes (channel.proxy.subscribe).
         subscribe_proxy_enabled: bool = false;
         /// Which of `proxies` is asked instead of channel.proxy.subscribe. Empty = that one.

@@ -82,7 +82,19 @@ impl Config {
             }
         }
         let running: Vec<&str> = ["", "memory"].into_iter().chain(old.stores().iter().map(Store::kind)).collect();
+        self.keep_log(old);
         self.channel.namespaces.retain(|namespace| running.contains(&&*namespace.options.engine));
+    }
+}
+
+impl Config {
+    /// The log of publications runs or it does not; which namespaces it has may change.
+    fn keep_log(&mut self, old: &Config) {
+        self.kafka_log = old.kafka_log.clone();
+        if self.kafka_log.brokers.is_empty() {
+            let namespaces = self.channel.namespaces.iter_mut().map(|namespace| &mut namespace.options);
+            namespaces.chain([&mut self.channel.without_namespace]).for_each(|options| options.log_to.clear());
+        }
     }
 }
 

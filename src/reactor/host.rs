@@ -8,6 +8,7 @@ use crate::base::mailbox::Sender;
 use crate::base::metrics::Counters;
 use crate::broker::ConnKey;
 use crate::broker::engine::{Engine, EngineCall};
+use crate::broker::log::LogCall;
 use crate::config::Config;
 use crate::http::{Head, answer};
 use crate::session::backend::{Call, Hook};
@@ -157,6 +158,14 @@ impl<S: ReactorSocket> Host for Outside<S> {
 
     fn engine(&mut self, engine: Engine, call: EngineCall) {
         self.calls.push((engine, call));
+    }
+
+    fn log(&mut self, call: LogCall) {
+        (self.links.log)(call);
+    }
+
+    fn log_is_full(&self) -> bool {
+        (self.links.log_is_full)()
     }
 
     fn answer(&mut self, ticket: u64, answer: ControlAnswer) {

@@ -29,6 +29,7 @@ use crate::base::mailbox::{Mailbox, Sender};
 use crate::base::wheel::Tick;
 use crate::broker::ConnKey;
 use crate::broker::engine::{Engine, EngineCall};
+use crate::broker::log::LogCall;
 use crate::config::Config;
 use crate::session::Now;
 use crate::session::backend::{Call, Hook};
@@ -87,6 +88,10 @@ pub struct Links {
     pub hook: Box<dyn Fn(Hook) + Send>,
     /// Calls of this reactor to engines, those of a turn together. What comes of them comes to its mailbox.
     pub engine: Box<dyn Fn(EngineCalls) + Send>,
+    /// Publications for the log.
+    pub log: Box<dyn Fn(LogCall) + Send>,
+    /// It takes nothing more for whose answer somebody would wait.
+    pub log_is_full: Box<dyn Fn() -> bool + Send>,
     /// Answers to the service thread.
     pub answers: Box<dyn Fn(Vec<Answered>) + Send>,
     /// Called once, when the drain left no connection here.

@@ -51,6 +51,7 @@ use crate::config::TlsPort;
 use crate::consumers::ConsumersCounts;
 use crate::engine::board::PresenceQuestion;
 use crate::engine::counts::EngineCounts;
+use crate::kafka::log::LogCounts;
 use crate::reactor::{Detached, Returned};
 use crate::session::Settings;
 use crate::session::backend::Call;
@@ -143,6 +144,8 @@ pub struct Service {
     pub questions: mpsc::UnboundedReceiver<PresenceQuestion>,
     /// Of each engine, by the name that its metrics have.
     pub engines: Vec<(&'static str, Arc<EngineCounts>)>,
+    /// Of the log of publications.
+    pub kafka_log: Arc<LogCounts>,
     pub outgoing: Outgoing,
     pub rooms: Rooms,
     /// Calls of the API, and what consumers do.

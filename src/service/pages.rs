@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::consumers::ConsumersCounts;
 use crate::engine::counts::EngineCounts;
 use crate::heap;
+use crate::kafka::log::LogCounts;
 use crate::protocol::code::Disconnect;
 use crate::reactor::trim;
 use crate::session::{REJECTIONS, Rules, Settings};
@@ -54,6 +55,7 @@ pub struct Operator {
     pub requests: Arc<RequestCounts>,
     settings: Receiver<Arc<Settings>>,
     engines: Vec<(&'static str, Arc<EngineCounts>)>,
+    kafka_log: Arc<LogCounts>,
     /// Seconds since 1970 at the start of the process.
     started: f64,
 }
@@ -96,6 +98,7 @@ impl Operator {
             requests: Arc::default(),
             settings: service.settings.clone(),
             engines: service.engines.clone(),
+            kafka_log: service.kafka_log.clone(),
             started: watch::started(service.node.info.started.elapsed()),
         })
     }
@@ -250,6 +253,7 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     operator.door.write(&mut page);
     operator.backend.write(&mut page);
     operator.told.write(&mut page);
+    operator.kafka_log.write(&mut page);
     operator.workers.write(&mut page);
     operator.certificates.write(&mut page);
     operator.requests.write(&mut page);

@@ -4,10 +4,12 @@ use super::limits::RateLimits;
 use crate::auth::{KeyError, Overrides, Verifier};
 use crate::base::wheel::{TICK_MS, Tick, ticks};
 use crate::broker::engine::Engine;
+use crate::broker::log::LogTo;
 use crate::broker::{EngineLimits, InboxKeep, InboxLimits, Keep};
 use crate::config::channel_regex;
 use crate::config::{
-    Channel, ChannelOptions, Config, ConnectCodes, HttpCode, HttpCodes, InboxOptions, PersonalChannel, Rpc,
+    Channel, ChannelOptions, Config, ConnectCodes, HttpCode, HttpCodes, InboxOptions, NamespaceOptions,
+    PersonalChannel, Rpc,
 };
 use crate::hub::Pace;
 use crate::protocol::code::Disconnect;
@@ -112,6 +114,8 @@ pub struct Rules {
     pub engine_limits: EngineLimits,
     /// Whether there are inboxes, and what they may cost.
     pub inboxes: InboxRules,
+    /// Some namespace has publications that a log is to have too.
+    logs: bool,
     /// No namespace has another engine.
     all_in_memory: bool,
     /// The backend decides about clients without a token.
@@ -213,6 +217,7 @@ pub struct Namespace {
     pub engine: Engine,
     /// What has arrived at whom is remembered.
     pub inbox: Option<InboxRule>,
+    pub log: Option<LogTo>,
 }
 
 /// The inboxes of all namespaces.
@@ -284,9 +289,8 @@ impl Rules {
         let subscription = own.enabled.then(|| Verifier::new(&own.token, skip)).transpose()?;
         let engine = engine_of(config.engine_kind()).unwrap_or_default();
         let without_namespace = Namespace::new(&channel.without_namespace, config, engine);
-        let namespaces = channel.namespaces.iter();
-        let namespaces: HashMap<String, Namespace> =
-            namespaces.map(|n| (n.name.clone(), Namespace::new(&n.options, config, engine))).collect();
+        let of = |n: &NamespaceOptions| (n.name.clone(), Namespace::new(&n.options, config, engine));
+        let namespaces: HashMap<String, Namespace> = channel.namespaces.iter().map(of).collect();
         let inboxes = InboxRules::new(channel, namespaces.values().chain([&without_namespace]));
         let all = namespaces.values().chain([&without_namespace]);
         let all_in_memory = all.map(|namespace| namespace.engine).all(|engine| engine == Engine::Memory);
@@ -328,6 +332,7 @@ impl Rules {
                 check_ms: client.channel_position_check_delay.as_millis() as u64,
             },
             inboxes,
+            logs: config.logs_publications(),
             all_in_memory,
             connect_proxy: client.proxy.connect.enabled,
             refresh_proxy: client.proxy.refresh.enabled,
@@ -386,6 +391,11 @@ impl Rules {
             Some(namespace) => self.namespaces.get(namespace),
             None => Some(&self.without_namespace),
         }
+    }
+
+    /// Where the publications of `channel` go as well.
+    pub fn log(&self, channel: &str) -> Option<&LogTo> {
+        if self.logs { self.namespace(channel)?.log.as_ref() } else { None }
     }
 
     /// Where `channel` lives.
@@ -493,6 +503,8 @@ impl Namespace {
             pace: (delay_ms > 0).then_some(pace),
             engine: engine_of(&options.engine).unwrap_or(engine),
             inbox: (options.inbox.enabled && keep.is_some()).then(|| InboxRule::new(&options.inbox, page)),
+            log: (!options.log_to.is_empty())
+                .then(|| LogTo { topic: options.log_to.as_str().into(), waits: options.log_to_sync }),
             fossil: options.allowed_delta_types.iter().any(|kind| kind == "fossil"),
             options,
         }

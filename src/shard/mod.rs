@@ -19,6 +19,7 @@ use crate::auth::{Cache, Jwks};
 use crate::base::metrics::Counters;
 use crate::base::wheel::TICK_MS;
 use crate::broker::engine::{Engine, EngineCall, Heard};
+use crate::broker::log::LogCall;
 use crate::broker::{self, Answer, Arrived, Asker, ConnKey, Event, Owner, Request, Target};
 use crate::hub::{ChannelEvent, Delivery, Flags, Work};
 use crate::protocol::code::{ClientError, Disconnect};
@@ -131,6 +132,8 @@ pub enum Out {
         engine: Engine,
         call: EngineCall,
     },
+    /// For the log of publications.
+    Log(LogCall),
     /// A client showed no good credentials; for the log.
     Rejected {
         conn: u32,
@@ -224,6 +227,8 @@ pub struct Shard {
     pub mailbox: usize,
     /// Other nodes are there to be told of clients that came; the server sets it.
     pub has_fleet: bool,
+    /// The log of publications takes no more: who is to wait for it is refused. Refreshed each turn.
+    pub log_is_full: bool,
 }
 
 const FRAME_PING: Bytes = Bytes::from_static(b"\x89\0");
@@ -265,6 +270,7 @@ impl Shard {
             connections: 0,
             mailbox: 0,
             has_fleet: false,
+            log_is_full: false,
         }
     }
 
@@ -584,10 +590,20 @@ impl Shard {
     }
 
     /// To the channel's owner, which may be this shard.
-    fn ask(&mut self, now: Now, request: Request) {
+    fn ask(&mut self, now: Now, mut request: Request) {
         let owner = broker::owner(request.channel(), self.reactors, self.seed);
         if owner != self.me {
             return self.out.push(Out::Mail { reactor: owner, mail: Mail::Ask(request) });
+        }
+        if let Request::Publish { channel, asker, treatment, .. } = &mut request
+            && let Some(log) = self.rules.log(channel)
+        {
+            if log.waits && self.log_is_full {
+                let asker = *asker;
+                let answer = Answer::Refused(ClientError::Internal);
+                return self.tell(asker.into(), Event::Answer { asker, answer });
+            }
+            treatment.get_or_insert_default().log = Some(log.clone());
         }
         if let Request::Presence { channel, asker } = &request {
             let (channel, asker) = (channel.clone(), *asker);
@@ -613,6 +629,7 @@ impl Shard {
         }
         self.told = told;
         self.out.extend(self.broker.take_calls().map(|(engine, call)| Out::Engine { engine, call }));
+        self.out.extend(self.broker.take_logged().map(Out::Log));
     }
 
     /// What this shard says as an owner.

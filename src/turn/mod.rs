@@ -47,6 +47,7 @@ use crate::base::metrics::Counters;
 use crate::base::wheel::Tick;
 use crate::broker::ConnKey;
 use crate::broker::engine::{Engine, EngineCall};
+use crate::broker::log::LogCall;
 use crate::config::Config;
 use crate::http::{BODY_TAIL_MAX, Head};
 use crate::session::backend::{Call, Hook};
@@ -128,6 +129,10 @@ pub trait Host {
     fn hook(&mut self, hook: Hook);
     /// Gives a call to an engine; what comes of it comes by mail.
     fn engine(&mut self, engine: Engine, call: EngineCall);
+    /// Gives publications to the log; the answers that it is given with them come by mail.
+    fn log(&mut self, call: LogCall);
+    /// The log takes nothing more for whose answer somebody would wait.
+    fn log_is_full(&self) -> bool;
     /// The answer to a request of the service thread.
     fn answer(&mut self, ticket: u64, answer: ControlAnswer);
     /// Does that reactor's mailbox take no more?
@@ -236,6 +241,7 @@ impl<H: Host> Turns<H> {
         self.stamp = self.stamp.checked_add(1).unwrap_or(1);
         let host = &self.host;
         self.shard.set_full((0..self.outgoing.len() as u16).map(|reactor| host.is_full(reactor)));
+        self.shard.log_is_full = self.host.log_is_full();
     }
 
     /// All of a turn but its beginning. `mail` is what the mailbox had; it is left empty.

@@ -59,6 +59,7 @@ impl<H: Host> Turns<H> {
                 Out::Gone(key) => self.host.forget(key),
                 Out::Hook(hook) => self.host.hook(hook),
                 Out::Engine { engine, call } => self.host.engine(engine, call),
+                Out::Log(call) => self.host.log(call),
                 Out::Rejected { conn, user, cause } => self.tell_rejected(conn, &user, cause),
                 Out::Drain { at_once } => self.begin_drain(at_once),
                 Out::Settings(settings) => self.take_settings(&settings.config),

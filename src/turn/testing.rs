@@ -6,6 +6,7 @@ use super::{Bounds, Host, Ready, Socket, Taken, Turns};
 use crate::base::metrics::Counters;
 use crate::broker::ConnKey;
 use crate::broker::engine::{Engine, EngineCall};
+use crate::broker::log::LogCall;
 use crate::config::Config;
 use crate::http::Head;
 use crate::protocol::Encoding;
@@ -198,6 +199,14 @@ impl Host for Desk {
 
     fn engine(&mut self, _: Engine, call: EngineCall) {
         self.calls.push(call);
+    }
+
+    fn log(&mut self, call: LogCall) {
+        panic!("no namespace has a log: {call:?}");
+    }
+
+    fn log_is_full(&self) -> bool {
+        false
     }
 
     fn answer(&mut self, ticket: u64, answer: ControlAnswer) {

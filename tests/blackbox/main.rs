@@ -30,6 +30,10 @@ mod grpc;
 mod handshake;
 mod hooks;
 mod inbox;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_log;
 mod key_sets;
 mod lifetime;
 mod limits;

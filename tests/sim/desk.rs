@@ -6,6 +6,7 @@ use crate::rng::Rng;
 use gannet::base::metrics::Counters;
 use gannet::broker::ConnKey;
 use gannet::broker::engine::{Engine, EngineCall};
+use gannet::broker::log::LogCall;
 use gannet::config::Config;
 use gannet::http::Head;
 use gannet::reactor::Routes;
@@ -90,6 +91,14 @@ impl Host for Desk {
 
     fn engine(&mut self, _: Engine, call: EngineCall) {
         self.told.push(Told::Engine(call));
+    }
+
+    fn log(&mut self, call: LogCall) {
+        panic!("no namespace has a log: {call:?}");
+    }
+
+    fn log_is_full(&self) -> bool {
+        false
     }
 
     fn answer(&mut self, ticket: u64, answer: ControlAnswer) {

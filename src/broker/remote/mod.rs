@@ -17,6 +17,7 @@ mod tests;
 
 use super::engine::{Away, Engine, EngineAnswer, EngineCall, Heard};
 use super::interest::{Interest, Told};
+use super::log::{LogCall, Unlogged};
 use super::presence::Presence;
 use super::sequence::{Arrival, Emission, HeldRoom, Known, Sequence};
 use super::table::ChannelTable;
@@ -119,6 +120,8 @@ struct RemoteMarks {
 enum Ticket {
     /// Whose question it is.
     Ask(Asker),
+    /// The same, of a publication that the log is to have.
+    Publish(Box<Unlogged>),
     /// Who waits until its client is not present any more.
     Left(Asker),
     /// A read for those who begin.
@@ -155,6 +158,8 @@ pub struct RemoteChannels {
     pub announces: bool,
     /// For the engines, in order. Emptied by the caller.
     pub calls: Vec<(Engine, EngineCall)>,
+    /// For the log, likewise.
+    pub logged: Vec<LogCall>,
 }
 
 impl RemoteChannels {
@@ -180,6 +185,7 @@ impl RemoteChannels {
             tally: EngineTally::default(),
             announces: false,
             calls: Vec::new(),
+            logged: Vec::new(),
         }
     }
 
@@ -227,8 +233,12 @@ impl RemoteChannels {
                 if let Some(conn) = treatment.as_ref().and_then(|treatment| treatment.except) {
                     self.publishers.insert(now_ms, &publication, conn);
                 }
+                let unlogged = Unlogged::new(&channel, &publication, asker, treatment.as_deref());
                 let call = |ticket| EngineCall::Publish { ticket, channel, publication, treatment };
-                self.ask(engine, asker, out, call);
+                match unlogged {
+                    None => self.ask(engine, asker, out, call),
+                    Some(unlogged) => self.put(engine, Ticket::Publish(Box::new(unlogged)), asker, out, call),
+                }
             }
             Request::History { channel, asker, query } => {
                 self.ask(engine, asker, out, |ticket| EngineCall::Read { ticket, channel, query });
@@ -248,7 +258,18 @@ impl RemoteChannels {
 
     /// Puts a question of `asker`.
     fn ask(&mut self, engine: Engine, asker: Asker, out: &mut Told, call: impl FnOnce(u64) -> EngineCall) {
-        match self.ticket(Ticket::Ask(asker)) {
+        self.put(engine, Ticket::Ask(asker), asker, out, call);
+    }
+
+    fn put(
+        &mut self,
+        engine: Engine,
+        what: Ticket,
+        asker: Asker,
+        out: &mut Told,
+        call: impl FnOnce(u64) -> EngineCall,
+    ) {
+        match self.ticket(what) {
             Some(ticket) => self.calls.push((engine, call(ticket))),
             None => answer(asker, Answer::Refused(ClientError::TooManyRequests), out),
         }
@@ -335,6 +356,11 @@ impl RemoteChannels {
         }
         match what {
             Ticket::Ask(asker) => answer(asker, to_answer(said, self.most_of(asker)), out),
+            Ticket::Publish(unlogged) => {
+                let (fresh, from) = (matches!(said, Ok(EngineAnswer::Published(_))), out.len());
+                answer(unlogged.asker, to_answer(said, 0), out);
+                unlogged.log(fresh, out, from, &mut self.logged);
+            }
             // It is forgotten in time, whatever the engine said.
             Ticket::Left(asker) => answer(asker, Answer::Left, out),
             Ticket::Begin { channel, life, read } => {
@@ -446,7 +472,7 @@ fn answer(asker: Asker, answer: Answer, out: &mut Told) {
 /// `most`: clients that who asked may be told of.
 fn to_answer(said: Result<EngineAnswer, Away>, most: usize) -> Answer {
     match said {
-        Ok(EngineAnswer::Published(position)) => Answer::Published(position),
+        Ok(EngineAnswer::Published(position) | EngineAnswer::Known(position)) => Answer::Published(position),
         Ok(EngineAnswer::Read(found)) => Answer::History(found),
         Ok(EngineAnswer::Removed) => Answer::Removed,
         Ok(EngineAnswer::Presence(clients)) if clients.len() > most => Answer::Refused(ClientError::LimitExceeded),

@@ -300,10 +300,14 @@ fn new_epoch(random: u64) -> CompactString {
 /// What is answered to the owner; an answer that cannot be read is none.
 pub fn answer(then: Then, value: Value) -> Result<EngineAnswer, Away> {
     match then {
+        Then::Published(_) if matches!(value, Value::Array(_)) => {
+            let (_, known) = placed(value)?;
+            Ok(if known { EngineAnswer::Known(None) } else { EngineAnswer::Published(None) })
+        }
         Then::Nothing | Then::Published(_) => Ok(EngineAnswer::Published(None)),
         Then::Placed(_) => {
-            let (position, _) = position(list(value)?)?;
-            Ok(EngineAnswer::Published(Some(position)))
+            let (position, known) = placed(value)?;
+            Ok(if known { EngineAnswer::Known(Some(position)) } else { EngineAnswer::Published(Some(position)) })
         }
         Then::Read(_, query) => read(&query, value),
         Then::Removed(_) => Ok(EngineAnswer::Removed),
@@ -321,6 +325,14 @@ pub fn answer(then: Then, value: Value) -> Result<EngineAnswer, Away> {
             Ok(EngineAnswer::PresenceStats { clients: next()?, users: next()? })
         }
     }
+}
+
+/// Where a publication is, and whether that was known before: by its key, or for its version is not above the latest.
+fn placed(value: Value) -> Result<(Position, bool), Away> {
+    let mut values = list(value)?;
+    let marks = values.split_off(values.len().min(2));
+    let known = marks.into_iter().any(|mark| matches!(bytes(mark).as_deref(), Ok(b"1")));
+    Ok((position(values)?.0, known))
 }
 
 /// Offset and epoch, and what follows them.

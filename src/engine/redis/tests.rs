@@ -227,6 +227,7 @@ impl Bench {
             version,
             version_epoch: version_epoch.into(),
             except: None,
+            log: None,
         };
         let (channel, treatment) = (channel.into(), Some(Box::new(treatment)));
         self.ask(|ticket| EngineCall::Publish { ticket, channel, publication, treatment }).await
@@ -280,7 +281,7 @@ fn run(test: impl Future<Output = ()>) {
 
 fn offset_of(answer: Result<EngineAnswer, Away>) -> u64 {
     match answer {
-        Ok(EngineAnswer::Published(Some(position))) => position.offset,
+        Ok(EngineAnswer::Published(Some(position)) | EngineAnswer::Known(Some(position))) => position.offset,
         other => panic!("{other:?}"),
     }
 }
@@ -325,8 +326,8 @@ fn what_is_left_in_redis_is_what_a_fleet_reads() {
             assert!((low..=high).contains(&ttl), "{key}: {ttl}");
         }
         let once = || Publishing { idempotency_key: "K2", ..Publishing::default() };
-        for _ in 0..2 {
-            assert_eq!(bench.publish("plain", "5", once()).await, Ok(EngineAnswer::Published(None)));
+        for answer in [EngineAnswer::Published(None), EngineAnswer::Known(None)] {
+            assert_eq!(bench.publish("plain", "5", once()).await, Ok(answer));
         }
         assert_eq!(bench.publication().await.0, "5");
         assert_eq!(bench.publish("plain", "6", Publishing::default()).await, Ok(EngineAnswer::Published(None)));

@@ -130,6 +130,7 @@ async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResu
             version: content.version,
             version_epoch: content.version_epoch.clone(),
             except: None,
+            log: None,
         })
     });
     let publication = content.publication.clone();
