@@ -7,6 +7,7 @@
 
 use crate::certificates;
 use crate::config::{Config, ConfigError, ListenAddress, ListenSocket, Place, Warning};
+use crate::consumers;
 use crate::reactor::Steering;
 use crate::server::Room;
 use crate::service;
@@ -45,6 +46,7 @@ pub fn obstacles(config: &Config) -> Vec<ConfigError> {
         found.extend(try_append(option, path).err());
     }
     found.extend(service::tls_faults(config));
+    found.extend(consumers::faults(config));
     found.extend(certificates::faults(config));
     found.into_iter().map(|message| ConfigError { place: Place::Default, message }).collect()
 }

@@ -17,7 +17,7 @@ use crate::admission::Admission;
 use crate::base::mailbox::{Mailbox, Sender, mailbox};
 use crate::certificates::Certificates;
 use crate::config::{Config, ListenSocket, TlsPort, Warning};
-use crate::consumers::Consumers;
+use crate::consumers::{self, Consumers};
 use crate::engine::{EngineLink, Engines};
 use crate::heap;
 use crate::host;
@@ -398,7 +398,8 @@ pub(crate) struct Room {
 impl Room {
     /// Descriptors that are no clients' and no HTTP connections': those of questions to the backend are among them.
     pub fn reserved(config: &Config, reactors: usize) -> usize {
-        DESCRIPTORS_RESERVED + reactors * DESCRIPTORS_PER_REACTOR + service::descriptors(config)
+        let kept = DESCRIPTORS_RESERVED + reactors * DESCRIPTORS_PER_REACTOR;
+        kept + service::descriptors(config) + consumers::descriptors(config)
     }
 
     /// Shares out `open` descriptors: plain HTTP gets at most a sixteenth at each port, so that it cannot crowd the

@@ -23,7 +23,7 @@ mod redis_stream;
 pub use counts::ConsumersCounts;
 
 use crate::admission::Admission;
-use crate::config::NamedConsumer;
+use crate::config::{Config, NamedConsumer};
 use crate::service::{Calls, Carrier, Node};
 use crate::session::Settings;
 use content::Form;
@@ -91,6 +91,34 @@ impl Consumers {
             tracing::warn!("a consumer did not end in time: some messages will be delivered again");
         }
     }
+}
+
+/// What is wrong with consumers that only shows when certificates are read.
+pub fn faults(config: &Config) -> Vec<String> {
+    let fault = |consumer: &NamedConsumer| {
+        let options = &consumer.options;
+        let found = match &*consumer.kind {
+            "postgresql" => postgresql::sources(&options.postgresql, &consumer.name).map(drop),
+            "nats_jetstream" => nats_jetstream::sources(&options.nats_jetstream).map(drop),
+            "redis_stream" => redis_stream::sources(&options.redis_stream, "").map(drop),
+            _ => Ok(()),
+        };
+        found.err().map(|why| format!("consumer {}: {why}", consumer.name))
+    };
+    config.running_consumers().filter_map(fault).collect()
+}
+
+/// File descriptors that consumers may take.
+pub fn descriptors(config: &Config) -> usize {
+    let of = |consumer: &NamedConsumer| {
+        let options = &consumer.options;
+        match &*consumer.kind {
+            "postgresql" => options.postgresql.num_partitions + 1,
+            "redis_stream" => options.redis_stream.streams.len() * options.redis_stream.num_workers,
+            _ => 1,
+        }
+    };
+    config.running_consumers().map(of).sum()
 }
 
 struct Readers {

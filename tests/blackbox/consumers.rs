@@ -11,19 +11,19 @@ use serde_json::{Value, json};
 use std::ops::RangeInclusive;
 
 /// Where messages come from.
-enum Source {
+pub enum Source {
     Table(PostgresProcess),
     JetStream(NatsProcess),
     Stream(RedisProcess),
 }
 
-const KINDS: [fn() -> Source; 3] = [Source::table, Source::jetstream, Source::stream];
+pub const KINDS: [fn() -> Source; 3] = [Source::table, Source::jetstream, Source::stream];
 
 /// Each message is published to one of these channels, by its number.
-const CHANNELS: usize = 2;
+pub const CHANNELS: usize = 2;
 
 impl Source {
-    fn table() -> Source {
+    pub fn table() -> Source {
         let postgres = PostgresProcess::start(&[]);
         postgres.sql(
             "CREATE TABLE outbox (id BIGSERIAL PRIMARY KEY, method text NOT NULL, payload JSONB, \
@@ -32,7 +32,7 @@ impl Source {
         Source::Table(postgres)
     }
 
-    fn jetstream() -> Source {
+    pub fn jetstream() -> Source {
         let nats = NatsProcess::start("jetstream {\n  store_dir: \"js\"\n}");
         let made = Bystander::join(&nats)
             .jetstream("STREAM.CREATE.S", json!({"name": "S", "subjects": ["api.>"], "storage": "file"}));
@@ -40,12 +40,12 @@ impl Source {
         Source::JetStream(nats)
     }
 
-    fn stream() -> Source {
+    pub fn stream() -> Source {
         Source::Stream(RedisProcess::start(&["--appendonly", "yes", "--appendfsync", "always"]))
     }
 
     /// The consumer called c1, with further options of its kind.
-    fn consumer(&self, more: Value) -> Value {
+    pub fn consumer(&self, more: Value) -> Value {
         let (kind, mut options) = match self {
             Source::Table(postgres) => (
                 "postgresql",
@@ -67,7 +67,7 @@ impl Source {
     }
 
     /// Writes messages, each of which publishes its number to the channel of its partition; with a key if `keyed`.
-    fn put(&self, numbers: RangeInclusive<usize>, keyed: bool) {
+    pub fn put(&self, numbers: RangeInclusive<usize>, keyed: bool) {
         let (first, last) = (*numbers.start(), *numbers.end());
         match self {
             Source::Table(postgres) => {
@@ -104,7 +104,7 @@ impl Source {
     }
 
     /// Messages that are not acknowledged.
-    fn left(&self) -> u64 {
+    pub fn left(&self) -> u64 {
         match self {
             Source::Table(postgres) => postgres.sql("SELECT count(*) FROM outbox").parse().expect("a number"),
             Source::JetStream(nats) => {
@@ -140,7 +140,7 @@ fn stored(publisher: &mut Bystander) -> u64 {
     publisher.jetstream("STREAM.INFO.S", json!({}))["state"]["messages"].as_u64().expect("a count")
 }
 
-fn request(number: usize, keyed: bool) -> String {
+pub fn request(number: usize, keyed: bool) -> String {
     let key = if keyed { format!(",\"idempotency_key\":\"k{number}\"") } else { String::new() };
     format!("{{\"channel\":\"c{}\",\"data\":{number}{key}}}", number % CHANNELS)
 }
@@ -152,29 +152,29 @@ fn envelope(request: &str) -> String {
 const HISTORY: &[&str] =
     &["--channel.without_namespace.history_size=1000000", "--channel.without_namespace.history_ttl=1h"];
 
-fn node(consumers: &Value, options: &[&str]) -> Server {
+pub fn node(consumers: &Value, options: &[&str]) -> Server {
     let consumers = json!([consumers]).to_string();
     Server::start(&[GUARDED, HISTORY, &["--consumers", &consumers, "--node.name", "n1"], options].concat())
 }
 
-fn counted(server: &Server, what: &str) -> u64 {
+pub fn counted(server: &Server, what: &str) -> u64 {
     server.metric(&format!("gannet_consumers_{what}{{consumer_name=\"c1\"}}"))
 }
 
 /// The numbers that a channel's history has, in its order.
-fn kept(server: &Server, channel: usize) -> Vec<usize> {
+pub fn kept(server: &Server, channel: usize) -> Vec<usize> {
     let answer = server.call("history", json!({"channel": format!("c{channel}"), "limit": -1}));
     let publications = answer["result"]["publications"].as_array().unwrap_or_else(|| panic!("{answer}"));
     publications.iter().map(|publication| publication["data"].as_u64().expect("a number") as usize).collect()
 }
 
 /// What channel `channel` gets out of `numbers`.
-fn share(numbers: RangeInclusive<usize>, channel: usize) -> Vec<usize> {
+pub fn share(numbers: RangeInclusive<usize>, channel: usize) -> Vec<usize> {
     numbers.filter(|number| number % CHANNELS == channel).collect()
 }
 
 /// Waits until all is carried out and acknowledged. As long as it goes on, it may take its time.
-fn settled(source: &Source) {
+pub fn settled(source: &Source) {
     let mut left = source.left();
     while left > 0 {
         until("more to be acknowledged", || {
@@ -186,7 +186,7 @@ fn settled(source: &Source) {
     }
 }
 
-fn all_done(server: &Server, source: &Source, count: u64) {
+pub fn all_done(server: &Server, source: &Source, count: u64) {
     settled(source);
     server.counts("gannet_consumers_messages_processed_total{consumer_name=\"c1\"}", count);
 }

@@ -15,6 +15,7 @@ mod command_line;
 mod commands;
 mod compose;
 mod consumers;
+mod consumers_sources;
 mod contract;
 mod deflate;
 mod descriptors;

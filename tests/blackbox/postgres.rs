@@ -3,7 +3,9 @@
 use crate::redis::free_port;
 use crate::server::until;
 use rustix::process::geteuid;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -35,6 +37,11 @@ fn command(name: &str) -> Command {
 impl PostgresProcess {
     /// Everyone on this host may come as whoever they like. `options`: `-c name=value`, as the server takes them.
     pub fn start(options: &[&str]) -> PostgresProcess {
+        PostgresProcess::start_with(options, &[])
+    }
+
+    /// With files, by their names, that only the server may read. Its folder is where it is.
+    pub fn start_with(options: &[&str], files: &[(&str, &str)]) -> PostgresProcess {
         let port = free_port();
         let folder = std::env::temp_dir().join(format!("gannet-blackbox-postgres-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -45,6 +52,14 @@ impl PostgresProcess {
         let init = init.arg("-D").arg(folder.join("db")).args(["-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"]);
         let made = init.current_dir(&folder).output().expect("initdb");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        for (name, text) in files {
+            let path = folder.join(name);
+            std::fs::write(&path, text).expect("written");
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("its permissions");
+            if geteuid().is_root() {
+                assert!(Command::new("chown").arg("postgres:").arg(&path).status().expect("chown").success());
+            }
+        }
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         let process = spawn(port, &folder, &options);
         let postgres = PostgresProcess { process, port, folder, options };
@@ -75,6 +90,13 @@ impl PostgresProcess {
     /// Carries out statements; what they say, a row on a line.
     pub fn sql(&self, text: &str) -> String {
         self.try_sql(text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A program that carries out statements, however long they take.
+    pub fn session(&self, text: &str) -> Child {
+        let mut psql = Command::new(program("psql"));
+        psql.args(["-X", "-q", "-d", &self.dsn(), "-c", text]);
+        psql.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("psql")
     }
 
     /// As a power cut, as far as this process is concerned.
