@@ -636,6 +636,18 @@ mod tests {
         assert_eq!((memory.kept_bytes(), memory.channels.iter().count()), (0, 0));
     }
 
+    #[test]
+    fn streams_that_subscribers_begin_stay_within_the_limit() {
+        let mut memory = Memory::new(7, Limits { history_bytes: 1200, recent: 0 });
+        for n in 0..50 {
+            let (channel, from) = (format!("c{n}").into(), ConnKey { reactor: 0, index: n, generation: 1 });
+            let want = Some(Box::new(positioned()));
+            handle(&mut memory, 1, Request::Subscribe { channel, from, ticket: 3, want });
+            assert!(memory.kept_bytes() <= 1200, "{}", memory.kept_bytes());
+        }
+        assert!((1..50).contains(&memory.evicted().streams));
+    }
+
     /// A request to another channel than "c".
     fn of(name: &str, mut request: Request) -> Request {
         match &mut request {

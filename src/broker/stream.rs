@@ -177,7 +177,7 @@ impl Stream {
     /// What a client missed since it was here.
     pub fn recover(&self, ask: &Recover) -> Recovery {
         if ask.cache {
-            let known = ask.offset > 0 && ask.offset == self.top && self.epoch == *ask.epoch;
+            let known = ask.offset == self.top && self.epoch == *ask.epoch;
             let latest = self.latest();
             let recovered = latest.is_some();
             let publications = latest.filter(|_| !known).into_iter().collect();
@@ -369,6 +369,8 @@ mod tests {
             let publication = add(&mut stream, 0, &"x".repeat(number % 70));
             let cost = Stream::cost(&publication);
             assert!(stream.bytes_kept() <= before + growth);
+            let reserved_in_vain = (before + growth).saturating_sub(stream.bytes_kept());
+            assert!(growth == 0 || reserved_in_vain <= PLACE_BYTES, "what goes for it is taken into account");
             assert!(stream.bytes_kept() >= STREAM_BYTES + cost);
             let kept: usize = stream.entries.iter().map(|entry| entry.len() + ENTRY_BYTES).sum();
             assert_eq!(stream.bytes_kept(), STREAM_BYTES + kept);

@@ -232,7 +232,8 @@ pub fn as_delta(encoding: Encoding, publication: &Publication, delta: Option<&By
 
 #[cfg(test)]
 mod tests {
-    use crate::broker::Extras;
+    use super::{BATCH_BYTES_MAX, Batch, ChannelEvent, Op};
+    use crate::broker::{ConnKey, Extras};
     use crate::config::WebSocket;
     use crate::hub::{Delivery, Flags, Hub, Slot, Work};
     use crate::protocol::Publication;
@@ -240,8 +241,9 @@ mod tests {
     use crate::ws::{Deflater, Inflate, Kind, Tally};
     use bytes::Bytes;
     use proptest::prelude::*;
-    use std::collections::HashSet;
+    use std::collections::{HashSet, VecDeque};
     use std::io::Cursor;
+    use std::sync::Arc;
     use tungstenite::protocol::frame::FrameHeader;
 
     const COMPRESSED: u8 = 0x40;
@@ -335,6 +337,43 @@ mod tests {
             }
             assert_eq!(deflater.tally.messages, 3, "one for each way");
         }
+    }
+
+    fn publication(len: usize, except: Option<ConnKey>) -> Op<()> {
+        let publication = Publication { data: vec![b'1'; len].into(), ..Publication::default() }.into();
+        let extras = except.map(|_| Box::new(Extras { except, ..Extras::default() }));
+        Op::Event(ChannelEvent::Publication { publication, extras })
+    }
+
+    /// How many of `ops` go together, batch by batch.
+    fn taken(ops: Vec<Op<()>>, apart: bool) -> Vec<usize> {
+        let mut queue = VecDeque::from(ops);
+        let mut taken = Vec::new();
+        while !queue.is_empty() {
+            let batch = Batch::take(&mut queue, 1, apart);
+            assert_eq!(batch.cost, batch.items.iter().map(ChannelEvent::cost).sum::<usize>());
+            taken.push(batch.items.len());
+        }
+        taken
+    }
+
+    #[test]
+    fn what_is_for_the_same_subscribers_goes_together() {
+        let all = || publication(1, None);
+        let not_to_one = || publication(1, Some(ConnKey { reactor: 0, index: 0, generation: 0 }));
+        let join = || Op::Event(ChannelEvent::Presence { info: Arc::default(), joined: true });
+        assert_eq!(taken(vec![all(), all(), all()], false), [3]);
+        assert_eq!(taken(vec![all(), not_to_one(), all(), all()], false), [1, 1, 2]);
+        assert_eq!(taken(vec![not_to_one(), not_to_one()], false), [1, 1]);
+        assert_eq!(taken(vec![all(), join(), join(), all()], false), [1, 2, 1]);
+        assert_eq!(taken(vec![all(), all(), join(), join()], true), [1, 1, 2], "subscribers choose publications");
+    }
+
+    #[test]
+    fn what_goes_together_has_a_bound() {
+        let half = || publication(BATCH_BYTES_MAX / 2, None);
+        assert_eq!(taken(vec![half(), half(), publication(1, None)], false), [2, 1]);
+        assert_eq!(taken(vec![publication(3 * BATCH_BYTES_MAX, None), half()], false), [1, 1], "the first always goes");
     }
 
     #[test]

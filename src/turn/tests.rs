@@ -3,7 +3,7 @@
 use super::testing::{Bench, Line, frame, masked};
 use super::*;
 use crate::base::wheel::NEVER;
-use crate::broker::{Answer as Owned, Asker, Event, Keep, Request, Treatment, owner};
+use crate::broker::{Answer as Owned, Asker, Event, Keep, Query, Request, Treatment, owner};
 use crate::config::Config;
 use crate::protocol::Publication;
 use crate::protocol::code::Disconnect;
@@ -756,10 +756,34 @@ fn a_full_hub_holds_publications_back_and_nothing_else() {
     line.clone().take_written();
     bench.run_with(&[conns[0]], vec![publish("mine", long(10), None), Mail::Event(answer)]);
     assert_eq!(bench.turn.host.answers.len(), 1, "an order of the backend is carried out");
+    // What comes while there is room again stands behind what waited for it.
+    (6..20).for_each(|n| bench.run_with(&[], vec![event(n)]));
     bench.settle(50);
-    assert_eq!(bench.turn.mail_waiting(), 0);
-    let text = |line: &Line| String::from_utf8_lossy(&line.clone().take_written()).matches("xxx\"").count();
-    assert_eq!((text(&other) > 0, bench.turn.shard.hub().waiting_bytes()), (true, 0));
+    assert_eq!((bench.turn.mail_waiting(), bench.turn.shard.hub().waiting_bytes()), (0, 0));
+    let written = String::from_utf8_lossy(&other.clone().take_written()).into_owned();
+    let sizes = written.split(r#""data":""#).skip(1).map(|rest| rest.split('"').next().map_or(0, str::len));
+    assert_eq!(sizes.collect::<Vec<_>>(), (2000..2020).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_owner_that_has_answered_much_goes_on_in_the_next_turn() {
+    let mut bench = Bench::new(1, with_history);
+    fill_stream(&mut bench, "c");
+    let before = bench.turn.host.answers.len();
+    let query = Query { keep: KEEP, since: None, limit: 100, reverse: false };
+    let ask = |ticket| {
+        let (channel, asker) = ("c".into(), Asker::Backend(ticket));
+        Mail::Ask(Request::History { channel, asker, query: Box::new(query.clone()) })
+    };
+    bench.run_with(&[], (0..40).map(ask).collect());
+    let held = 100 * 16_000;
+    let most = bench.turn.bounds.budget.reply_bytes * 4 / held + 2;
+    let given = bench.turn.host.answers.len() - before;
+    assert!((1..=most).contains(&given) && given < 40, "{given} answers in one turn");
+    assert_eq!(bench.turn.mail_waiting(), 40 - given);
+    bench.settle(50);
+    let tickets = bench.turn.host.answers[before..].iter().map(|(ticket, _)| *ticket);
+    assert_eq!(tickets.collect::<Vec<_>>(), (0..40).collect::<Vec<_>>(), "in their order");
 }
 
 #[test]

@@ -497,6 +497,34 @@ mod tests {
         assert_eq!(decode(&wire, &[64], 257).len(), 1);
     }
 
+    #[test]
+    fn the_limit_is_of_each_message() {
+        let (begin, end) = (OpCode::Data(Data::Binary), OpCode::Data(Data::Continue));
+        let message = [frame(begin, false, &[0; 100]), frame(end, true, &[0; 100])].concat();
+        let wire = [frame(begin, true, &[0; 200]), message, frame(begin, true, &[0; 200])].concat();
+        for size in [1, wire.len()] {
+            let said = decode(&wire, &[size], 256);
+            assert_eq!(said, vec![Said::Message(Kind::Binary, vec![0; 200]); 3]);
+        }
+    }
+
+    #[test]
+    fn text_is_judged_over_all_frames_of_its_message() {
+        let (text, more) = (OpCode::Data(Data::Text), OpCode::Data(Data::Continue));
+        let whole = [frame(text, false, b"\xc3"), frame(more, true, b"\xa9")].concat();
+        let cut = [frame(text, false, b"a"), frame(more, true, b"\xc3")].concat();
+        let broken = [frame(text, false, b"\xc3"), frame(more, true, b"a")].concat();
+        let said = |wire: &[u8]| {
+            let [at_once, by_byte] = [wire.len(), 1].map(|size| decode(wire, &[size], 256));
+            assert_eq!(at_once, by_byte);
+            at_once
+        };
+        let character = Said::Message(Kind::Text, "é".into());
+        assert_eq!(said(&[whole.clone(), whole.clone()].concat()), [character.clone(), character.clone()]);
+        assert_eq!(said(&[whole.clone(), cut].concat()), [character.clone(), Said::Fault(Fault::NotUtf8)]);
+        assert_eq!(said(&[whole, broken].concat()), [character, Said::Fault(Fault::NotUtf8)]);
+    }
+
     proptest! {
         /// Any bytes, however cut: the same items, never a panic, and a fault is the end.
         #[test]
