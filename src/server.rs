@@ -22,7 +22,7 @@ use crate::engine::{EngineLink, Engines};
 use crate::heap;
 use crate::host;
 use crate::kafka::log::LogLink;
-use crate::reactor::{Links, Reactor, ReactorSocket, Returned, Secured, Steering, WAKER, listen};
+use crate::reactor::{Links, Reactor, ReactorSocket, Returned, SecuredStream, Steering, WAKER, listen};
 use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, PortRoom, Replies, Service};
 use crate::session::backend::Ask;
 use crate::session::{Rules, Settings};
@@ -207,7 +207,7 @@ fn start_reactor(
     config: &Config,
 ) -> Result<(), ServeError> {
     match config.tls_of(TlsPort::Public).is_some() {
-        true => start_reactor_of::<Box<Secured>>(part, listener, shard, me, outside, Some(handshakes), config),
+        true => start_reactor_of::<SecuredStream>(part, listener, shard, me, outside, Some(handshakes), config),
         false => start_reactor_of::<TcpStream>(part, listener, shard, me, outside, None, config),
     }
 }

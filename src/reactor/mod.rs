@@ -20,7 +20,7 @@ mod stream;
 
 pub use handshake::{Routes, trim};
 pub use listener::listen;
-pub use secured::{Secured, with_kit};
+pub use secured::{SecuredStream, ThreadKit};
 pub use socket::ReactorSocket;
 pub use steering::Steering;
 

@@ -5,8 +5,9 @@
 
 use super::admin::FarEnd;
 use super::room::HandshakeBytes;
-use crate::reactor::{Detached, with_kit};
+use crate::reactor::{Detached, ThreadKit};
 use crate::tls::Tunnel;
+use crate::turn::secured::KitPlace;
 use crate::workers::{Handshake, Next};
 use bytes::BytesMut;
 use rustix::net::Shutdown;
@@ -78,7 +79,7 @@ impl Connection {
             return self.stream.try_read_buf(into);
         };
         let mut room = vec![0; SEALED_READ_SIZE];
-        let count = with_kit(|kit| tunnel.read(kit, &mut room, |room| self.stream.try_read(room)))?;
+        let count = ThreadKit::with_kit(|kit| tunnel.read(kit, &mut room, |room| self.stream.try_read(room)))?;
         into.extend_from_slice(&room[..count]);
         Ok(count)
     }
@@ -89,7 +90,8 @@ impl Connection {
             let wrote = match self.tunnel() {
                 None => self.stream.try_write_vectored(pieces),
                 Some(mut tunnel) => {
-                    let wrote = with_kit(|kit| tunnel.write(kit, pieces, |sealed| self.stream.try_write(sealed)));
+                    let wrote =
+                        ThreadKit::with_kit(|kit| tunnel.write(kit, pieces, |sealed| self.stream.try_write(sealed)));
                     match wrote {
                         // All of it was sealed, and the last of it is still here: the caller comes again.
                         Ok(0) if pieces.iter().any(|piece| !piece.is_empty()) => Err(io::ErrorKind::WouldBlock.into()),
@@ -107,7 +109,7 @@ impl Connection {
     /// Says no more.
     pub fn end(&self) -> io::Result<()> {
         if let Some(mut tunnel) = self.tunnel() {
-            with_kit(|kit| tunnel.end(kit, |sealed| self.stream.try_write(sealed)));
+            ThreadKit::with_kit(|kit| tunnel.end(kit, |sealed| self.stream.try_write(sealed)));
         }
         Ok(rustix::net::shutdown(&self.stream, Shutdown::Write)?)
     }

@@ -565,7 +565,8 @@ impl<S: Socket> Conns<S> {
     /// What it said does not matter any more, but for a close frame that may be among frames that were held.
     fn forget_input(&mut self, conn: u32) {
         let Some(it) = self.slab.get_mut(conn as usize) else { return };
-        it.marks.set(Marks::PAUSED, false);
+        // What came while it was paused lies unread, the peer's close frame perhaps among it.
+        let unread = it.marks.take(Marks::PAUSED) && it.marks.has(Marks::UNREAD);
         let frames = it.marks.has(Marks::AWAITS_CLOSE) && it.marks.has(Marks::HELD);
         match it.partial.as_mut().filter(|partial| frames && !partial.tail.is_empty()) {
             Some(partial) => {
@@ -574,7 +575,15 @@ impl<S: Socket> Conns<S> {
                 self.count_partial(conn);
                 self.queue(conn);
             }
-            None => self.give_partial_back(conn),
+            None => {
+                self.give_partial_back(conn);
+                // A record that is not whole stays with its socket: the peer's close frame may be in it.
+                self.count_sealed(conn);
+                self.count_partial(conn);
+                if unread {
+                    self.queue(conn);
+                }
+            }
         }
     }
 
@@ -671,6 +680,27 @@ impl<S: Socket> Conns<S> {
             self.holders += 1;
             self.partials.pop().unwrap_or_default()
         }))
+    }
+
+    /// What its socket holds counts like what is held here.
+    pub fn count_sealed(&mut self, conn: u32) {
+        let Some(it) = self.slab.get_mut(conn as usize).filter(|it| it.phase != Phase::Dead) else { return };
+        let held = it.socket.as_ref().map_or(0, Socket::held);
+        match it.partial.as_mut() {
+            None if held == 0 => {}
+            Some(partial) if held == 0 && partial.sealed > 0 => {
+                partial.sealed = 0;
+                if partial.is_idle() && partial.tail.is_empty() {
+                    self.give_partial_back(conn);
+                }
+            }
+            Some(partial) => partial.sealed = held,
+            None => {
+                if let Some(partial) = self.partial(conn) {
+                    partial.sealed = held;
+                }
+            }
+        }
     }
 
     /// Counts anew what the connection holds; what all hold is in [`Conns::held_bytes`].

@@ -91,30 +91,9 @@ impl<H: Host> Turns<H> {
         if it.marks.has(Marks::ENDED) && !it.marks.has(Marks::HELD) && !it.marks.has(Marks::UNREAD) {
             self.end_of_stream(conn);
         }
-        self.count_sealed(conn);
+        self.conns.count_sealed(conn);
         if self.conns.get(conn).is_some_and(|it| it.partial.is_some()) {
             self.watch_partial(conn);
-        }
-    }
-
-    /// What its socket holds counts like what is held here.
-    fn count_sealed(&mut self, conn: u32) {
-        let Some(it) = self.conns.get(conn).filter(|it| it.phase != Phase::Dead) else { return };
-        let held = it.socket.as_ref().map_or(0, Socket::held);
-        match it.partial.as_mut() {
-            None if held == 0 => {}
-            Some(partial) if held == 0 && partial.sealed > 0 => {
-                partial.sealed = 0;
-                if partial.is_idle() && partial.tail.is_empty() {
-                    self.conns.give_partial_back(conn);
-                }
-            }
-            Some(partial) => partial.sealed = held,
-            None => {
-                if let Some(partial) = self.conns.partial(conn) {
-                    partial.sealed = held;
-                }
-            }
         }
     }
 

@@ -33,6 +33,7 @@ pub mod outbox;
 mod output;
 mod relief;
 pub mod request;
+pub mod secured;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! F8 · Who is served when, how much each may cause, and what becomes of those that ask for more.
 
+mod leave;
+
 use super::testing::{Bench, Line, frame, masked};
 use super::*;
 use crate::base::wheel::NEVER;
@@ -702,19 +704,6 @@ fn each_byte_that_the_peer_takes_buys_it_time() {
 }
 
 #[test]
-fn a_peer_that_answers_a_close_held_behind_other_frames_is_let_go_at_once() {
-    let (mut bench, line) = (Bench::new(1, |config| config.reactor.command_budget = 1), Line::default());
-    let conn = bench.client(&line, "");
-    let bad = frame("nothing that is a command");
-    line.say(&[frame(&format!(r#"{{"id":2,{STATS}}}"#)), bad, masked(0x88, &3501u16.to_be_bytes())].concat());
-    bench.run(&[conn]);
-    bench.settle(5);
-    assert_eq!(close_code(&line.clone().take_written()), Some(3501));
-    bench.run(&[]);
-    assert_eq!(bench.turn.host.gone, 1, "no close timeout was waited for");
-}
-
-#[test]
 fn a_client_that_says_no_more_is_heard_to_its_last_command() {
     let (mut bench, line, other) = (Bench::new(1, |_| {}), Line::default(), Line::default());
     let (a, b) = (bench.client(&line, ""), bench.client(&other, ""));
@@ -823,43 +812,6 @@ fn nothing_stands_before_a_connect_reply_that_never_comes() {
         let written = line.written();
         assert_eq!((close_code(&written), written[0]), (Some(3503), 0x88), "{}", written.escape_ascii());
     }
-}
-
-#[test]
-fn a_drain_tells_everyone_within_its_time() {
-    let (mut bench, line) = (Bench::new(1, |config| config.shutdown.spread = Duration::from_secs(1)), Line::default());
-    bench.client(&line, "");
-    bench.run_with(&[], vec![Mail::Drain { at_once: false }]);
-    assert!(bench.turn.is_draining() && bench.turn.next_tick() == Some(bench.now.tick + 1));
-    for _ in 0..11 {
-        bench.now.tick += 1;
-        bench.run(&[]);
-    }
-    assert_eq!(close_code(&line.clone().take_written()), Some(3001));
-}
-
-#[test]
-fn a_drain_is_spread_over_its_ticks_and_may_be_hurried() {
-    let mut bench = Bench::new(1, |config| config.shutdown.spread = Duration::from_secs(1));
-    let lines: Vec<Line> = (0..22).map(|_| Line::default()).collect();
-    lines.iter().for_each(|line| _ = bench.client(line, ""));
-    let told = || lines.iter().filter(|line| close_code(&line.written()) == Some(3001)).count();
-    bench.run_with(&[], vec![Mail::Drain { at_once: false }]);
-    bench.run(&[]);
-    assert_eq!(told(), 0, "from the next tick on");
-    for left in (8..10).rev() {
-        let before = told();
-        bench.now.tick += 1;
-        // Turns of one tick are one share.
-        (0..3).for_each(|_| bench.run(&[]));
-        let now = told() - before;
-        assert!((1..=22usize.div_ceil(left + 1)).contains(&now), "{now} with {left} ticks left");
-    }
-    assert!(told() < 22);
-    bench.run_with(&[], vec![Mail::Drain { at_once: true }]);
-    bench.now.tick += 1;
-    bench.run(&[]);
-    assert_eq!(told(), 22);
 }
 
 /// A ping to an idle client, and its pong: one write, and nothing from the allocator.
