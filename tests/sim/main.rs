@@ -17,6 +17,7 @@ mod post;
 mod rng;
 mod script;
 mod sdk;
+mod sealed;
 mod sim;
 mod wire;
 

@@ -3,10 +3,14 @@
 //! The server's end is a [`Socket`] with a bounded buffer, and the poll is edge-triggered as the kernel's: it names a
 //! connection when bytes or an end arrived since it was last named, or when there is room again after a write that was
 //! cut short. Time is in steps. What one side sent arrives in order, never before the step that chance gave it.
+//! Some connections have TLS: what is counted and stamped here is what is said, what pipes hold is what is sealed.
 
 use crate::breakage::Spoiler;
 use crate::rng::Rng;
+use crate::sealed::{self, ClientEnd, ServerKit};
 use gannet::base::wheel::Tick;
+use gannet::tls::Tunnel;
+use gannet::turn::secured::Secured;
 use gannet::turn::{Ready, Socket, Taken};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -21,6 +25,8 @@ const PIECES_MAX: usize = 4;
 const ON_THE_WAY: usize = 1000;
 /// The kernel tells of room when a third of the buffer is free.
 const ROOM_PARTS: usize = 3;
+/// Bytes that a client with TLS reads at once.
+const SEALED_READ: usize = 1000;
 
 #[derive(Default)]
 struct Pipe {
@@ -125,17 +131,25 @@ struct Link {
     broken_off: bool,
     /// The server's last write was cut short, and nothing has told it of room since.
     starved: bool,
+    /// The server's last write was cut short, whatever came since.
+    cut_short: bool,
     /// Bytes that have arrived in all, as the poll knew when it last named this.
     told: u64,
     told_end: bool,
     /// It was never named.
     fresh: bool,
-    /// Bytes that the server read, and those the client sent.
+    /// Bytes that the server's socket gave and took.
     read: u64,
-    sent: u64,
-    /// Up to which byte what the server wrote was written in which tick.
-    stamps: VecDeque<(u64, Tick)>,
     written: u64,
+    /// Bytes that the server heard and said, and those the client said.
+    heard: u64,
+    said: u64,
+    sent: u64,
+    /// Up to which byte what the server said was said in which tick.
+    stamps: VecDeque<(u64, Tick)>,
+    /// With TLS: the client's end, and the server's until its socket is asked for.
+    client: Option<Box<ClientEnd>>,
+    server: Option<Tunnel>,
     /// The outbox of the connection was not empty when turns ended.
     lags: Periods,
     /// Input of the client lay unread when turns ended.
@@ -155,6 +169,8 @@ struct Inner {
     step: u64,
     tick: Tick,
     spoiler: Spoiler,
+    /// Links with TLS, in a hundred.
+    secured: usize,
 }
 
 /// Shared by the clients and the sockets of all reactors.
@@ -162,9 +178,10 @@ struct Inner {
 pub struct Net(Rc<RefCell<Inner>>);
 
 impl Net {
-    pub fn new(delay_max: usize, seed: u64, spoiler: Spoiler) -> Net {
+    /// `secured`: so many links in a hundred have TLS. A spoiler reads what is said, so it goes with none.
+    pub fn new(delay_max: usize, seed: u64, spoiler: Spoiler, secured: usize) -> Net {
         let rng = Rng::new(seed);
-        Net(Rc::new(RefCell::new(Inner { links: Vec::new(), delay_max, rng, step: 0, tick: 0, spoiler })))
+        Net(Rc::new(RefCell::new(Inner { links: Vec::new(), delay_max, rng, step: 0, tick: 0, spoiler, secured })))
     }
 
     /// It is this step now.
@@ -177,6 +194,8 @@ impl Net {
         let mut inner = self.0.borrow_mut();
         let spoiler = inner.spoiler.clone();
         let seed = inner.rng.next();
+        let ends = ((seed >> 32) % 100 < inner.secured as u64).then(|| sealed::ends(seed));
+        let (server, client) = ends.unzip();
         inner.links.push(Link {
             up: Pipe::default(),
             down: Pipe::default(),
@@ -185,13 +204,18 @@ impl Net {
             reset: false,
             broken_off: false,
             starved: false,
+            cut_short: false,
             told: 0,
             told_end: false,
             fresh: true,
             read: 0,
+            written: 0,
+            heard: 0,
+            said: 0,
             sent: 0,
             stamps: VecDeque::new(),
-            written: 0,
+            client: client.map(Box::new),
+            server,
             lags: Periods::default(),
             unheard: Periods::default(),
             spoiler,
@@ -203,7 +227,9 @@ impl Net {
 
     /// The server's end of a link.
     pub fn socket(&self, link: LinkId) -> End {
-        End { net: self.clone(), link }
+        let tunnel = self.with(link, |it, _| it.server.take());
+        let pipe = PipeEnd { net: self.clone(), link };
+        End { net: self.clone(), link, socket: Box::new(Secured::new(pipe, tunnel)) }
     }
 
     fn with<T>(&self, link: LinkId, what: impl FnOnce(&mut Link, u64) -> T) -> T {
@@ -223,7 +249,8 @@ impl Net {
         if it.cut || it.up.ended {
             return it.sent;
         }
-        let mut rest = bytes;
+        let sealed = it.client.as_mut().map(|client| client.seal(bytes));
+        let mut rest = sealed.as_deref().unwrap_or(bytes);
         for _ in 1..rng.within(1, PIECES_MAX) {
             let (piece, left) = rest.split_at(rng.below(rest.len() + 1));
             it.up.push(*step + rng.below(*delay_max) as u64, piece);
@@ -239,8 +266,18 @@ impl Net {
             if it.held {
                 return (Vec::new(), false);
             }
-            let bytes = it.down.take(step, max);
-            (bytes, it.down.has_ended(step))
+            let Some(client) = &mut it.client else {
+                let bytes = it.down.take(step, max);
+                return (bytes, it.down.has_ended(step));
+            };
+            while client.wants(max) && it.down.arrived(step) > 0 {
+                client.take(&it.down.take(step, SEALED_READ));
+            }
+            let (bytes, ended) = (client.read(max), it.down.has_ended(step) && client.is_drained());
+            // What does not leave at once of the last word is lost.
+            let told = client.heard_last_word() || it.cut_short || it.up.ended;
+            assert!(!ended || told, "the server's stream ended without its last word");
+            (bytes, ended)
         })
     }
 
@@ -268,9 +305,13 @@ impl Net {
         self.with(link, |it, _| it.broken_off)
     }
 
-    /// The client is gone; what it sent arrives, then the end.
+    /// The client is gone; what it sent arrives, then the end. Of those with TLS half say that this is their end.
     pub fn end(&self, link: LinkId) {
         self.with(link, |it, step| {
+            let says = !it.cut && !it.reset && !it.up.ended && it.seed.is_multiple_of(2);
+            if let Some(client) = it.client.as_mut().filter(|_| says) {
+                it.up.push(step, &client.last_word());
+            }
             it.up.end(step);
             it.down.drop_all();
         });
@@ -312,14 +353,14 @@ impl Net {
         })
     }
 
-    /// Bytes of a link that the server has read.
+    /// Bytes of what was said on a link that the server has read.
     pub fn read_bytes(&self, link: LinkId) -> u64 {
-        self.with(link, |it, _| it.read)
+        self.with(link, |it, _| it.heard)
     }
 
-    /// Bytes that the server wrote to a link.
+    /// Bytes that the server said on a link.
     pub fn written_bytes(&self, link: LinkId) -> u64 {
-        self.with(link, |it, _| it.written)
+        self.with(link, |it, _| it.said)
     }
 
     /// Bytes of the client's that the server has not read.
@@ -360,13 +401,67 @@ impl Net {
     }
 }
 
-/// The server's end of a link. The link ends with it.
+/// The server's end of a link, which ends with it. What is said is counted here, whatever it is sealed in.
 pub struct End {
     net: Net,
     pub link: LinkId,
+    socket: Box<Secured<PipeEnd, ServerKit>>,
 }
 
 impl Socket for End {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let count = self.socket.read(room)?;
+        self.net.with(self.link, |it, _| it.heard += count as u64);
+        Ok(count)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_several(&[IoSlice::new(bytes)])
+    }
+
+    fn write_several(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let taken = self.socket.write_several(pieces)?;
+        let tick = self.net.0.borrow().tick;
+        self.net.with(self.link, |it, _| {
+            // What a spoiler makes of it counts as it is.
+            it.said = if it.client.is_some() { it.said + taken as u64 } else { it.written };
+            it.stamps.push_back((it.said, tick));
+        });
+        Ok(taken)
+    }
+
+    fn end(&mut self) {
+        self.socket.end();
+    }
+
+    fn taken(&self) -> Option<Taken> {
+        self.socket.taken()
+    }
+
+    fn has_more(&self, count: usize, room: usize) -> bool {
+        self.socket.has_more(count, room)
+    }
+
+    fn held(&self) -> usize {
+        self.socket.held()
+    }
+
+    fn is_cut(&self) -> bool {
+        self.socket.is_cut()
+    }
+
+    fn close(&mut self) {
+        self.socket.close();
+    }
+}
+
+/// The bytes of a link as the server's kernel has them.
+struct PipeEnd {
+    net: Net,
+    link: LinkId,
+}
+
+impl Socket for PipeEnd {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.net.with(self.link, |it, step| {
             if it.reset && it.up.ends(step) {
@@ -384,7 +479,7 @@ impl Socket for End {
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut inner = self.net.0.borrow_mut();
-        let Inner { links, step, tick, delay_max, .. } = &mut *inner;
+        let Inner { links, step, delay_max, .. } = &mut *inner;
         let it = &mut links[self.link];
         if it.reset && it.up.ends(*step) {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -393,12 +488,12 @@ impl Socket for End {
         // A client that listens no more has a kernel that throws the bytes away.
         let taken = if it.up.ended { bytes.len() } else { bytes.len().min(free) };
         it.starved = taken < bytes.len();
+        it.cut_short = it.starved;
         if taken == 0 && !bytes.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let sent = it.spoiler.pass(&bytes[..taken]);
         it.written += sent.len() as u64;
-        it.stamps.push_back((it.written, *tick));
         if !it.up.ended && !sent.is_empty() {
             it.down.push(
                 if it.cut { u64::MAX } else { *step + Rng::new(it.seed ^ *step).below(*delay_max) as u64 },
@@ -414,8 +509,8 @@ impl Socket for End {
     }
 
     fn taken(&self) -> Option<Taken> {
-        let waiting = self.net.with(self.link, |it, _| it.down.queued);
-        Some(Taken { acknowledged: self.net.written_bytes(self.link).saturating_sub(waiting as u64), waiting })
+        let (waiting, written) = self.net.with(self.link, |it, _| (it.down.queued, it.written));
+        Some(Taken { acknowledged: written.saturating_sub(waiting as u64), waiting })
     }
 
     fn end(&mut self) {

@@ -17,7 +17,7 @@ use gannet::session::Now;
 use gannet::session::backend::{Ask, Call, Hook};
 use gannet::shard::{Chosen, Control, ControlAnswer, Mail, Shard, Table};
 use gannet::turn::conns::{Marks, Phase};
-use gannet::turn::{Bounds, Budget, Clock, Turns};
+use gannet::turn::{Bounds, Budget, Clock, Socket, Turns};
 use gannet::ws;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -31,6 +31,8 @@ const WORK_TURNS_MAX: usize = 100;
 /// Bytes of a ping.
 const PING_BYTES_MAX: usize = 4;
 const NS_IN_MS: u64 = 1_000_000;
+/// Connections with TLS, in a hundred.
+const SECURED: usize = 40;
 
 /// What all reactors and clients of a simulation share.
 pub struct World {
@@ -91,7 +93,7 @@ impl World {
         let turn_seed = rng.next();
         let spoiler = crate::breakage::Spoiler::new(chances.clone());
         World {
-            net: Net::new(options.net_delay, rng.next(), spoiler),
+            net: Net::new(options.net_delay, rng.next(), spoiler, if chances.breakage.is_some() { 0 } else { SECURED }),
             post: Post::new(usize::from(options.reactors), options.mailbox_len, options.mail_delay, chances.clone()),
             ledger: Ledger::default(),
             log,
@@ -638,6 +640,7 @@ impl Reactor {
             output += bytes;
             assert!(bytes <= max || !it.phase.is_open(), "conn {conn}: {bytes} bytes in an outbox of {max}");
             held += it.partial.as_ref().map_or(0, |it| it.tail.len() + it.message.len() + it.rest.len());
+            held += it.socket.as_ref().map_or(0, Socket::held);
         }
         assert_eq!(conns.held_bytes(), held, "input that is held, as it is counted");
         assert_eq!(conns.output_bytes(), output, "what waits for peers, as it is counted");
