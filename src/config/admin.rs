@@ -22,6 +22,12 @@ options! {
         external: bool = false;
         /// Attempts to sign in from one address, in a minute; beyond: 429.
         login_limit: u32 = 10, Rule::Count(1, MIB);
+        /// Live traces of a channel or a user at once; beyond: 503.
+        trace_limit: usize = 4, Rule::Count(1, 64);
+        /// Messages a second that a reactor keeps for one trace, for a few seconds; beyond: they are counted.
+        trace_rate_limit: usize = 100, Rule::Count(1, 10_000);
+        /// Bytes of a message's data that a trace shows.
+        trace_data_size: usize = 1024, Rule::Bytes(1, 64 << 10);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::engine::Letter;
 use crate::engine::board::PresenceBoard;
 use crate::engine::control::{ControlCommand, Fleet, FleetDisconnect, SubscribeDefaults};
 use crate::protocol::code::Disconnect;
-use crate::shard::{self, ClientFacts, ClientSearch, Control, ControlAnswer, Mail, Stats};
+use crate::shard::{self, ClientFacts, ClientSearch, Control, ControlAnswer, Mail, Stats, TraceFound, TraceRequest};
 use compact_str::CompactString;
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, HashMap};
@@ -240,6 +240,18 @@ impl Node {
         Ok(all)
     }
 
+    /// What came of what an operator watches, in order; `None` = there are as many traces as may be.
+    pub async fn trace(&self, request: TraceRequest) -> Result<Option<TraceFound>, Unavailable> {
+        let mut all = TraceFound::default();
+        for answer in self.ask_all(Control::Trace(request)).await? {
+            let ControlAnswer::Trace(Some(found)) = answer else { return Ok(None) };
+            all.messages.extend(found.messages);
+            all.skipped += found.skipped;
+        }
+        all.messages.sort_by_key(|message| message.unix_ms);
+        Ok(Some(all))
+    }
+
     /// Numbers of each reactor.
     pub async fn stats(&self) -> Result<Vec<Stats>, Unavailable> {
         let answers = self.ask_all(Control::Stats).await?;
@@ -273,7 +285,9 @@ impl Node {
 
 fn patience(letter: &Mail) -> Duration {
     match letter {
-        Mail::Control { control, .. } if matches!(**control, Control::Stats | Control::Users | Control::Seats(_)) => {
+        Mail::Control { control, .. }
+            if matches!(**control, Control::Stats | Control::Users | Control::Seats(_) | Control::Trace(_)) =>
+        {
             ANSWER_TIMEOUT
         }
         Mail::Control { .. } | Mail::Ask(Request::Presence { .. }) => SLICES_TIMEOUT,

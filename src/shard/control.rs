@@ -1,6 +1,6 @@
 //! F7 · What the backend asks of a reactor's clients, and the reactor's numbers.
 
-use super::{ConnFacts, Out, Shard, Table};
+use super::{ConnFacts, Out, Shard, Table, TraceFound, TraceRequest};
 use crate::base::metrics::Counters;
 use crate::broker;
 use crate::protocol::SubscribeRequest;
@@ -39,6 +39,8 @@ pub enum Control {
     Seats(Arc<[String]>),
     /// Clients as an operator sees them.
     Clients(ClientSearch),
+    /// What came of what an operator watches.
+    Trace(TraceRequest),
 }
 
 /// Which clients an operator wants to see: those for which most bytes wait come first.
@@ -81,6 +83,8 @@ pub enum ControlAnswer {
         client: String,
     },
     Clients(Vec<ClientFacts>),
+    /// `None`: there are as many traces as may be.
+    Trace(Option<TraceFound>),
     /// To nobody's question: this client is to be its user's only one, on other nodes too.
     OnlyOne {
         user: CompactString,
@@ -123,6 +127,7 @@ impl Shard {
             }
             Control::Clients(search) => return self.list_clients(now, table, ticket, search),
             Control::Channels(pattern) => return self.list_channels(now, table, ticket, pattern),
+            Control::Trace(request) => ControlAnswer::Trace(self.traces.fetch(now, request)),
             Control::Stats => ControlAnswer::Stats(Box::new(self.stats())),
             Control::Seats(users) => {
                 let count = |user: &String| self.seats.get(user.as_str()).copied().unwrap_or(0);

@@ -11,9 +11,11 @@ mod name;
 mod slices;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use control::{Chosen, ClientFacts, ClientSearch, Control, ControlAnswer, Stats};
 pub use name::{Secret, name_of, place_of};
+pub use trace::{TraceFound, TraceLimits, TraceMessage, TraceRequest, Traced};
 
 use crate::auth::{Cache, Jwks};
 use crate::base::metrics::Counters;
@@ -212,6 +214,8 @@ pub struct Shard {
     list_askers: slices::ListAskers,
     /// What clients were sent and have not proven to have.
     arrivals: Arrivals,
+    /// What operators watch.
+    traces: trace::Traces,
     secret: Arc<Secret>,
     /// Bytes of publications and clients in the answers that this shard gave as an owner.
     pub answered_bytes: u64,
@@ -261,6 +265,7 @@ impl Shard {
             lists: VecDeque::new(),
             list_askers: slices::ListAskers::default(),
             arrivals: Arrivals::default(),
+            traces: trace::Traces::default(),
             secret,
             answered_bytes: 0,
             searched_bytes: 0,
@@ -302,8 +307,12 @@ impl Shard {
             return message.len();
         }
         let mut used = message.len();
+        let before = self.watched(now, table, conn);
         self.with(now, table, conn, |session, turn| used = session.handle_command(message, first, turn));
         self.settle_local(now, table);
+        if !self.traces.is_empty() {
+            self.trace_command(table, (conn, wire), before, &message[..used]);
+        }
         used
     }
 
@@ -355,6 +364,7 @@ impl Shard {
 
     /// A value from another thread.
     pub fn mail(&mut self, now: Now, table: &mut impl Table, mail: Mail) {
+        self.traces.at(now);
         match mail {
             Mail::Ask(request) => self.ask(now, request),
             Mail::Event(event) => self.event(now, table, event),
@@ -566,6 +576,9 @@ impl Shard {
 
     /// Takes the session off its connection, its subscriptions and its user. `code`: of its disconnect, or 0.
     fn detach(&mut self, now: Now, table: &mut impl Table, key: ConnKey, code: u16) {
+        if let Some(who) = self.watched(now, table, key.index) {
+            self.traces.end(&who, code);
+        }
         let Some(session) = table.session(key.index) else { return };
         if session.is_connected() {
             let (client, user) = (session.client(), CompactString::from(session.user()));
@@ -625,6 +638,9 @@ impl Shard {
         let mut told = std::mem::take(&mut self.told);
         call(&mut self.broker, &mut told);
         for (target, event) in told.drain(..) {
+            if !self.traces.is_empty() {
+                self.traces.hear(&event);
+            }
             self.tell(target, event);
         }
         self.told = told;

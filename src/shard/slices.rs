@@ -330,7 +330,12 @@ impl Shard {
                 let grant = grant.clone();
                 self.with_key(now, table, key, |session, turn| session.refresh_granted(grant, turn));
             }
-            Control::Channels(_) | Control::Stats | Control::Users | Control::Clients(_) | Control::Seats(_) => {}
+            Control::Channels(_)
+            | Control::Stats
+            | Control::Users
+            | Control::Clients(_)
+            | Control::Seats(_)
+            | Control::Trace(_) => {}
         }
         met
     }

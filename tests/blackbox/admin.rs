@@ -1,7 +1,7 @@
 //! The page for operators, as a program sees it: who is let in, what is told, and that pages of others get nothing.
 //! tests/browser/admin.test.mjs looks at it in a browser.
 
-use crate::client::Client;
+use crate::client::{Client, token};
 use crate::peer::{Peer, Response};
 use crate::server::{GUARDED, OPEN, Server, until};
 use serde_json::{Value, json};
@@ -79,6 +79,49 @@ fn what_the_page_asks_is_for_who_signed_in() {
     until("a line", || server.logged("an operator signed in").then_some(()));
     assert!(!server.logged(PASSWORD));
     assert_eq!(server.metric("gannet_admin_logins_total{outcome=\"good\"}"), 1);
+}
+
+#[test]
+fn a_trace_shows_a_channel_or_a_user_and_what_its_limits_leave() {
+    let few = ["--admin.trace_rate_limit", "2", "--admin.trace_limit", "1", "--admin.trace_data_size", "8"];
+    let server = Server::with(GUARDED, &[ON, &few].concat());
+    let cookie = cookie(&server);
+    let trace = |query: &str| request(&server, "GET", &format!("/admin/trace?{query}"), &[("Cookie", &cookie)], "");
+    let messages = |query: &str| -> Value {
+        let answer = trace(query);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str(&answer.body).expect("JSON")
+    };
+    let token = token(&json!({ "sub": "anna", "channels": ["news"] }));
+    let mut client = Client::connected_with(&server, &token);
+    assert_eq!(messages("id=1&channel=news"), json!({ "messages": [], "skipped": 0 }));
+    for number in 0..5 {
+        server.publish("news", json!(format!("number {number}")));
+        client.publication();
+    }
+    let found = messages("id=1&channel=news");
+    let list = found["messages"].as_array().expect("messages");
+    // A second may pass between two of them, and gives room for more.
+    assert!(list.len() >= 2 && list.len() as u64 + found["skipped"].as_u64().expect("a number") == 5, "{found}");
+    assert_eq!(
+        (&list[0]["kind"], &list[0]["data"], &list[0]["size"]),
+        (&json!("publication"), &json!("\"number "), &json!(10))
+    );
+    // There is one at a time.
+    assert_eq!(trace("id=2&user=anna").status, 503);
+    assert_eq!(messages("id=1&user=anna")["messages"], json!([]));
+    client.ask(json!({ "presence": { "channel": "news" } }));
+    let found = until("the command", || {
+        let found = messages("id=1&user=anna");
+        (found["messages"] != json!([])).then_some(found)
+    });
+    let line = &found["messages"][0];
+    assert_eq!((&line["kind"], &line["channel"], &line["user"]), (&json!("presence"), &json!("news"), &json!("anna")));
+    assert!(!found.to_string().contains(&token));
+    for query in ["id=1", "id=1&user=a&channel=b", "id=x&user=a"] {
+        assert_eq!(trace(query).status, 400, "{query}");
+    }
+    assert_eq!(request(&server, "GET", "/admin/trace?user=anna", &[], "").status, 401);
 }
 
 #[test]

@@ -112,6 +112,28 @@ test('channels and clients are shown, and calls are carried out', async (t) => {
   assert.equal(await client.evaluate(() => window.over), 3503);
 });
 
+test('a channel and a user are watched as messages come', async (t) => {
+  const server = await start(t);
+  const [page, client] = [await signIn(t, server), await openTab(t, browser)];
+  await client.goto(`${server.http}/health`);
+  await join(client, server, 'anna', 'news');
+  await page.click('nav a[href="#trace"]');
+  await page.fill('#watch input[name=channel]', 'news');
+  await page.click('#watch button.primary');
+  await page.getByText('watching news').waitFor();
+  await server.api('publish', { channel: 'news', data: { text: '<i>seen</i>' } });
+  const row = page.locator('#trace-list tr').nth(1);
+  await row.getByText('<i>seen</i>').waitFor();
+  assert.match(await row.textContent(), /publicationnews.*1\{"text":/);
+  await picture(page, 'trace');
+  await page.click('#stop');
+  await page.click('#watch button.primary');
+  await page.locator('#trace-list').getByText('Nothing yet.').waitFor();
+  await page.fill('#watch input[name=user]', 'anna');
+  await page.click('#watch button.primary');
+  await page.getByText('name a channel, or a user').waitFor();
+});
+
 test('the configuration is shown without its secrets', async (t) => {
   const server = await start(t);
   const page = await signIn(t, server);
@@ -130,7 +152,7 @@ for (const [name, options] of [
   test(`nothing runs over the edge: ${name}`, async (t) => {
     const server = await start(t);
     const page = await signIn(t, server, options);
-    for (const place of ['channels', 'clients', 'config', 'node']) {
+    for (const place of ['channels', 'clients', 'trace', 'config', 'node']) {
       await page.click(`nav a[href="#${place}"]`);
       await page.waitForSelector(`section#${place}:not([hidden])`);
       const [wide, room] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);

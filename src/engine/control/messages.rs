@@ -256,7 +256,12 @@ impl ControlCommand {
                 command.refresh =
                     Some(FleetRefresh { user, client, session, expired, expire_at, info, ..Default::default() });
             }
-            Control::Channels(_) | Control::Stats | Control::Users | Control::Clients(_) | Control::Seats(_) => {
+            Control::Channels(_)
+            | Control::Stats
+            | Control::Users
+            | Control::Clients(_)
+            | Control::Seats(_)
+            | Control::Trace(_) => {
                 return None;
             }
         }

@@ -4,6 +4,7 @@
 //! costs nothing else. What it shows are the numbers of the metrics page, the server API, and clients as they are.
 
 mod session;
+mod trace;
 
 pub use session::Door;
 
@@ -69,6 +70,7 @@ pub fn router(operator: &Operator, settings: &Arc<Settings>) -> Router {
         .route(&at("metrics"), get(metrics))
         .route(&at("clients"), get(clients))
         .route(&at("config"), get(configuration))
+        .route(&at("trace"), get(trace::trace))
         .with_state(desk.clone())
         .merge(api::keyless(operator.node.clone(), operator.calls.clone(), settings, &at("api")))
         .layer(from_fn_with_state(desk.clone(), signed_in));

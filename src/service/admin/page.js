@@ -305,9 +305,64 @@ find('#one-user').addEventListener('submit', (event) => {
   return carryOut(answer, () => call(method, { user, client, ...(channel && method !== 'disconnect' ? { channel } : {}) }));
 });
 
+// --- a live trace ---
+
+/** Messages that are shown, the newest first. */
+const TRACED = 300;
+/** What is watched, with what came of it; it ends with its page. */
+let watched;
+let traceTimer;
+
+function drawTrace() {
+  const rows = watched.messages.map((it) => [
+    new Date(it.at_ms).toISOString().slice(11, 23), it.kind, it.channel, it.user, it.offset || '',
+    it.kind === 'end' ? `code ${it.code}` : it.data + (it.size > new Blob([it.data]).size ? ` … ${bytes(it.size)}` : ''),
+  ]);
+  fill(find('#trace-list'), ['Time (UTC)', 'What', 'Channel, method', 'User', 'Offset', 'Data'], rows, 'Nothing yet.');
+  find('#skipped').textContent = watched.skipped ? `${whole.format(watched.skipped)} more came than are kept.` : '';
+}
+
+async function trace() {
+  clearTimeout(traceTimer);
+  const mine = watched;
+  if (!mine) return;
+  try {
+    const query = new URLSearchParams({ id: mine.id, channel: mine.channel, user: mine.user });
+    const { messages, skipped } = await (await ask(`trace?${query}`)).json();
+    if (watched !== mine) return;
+    mine.messages = [...messages.reverse(), ...mine.messages].slice(0, TRACED);
+    mine.skipped += skipped;
+    drawTrace();
+    tell(`watching ${mine.channel || mine.user}`);
+  } catch (error) {
+    if (watched !== mine) return;
+    tell(error instanceof Refusal ? error.message : 'the node does not answer', true);
+  }
+  traceTimer = setTimeout(trace, 1000);
+}
+
+function unwatch() {
+  clearTimeout(traceTimer);
+  watched = undefined;
+  find('#stop').disabled = true;
+}
+
+find('#watch').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const [channel, user] = ['channel', 'user'].map((name) => field(event.target, name));
+  unwatch();
+  if (Boolean(channel) === Boolean(user)) return tell('name a channel, or a user', true);
+  const [id] = crypto.getRandomValues(new Uint32Array(1));
+  watched = { id, channel, user, messages: [], skipped: 0 };
+  find('#stop').disabled = false;
+  drawTrace();
+  return trace();
+});
+find('#stop').addEventListener('click', () => { unwatch(); tell(''); });
+
 // --- pages ---
 
-const PAGES = ['node', 'channels', 'clients', 'config'];
+const PAGES = ['node', 'channels', 'clients', 'trace', 'config'];
 async function show() {
   const here = PAGES.find((name) => location.hash === `#${name}`) ?? 'node';
   find('#login').hidden = true;
@@ -318,6 +373,8 @@ async function show() {
     else link.removeAttribute('aria-current');
   }
   tell('');
+  if (here !== 'trace') unwatch();
+  else if (!watched) fill(find('#trace-list'), ['Time (UTC)', 'What', 'Data'], [], 'Nothing is watched.');
   if (here === 'node') look();
   if (here === 'channels') listChannels();
   if (here === 'clients') listClients({ user: '', client: '' });
@@ -329,6 +386,7 @@ addEventListener('hashchange', () => { if (find('#login').hidden) show(); });
 
 function signIn() {
   clearTimeout(timer);
+  unwatch();
   samples = [];
   for (const name of PAGES) find(`section#${name}`).hidden = true;
   find('#places').hidden = find('#leave').hidden = true;
