@@ -14,6 +14,7 @@ pub use leave::Left;
 pub use reload::Again;
 
 use crate::admission::Admission;
+use crate::archive::{Archive, ArchiveLink};
 use crate::base::mailbox::{Mailbox, Sender, mailbox};
 use crate::certificates::Certificates;
 use crate::config::{Config, ListenSocket, TlsPort, Warning};
@@ -108,20 +109,19 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let (outgoing, backend, hook) =
         service::outgoing(settings.borrow().clone(), senders.clone()).map_err(cannot_start)?;
     let engines = Engines::start(&config, &info.uid, senders.clone(), seed).map_err(cannot_start)?;
-    let log_link = LogLink::start(&config.kafka_log, &senders).map_err(cannot_start)?;
+    let (log_link, archive) = start_logs(&config, &senders)?;
     let checks = start_workers(&settings, &senders)?;
     let ((answers, replies), (happened, happening)) = (unbounded_channel(), channel());
     for (me, (part, listener)) in (0..).zip(parts.into_iter().zip(listeners)) {
         let mut shard = Shard::new(me, count as u16, seed, secret.clone(), rules.clone());
         shard.has_fleet = engines.letters.is_some();
         let ends = (hand_off.clone(), backend.clone(), hook.clone(), checks.clone());
-        let (failed, engine) = (happened.clone(), (senders.clone(), engines.link.clone(), log_link.clone()));
-        let links = links(me, engine, ends, part.back.clone(), answers.clone(), happened.clone());
+        let (failed, ways) = (happened.clone(), (engines.link.clone(), log_link.clone(), archive.link.clone()));
+        let links = links(me, (senders.clone(), ways), ends, part.back.clone(), answers.clone(), happened.clone());
         let tls = (checks.pool.clone(), certificates.clone());
         let start = || start_reactor(part, listener, shard, me, (links, admission.clone(), failed), tls, &config);
-        steering
-            .start_on(usize::from(me), start)
-            .map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
+        let started = steering.start_on(usize::from(me), start);
+        started.map_err(cannot("keep a reactor on its CPU (http_server.steering)"))??;
     }
     let node = Arc::new(Node::new(info, (engines.letters, engines.board), senders.clone(), seed));
     supervisor::watch(node.clone()).map_err(cannot("start the watchdog"))?;
@@ -141,6 +141,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
         questions: engines.questions,
         engines: engines.counts,
         kafka_log: log_link.counts.clone(),
+        archive: archive.counts,
         outgoing,
         rooms,
         calls: consumers.calls.clone(),
@@ -154,7 +155,13 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let _pid_file = PidFile::write(&config.pid_file).map_err(cannot_start)?;
     supervisor::ready(&format!("listening on {bound}"));
     serve(&running, &happening)?;
-    end(&running, &node, &callers, &consumers, &log_link, &happening)
+    archive.ending.after(&running.reactors, end(&running, &node, &callers, &consumers, &log_link, &happening))
+}
+
+/// What keeps publications elsewhere than in memory.
+fn start_logs(config: &Config, reactors: &[Sender<Mail>]) -> Result<(LogLink, Archive), ServeError> {
+    let log = LogLink::start(&config.kafka_log, reactors).map_err(cannot_start)?;
+    Ok((log, Archive::start(config, reactors).map_err(cannot_start)?))
 }
 
 /// What is served by, with the rules and the configuration that it begins with.
@@ -310,7 +317,7 @@ fn mailboxes(count: usize, len_max: usize) -> io::Result<Vec<Part>> {
 #[expect(clippy::result_large_err)]
 fn links(
     me: u16,
-    (reactors, engine, log): (Vec<Sender<Mail>>, EngineLink, LogLink),
+    (reactors, (engine, log, archive)): (Vec<Sender<Mail>>, (EngineLink, LogLink, ArchiveLink)),
     (hand_off, backend, hook, checks): (HandOff, BackendLink, HookLink, TokenChecks),
     back: Sender<Returned>,
     answers: UnboundedSender<Vec<(u64, ControlAnswer)>>,
@@ -319,7 +326,9 @@ fn links(
     let pool = checks.pool.clone();
     let log_room = log.clone();
     Links {
+        me,
         reactors,
+        archive,
         hand_off: Box::new(move |socket, bytes, entry| hand_off.give(socket, bytes, entry, back.clone())),
         ask: Box::new(move |call| match call.ask {
             Ask::Check(_) => checks.ask(call),

@@ -9,7 +9,9 @@
 //! kill -9 and a loss of power. What has no ticket is on disk within `durable.flush_interval`. A publication that is
 //! appended twice, with the same epoch and offset, is there once, as it came last. Once an append has failed, nobody
 //! knows whether it is on disk: the owner asks by [`ArchiveCall::Open`] before it uses the stream again, and believes
-//! what it is told. Until then later ones with tickets fail as well, for offsets of a stream with tickets have no gaps.
+//! what it is told. Until then later ones with tickets fail as well, for a stream has no gaps that
+//! nobody was told of: one with a ticket is refused unless it follows what the archive has of its epoch (or is in place
+//! of it), or the archive has nothing and it is the first.
 //!
 //! **When a stream is whole.** A stream that was opened `ahead` has publications that are sent before they are on
 //! disk, so the archive notes durably, before it answers, in which *life* that was. A life begins when an archive is

@@ -74,6 +74,12 @@ impl Kept {
         Epoch::random(self.hasher.hash_one((hash, self.ended[era(hash)])))
     }
 
+    /// A life is over: nobody has had the epoch that comes next.
+    pub fn end_life(&mut self, name: &str) {
+        let ended = &mut self.ended[era(self.hasher.hash_one(name))];
+        *ended = ended.wrapping_add(1);
+    }
+
     /// A stream that begins.
     pub fn begin(&mut self, name: &str) -> Box<Stream> {
         self.begun += 1;
@@ -131,8 +137,7 @@ impl Kept {
         }
         self.bytes -= stream.counted;
         if !stream.is_empty() {
-            let ended = &mut self.ended[era(self.hasher.hash_one(name))];
-            *ended = ended.wrapping_add(1);
+            self.end_life(name);
         }
     }
 

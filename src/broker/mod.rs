@@ -10,6 +10,7 @@
 //! and is told with each request what a channel keeps.
 
 pub mod archive;
+mod durable;
 pub mod engine;
 mod epoch;
 mod inbox;
@@ -25,11 +26,12 @@ mod sequence;
 mod stream;
 mod table;
 
+pub use durable::{Durability, DurableChannels, DurableLimits, DurableTally};
 pub use epoch::{Epoch, EpochMark};
 pub use inbox::{Arrived, CursorFacts, Follow, InboxKeep, InboxLimits, InboxTally, Undelivered};
 pub use interest::Told;
 pub use memory::{Evicted, Limits, Memory};
-pub use owner::Owner;
+pub use owner::{Owner, OwnerLimits};
 pub use remote::{EngineLimits, EngineTally, RemoteChannels};
 pub use table::PARTS as CHANNEL_PARTS;
 

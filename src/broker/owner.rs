@@ -3,23 +3,50 @@
 //! Owns the choice: a channel is kept here, or an engine keeps it. Either way the same requests bring the same events.
 //! What has arrived at whom is kept beside both: who comes without a position recovers from there.
 
+use super::archive::{ArchiveCall, Archived};
 use super::engine::{Engine, EngineCall, Heard};
 use super::inbox::Inboxes;
 use super::log::{LogCall, Unlogged};
 use super::{
-    Answer, Arrived, Asker, ConnKey, CursorFacts, EngineLimits, Event, InboxKeep, InboxLimits, InboxTally, Keep,
-    Limits, Memory, Query, Recover, RemoteChannels, Request, Target, Told, Undelivered, Want,
+    Answer, Arrived, Asker, ConnKey, CursorFacts, Durability, DurableChannels, DurableLimits, EngineLimits, Event,
+    Follow, Found, InboxKeep, InboxLimits, InboxTally, Keep, Limits, Memory, Query, Recover, RemoteChannels, Request,
+    Target, Told, Undelivered, Want,
 };
 use crate::protocol::Publication;
+use crate::protocol::code::ClientError;
+use foldhash::quality::RandomState;
+use hashbrown::HashMap;
 use std::sync::Arc;
 
 /// Publications that go with the news of what has not arrived, at most.
 const UNDELIVERED_MAX: usize = 100;
 
+/// What one reactor's share of the channels may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnerLimits {
+    pub memory: Limits,
+    pub engine: EngineLimits,
+    pub inbox: InboxLimits,
+    pub durable: DurableLimits,
+}
+
+/// A subscription to a channel with an inbox, until it is known where it begins.
+#[derive(Debug)]
+struct Following {
+    follow: Box<Follow>,
+    /// What the client said itself.
+    own: Option<Recover>,
+    /// The offset that its cursor said.
+    by_cursor: Option<u64>,
+}
+
 #[derive(Debug)]
 pub struct Owner {
     pub memory: Memory,
     pub remote: RemoteChannels,
+    pub durable: DurableChannels,
+    /// Subscriptions to durable channels that have not begun.
+    following: HashMap<(ConnKey, u32), Following, RandomState>,
     inboxes: Inboxes,
     logged: Vec<LogCall>,
 }
@@ -27,29 +54,95 @@ pub struct Owner {
 impl Owner {
     /// `seed`: of this shard, for epochs that no other life of a stream has. `announces`: tell when channels are
     /// occupied and vacated.
-    pub fn new(
-        seed: u64,
-        limits: Limits,
-        engine_limits: EngineLimits,
-        inbox_limits: InboxLimits,
-        announces: bool,
-    ) -> Owner {
-        let (mut memory, mut remote) = (Memory::new(seed, limits), RemoteChannels::new(engine_limits));
+    pub fn new(seed: u64, limits: OwnerLimits, announces: bool) -> Owner {
+        let (mut memory, mut remote) = (Memory::new(seed, limits.memory), RemoteChannels::new(limits.engine));
         (memory.announces, remote.announces) = (announces, announces);
-        Owner { memory, remote, inboxes: Inboxes::new(seed, inbox_limits), logged: Vec::new() }
+        let durable = DurableChannels::new(limits.durable);
+        let inboxes = Inboxes::new(seed, limits.inbox);
+        Owner { memory, remote, durable, following: HashMap::default(), inboxes, logged: Vec::new() }
     }
 
     /// Carries out `request`, of a channel that lives in `engine`, unless it is known to live elsewhere already; what
-    /// follows is appended to `out`, in order. What is for engines is gathered for [`Owner::take_calls`].
-    pub fn handle(&mut self, now_ms: u64, engine: Engine, request: Request, out: &mut Told) {
+    /// follows is appended to `out`, in order. What is for engines is gathered for [`Owner::take_calls`]. `durable`:
+    /// an archive keeps its publications; what it is told is gathered for [`Owner::take_archive_calls`].
+    pub fn handle(
+        &mut self,
+        now_ms: u64,
+        engine: Engine,
+        durable: Option<Durability>,
+        request: Request,
+        out: &mut Told,
+    ) {
         if engine != Engine::Memory || self.remote.has(request.channel()) {
             return self.remote.handle(now_ms, engine, request, out);
+        }
+        if let Some(durable) = durable.or_else(|| self.kept_durable(request.channel(), out)) {
+            return self.handle_durable(now_ms, durable, request, out);
         }
         let (unlogged, from, before) = (Unlogged::of(&request), out.len(), self.memory.published);
         self.handle_here(now_ms, request, out);
         if let Some(unlogged) = unlogged {
             unlogged.log(self.memory.published != before, out, from, &mut self.logged);
         }
+    }
+
+    /// The durability of a channel whose namespace asks for none any more, while something of it is under way.
+    fn kept_durable(&mut self, channel: &Arc<str>, out: &mut Told) -> Option<Durability> {
+        match self.durable.is_empty() || self.durable.release(&mut self.memory, channel, out) {
+            true => None,
+            false => self.durable.durability(channel),
+        }
+    }
+
+    /// Of a channel whose publications an archive keeps too.
+    fn handle_durable(&mut self, now_ms: u64, durable: Durability, mut request: Request, out: &mut Told) {
+        let before = out.len();
+        if let Request::Subscribe { channel, from, ticket, want: Some(want) } = &mut request
+            && let Some(follow) = want.follow.take()
+        {
+            match self.begin_following(now_ms, channel, follow, want) {
+                Ok(following) => drop(self.following.insert((*from, *ticket), following)),
+                Err(error) => return self.refuse_follower(now_ms, channel.clone(), (*from, *ticket), error, out),
+            }
+        }
+        self.durable.handle(&mut self.memory, now_ms, durable, request, out);
+        self.follow_durable(now_ms, before, out);
+    }
+
+    /// Takes what the archive says.
+    pub fn archived(&mut self, now_ms: u64, archived: Archived, out: &mut Told) {
+        let before = out.len();
+        self.durable.archived(&mut self.memory, now_ms, archived, out);
+        self.follow_durable(now_ms, before, out);
+    }
+
+    /// What durable channels said, in `out` from `before` on, is news for inboxes.
+    fn follow_durable(&mut self, now_ms: u64, before: usize, out: &mut Told) {
+        if !self.following.is_empty() {
+            for (_, event) in &mut out[before..] {
+                match event {
+                    Event::Subscribed { channel, conn, ticket, found: Some(found) } => {
+                        if let Some(following) = self.following.remove(&(*conn, *ticket)) {
+                            self.end_following(now_ms, channel, following, found);
+                        }
+                    }
+                    Event::Refused { conn, ticket, .. } | Event::Subscribed { conn, ticket, .. } => {
+                        self.following.remove(&(*conn, *ticket));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for (channel, top) in self.durable.said.drain(..) {
+            if !self.inboxes.is_empty() {
+                self.inboxes.published(now_ms, &channel, &top);
+            }
+        }
+    }
+
+    /// What the archive is to be told, in order.
+    pub fn take_archive_calls(&mut self) -> impl Iterator<Item = ArchiveCall> {
+        self.durable.calls.drain(..)
     }
 
     /// Of a channel that is kept here.
@@ -79,20 +172,49 @@ impl Owner {
         out: &mut Told,
     ) {
         let Some(follow) = want.follow.take() else { return };
-        let known = match self.inboxes.begin(now_ms, &channel, &follow) {
-            Ok(known) => known,
-            Err(error) => {
-                // It counts until it leaves, as every subscription that is refused.
-                let plain = Request::Subscribe { channel: channel.clone(), from, ticket, want: None };
-                let before = out.len();
-                self.memory.handle(now_ms, plain, out);
-                let kept: Told =
-                    out.drain(before..).filter(|told| !matches!(told.1, Event::Subscribed { .. })).collect();
-                out.extend(kept);
-                let target = Target::Reactor(from.reactor);
-                return out.push((target, Event::Refused { channel, conn: from, ticket, error }));
-            }
+        let following = match self.begin_following(now_ms, &channel, follow, &mut want) {
+            Ok(following) => following,
+            Err(error) => return self.refuse_follower(now_ms, channel, (from, ticket), error, out),
         };
+        let before = out.len();
+        let request = Request::Subscribe { channel: channel.clone(), from, ticket, want: Some(want) };
+        self.memory.handle(now_ms, request, out);
+        let found = out[before..].iter_mut().find_map(|(_, event)| match event {
+            Event::Subscribed { found: Some(found), .. } => Some(found),
+            _ => None,
+        });
+        if let Some(found) = found {
+            self.end_following(now_ms, &channel, following, found);
+        }
+    }
+
+    /// It counts until it leaves, as every subscription that is refused.
+    fn refuse_follower(
+        &mut self,
+        now_ms: u64,
+        channel: Arc<str>,
+        (from, ticket): (ConnKey, u32),
+        error: ClientError,
+        out: &mut Told,
+    ) {
+        let plain = Request::Subscribe { channel: channel.clone(), from, ticket, want: None };
+        let before = out.len();
+        self.memory.handle(now_ms, plain, out);
+        let kept: Told = out.drain(before..).filter(|told| !matches!(told.1, Event::Subscribed { .. })).collect();
+        out.extend(kept);
+        let target = Target::Reactor(from.reactor);
+        out.push((target, Event::Refused { channel, conn: from, ticket, error }));
+    }
+
+    /// Who names no position recovers from where its cursor stands.
+    fn begin_following(
+        &mut self,
+        now_ms: u64,
+        channel: &Arc<str>,
+        follow: Box<Follow>,
+        want: &mut Want,
+    ) -> Result<Following, ClientError> {
+        let known = self.inboxes.begin(now_ms, channel, &follow)?;
         let (own, mut by_cursor) = (want.recover.clone(), None);
         if own.is_none()
             && let Some(at) = known
@@ -102,14 +224,12 @@ impl Owner {
             let epoch = at.epoch.as_str().into();
             want.recover = Some(Recover { offset: at.offset, epoch, limit: page, most: size, cache: false });
         }
-        let before = out.len();
-        let request = Request::Subscribe { channel: channel.clone(), from, ticket, want: Some(want) };
-        self.memory.handle(now_ms, request, out);
-        let found = out[before..].iter_mut().find_map(|(_, event)| match event {
-            Event::Subscribed { found: Some(found), .. } => Some(found),
-            _ => None,
-        });
-        let Some(found) = found else { return };
+        Ok(Following { follow, own, by_cursor })
+    }
+
+    /// It is known where the subscription begins.
+    fn end_following(&mut self, now_ms: u64, channel: &Arc<str>, following: Following, found: &mut Found) {
+        let Following { follow, own, by_cursor } = following;
         if let (Some(offset), Some(recovery)) = (by_cursor, &mut found.recovery) {
             recovery.from = Some(offset);
             self.inboxes.tally.count(recovery);
@@ -117,7 +237,7 @@ impl Owner {
         // A position in this life was the client's own: it came as far.
         let proven = own.as_ref().is_some_and(|own| !own.epoch.is_empty() && found.position.epoch == *own.epoch);
         let begins = own.filter(|own| proven || own.epoch.is_empty()).map(|own| own.offset);
-        self.inboxes.stand(now_ms, &channel, &follow, &found.position, begins, proven);
+        self.inboxes.stand(now_ms, channel, &follow, &found.position, begins, proven);
     }
 
     /// Publications are proven to have arrived.
@@ -161,6 +281,7 @@ impl Owner {
     /// What comes with time; when the next call is wanted.
     pub fn expire(&mut self, now_ms: u64, out: &mut Told) -> Option<u64> {
         let (memory, remote) = (self.memory.expire(now_ms), self.remote.expire(now_ms, out));
+        self.durable.expire(&mut self.memory);
         let inboxes = self.expire_inboxes(now_ms, out);
         memory.into_iter().chain(remote).chain(inboxes).min()
     }

@@ -84,6 +84,19 @@ impl Recent {
         while self.entries.len() > self.size_max && self.evict_oldest() {}
     }
 
+    /// The first publication with this key came to nothing.
+    pub fn revoke(&mut self, channel: &Arc<str>, key: &CompactString) {
+        let Recent { entries, first, numbers, hasher, .. } = self;
+        let is_it = |number: &u64| {
+            let entry = &entries[(number - *first) as usize];
+            entry.key == *key && entry.channel == *channel && entry.until > 0
+        };
+        let number = numbers.find(hasher.hash_one((channel, key)), is_it).copied();
+        if let Some(entry) = number.and_then(|number| entries.get_mut((number - *first) as usize)) {
+            entry.until = 0;
+        }
+    }
+
     /// Drops what is past its time, a part in each call; is there more?
     pub fn forget(&mut self, now_ms: u64) -> bool {
         let is_old = |recent: &Recent| recent.entries.front().is_some_and(|entry| entry.until <= now_ms);

@@ -34,6 +34,8 @@ pub struct Stream {
     version_epoch: CompactString,
     /// Subscribers that take deltas.
     pub deltas: u32,
+    /// An archive knows it.
+    pub is_archived: bool,
     /// The list of deadlines has this stream, at this time.
     pub listed: Option<u64>,
     /// Where it stands in the order of use.
@@ -58,6 +60,7 @@ impl Stream {
             version: 0,
             version_epoch: CompactString::default(),
             deltas: 0,
+            is_archived: false,
             listed: None,
             place: None,
             used_ms: 0,
@@ -158,18 +161,46 @@ impl Stream {
         self.bytes = 0;
     }
 
+    /// Stands elsewhere from now on, with these as its latest publications.
+    pub fn restore(&mut self, now_ms: u64, keep: Keep, position: Position, latest: &[Publication]) {
+        self.clear();
+        (self.epoch, self.top) = (position.epoch, position.offset);
+        // Only those that end at the top without a gap can be kept.
+        let mut next = self.top;
+        for publication in latest.iter().rev().take(keep.size as usize) {
+            if publication.offset != next {
+                break;
+            }
+            next -= 1;
+            let entry = publication.encode_to_vec().into_boxed_slice();
+            self.bytes += entry.len() + ENTRY_BYTES;
+            self.entries.push_front(entry);
+        }
+        self.entries_until = now_ms.saturating_add(keep.ttl_ms);
+        self.touch(now_ms, keep);
+    }
+
+    /// Forgets the publications beyond `offset`.
+    pub fn roll_back(&mut self, offset: u64) {
+        while self.top > offset {
+            self.top -= 1;
+            let latest = self.entries.pop_back();
+            self.bytes -= latest.map_or(0, |latest| latest.len() + ENTRY_BYTES);
+        }
+    }
+
     /// The latest publication, if it is still kept.
     pub fn latest(&self) -> Option<Publication> {
         self.entries.back().and_then(|entry| Publication::decode(&entry[..]).ok())
     }
 
     /// Offset of the oldest one kept; `top + 1` if there is none.
-    fn first(&self) -> u64 {
+    pub fn first(&self) -> u64 {
         self.top + 1 - self.entries.len() as u64
     }
 
     /// Those with offsets from `from` on, at most `limit`.
-    fn read(&self, from: u64, limit: usize) -> impl Iterator<Item = Publication> {
+    pub fn read(&self, from: u64, limit: usize) -> impl Iterator<Item = Publication> {
         let skip = from.saturating_sub(self.first()).min(self.entries.len() as u64) as usize;
         self.entries.range(skip..).take(limit).filter_map(|entry| Publication::decode(&entry[..]).ok())
     }

@@ -124,6 +124,7 @@ impl Config {
         problems.extend(self.check_engines());
         problems.extend(self.check_consumers());
         problems.extend(self.check_kafka_log());
+        problems.extend(self.check_durable());
         problems.extend(self.check_tls());
         problems.extend(self.check_connect_codes());
         problems.extend(self.check_rate_limits());

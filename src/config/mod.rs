@@ -13,6 +13,7 @@ mod backend;
 mod channel;
 mod check;
 mod consumers;
+mod durable;
 mod engine;
 mod fit;
 mod foreign;
@@ -49,6 +50,7 @@ pub use consumers::{
     ConsumerOptions, NamedConsumer, NatsJetStreamConsumer, PostgresqlConsumer, PublicationHeaders, PublicationValues,
     RedisStreamConsumer,
 };
+pub use durable::{DurableOptions, DurableStores};
 pub use engine::{EngineOptions, NatsOptions, NatsRawMode, RedisOptions, Store, SwitchedEngine};
 pub use inbox::InboxOptions;
 pub use kafka::{KafkaAccess, KafkaLogOptions};
@@ -133,6 +135,8 @@ options! {
         presence_manager: SwitchedEngine = SwitchedEngine::default();
         /// Publications that Kafka is to have too: those of namespaces with log_to
         kafka_log: KafkaLogOptions = KafkaLogOptions::default();
+        /// Where publications are kept beyond memory and beyond a restart
+        durable: DurableOptions = DurableOptions::default();
         /// Remote procedure calls of clients, which the backend answers
         rpc: Rpc = Rpc::default();
         /// `[{name, endpoint, ...options}]`: proxies that namespaces name. The options are those of rpc.proxy.
@@ -470,6 +474,14 @@ options! {
         history_ttl: Duration = Duration::ZERO, Rule::Time(Duration::ZERO, YEAR);
         /// As channel.history_meta_ttl, for these channels. 0 = what channel.history_meta_ttl says.
         history_meta_ttl: Duration = Duration::ZERO, Rule::Time(Duration::ZERO, YEAR);
+        /// Keeps publications in an archive too (durable.type), beyond history_size and history_ttl and over a restart.
+        /// none: it does not. batched: each is answered and delivered at once, and on disk within
+        /// durable.flush_interval. sync: each is answered and delivered when it is on disk.
+        history_durability: String = "none".into(), Rule::OneOf(durable::DURABILITIES);
+        /// With history_durability: how long the archive keeps each publication. 0 = for ever.
+        archive_ttl: Duration = MONTH, Rule::Time(Duration::ZERO, secs(100 * 366 * 24 * 60 * 60));
+        /// With history_durability: publications that the archive keeps of a channel, the latest. 0 = any number.
+        archive_size: usize = 10_000, Rule::Count(0, NO_MAX);
         /// Every subscription knows its position and is told of a gap.
         force_positioning: bool = false;
         /// A client may ask for that itself.

@@ -26,6 +26,7 @@ impl Config {
     /// Threads, sockets and tables are made at the start, and clients were told of pings when they connected.
     fn keep_fixed(&mut self, old: &Config) {
         self.keep_engines(old);
+        self.keep_archive(old);
         let old = old.clone();
         (self.dev, self.reactors, self.node, self.workers) = (old.dev, old.reactors, old.node, old.workers);
         let server = std::mem::replace(&mut self.http_server, old.http_server);
@@ -57,6 +58,7 @@ impl Config {
         self.backend.stream_limit = old.backend.stream_limit;
         (self.jwks, self.hooks, self.consumers) = (old.jwks, old.hooks, old.consumers);
         (self.engine, self.broker, self.presence_manager) = (old.engine, old.broker, old.presence_manager);
+        self.durable = old.durable;
         let grpc = &mut self.grpc_api;
         (grpc.enabled, grpc.address, grpc.port) = (old.grpc_api.enabled, old.grpc_api.address, old.grpc_api.port);
         grpc.connection_limit = old.grpc_api.connection_limit;
@@ -73,6 +75,16 @@ impl Config {
 }
 
 impl Config {
+    /// An archive is opened at the start, if a namespace asks for it then.
+    fn keep_archive(&mut self, old: &Config) {
+        if old.archive_kind().is_none() {
+            let options = self.channel.namespaces.iter_mut().map(|namespace| &mut namespace.options);
+            for options in options.chain([&mut self.channel.without_namespace]) {
+                options.history_durability = "none".into();
+            }
+        }
+    }
+
     /// Channels do not move from one engine to another, and a namespace of an engine that does not run waits for it.
     fn keep_engines(&mut self, old: &Config) {
         self.channel.without_namespace.engine = old.channel.without_namespace.engine.clone();

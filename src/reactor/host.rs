@@ -7,6 +7,7 @@ use crate::admission::{Admission, Entry, Refused};
 use crate::base::mailbox::Sender;
 use crate::base::metrics::Counters;
 use crate::broker::ConnKey;
+use crate::broker::archive::ArchiveCall;
 use crate::broker::engine::{Engine, EngineCall};
 use crate::broker::log::LogCall;
 use crate::config::Config;
@@ -42,6 +43,8 @@ pub struct Outside<S> {
     look: u64,
     /// For engines, likewise.
     calls: EngineCalls,
+    /// For the archive, and whether they are the last.
+    archived: (Vec<ArchiveCall>, bool),
 }
 
 impl<S> Outside<S> {
@@ -58,6 +61,7 @@ impl<S> Outside<S> {
             answers: Vec::new(),
             look: 0,
             calls: Vec::new(),
+            archived: (Vec::new(), false),
         })
     }
 
@@ -68,6 +72,12 @@ impl<S> Outside<S> {
         }
         if !self.calls.is_empty() {
             (self.links.engine)(std::mem::take(&mut self.calls));
+        }
+        if !self.archived.0.is_empty() {
+            self.links.archive.call(self.links.me, std::mem::take(&mut self.archived.0));
+        }
+        if std::mem::take(&mut self.archived.1) {
+            self.links.archive.end();
         }
     }
 
@@ -166,6 +176,18 @@ impl<S: ReactorSocket> Host for Outside<S> {
 
     fn log_is_full(&self) -> bool {
         (self.links.log_is_full)()
+    }
+
+    fn archive(&mut self, call: ArchiveCall) {
+        self.archived.0.push(call);
+    }
+
+    fn end_archive(&mut self) {
+        self.archived.1 = true;
+    }
+
+    fn archive_room(&self) -> usize {
+        self.links.archive.room()
     }
 
     fn answer(&mut self, ticket: u64, answer: ControlAnswer) {

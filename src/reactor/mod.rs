@@ -25,6 +25,7 @@ pub use socket::ReactorSocket;
 pub use steering::Steering;
 
 use crate::admission::{Admission, Entry};
+use crate::archive::ArchiveLink;
 use crate::base::mailbox::{Mailbox, Sender};
 use crate::base::wheel::Tick;
 use crate::broker::ConnKey;
@@ -76,6 +77,8 @@ pub type EngineCalls = Vec<(Engine, EngineCall)>;
 
 /// Where a reactor's work for others goes.
 pub struct Links {
+    /// Which reactor this is.
+    pub me: u16,
     /// Mailboxes of all reactors, this one's with them.
     pub reactors: Vec<Sender<Mail>>,
     /// Sockets whose request is not a reactor's, with the bytes read so far. Gives a socket back that it cannot take.
@@ -92,6 +95,8 @@ pub struct Links {
     pub log: Box<dyn Fn(LogCall) + Send>,
     /// It takes nothing more for whose answer somebody would wait.
     pub log_is_full: Box<dyn Fn() -> bool + Send>,
+    /// The same to the archive.
+    pub archive: ArchiveLink,
     /// Answers to the service thread.
     pub answers: Box<dyn Fn(Vec<Answered>) + Send>,
     /// Called once, when the drain left no connection here.

@@ -45,6 +45,7 @@ pub use tls::with_authority as tls_config;
 pub use uni_grpc::CallRoom;
 
 use crate::admission::{Admission, Entry};
+use crate::archive::ArchiveCounts;
 use crate::base::mailbox::Sender;
 use crate::certificates::Certificates;
 use crate::config::TlsPort;
@@ -146,6 +147,8 @@ pub struct Service {
     pub engines: Vec<(&'static str, Arc<EngineCounts>)>,
     /// Of the log of publications.
     pub kafka_log: Arc<LogCounts>,
+    /// Of the archive, if there is one.
+    pub archive: Option<Arc<ArchiveCounts>>,
     pub outgoing: Outgoing,
     pub rooms: Rooms,
     /// Calls of the API, and what consumers do.

@@ -12,6 +12,7 @@ use super::requests::RequestCounts;
 use super::watch;
 use super::{PortRoom, Rooms, Service};
 use crate::admission::Admission;
+use crate::archive::ArchiveCounts;
 use crate::base::metrics::{Counters, Page};
 use crate::certificates::Certificates;
 use crate::config::Config;
@@ -56,6 +57,7 @@ pub struct Operator {
     settings: Receiver<Arc<Settings>>,
     engines: Vec<(&'static str, Arc<EngineCounts>)>,
     kafka_log: Arc<LogCounts>,
+    archive: Option<Arc<ArchiveCounts>>,
     /// Seconds since 1970 at the start of the process.
     started: f64,
 }
@@ -99,6 +101,7 @@ impl Operator {
             settings: service.settings.clone(),
             engines: service.engines.clone(),
             kafka_log: service.kafka_log.clone(),
+            archive: service.archive.clone(),
             started: watch::started(service.node.info.started.elapsed()),
         })
     }
@@ -257,6 +260,9 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     operator.workers.write(&mut page);
     operator.certificates.write(&mut page);
     operator.requests.write(&mut page);
+    if let Some(archive) = &operator.archive {
+        archive.write(&mut page);
+    }
     for (name, engine) in &operator.engines {
         engine.write(name, &mut page);
         let (nodes, unread) = (node_count(operator), operator.node.fleet.unread());

@@ -3,9 +3,10 @@
 use super::limits::RateLimits;
 use crate::auth::{KeyError, Overrides, Verifier};
 use crate::base::wheel::{TICK_MS, Tick, ticks};
+use crate::broker::archive::ArchiveKeep;
 use crate::broker::engine::Engine;
 use crate::broker::log::LogTo;
-use crate::broker::{EngineLimits, InboxKeep, InboxLimits, Keep};
+use crate::broker::{Durability, DurableLimits, EngineLimits, InboxKeep, InboxLimits, Keep};
 use crate::config::channel_regex;
 use crate::config::{
     Channel, ChannelOptions, Config, ConnectCodes, HttpCode, HttpCodes, InboxOptions, NamespaceOptions,
@@ -116,7 +117,9 @@ pub struct Rules {
     pub inboxes: InboxRules,
     /// Some namespace has publications that a log is to have too.
     logs: bool,
-    /// No namespace has another engine.
+    /// What channels with an archive may cost.
+    pub durable_limits: DurableLimits,
+    /// No namespace has another engine, or an archive.
     all_in_memory: bool,
     /// The backend decides about clients without a token.
     pub connect_proxy: bool,
@@ -218,6 +221,8 @@ pub struct Namespace {
     /// What has arrived at whom is remembered.
     pub inbox: Option<InboxRule>,
     pub log: Option<LogTo>,
+    /// What its channels ask of the archive.
+    pub durability: Option<Durability>,
 }
 
 /// The inboxes of all namespaces.
@@ -293,7 +298,8 @@ impl Rules {
         let namespaces: HashMap<String, Namespace> = channel.namespaces.iter().map(of).collect();
         let inboxes = InboxRules::new(channel, namespaces.values().chain([&without_namespace]));
         let all = namespaces.values().chain([&without_namespace]);
-        let all_in_memory = all.map(|namespace| namespace.engine).all(|engine| engine == Engine::Memory);
+        let plain = |namespace: &Namespace| namespace.engine == Engine::Memory && namespace.durability.is_none();
+        let all_in_memory = all.into_iter().all(plain);
         Ok(Rules {
             node: String::new(),
             verifier: Verifier::new(&client.token, skip)?,
@@ -323,16 +329,10 @@ impl Rules {
             expired_sub_delay_ms: client.expired_sub_close_delay.as_millis() as u64,
             fanout_queue_bytes_max: config.reactor.fanout_queue_size,
             broker: broker_limits(channel),
-            engine_limits: EngineLimits {
-                present: client.presence_max_client_limit,
-                held: config.reactor.held_publication_limit,
-                held_bytes: config.reactor.held_publication_size,
-                inflight: config.reactor.engine_inflight_limit,
-                presence_ms: client.presence_update_interval.as_millis() as u64,
-                check_ms: client.channel_position_check_delay.as_millis() as u64,
-            },
+            engine_limits: engine_limits(config),
             inboxes,
             logs: config.logs_publications(),
+            durable_limits: durable_limits(config),
             all_in_memory,
             connect_proxy: client.proxy.connect.enabled,
             refresh_proxy: client.proxy.refresh.enabled,
@@ -398,11 +398,13 @@ impl Rules {
         if self.logs { self.namespace(channel)?.log.as_ref() } else { None }
     }
 
-    /// Where `channel` lives.
-    pub fn engine(&self, channel: &str) -> Engine {
+    /// Where `channel` lives, and what it asks of the archive.
+    pub fn home(&self, channel: &str) -> (Engine, Option<Durability>) {
         match self.all_in_memory {
-            true => Engine::Memory,
-            false => self.namespace(channel).map_or(Engine::Memory, |namespace| namespace.engine),
+            true => (Engine::Memory, None),
+            false => self
+                .namespace(channel)
+                .map_or((Engine::Memory, None), |namespace| (namespace.engine, namespace.durability)),
         }
     }
 
@@ -426,6 +428,23 @@ impl Rules {
 
 fn broker_limits(channel: &Channel) -> crate::broker::Limits {
     crate::broker::Limits { history_bytes: channel.history_memory_limit, recent: channel.idempotency_cache_size }
+}
+
+fn engine_limits(config: &Config) -> EngineLimits {
+    let (client, reactor) = (&config.client, &config.reactor);
+    EngineLimits {
+        present: client.presence_max_client_limit,
+        held: reactor.held_publication_limit,
+        held_bytes: reactor.held_publication_size,
+        inflight: reactor.engine_inflight_limit,
+        presence_ms: client.presence_update_interval.as_millis() as u64,
+        check_ms: client.channel_position_check_delay.as_millis() as u64,
+    }
+}
+
+fn durable_limits(config: &Config) -> DurableLimits {
+    let stores = &config.durable.stores;
+    DurableLimits { opening: stores.opening_limit, reads: stores.read_limit, page: stores.page_limit }
 }
 
 /// Does any method have somebody to answer it?
@@ -493,6 +512,14 @@ impl Namespace {
             ttl_ms: ms(options.history_ttl),
             meta_ttl_ms: if own_meta_ttl > 0 { own_meta_ttl } else { ms(common.history_meta_ttl) },
         });
+        let durability = keep.filter(|_| options.is_durable()).map(|memory| {
+            let (size, ttl_ms) = (options.archive_size as u64, ms(options.archive_ttl));
+            // Never less than memory keeps.
+            let size = if size == 0 { 0 } else { size.max(u64::from(memory.size)) };
+            let ttl_ms = if ttl_ms == 0 { 0 } else { ttl_ms.max(memory.ttl_ms) };
+            let archive = ArchiveKeep { size, ttl_ms, meta_ttl_ms: memory.meta_ttl_ms };
+            Durability { sync: options.history_durability == "sync", archive, memory }
+        });
         let delay_ms = ms(options.batch_max_delay);
         let pace = Pace { size_max: options.batch_max_size, delay_ms, latest: options.batch_flush_latest };
         Namespace {
@@ -505,6 +532,7 @@ impl Namespace {
             inbox: (options.inbox.enabled && keep.is_some()).then(|| InboxRule::new(&options.inbox, page)),
             log: (!options.log_to.is_empty())
                 .then(|| LogTo { topic: options.log_to.as_str().into(), waits: options.log_to_sync }),
+            durability,
             fossil: options.allowed_delta_types.iter().any(|kind| kind == "fossil"),
             options,
         }

@@ -20,9 +20,10 @@ pub use trace::{TraceFound, TraceLimits, TraceMessage, TraceRequest, Traced};
 use crate::auth::{Cache, Jwks};
 use crate::base::metrics::Counters;
 use crate::base::wheel::TICK_MS;
+use crate::broker::archive::{ArchiveCall, Archived};
 use crate::broker::engine::{Engine, EngineCall, Heard};
 use crate::broker::log::LogCall;
-use crate::broker::{self, Answer, Arrived, Asker, ConnKey, Event, Owner, Request, Target};
+use crate::broker::{self, Answer, Arrived, Asker, ConnKey, Event, Owner, OwnerLimits, Request, Target};
 use crate::hub::{ChannelEvent, Delivery, Flags, Work};
 use crate::protocol::code::{ClientError, Disconnect};
 use crate::session::backend::{Ask, Call, Hook, Said, StreamNews};
@@ -48,6 +49,10 @@ pub enum Mail {
     Event(Event),
     /// From an engine, to the owner of a channel.
     Engine(Heard),
+    /// From the archive, to the owner of a channel.
+    Archived(Archived),
+    /// The node is about to end: call nothing more of the archive, and accept nothing that is to be archived.
+    EndArchive,
     /// From the service thread; answered with the same ticket.
     Control { ticket: u64, control: Box<Control> },
     /// From the backend, or with keys of tokens: the question and its answer.
@@ -136,6 +141,10 @@ pub enum Out {
     },
     /// For the log of publications.
     Log(LogCall),
+    /// For the archive.
+    Archive(ArchiveCall),
+    /// There will be no more for the archive.
+    ArchiveEnded,
     /// A client showed no good credentials; for the log.
     Rejected {
         conn: u32,
@@ -241,7 +250,9 @@ impl Shard {
     /// `seed` is the node's; `secret` makes the names by which clients without a socket of their own are found.
     pub fn new(me: u16, reactors: u16, seed: u64, secret: Arc<Secret>, rules: Arc<Rules>) -> Shard {
         let own_seed = seed ^ u64::from(me).rotate_left(32);
-        let broker = Owner::new(own_seed, rules.broker, rules.engine_limits, rules.inboxes.limits, rules.hooks);
+        let (engine, inbox) = (rules.engine_limits, rules.inboxes.limits);
+        let limits = OwnerLimits { memory: rules.broker, engine, inbox, durable: rules.durable_limits };
+        let broker = Owner::new(own_seed, limits, rules.hooks);
         let hub_bytes = rules.fanout_queue_bytes_max;
         let cache = Cache::new(rules.token_cache_size, rules.bad_token_cache_size);
         let tokens = Tokens { cache, ..Tokens::default() };
@@ -291,6 +302,11 @@ impl Shard {
         if self.hub.waiting_bytes() > self.rules.fanout_queue_bytes_max {
             self.full[usize::from(self.me)] = true;
         }
+    }
+
+    /// Bytes that may still wait for the archive; refreshed each turn.
+    pub fn set_archive_room(&mut self, bytes: usize) {
+        self.broker.durable.set_room(bytes);
     }
 
     /// Should mail wait? While true, other shards' publications stay in the mailbox, which fills and refuses.
@@ -369,6 +385,11 @@ impl Shard {
             Mail::Ask(request) => self.ask(now, request),
             Mail::Event(event) => self.event(now, table, event),
             Mail::Engine(heard) => self.with_owner(|owner, told| owner.hear(now.ms, heard, told)),
+            Mail::Archived(archived) => self.archived(now, archived),
+            Mail::EndArchive => {
+                self.with_owner(|owner, _| owner.durable.end());
+                self.out.push(Out::ArchiveEnded);
+            }
             Mail::Control { ticket, control } => {
                 self.control(now, table, ticket, *control);
             }
@@ -405,6 +426,7 @@ impl Shard {
                 self.broker.memory.set_history_limit(self.rules.broker.history_bytes);
                 self.broker.remote.set_limits(self.rules.engine_limits);
                 self.broker.set_inbox_limits(self.rules.inboxes.limits);
+                self.broker.durable.set_limits(self.rules.durable_limits);
                 self.out.push(Out::Settings(settings));
             }
             Mail::BeOnlyOne { user, conn } => {
@@ -424,6 +446,11 @@ impl Shard {
             }
         }
         self.settle_local(now, table);
+    }
+
+    fn archived(&mut self, now: Now, archived: Archived) {
+        self.broker.durable.unix_ms = now.unix_ms;
+        self.with_owner(|owner, told| owner.archived(now.ms, archived, told));
     }
 
     /// The service thread answers a question of a client.
@@ -629,8 +656,9 @@ impl Shard {
                 return self.list_present(channel, asker);
             }
         }
-        let engine = self.rules.engine(request.channel());
-        self.with_owner(|owner, told| owner.handle(now.ms, engine, request, told));
+        let (engine, durable) = self.rules.home(request.channel());
+        self.broker.durable.unix_ms = now.unix_ms;
+        self.with_owner(|owner, told| owner.handle(now.ms, engine, durable, request, told));
     }
 
     /// One call of this shard as an owner, and what follows from it.
@@ -646,6 +674,7 @@ impl Shard {
         self.told = told;
         self.out.extend(self.broker.take_calls().map(|(engine, call)| Out::Engine { engine, call }));
         self.out.extend(self.broker.take_logged().map(Out::Log));
+        self.out.extend(self.broker.take_archive_calls().map(Out::Archive));
     }
 
     /// What this shard says as an owner.

@@ -47,6 +47,7 @@ pub use gap::drop_publications;
 use crate::base::metrics::Counters;
 use crate::base::wheel::Tick;
 use crate::broker::ConnKey;
+use crate::broker::archive::ArchiveCall;
 use crate::broker::engine::{Engine, EngineCall};
 use crate::broker::log::LogCall;
 use crate::config::Config;
@@ -134,6 +135,12 @@ pub trait Host {
     fn log(&mut self, call: LogCall);
     /// The log takes nothing more for whose answer somebody would wait.
     fn log_is_full(&self) -> bool;
+    /// Gives a call to the archive, likewise.
+    fn archive(&mut self, call: ArchiveCall);
+    /// That was the last one.
+    fn end_archive(&mut self);
+    /// Bytes that may still wait for the archive.
+    fn archive_room(&self) -> usize;
     /// The answer to a request of the service thread.
     fn answer(&mut self, ticket: u64, answer: ControlAnswer);
     /// Does that reactor's mailbox take no more?
@@ -241,6 +248,7 @@ impl<H: Host> Turns<H> {
         (self.now, self.now_ns) = (now, now_ns);
         self.stamp = self.stamp.checked_add(1).unwrap_or(1);
         let host = &self.host;
+        self.shard.set_archive_room(host.archive_room());
         self.shard.set_full((0..self.outgoing.len() as u16).map(|reactor| host.is_full(reactor)));
         self.shard.log_is_full = self.host.log_is_full();
     }

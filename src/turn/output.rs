@@ -60,6 +60,8 @@ impl<H: Host> Turns<H> {
                 Out::Hook(hook) => self.host.hook(hook),
                 Out::Engine { engine, call } => self.host.engine(engine, call),
                 Out::Log(call) => self.host.log(call),
+                Out::Archive(call) => self.host.archive(call),
+                Out::ArchiveEnded => self.host.end_archive(),
                 Out::Rejected { conn, user, cause } => self.tell_rejected(conn, &user, cause),
                 Out::Drain { at_once } => self.begin_drain(at_once),
                 Out::Settings(settings) => self.take_settings(&settings.config),

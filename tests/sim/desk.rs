@@ -5,6 +5,7 @@ use crate::net::End;
 use crate::rng::Rng;
 use gannet::base::metrics::Counters;
 use gannet::broker::ConnKey;
+use gannet::broker::archive::ArchiveCall;
 use gannet::broker::engine::{Engine, EngineCall};
 use gannet::broker::log::LogCall;
 use gannet::config::Config;
@@ -99,6 +100,14 @@ impl Host for Desk {
 
     fn log_is_full(&self) -> bool {
         false
+    }
+
+    fn archive(&mut self, _: ArchiveCall) {}
+
+    fn end_archive(&mut self) {}
+
+    fn archive_room(&self) -> usize {
+        usize::MAX
     }
 
     fn answer(&mut self, ticket: u64, answer: ControlAnswer) {

@@ -10,7 +10,7 @@ use crate::rng::Rng;
 use client::{CHANNELS, Client};
 use gannet::broker::engine::Engine;
 use gannet::broker::{Answer, Asker, Event, InboxLimits, Keep, Limits, Owner, Request, Target, Told, Treatment};
-use gannet::broker::{EngineLimits, Want};
+use gannet::broker::{DurableLimits, EngineLimits, OwnerLimits, Want};
 use gannet::protocol::{ClientInfo, Publication};
 use link::Link;
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,9 +111,10 @@ impl Cluster {
             presence_ms: 27_000,
             check_ms: 5_000,
         };
-        let inboxes = InboxLimits { bytes: 0, of_user: 1000 };
+        let (memory, durable) = (Limits { history_bytes: 0, recent: 10 }, DurableLimits::default());
+        let limits = OwnerLimits { memory, engine: limits, inbox: InboxLimits { bytes: 0, of_user: 1000 }, durable };
         let nodes = (0..rng.within(1, 3)).map(|node| NodeSim {
-            owner: Owner::new(seed, Limits { history_bytes: 0, recent: 10 }, limits, inboxes, false),
+            owner: Owner::new(seed, limits, false),
             link: Link::default(),
             clients: (0..rng.within(2, 6)).map(|at| Client::new(node, at, at % REACTORS)).collect(),
         });
@@ -249,7 +250,7 @@ impl Cluster {
 
     fn ask(&mut self, at: usize, request: Request) {
         let mut told = Told::new();
-        self.nodes[at].owner.handle(self.now_ms, Engine::Redis, request, &mut told);
+        self.nodes[at].owner.handle(self.now_ms, Engine::Redis, None, request, &mut told);
         self.hand_out(at, &mut told, Broken::Nothing);
     }
 
