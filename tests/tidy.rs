@@ -34,9 +34,9 @@ const FLOORS: [(&str, u8); 30] = [
     ("heap", 9),
     ("certificates", 9),
     ("consumers", 10),
+    ("archive", 10),
     ("engine", 10),
     ("kafka", 10),
-    ("archive", 10),
     ("reactor", 10),
     ("workers", 10),
     ("service", 10),
@@ -57,7 +57,14 @@ const UNSAID: [(&str, &str); 4] =
     [("ws", "channel"), ("protocol", "frame"), ("broker", "session"), ("session", "socket")];
 const BANNED: [&str; 6] = ["manager", "handler", "helper", "util", "utils", "misc"];
 /// Names that others chose: options of Centrifugo's configuration, and crates.
-const ALLOWED: [&str; 5] = ["handler_prefix", "presence_manager", "hyper_util", "futures_util", "http_body_util"];
+const ALLOWED: [&str; 6] = [
+    "deadpool_postgres::Manager",
+    "handler_prefix",
+    "presence_manager",
+    "hyper_util",
+    "futures_util",
+    "http_body_util",
+];
 const UNFINISHED: [&str; 4] = ["todo!", "unimplemented!", "dbg!", "#[ignore"];
 /// What is defined once by name, if it is public: nobody should ask which of two is meant.
 const TYPES: [&str; 5] = ["struct", "enum", "trait", "type", "union"];

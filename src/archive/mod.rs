@@ -6,6 +6,7 @@
 mod counts;
 mod embedded;
 mod post;
+pub mod sql;
 
 pub use counts::ArchiveCounts;
 pub use post::ArchivePost;

@@ -105,6 +105,11 @@ impl Database {
         Ok(Database { config, tls: DatabaseTls { config: Arc::new(client), name: options.server_name } })
     }
 
+    /// For who keeps several connections.
+    pub fn into_parts(self) -> (Config, DatabaseTls) {
+        (self.config, self.tls)
+    }
+
     pub async fn connect(&self) -> Result<(Client, Connection<Socket, UnderTls<Socket>>), String> {
         self.config.connect(self.tls.clone()).await.map_err(|error| told(&error))
     }

@@ -14,7 +14,7 @@
 
 mod content;
 mod counts;
-mod dsn;
+pub mod dsn;
 mod feed;
 mod nats_jetstream;
 mod postgresql;

@@ -16,6 +16,12 @@ pub struct Backoff {
     good_from: Option<Instant>,
 }
 
+impl Default for Backoff {
+    fn default() -> Backoff {
+        Backoff::new()
+    }
+}
+
 impl Backoff {
     pub fn new() -> Backoff {
         Backoff { next: PAUSE_MIN, good_from: None }

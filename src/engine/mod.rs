@@ -2,7 +2,7 @@
 //!
 //! Owns that thread, and the way of reactors to it. Knows nothing of clients: owners of channels ask, and are told.
 
-mod backoff;
+pub mod backoff;
 pub mod board;
 pub mod control;
 pub mod counts;

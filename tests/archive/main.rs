@@ -1,0 +1,5 @@
+//! The archive in real databases: PostgreSQL and MariaDB, started once for all tests here.
+
+mod databases;
+mod lanes;
+mod store;
