@@ -161,6 +161,9 @@ impl Shard {
         let [of_channel, of_user, of_memory] = inbox.refused;
         (counters.inbox_refused_channel, counters.inbox_refused_user) = (of_channel, of_user);
         counters.inbox_refused_memory = of_memory;
+        let archive = self.broker.durable.tally;
+        (counters.archive_unarchived, counters.archive_refused) = (archive.unarchived, archive.refused);
+        (counters.archive_failed, counters.archive_torn) = (archive.failed, archive.torn);
         let deflated = self.deflater.tally;
         counters.messages_compressed = deflated.messages;
         counters.messages_incompressible = deflated.in_vain;

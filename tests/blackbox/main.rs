@@ -20,6 +20,7 @@ mod contract;
 mod deflate;
 mod descriptors;
 mod drain;
+mod durable;
 mod engine_garbage;
 mod file;
 mod files;

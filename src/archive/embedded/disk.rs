@@ -10,7 +10,7 @@ use crate::protocol::Publication;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, OwnedWriteBatch, PersistMode};
 use hashbrown::HashMap;
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const SWEPT_PUBLICATIONS: usize = 2048;
 /// Publications forgotten for one that is appended, because of archive_size.
 const TRIMMED: u64 = 2;
 /// How long it may take to write what a journal had into files.
-const REWRITE: Duration = Duration::from_secs(60);
+const REWRITE: Duration = Duration::from_secs(20);
 const FORMAT: &str = "format";
 const LIFE: &str = "life";
 /// With the life's number behind it.
@@ -47,7 +47,12 @@ impl From<fjall::Error> for DiskFault {
     fn from(error: fjall::Error) -> DiskFault {
         match error {
             fjall::Error::Locked => DiskFault::InUse,
-            fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error)) => DiskFault::Io(error),
+            fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error)) => match error.kind() {
+                ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::NotFound => {
+                    DiskFault::Damaged(error.to_string())
+                }
+                _ => DiskFault::Io(error),
+            },
             fjall::Error::Poisoned => DiskFault::Poisoned,
             other => DiskFault::Damaged(format!("{other:?}")),
         }
@@ -136,6 +141,8 @@ impl Disk {
                 if since.elapsed() > REWRITE {
                     return Err(DiskFault::Io(io::Error::other("what the journal has could not be written")));
                 }
+                // It says so if that failed.
+                self.database.persist(PersistMode::Buffer)?;
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
@@ -315,8 +322,10 @@ impl Disk {
         let wrote = !self.batch.is_empty();
         let next = OwnedWriteBatch::with_capacity(self.database.clone(), 0);
         let batch = std::mem::replace(&mut self.batch, next);
+        // What the kernel has outlives the process.
+        let mode = if fsyncs { PersistMode::SyncData } else { PersistMode::Buffer };
         match (wrote, fsyncs) {
-            (true, _) => batch.durability(fsyncs.then_some(PersistMode::SyncData)).commit()?,
+            (true, _) => batch.durability(Some(mode)).commit()?,
             (false, true) => self.database.persist(PersistMode::SyncData)?,
             (false, false) => {}
         }
