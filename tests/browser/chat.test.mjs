@@ -115,10 +115,15 @@ test('a killed server is noticed, and after its return messages flow again', asy
   await server.stop('SIGKILL');
   for (const page of [alice, bob]) {
     await page.waitForSelector('#state[data-state=connecting]');
-    assert.equal(await page.locator('#composer button').isDisabled(), true);
   }
+  // What is written meanwhile waits, through a reload too.
+  await say(alice, 'written while it was away');
+  await alice.getByText('A message waits for a connection.').waitFor();
   const second = await chat(t, { port: server.port });
   for (const page of [alice, bob]) await page.waitForSelector('#state[data-state=connected]');
+  // Bob may have come back after it was sent, and there is no history.
+  assert.equal(await hears(alice, 'written while it was away'), 'alice');
+  assert.equal(await alice.textContent('#waiting'), '');
   await say(alice, 'still there?');
   assert.equal(await hears(bob, 'still there?'), 'alice');
 
@@ -128,6 +133,36 @@ test('a killed server is noticed, and after its return messages flow again', asy
   for (const page of [alice, bob]) await page.waitForSelector('#state[data-state=connected]');
   await say(bob, 'yes');
   assert.equal(await hears(alice, 'yes'), 'bob');
+});
+
+test('offline is told at once, and what was written then is sent later', async (t) => {
+  const server = await chat(t);
+  const [alice, bob] = [await enter(t, server, 'alice'), await enter(t, server, 'bob')];
+  await alice.context().setOffline(true);
+  await alice.getByText('offline', { exact: true }).waitFor();
+  await say(alice, 'one');
+  await say(alice, 'two');
+  await alice.getByText('2 messages wait for a connection.').waitFor();
+  await alice.context().setOffline(false);
+  for (const text of ['one', 'two']) assert.equal(await hears(bob, text), 'alice');
+  await alice.waitForFunction(() => document.getElementById('waiting').textContent === '');
+});
+
+test('rooms have names in any script', async (t) => {
+  const server = await chat(t);
+  const [alice, bob] = [await enter(t, server, 'alice'), await enter(t, server, 'bob')];
+  for (const [name, shown] of [['Привет мир', 'привет-мир'], ['日本語', '日本語'], ['Käse & Brot', 'käse-brot']]) {
+    for (const page of [alice, bob]) {
+      await page.fill('#new-room input', name);
+      await page.press('#new-room input', 'Enter');
+      await page.waitForFunction((title) => document.getElementById('place').textContent === title, `# ${shown}`);
+    }
+    await say(alice, `in ${name}`);
+    assert.equal(await hears(bob, `in ${name}`), 'alice');
+  }
+  await bob.reload();
+  await bob.waitForSelector('#state[data-state=connected]');
+  assert.equal(await bob.textContent('#place'), '# käse-brot');
 });
 
 test('a reload keeps the nickname and the rooms', async (t) => {
