@@ -512,6 +512,7 @@ fn publish(node: &mut Node, which: u8, what: u8, how: u8, version: u8) {
         version: u64::from(version % 4),
         version_epoch: if how & 16 != 0 { "e" } else { "" }.into(),
         log: None,
+        tells_present: false,
     };
     let to = Node::owner(&channel);
     let treatment = (how & 32 == 0).then(|| Box::new(treatment));

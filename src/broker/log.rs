@@ -68,14 +68,17 @@ impl Unlogged {
     /// It was carried out, and what came of it stands in `told` from `from` on. `fresh`: it was not published before.
     pub fn log(self, fresh: bool, told: &mut Told, from: usize, calls: &mut Vec<LogCall>) {
         let Unlogged { log, channel, publication, asker } = self;
-        let is_its =
-            |event: &Event| matches!(event, Event::Answer { asker: to, answer: Answer::Published(_) } if *to == asker);
+        let is_its = |event: &Event| match event {
+            Event::Answer { asker: to, answer: Answer::Published(_) | Answer::PublishedTo(..) } => *to == asker,
+            _ => false,
+        };
         let Some(at) = told[from..].iter().rposition(|(_, event)| is_its(event)) else { return };
-        let Event::Answer { answer: Answer::Published(position), .. } = &told[from + at].1 else { return };
-        let position = position.clone();
+        let Event::Answer { answer, .. } = &told[from + at].1 else { return };
+        let (Answer::Published(position) | Answer::PublishedTo(position, _)) = answer else { return };
+        let (position, answer) = (position.clone(), answer.clone());
         let withheld = log.waits.then(|| {
             told.remove(from + at);
-            Box::new(Withheld { asker, answer: Answer::Published(position.clone()) })
+            Box::new(Withheld { asker, answer })
         });
         match (fresh, withheld) {
             (true, withheld) => {

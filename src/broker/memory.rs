@@ -439,6 +439,11 @@ impl Memory {
         }
     }
 
+    /// Does anybody subscribe to it?
+    pub fn is_occupied(&self, channel: &str) -> bool {
+        self.channels.get(channel).is_some_and(|channel| !channel.interest.is_empty())
+    }
+
     /// Channels with subscribers.
     pub fn len(&self) -> usize {
         self.occupied

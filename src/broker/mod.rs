@@ -139,6 +139,8 @@ pub struct Treatment {
     pub except: Option<ConnKey>,
     /// A second publication with this key within five minutes is the first one. "" = none.
     pub idempotency_key: CompactString,
+    /// Who asks wants to know whether anybody subscribes: [`Answer::PublishedTo`], where that is known.
+    pub tells_present: bool,
     /// Publications of a version not above the latest are dropped; 0 = none.
     pub version: u64,
     pub version_epoch: CompactString,
@@ -288,6 +290,8 @@ pub struct Extras {
 pub enum Answer {
     /// With its position, if the channel keeps history.
     Published(Option<Position>),
+    /// The same, and whether anybody subscribes to the channel.
+    PublishedTo(Option<Position>, bool),
     History(Box<(Position, Vec<Publication>)>),
     Removed,
     Presence(Vec<ClientInfo>),

@@ -151,11 +151,19 @@ impl Owner {
             Request::Subscribe { channel, from, ticket, want: Some(want) } if want.follow.is_some() => {
                 self.follow(now_ms, channel, (from, ticket), want, out);
             }
-            Request::Publish { ref channel, treatment: Some(_), .. } if !self.inboxes.is_empty() => {
-                let channel = channel.clone();
+            Request::Publish { ref channel, treatment: Some(ref treatment), .. }
+                if treatment.tells_present || !self.inboxes.is_empty() =>
+            {
+                let (channel, tells_present) = (channel.clone(), treatment.tells_present);
                 self.memory.handle(now_ms, request, out);
-                if let Some((_, Event::Answer { answer: Answer::Published(Some(top)), .. })) = out.last() {
+                let Some((_, Event::Answer { answer, .. })) = out.last_mut() else { return };
+                let Answer::Published(top) = answer else { return };
+                if let Some(top) = top {
                     self.inboxes.published(now_ms, &channel, top);
+                }
+                if tells_present {
+                    let top = top.take();
+                    *answer = Answer::PublishedTo(top, self.memory.is_occupied(&channel));
                 }
             }
             request => self.memory.handle(now_ms, request, out),
@@ -248,6 +256,11 @@ impl Owner {
     /// The cursors of a user.
     pub fn cursors(&self, user: &str) -> Vec<CursorFacts> {
         self.inboxes.facts(user)
+    }
+
+    /// The backend says what has arrived; false if nobody has that cursor here.
+    pub fn acknowledge(&mut self, now_ms: u64, channel: &str, user: &str, device: &str, offset: u64) -> bool {
+        self.inboxes.acknowledge(now_ms, channel, user, device, offset)
     }
 
     /// Forgets cursors of a user; how many there were.

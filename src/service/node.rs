@@ -5,12 +5,14 @@
 
 use super::seats::Seats;
 use crate::base::mailbox::Sender;
-use crate::broker::{self, Asker, Request};
+use crate::broker::{self, Asker, CursorFacts, Request};
 use crate::engine::Letter;
 use crate::engine::board::PresenceBoard;
 use crate::engine::control::{ControlCommand, Fleet, FleetDisconnect, SubscribeDefaults};
 use crate::protocol::code::Disconnect;
-use crate::shard::{self, ClientFacts, ClientSearch, Control, ControlAnswer, Mail, Stats, TraceFound, TraceRequest};
+use crate::shard::{
+    self, ClientFacts, ClientSearch, Control, ControlAnswer, InboxCall, Mail, Stats, TraceFound, TraceRequest,
+};
 use compact_str::CompactString;
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, HashMap};
@@ -250,6 +252,18 @@ impl Node {
         }
         all.messages.sort_by_key(|message| message.unix_ms);
         Ok(Some(all))
+    }
+
+    /// The cursors of a user, in the order of their channels.
+    pub async fn cursors(&self, user: String) -> Result<Vec<CursorFacts>, Unavailable> {
+        let answers = self.ask_all(Control::Inbox(InboxCall::Info { user })).await?;
+        let lists = answers.into_iter().filter_map(|answer| match answer {
+            ControlAnswer::Cursors(list) => Some(list),
+            _ => None,
+        });
+        let mut all: Vec<CursorFacts> = lists.flatten().collect();
+        all.sort_by(|a, b| (&a.channel, &a.device).cmp(&(&b.channel, &b.device)));
+        Ok(all)
     }
 
     /// Numbers of each reactor.

@@ -224,7 +224,7 @@ impl Session {
         turn.fx.kept = Some(ticket);
         let mut reply = Reply { id: ticket, ..Reply::default() };
         match answer {
-            Answer::Published(_) => reply.publish = Some(Empty {}),
+            Answer::Published(_) | Answer::PublishedTo(..) => reply.publish = Some(Empty {}),
             Answer::Left => reply.unsubscribe = Some(Empty {}),
             Answer::History(found) => {
                 let (position, publications) = *found;

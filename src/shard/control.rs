@@ -2,7 +2,7 @@
 
 use super::{ConnFacts, Out, Shard, Table, TraceFound, TraceRequest};
 use crate::base::metrics::Counters;
-use crate::broker;
+use crate::broker::{self, CursorFacts};
 use crate::protocol::SubscribeRequest;
 use crate::protocol::code::Disconnect;
 use crate::session::Now;
@@ -41,6 +41,29 @@ pub enum Control {
     Clients(ClientSearch),
     /// What came of what an operator watches.
     Trace(TraceRequest),
+    /// What has arrived at a user.
+    Inbox(InboxCall),
+}
+
+/// About the cursors of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InboxCall {
+    Info {
+        user: String,
+    },
+    /// All up to `offset` has arrived; 0 = all there is.
+    Ack {
+        user: String,
+        device: String,
+        channel: String,
+        offset: u64,
+    },
+    /// Forget them: of one device, or in one channel, if these are named.
+    Clear {
+        user: String,
+        device: Option<String>,
+        channel: Option<String>,
+    },
 }
 
 /// Which clients an operator wants to see: those for which most bytes wait come first.
@@ -85,6 +108,7 @@ pub enum ControlAnswer {
     Clients(Vec<ClientFacts>),
     /// `None`: there are as many traces as may be.
     Trace(Option<TraceFound>),
+    Cursors(Vec<CursorFacts>),
     /// To nobody's question: this client is to be its user's only one, on other nodes too.
     OnlyOne {
         user: CompactString,
@@ -133,6 +157,7 @@ impl Shard {
                 let count = |user: &String| self.seats.get(user.as_str()).copied().unwrap_or(0);
                 ControlAnswer::Seats(users.iter().map(count).collect())
             }
+            Control::Inbox(call) => self.inbox_call(now, call),
             Control::Users => ControlAnswer::Users(self.users.hashes().collect()),
         };
         self.out.push(Out::Answer { ticket, answer });

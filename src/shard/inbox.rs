@@ -2,7 +2,7 @@
 //!
 //! Owns when that is told: once in a turn, to each owner together. A pong that comes costs a look at one table.
 
-use super::{Mail, Out, Shard, Table};
+use super::{ControlAnswer, InboxCall, Mail, Out, Shard, Table};
 use crate::broker::{self, Arrived};
 use crate::session::Now;
 use bytes::Bytes;
@@ -34,6 +34,20 @@ impl Shard {
         }
         for (reactor, all) in (0..).zip(of_each).filter(|(_, all)| !all.is_empty()) {
             self.out.push(Out::Mail { reactor, mail: Mail::Arrived(all.into()) });
+        }
+    }
+
+    /// What the backend asks of the cursors kept here.
+    pub(super) fn inbox_call(&mut self, now: Now, call: InboxCall) -> ControlAnswer {
+        match call {
+            InboxCall::Info { user } => ControlAnswer::Cursors(self.broker.cursors(&user)),
+            InboxCall::Ack { user, device, channel, offset } => {
+                let known = self.broker.acknowledge(now.ms, &channel, &user, &device, offset);
+                ControlAnswer::Met(usize::from(known))
+            }
+            InboxCall::Clear { user, device, channel } => {
+                ControlAnswer::Met(self.broker.clear_cursors(&user, device.as_deref(), channel.as_deref()))
+            }
         }
     }
 

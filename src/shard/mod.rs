@@ -13,7 +13,7 @@ mod slices;
 mod tests;
 mod trace;
 
-pub use control::{Chosen, ClientFacts, ClientSearch, Control, ControlAnswer, Stats};
+pub use control::{Chosen, ClientFacts, ClientSearch, Control, ControlAnswer, InboxCall, Stats};
 pub use name::{Secret, name_of, place_of};
 pub use trace::{TraceFound, TraceLimits, TraceMessage, TraceRequest, Traced};
 

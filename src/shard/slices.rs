@@ -335,7 +335,8 @@ impl Shard {
             | Control::Users
             | Control::Clients(_)
             | Control::Seats(_)
-            | Control::Trace(_) => {}
+            | Control::Trace(_)
+            | Control::Inbox(_) => {}
         }
         met
     }

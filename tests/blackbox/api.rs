@@ -5,7 +5,7 @@ use crate::peer::{Peer, Response};
 use crate::server::{GUARDED, KEY, OPEN, Server, until};
 use serde_json::{Value, json};
 
-const METHODS: [&str; 14] = [
+const METHODS: [&str; 17] = [
     "publish",
     "broadcast",
     "subscribe",
@@ -17,6 +17,9 @@ const METHODS: [&str; 14] = [
     "history",
     "history_remove",
     "channels",
+    "inbox_info",
+    "inbox_ack",
+    "inbox_clear",
     "info",
     "rpc",
     "batch",

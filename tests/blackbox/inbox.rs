@@ -1,5 +1,6 @@
 //! Offline messages: who was away is sent what has not arrived, once and in order.
 
+use crate::backend::{Backend, ok};
 use crate::client::{Client, token};
 use crate::server::{GUARDED, Server};
 use serde_json::{Value, json};
@@ -172,4 +173,88 @@ fn limits_and_wrong_words_have_errors() {
     assert_eq!(bert.refused(ack(json!(["room"]))), 107);
     assert_eq!(bert.refused(ack(json!({ "channel": "other", "offset": -1 }))), 107);
     server.counts("gannet_inbox_cursor_limit_total", 1);
+}
+
+#[test]
+fn the_backend_sees_moves_and_forgets_cursors() {
+    let server = started(&[]);
+    let info = || server.call("inbox_info", json!({ "user": "anna" }))["result"]["channels"].clone();
+    assert_eq!(info(), json!([]));
+    let mut anna = Client::connected_as(&server, "anna");
+    for channel in ["room", "hall"] {
+        subscribe(&mut anna, channel);
+    }
+    let publish = |channel: &str, with: bool| {
+        server.call("publish", json!({ "channel": channel, "data": 1, "with_present": with }))["result"].clone()
+    };
+    assert_eq!(publish("room", true)["present"], true);
+    assert!(publish("room", false)["present"].is_null());
+    assert_eq!(publish("empty", true)["present"], false);
+    drop(anna);
+    crate::server::until("the room to be empty", || (publish("room", true)["present"] == false).then_some(()));
+    let top = publish("room", false);
+    let (offset, epoch) = (top["offset"].as_u64().expect("an offset"), &top["epoch"]);
+    let all = info();
+    assert_eq!(all[0]["channel"], "hall");
+    let room = json!({ "channel": "room", "offset": 0, "epoch": epoch, "waiting": offset });
+    assert_eq!(all[1], room);
+    let ack =
+        |channel: &str, at: u64| server.call("inbox_ack", json!({ "user": "anna", "channel": channel, "offset": at }));
+    assert_eq!(ack("room", 2), json!({ "result": {} }));
+    assert_eq!(info()[1]["waiting"], offset - 2);
+    ack("room", 0);
+    assert_eq!((&info()[1]["waiting"], &info()[1]["offset"]), (&json!(0), &json!(offset)));
+    assert_eq!(ack("empty", 0)["error"]["code"], 104);
+    assert_eq!(server.call("inbox_info", json!({}))["error"]["code"], 107);
+    let clear = |channel: &str| server.call("inbox_clear", json!({ "user": "anna", "channel": channel }));
+    assert_eq!(clear("hall")["result"], json!({ "cleared": 1 }));
+    assert_eq!(clear("")["result"], json!({ "cleared": 1 }));
+    assert_eq!(info(), json!([]));
+    let responses = server.call("broadcast", json!({ "channels": ["room", "hall"], "data": 2, "with_present": true }));
+    let present = |at: usize| responses["result"]["responses"][at]["result"]["present"].clone();
+    assert_eq!((present(0), present(1)), (json!(false), json!(false)));
+    let plain = Server::start(GUARDED);
+    let refused = plain.call("inbox_ack", json!({ "user": "anna", "channel": "room" }));
+    assert_eq!(refused["error"]["code"], 108);
+}
+
+#[test]
+fn what_has_not_arrived_is_told_to_the_backend() {
+    let backend = Backend::start(|_| ok(json!({})));
+    let endpoint = format!("--hooks.endpoint={}", backend.url("/hooks"));
+    let options = [
+        &*endpoint,
+        "--hooks.events=undelivered",
+        "--hooks.batch_delay=0s",
+        "--channel.without_namespace.inbox.undelivered_after=1s",
+        "--channel.without_namespace.inbox.undelivered_data",
+    ];
+    let server = started(&options);
+    let mut anna = Client::connected_as(&server, "anna");
+    subscribe(&mut anna, "room");
+    drop(anna);
+    let told = |count: usize| {
+        crate::server::until("the backend to be told", || {
+            let batches = backend.asked("/hooks");
+            let events = batches.iter().flat_map(|asked| asked.body["events"].as_array().cloned().unwrap_or_default());
+            let events: Vec<Value> = events.collect();
+            let offsets = |event: &Value| (event["from"].as_u64().unwrap_or(0), event["to"].as_u64().unwrap_or(0));
+            (events.last().map(offsets).unwrap_or_default().1 == count as u64).then_some(events)
+        })
+    };
+    server.publish_kept("room", json!({ "n": 1 }));
+    let first = told(1);
+    assert_eq!(first.len(), 1);
+    let of = |key: &str| first[0][key].clone();
+    assert_eq!((of("type"), of("user"), of("channel")), (json!("undelivered"), json!("anna"), json!("room")));
+    assert_eq!(of("publications"), json!([{ "offset": 1, "data": { "n": 1 } }]));
+    server.publish_kept("room", json!({ "n": 2 }));
+    server.publish_kept("room", json!({ "n": 3 }));
+    let all = told(3);
+    let mut next = 1;
+    for event in &all {
+        assert_eq!(event["from"], next, "each is told once: {all:?}");
+        next = event["to"].as_u64().expect("an offset") + 1;
+    }
+    server.counts("gannet_inbox_undelivered_publications_total", 3);
 }

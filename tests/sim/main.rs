@@ -8,6 +8,7 @@ mod client;
 mod cluster;
 mod desk;
 mod fair;
+mod inbox;
 mod ledger;
 mod log;
 mod net;
@@ -181,6 +182,37 @@ fn cluster_seeds_hold() {
     let cluster::Summary { heard, recovered, gaps, refused, healed, lost_by_store, met, .. } = total;
     let rare = [heard, recovered, gaps, refused, healed, lost_by_store, met].into_iter().min();
     assert!(seeds.end - seeds.start < SEEDS || rare > Some(50), "too little comes about");
+}
+
+fn run_inbox(seed: u64, lies: bool) -> Result<inbox::Summary, String> {
+    catch_unwind(AssertUnwindSafe(|| inbox::run(seed, lies))).map_err(text)
+}
+
+#[test]
+fn inbox_seeds_hold() {
+    let only = number("GANNET_SIM_SEED");
+    let seeds = only.map_or(0..number("GANNET_SIM_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    let mut total = inbox::Summary::default();
+    for seed in seeds.clone() {
+        let summary = run_inbox(seed, false).unwrap_or_else(|why| {
+            panic!("seed {seed}: {why}\nreplay it: GANNET_SIM_SEED={seed} cargo test --test sim inbox_seeds_hold")
+        });
+        if only.is_some() || seed % TWICE_EVERY == 0 {
+            assert_eq!(run_inbox(seed, false).as_ref(), Ok(&summary), "seed {seed}: two runs, two stories");
+        }
+        total.add(&summary);
+    }
+    println!("{total:?}");
+    let inbox::Summary { heard, again, deaths, proofs, lost, parts } = total;
+    let rare = [heard, again, deaths, proofs, lost, parts].into_iter().min();
+    assert!(seeds.end - seeds.start < SEEDS || rare > Some(10), "too little comes about");
+}
+
+#[test]
+fn catches_pongs_that_prove_too_much() {
+    let found = (0..SEEDS).find_map(|seed| run_inbox(seed, true).err());
+    let message = found.expect("a client that lies is noticed");
+    assert!(message.contains("is said to have") || message.contains("was proven"), "it was noticed as: {message}");
 }
 
 #[test]

@@ -453,6 +453,16 @@ impl Inboxes {
         facts
     }
 
+    /// The backend says that all up to `offset` has arrived (0: all that is there). False if there is no such cursor.
+    pub fn acknowledge(&mut self, now_ms: u64, channel: &str, user: &str, device: &str, offset: u64) -> bool {
+        let Some(at) = self.find(channel, user, device) else { return false };
+        let known = &self.channels[self.cursors[at as usize].channel as usize];
+        let offset = if offset == 0 { known.top } else { offset.min(known.top) };
+        let epoch = known.epoch.mark();
+        self.raise(now_ms, at, offset, epoch);
+        true
+    }
+
     /// Forgets the cursors of a user, of one device or one channel if those are named; how many there were.
     pub fn clear(&mut self, user: &str, device: Option<&str>, channel: Option<&str>) -> usize {
         let Some(at) = self.user(user) else { return 0 };

@@ -261,9 +261,8 @@ impl ControlCommand {
             | Control::Users
             | Control::Clients(_)
             | Control::Seats(_)
-            | Control::Trace(_) => {
-                return None;
-            }
+            | Control::Trace(_)
+            | Control::Inbox(_) => return None,
         }
         Some(command)
     }

@@ -226,8 +226,7 @@ impl Bench {
             idempotency_key: idempotency_key.into(),
             version,
             version_epoch: version_epoch.into(),
-            except: None,
-            log: None,
+            ..Treatment::default()
         };
         let (channel, treatment) = (channel.into(), Some(Box::new(treatment)));
         self.ask(|ticket| EngineCall::Publish { ticket, channel, publication, treatment }).await

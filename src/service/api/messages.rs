@@ -134,11 +134,15 @@ messages! {
         delta: bool = [bool, tag = "7"] "plain" "zero";
         version: u64 = [uint64, tag = "8"] "plain" "zero";
         version_epoch: String = [string, tag = "9"] "plain" "zero";
+        /// The result says whether anybody subscribes.
+        with_present: bool = [bool, tag = "1001"] "plain" "zero";
     }
     /// Where the publication stands in its stream, if there is one.
     PublishResult {
         offset: u64 = [uint64, tag = "1"] "plain" "zero";
         epoch: String = [string, tag = "2"] "plain" "zero";
+        /// Somebody subscribed to the channel. Only if it was asked for, and is known.
+        present: Option<bool> = [bool, optional, tag = "1001"] "plain" "zero";
     }
     /// The same data for several channels.
     BroadcastRequest {
@@ -151,6 +155,7 @@ messages! {
         delta: bool = [bool, tag = "7"] "plain" "zero";
         version: u64 = [uint64, tag = "8"] "plain" "zero";
         version_epoch: String = [string, tag = "9"] "plain" "zero";
+        with_present: bool = [bool, tag = "1001"] "plain" "zero";
     }
     BroadcastResult {
         /// One for each channel, in their order.
@@ -265,6 +270,41 @@ messages! {
     }
     ChannelInfo {
         num_clients: u32 = [uint32, tag = "1"] "plain" "never";
+    }
+    InboxInfoRequest {
+        user: String = [string, tag = "1"] "plain" "zero";
+    }
+    InboxInfoResult {
+        /// In the order of their names.
+        channels: Vec<InboxCursor> = [message, repeated, tag = "1"] "plain" "never";
+    }
+    /// How far a user's messages of a channel have arrived.
+    InboxCursor {
+        channel: String = [string, tag = "1"] "plain" "never";
+        device: String = [string, tag = "2"] "plain" "zero";
+        offset: u64 = [uint64, tag = "3"] "plain" "never";
+        /// "" = of a stream that is gone.
+        epoch: String = [string, tag = "4"] "plain" "never";
+        /// Publications that have not arrived.
+        waiting: u64 = [uint64, tag = "5"] "plain" "never";
+    }
+    InboxAckRequest {
+        user: String = [string, tag = "1"] "plain" "zero";
+        channel: String = [string, tag = "2"] "plain" "zero";
+        device: String = [string, tag = "3"] "plain" "zero";
+        /// 0 = all there is.
+        offset: u64 = [uint64, tag = "4"] "plain" "zero";
+    }
+    InboxClearRequest {
+        user: String = [string, tag = "1"] "plain" "zero";
+        /// "" = in all of them.
+        channel: String = [string, tag = "2"] "plain" "zero";
+        /// "" = all of them.
+        device: String = [string, tag = "3"] "plain" "zero";
+    }
+    InboxClearResult {
+        /// Cursors that there were.
+        cleared: u32 = [uint32, tag = "1"] "plain" "never";
     }
     InfoRequest {}
     InfoResult {

@@ -15,7 +15,7 @@ use crate::protocol::code::{ClientError, Disconnect};
 use crate::protocol::{self, StreamPosition};
 use crate::session::backend::{RefreshGrant, SubscribeGrant};
 use crate::session::{Namespace, is_fit};
-use crate::shard::{Chosen, Control, Stats};
+use crate::shard::{Chosen, Control, InboxCall, Stats};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -65,6 +65,7 @@ struct Content {
     delta: bool,
     version: u64,
     version_epoch: CompactString,
+    with_present: bool,
 }
 
 /// Both requests that publish have it, in fields of the same names.
@@ -85,6 +86,7 @@ macro_rules! content {
             delta: $request.delta,
             version: $request.version,
             version_epoch: $request.version_epoch.into(),
+            with_present: $request.with_present,
         }
     }};
 }
@@ -121,7 +123,7 @@ async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResu
         return Err(bad("idempotency_key or version_epoch").into());
     }
     let keep = namespace.keep.filter(|_| !content.skip_history);
-    let treated = keep.is_some() || !content.idempotency_key.is_empty();
+    let treated = keep.is_some() || !content.idempotency_key.is_empty() || content.with_present;
     let treatment = treated.then(|| {
         Box::new(Treatment {
             keep,
@@ -131,15 +133,18 @@ async fn send(api: &Api, channel: &str, content: &Content) -> Result<PublishResu
             version_epoch: content.version_epoch.clone(),
             except: None,
             log: None,
+            tells_present: content.with_present,
         })
     });
     let publication = content.publication.clone();
     let request = |channel, asker| Request::Publish { channel, publication, asker, treatment };
-    match api.ask(channel, request).await? {
-        Answer::Published(None) => Ok(PublishResult::default()),
-        Answer::Published(Some(at)) => Ok(PublishResult { offset: at.offset, epoch: at.epoch.to_string() }),
-        _ => Err(INTERNAL.into()),
-    }
+    let (at, present) = match api.ask(channel, request).await? {
+        Answer::Published(at) => (at, None),
+        Answer::PublishedTo(at, present) => (at, Some(present)),
+        _ => return Err(INTERNAL.into()),
+    };
+    let (offset, epoch) = at.map_or((0, String::new()), |at| (at.offset, at.epoch.to_string()));
+    Ok(PublishResult { offset, epoch, present })
 }
 
 pub(super) async fn publish(api: &Api, request: PublishRequest) -> Result<PublishResult, MethodError> {
@@ -330,6 +335,47 @@ pub(super) async fn history_remove(api: &Api, request: HistoryRemoveRequest) -> 
         Answer::Removed => Ok(Empty {}),
         _ => Err(INTERNAL.into()),
     }
+}
+
+/// Nobody has an inbox without a name.
+fn owner_of(user: &str) -> Result<(), ApiError> {
+    if user.is_empty() { Err(bad("user")) } else { Ok(()) }
+}
+
+/// A channel with an inbox.
+fn check_inbox(api: &Api, channel: &str) -> Result<(), ApiError> {
+    api.namespace(channel)?.inbox.map(|_| ()).ok_or(NOT_AVAILABLE)
+}
+
+pub(super) async fn inbox_info(api: &Api, request: InboxInfoRequest) -> Result<InboxInfoResult, MethodError> {
+    owner_of(&request.user)?;
+    let found = api.node.cursors(request.user).await?.into_iter().map(|facts| InboxCursor {
+        channel: facts.channel.to_string(),
+        device: facts.device.into(),
+        offset: facts.offset,
+        epoch: facts.epoch.to_string(),
+        waiting: facts.waiting,
+    });
+    Ok(InboxInfoResult { channels: found.collect() })
+}
+
+pub(super) async fn inbox_ack(api: &Api, request: InboxAckRequest) -> Result<Empty, MethodError> {
+    let InboxAckRequest { user, channel, device, offset } = request;
+    owner_of(&user)?;
+    check_inbox(api, &channel)?;
+    let met = api.node.control(Control::Inbox(InboxCall::Ack { user, device, channel, offset })).await?;
+    if met == 0 { Err(NOT_FOUND.into()) } else { Ok(Empty {}) }
+}
+
+pub(super) async fn inbox_clear(api: &Api, request: InboxClearRequest) -> Result<InboxClearResult, MethodError> {
+    owner_of(&request.user)?;
+    if !request.channel.is_empty() {
+        check_inbox(api, &request.channel)?;
+    }
+    let named = |name: String| (!name.is_empty()).then_some(name);
+    let (channel, device) = (named(request.channel), named(request.device));
+    let cleared = api.node.control(Control::Inbox(InboxCall::Clear { user: request.user, device, channel })).await?;
+    Ok(InboxClearResult { cleared: u32::try_from(cleared).unwrap_or(u32::MAX) })
 }
 
 pub(super) async fn channels(api: &Api, request: ChannelsRequest) -> Result<ChannelsResult, MethodError> {

@@ -322,4 +322,7 @@ methods! {
     rpc = "14", "RPC", RpcRequest, RpcResult;
     refresh = "15", "Refresh", RefreshRequest, Empty;
     channels = "16", "Channels", ChannelsRequest, ChannelsResult;
+    inbox_info = "1001", "InboxInfo", InboxInfoRequest, InboxInfoResult;
+    inbox_ack = "1002", "InboxAck", InboxAckRequest, Empty;
+    inbox_clear = "1003", "InboxClear", InboxClearRequest, InboxClearResult;
 }

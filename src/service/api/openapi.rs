@@ -189,5 +189,8 @@ mod tests {
         RpcRequest RpcResult
         RefreshRequest Empty
         ChannelsRequest ChannelsResult
+        InboxInfoRequest InboxInfoResult
+        InboxAckRequest Empty
+        InboxClearRequest InboxClearResult
     }
 }
