@@ -180,7 +180,7 @@ test('a reload keeps the nickname and the rooms', async (t) => {
 
 test('the page works on a small dark screen, and its log is announced', async (t) => {
   const server = await chat(t);
-  const page = await enter(t, server, 'alice', { viewport: { width: 360, height: 640 }, colorScheme: 'dark' });
+  const page = await enter(t, server, 'alexandra_the_great_1234', { viewport: { width: 360, height: 640 }, colorScheme: 'dark' });
   assert.equal(await page.locator('#places').isVisible(), false);
   await page.click('#menu');
   await page.click('[data-channel=room-random]');
@@ -192,6 +192,11 @@ test('the page works on a small dark screen, and its log is announced', async (t
   assert.equal(await log.count(), 1);
   const width = await page.evaluate(() => document.documentElement.scrollWidth);
   assert.ok(width <= 360, `no sideways scrolling, but ${width} px`);
+  // The nickname gives way, and what one writes with does not.
+  for (const part of ['#me', '#composer button']) {
+    const { x, width: wide } = await page.locator(part).boundingBox();
+    assert.ok(x >= 0 && x + wide <= 360, `${part} is seen whole`);
+  }
 });
 
 test('the page is served in --dev only', async (t) => {
