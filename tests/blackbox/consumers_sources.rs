@@ -15,7 +15,7 @@ fn error_100_is_tried_again_in_order() {
     const COUNT: usize = 400;
     for kind in KINDS {
         let source = kind();
-        let mut engine = RedisProcess::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let mut engine = RedisProcess::start(&["--appendonly", "yes"]);
         let options = ["--engine.type=redis", "--engine.redis.address", &engine.address()];
         let server = node(&source.consumer(json!({})), &options);
         source.put(1..=COUNT / 2, true);
