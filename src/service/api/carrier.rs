@@ -14,8 +14,17 @@ use std::sync::Arc;
 use tokio::sync::watch::Receiver;
 
 /// Methods that change something. Who reads has nobody here to give the answer to.
-const CHANGES: [&str; 7] =
-    ["publish", "broadcast", "subscribe", "unsubscribe", "disconnect", "refresh", "history_remove"];
+const CHANGES: [&str; 9] = [
+    "publish",
+    "broadcast",
+    "subscribe",
+    "unsubscribe",
+    "disconnect",
+    "refresh",
+    "history_remove",
+    "inbox_ack",
+    "inbox_clear",
+];
 
 /// What became of a message's call.
 #[derive(Debug, PartialEq, Eq)]
@@ -145,6 +154,15 @@ mod tests {
     fn response(code: u32) -> Response<PublishResult> {
         let error = (code > 0).then(|| Error { code, message: "why".into() });
         Response { error, result: None }
+    }
+
+    /// A method that is new must be one or the other.
+    #[test]
+    fn every_method_changes_something_or_only_reads() {
+        let reads = ["presence", "presence_stats", "history", "info", "rpc", "channels", "inbox_info"];
+        for (method, ..) in super::super::described() {
+            assert!(CHANGES.contains(&method) != reads.contains(&method), "{method}");
+        }
     }
 
     #[test]
