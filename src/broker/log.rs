@@ -2,11 +2,13 @@
 //!
 //! Owns the contract: a publication goes to the log once it has its place, each once, and those of a channel in their
 //! order. Who published is answered without the log, or, if it is to wait, when the log has taken the publication: then
-//! the answer goes to the log instead. Knows nothing of Kafka.
+//! the answer goes to the log instead. What is for the log stands among what the owner says ([`Target::Log`]), so that
+//! what holds that back holds back this too. Knows nothing of Kafka.
 
 use super::interest::Told;
-use super::{Answer, Asker, Event, Position, Request, Treatment};
+use super::{Answer, Asker, Event, Position, Request, Target, Treatment};
 use crate::protocol::Publication;
+use crate::protocol::code::ClientError;
 use std::sync::Arc;
 
 /// Where the publications of a channel go as well.
@@ -39,6 +41,24 @@ pub enum LogCall {
     Settle { withheld: Box<Withheld> },
 }
 
+impl LogCall {
+    /// What is left of it when the stream goes back to `top`: who waits for a later publication is told.
+    pub(super) fn taken_back(self, top: u64) -> (Option<LogCall>, Option<Withheld>) {
+        let is_later = |position: Option<&Position>| position.is_some_and(|position| position.offset > top);
+        let refused = |withheld: Withheld| Withheld { answer: Answer::Refused(ClientError::Internal), ..withheld };
+        match self {
+            LogCall::Append { position, withheld, .. } if is_later(position.as_ref()) => {
+                (None, withheld.map(|withheld| refused(*withheld)))
+            }
+            LogCall::Settle { withheld } => match &withheld.answer {
+                Answer::Published(position) if is_later(position.as_ref()) => (None, Some(refused(*withheld))),
+                _ => (Some(LogCall::Settle { withheld }), None),
+            },
+            call => (Some(call), None),
+        }
+    }
+}
+
 /// A publication for the log that has no place yet.
 #[derive(Debug, Clone)]
 pub(super) struct Unlogged {
@@ -65,8 +85,9 @@ impl Unlogged {
         Some(Unlogged { log, channel: channel.clone(), publication: publication.clone(), asker })
     }
 
-    /// It was carried out, and what came of it stands in `told` from `from` on. `fresh`: it was not published before.
-    pub fn log(self, fresh: bool, told: &mut Told, from: usize, calls: &mut Vec<LogCall>) {
+    /// It was carried out, and what came of it stands in `told` from `from` on; what the log is to have comes into it.
+    /// `fresh`: it was not published before.
+    pub fn log(self, fresh: bool, told: &mut Told, from: usize) {
         let Unlogged { log, channel, publication, asker } = self;
         let is_its = |event: &Event| match event {
             Event::Answer { asker: to, answer: Answer::Published(_) | Answer::PublishedTo(..) } => *to == asker,
@@ -80,12 +101,11 @@ impl Unlogged {
             told.remove(from + at);
             Box::new(Withheld { asker, answer })
         });
-        match (fresh, withheld) {
-            (true, withheld) => {
-                calls.push(LogCall::Append { topic: log.topic, channel, publication, position, withheld });
-            }
-            (false, Some(withheld)) => calls.push(LogCall::Settle { withheld }),
-            (false, None) => {}
-        }
+        let call = match (fresh, withheld) {
+            (true, withheld) => LogCall::Append { topic: log.topic, channel, publication, position, withheld },
+            (false, Some(withheld)) => LogCall::Settle { withheld },
+            (false, None) => return,
+        };
+        told.insert(from + at, (Target::Log, Event::Logged(Box::new(call))));
     }
 }

@@ -35,7 +35,7 @@ pub use owner::{Owner, OwnerLimits};
 pub use remote::{EngineLimits, EngineTally, RemoteChannels};
 pub use table::PARTS as CHANNEL_PARTS;
 
-use self::log::LogTo;
+use self::log::{LogCall, LogTo};
 use crate::protocol::code::ClientError;
 use crate::protocol::{ClientInfo, Publication};
 use bytes::Bytes;
@@ -232,6 +232,8 @@ pub enum Event {
         asker: Asker,
         answer: Answer,
     },
+    /// For the log of publications.
+    Logged(Box<LogCall>),
     /// The channel has its first subscriber, or has none any more.
     Occupied {
         channel: Arc<str>,
@@ -308,6 +310,7 @@ pub enum Answer {
 pub enum Target {
     Reactor(u16),
     Backend,
+    Log,
 }
 
 impl From<Asker> for Target {

@@ -6,7 +6,7 @@
 use super::archive::{ArchiveCall, Archived};
 use super::engine::{Engine, EngineCall, Heard};
 use super::inbox::Inboxes;
-use super::log::{LogCall, Unlogged};
+use super::log::Unlogged;
 use super::{
     Answer, Arrived, Asker, ConnKey, CursorFacts, Durability, DurableChannels, DurableLimits, EngineLimits, Event,
     Follow, Found, InboxKeep, InboxLimits, InboxTally, Keep, Limits, Memory, Query, Recover, RemoteChannels, Request,
@@ -48,7 +48,6 @@ pub struct Owner {
     /// Subscriptions to durable channels that have not begun.
     following: HashMap<(ConnKey, u32), Following, RandomState>,
     inboxes: Inboxes,
-    logged: Vec<LogCall>,
 }
 
 impl Owner {
@@ -59,7 +58,7 @@ impl Owner {
         (memory.announces, remote.announces) = (announces, announces);
         let durable = DurableChannels::new(limits.durable);
         let inboxes = Inboxes::new(seed, limits.inbox);
-        Owner { memory, remote, durable, following: HashMap::default(), inboxes, logged: Vec::new() }
+        Owner { memory, remote, durable, following: HashMap::default(), inboxes }
     }
 
     /// Carries out `request`, of a channel that lives in `engine`, unless it is known to live elsewhere already; what
@@ -82,7 +81,7 @@ impl Owner {
         let (unlogged, from, before) = (Unlogged::of(&request), out.len(), self.memory.published);
         self.handle_here(now_ms, request, out);
         if let Some(unlogged) = unlogged {
-            unlogged.log(self.memory.published != before, out, from, &mut self.logged);
+            unlogged.log(self.memory.published != before, out, from);
         }
     }
 
@@ -284,11 +283,6 @@ impl Owner {
     /// What engines are to be told, in order.
     pub fn take_calls(&mut self) -> impl Iterator<Item = (Engine, EngineCall)> {
         self.remote.calls.drain(..)
-    }
-
-    /// What the log is to have, in order.
-    pub fn take_logged(&mut self) -> impl Iterator<Item = LogCall> {
-        self.logged.drain(..).chain(self.remote.logged.drain(..))
     }
 
     /// What comes with time; when the next call is wanted.

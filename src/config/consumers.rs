@@ -5,6 +5,7 @@
 
 use super::backend::TlsOptions;
 use super::check::Problem;
+use super::kafka::{KafkaAccess, MECHANISMS as KAFKA_MECHANISMS, topic_fault};
 use super::list::{self, ListEntry};
 use super::registry::{Meta, Visit, Visitor, beside};
 use super::value::{HIDDEN, Rule, ValueFault};
@@ -14,11 +15,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Kinds that there are.
-const KINDS: [&str; 3] = ["postgresql", "nats_jetstream", "redis_stream"];
+const KINDS: [&str; 4] = ["postgresql", "kafka", "nats_jetstream", "redis_stream"];
 /// Kinds that Centrifugo has besides.
 const CLOUD: [&str; 3] = ["google_pub_sub", "aws_sqs", "azure_service_bus"];
 /// Options of Centrifugo's consumers that ask for nothing here.
-const IDLE: [&str; 3] = ["redis_stream.force_resp2", "redis_stream.replica_client", "redis_stream.prefix"];
+const IDLE: [&str; 5] = [
+    "redis_stream.force_resp2",
+    "redis_stream.replica_client",
+    "redis_stream.prefix",
+    "kafka.max_poll_records",
+    "kafka.assume_role_arn",
+];
 
 options! {
     pub struct ConsumerOptions {
@@ -28,6 +35,8 @@ options! {
         message_size_limit: usize = 4 << 20, Rule::Bytes(64, GIB);
         /// With type postgresql: a table (outbox)
         postgresql: PostgresqlConsumer = PostgresqlConsumer::default();
+        /// With type kafka
+        kafka: KafkaConsumer = KafkaConsumer::default();
         /// With type nats_jetstream
         nats_jetstream: NatsJetStreamConsumer = NatsJetStreamConsumer::default();
         /// With type redis_stream
@@ -56,6 +65,44 @@ options! {
         use_try_lock: bool = false;
         /// Of connections to the database; goes before sslmode in dsn
         tls: TlsOptions = TlsOptions::default();
+    }
+}
+
+options! {
+    pub struct KafkaConsumer {
+        /// Some of the cluster's servers: host:port.
+        brokers: Vec<String> = Vec::new();
+        /// The topics.
+        topics: Vec<String> = Vec::new();
+        /// The group. Nodes with the same share the partitions.
+        consumer_group: String = String::new();
+        /// A name of this node alone, by which it has its partitions back after a restart without a rebalance (static
+        /// membership). Empty = none.
+        instance_id: String = String::new();
+        /// A node that is not heard of for so long loses its partitions to others.
+        session_timeout: Duration = secs(45), Rule::Time(secs(1), secs(3600));
+        /// Messages of a partition that wait here; beyond: no more is fetched of it until they are fewer.
+        partition_queue_max_size: usize = 1000, Rule::Count(1, 10_000_000);
+        /// Bytes of one answer of a server, and of what waits of one partition.
+        fetch_max_bytes: usize = 50 << 20, Rule::Bytes(1 << 20, 1 << 30);
+        /// How long a server gathers messages for one answer.
+        fetch_max_wait: Duration = Duration::from_millis(500), Rule::Time(Duration::from_millis(1), secs(30));
+        /// Messages of transactions that are open, or were aborted, are read too.
+        fetch_read_uncommitted: bool = false;
+        /// How long a connection may take.
+        dial_timeout: Duration = secs(3), Rule::Time(secs(1), DAY);
+        /// Of connections to servers
+        tls: TlsOptions = TlsOptions::default();
+        /// How this node says who it is. Empty = it does not.
+        sasl_mechanism: String = String::new(), Rule::OneOf(KAFKA_MECHANISMS);
+        /// With sasl_mechanism: the user.
+        sasl_user: String = String::new();
+        /// With sasl_mechanism: the password. Secret: never printed.
+        sasl_password: String = String::new(), Rule::Secret;
+        /// The header with a method; the message is then its request. Without such a header it is both as JSON.
+        method_header: String = "centrifugo-method".into();
+        /// Messages are data of publications
+        publication_data_mode: PublicationHeaders = PublicationHeaders::default();
     }
 }
 
@@ -193,7 +240,7 @@ impl Visit for NamedConsumer {
         struct Typed<'a>(&'a mut String, &'a mut ConsumerOptions);
         impl Visit for Typed<'_> {
             fn visit(&mut self, meta: Meta<'_>, visitor: &mut dyn Visitor) {
-                let about = "Where its messages come from: postgresql, nats_jetstream or redis_stream.";
+                let about = "Where its messages come from: postgresql, kafka, nats_jetstream or redis_stream.";
                 beside(("type", about, self.0), self.1, meta, visitor);
             }
         }
@@ -282,6 +329,7 @@ impl NamedConsumer {
     fn check(&self, say: &mut impl FnMut(&str, String)) {
         match &*self.kind {
             "postgresql" => self.options.postgresql.check(say),
+            "kafka" => self.options.kafka.check(say),
             "nats_jetstream" => self.options.nats_jetstream.check(say),
             "redis_stream" => self.options.redis_stream.check(say),
             kind if CLOUD.contains(&kind) => {
@@ -329,6 +377,37 @@ impl PostgresqlConsumer {
         if !channel.is_empty() && !is_sql_name(channel, false) {
             let message = format!("expected the name of a channel as LISTEN takes it; got {channel:?}");
             say("postgresql.partition_notification_channel", message);
+        }
+    }
+}
+
+impl KafkaConsumer {
+    fn check(&self, say: &mut impl FnMut(&str, String)) {
+        for (key, message) in self.access().faults() {
+            say(&format!("kafka.{key}"), message);
+        }
+        let there = [("topics", !self.topics.is_empty()), ("consumer_group", !self.consumer_group.is_empty())];
+        needed("kafka", &there, say);
+        for fault in self.topics.iter().filter_map(|topic| topic_fault(topic)) {
+            say("kafka.topics", fault);
+        }
+        let mode = &self.publication_data_mode;
+        if mode.enabled {
+            let there = [("channels_header", !mode.channels_header.is_empty())];
+            needed("kafka.publication_data_mode", &there, say);
+        }
+    }
+
+    /// How the cluster is reached.
+    pub fn access(&self) -> KafkaAccess<'_> {
+        KafkaAccess {
+            at: "kafka",
+            brokers: &self.brokers,
+            dial_timeout: self.dial_timeout,
+            tls: &self.tls,
+            mechanism: &self.sasl_mechanism,
+            user: &self.sasl_user,
+            password: &self.sasl_password,
         }
     }
 }
@@ -445,7 +524,10 @@ mod tests {
             (r#"{"name":"a","type":"kafka"}"#, "[0].name: expected two or more of a-z A-Z 0-9 and _; got \"a\""),
             (r#"{"name":"aa"},{"name":"aa"}"#, "[1].name: expected a name of its own; there is another \"aa\""),
             (r#"{"enabled":true}"#, "[0]: a consumer wants a name"),
-            (r#"{"name":"aa","enabled":true}"#, "[0].type: expected one of postgresql, nats_jetstream, redis_stream"),
+            (
+                r#"{"name":"aa","enabled":true}"#,
+                "[0].type: expected one of postgresql, kafka, nats_jetstream, redis_stream",
+            ),
             (r#"{"name":"aa","enabled":true,"type":"x"}"#, "redis_stream; got \"x\""),
             (r#"{"name":"aa","enabled":true,"type":"aws_sqs"}"#, "aws_sqs is not supported: let a program"),
             (r#"{"name":"aa","enabled":true,"type":"postgresql"}"#, "[0].postgresql.dsn: expected a value"),

@@ -102,10 +102,6 @@ impl Config {
                 format!("expected none for channels in {engine}: only those in memory are archived; got {asked:?}");
             return Some(("history_durability", message));
         }
-        if !options.log_to.is_empty() {
-            let message = format!("expected none with log_to, whose order it does not keep yet; got {asked:?}");
-            return Some(("history_durability", message));
-        }
         None
     }
 }

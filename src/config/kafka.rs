@@ -12,7 +12,7 @@ use std::time::Duration;
 /// This build has the library for Kafka.
 const IS_BUILT: bool = cfg!(feature = "kafka");
 const NOT_BUILT: &str = "this build has no Kafka: make one with `cargo build --release --features kafka`";
-const MECHANISMS: &[&str] = &["", "plain", "scram-sha-256", "scram-sha-512", "aws-msk-iam"];
+pub const MECHANISMS: &[&str] = &["", "plain", "scram-sha-256", "scram-sha-512", "aws-msk-iam"];
 
 options! {
     pub struct KafkaLogOptions {

@@ -47,8 +47,8 @@ pub use backend::{
 pub use channel::regex as channel_regex;
 pub use check::Warning;
 pub use consumers::{
-    ConsumerOptions, NamedConsumer, NatsJetStreamConsumer, PostgresqlConsumer, PublicationHeaders, PublicationValues,
-    RedisStreamConsumer,
+    ConsumerOptions, KafkaConsumer, NamedConsumer, NatsJetStreamConsumer, PostgresqlConsumer, PublicationHeaders,
+    PublicationValues, RedisStreamConsumer,
 };
 pub use durable::{DurableOptions, DurableStores};
 pub use engine::{EngineOptions, NatsOptions, NatsRawMode, RedisOptions, Store, SwitchedEngine};

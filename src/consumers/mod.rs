@@ -16,6 +16,8 @@ mod content;
 mod counts;
 pub mod dsn;
 mod feed;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod nats_jetstream;
 mod postgresql;
 mod redis_stream;
@@ -101,6 +103,8 @@ pub fn faults(config: &Config) -> Vec<String> {
             "postgresql" => postgresql::sources(&options.postgresql, &consumer.name).map(drop),
             "nats_jetstream" => nats_jetstream::sources(&options.nats_jetstream).map(drop),
             "redis_stream" => redis_stream::sources(&options.redis_stream, "").map(drop),
+            #[cfg(feature = "kafka")]
+            "kafka" => kafka::sources(&options.kafka).map(drop),
             _ => Ok(()),
         };
         found.err().map(|why| format!("consumer {}: {why}", consumer.name))
@@ -197,6 +201,12 @@ impl Readers {
                 let options = &options.redis_stream;
                 let form = Form::of_values(&options.method_value, &options.publication_data_mode);
                 Ok(begin(redis_stream::sources(options, &self.name)?, &shared(form)))
+            }
+            #[cfg(feature = "kafka")]
+            "kafka" => {
+                let options = &options.kafka;
+                let form = Form::of_headers(&options.method_header, &options.publication_data_mode);
+                Ok(begin(kafka::sources(options)?, &shared(form)))
             }
             kind => Err(format!("{kind} is no kind of consumer")),
         }

@@ -111,7 +111,7 @@ impl LogLink {
         let answer = if is_in { answer } else { Answer::Refused(ClientError::Internal) };
         let reactor = match Target::from(asker) {
             Target::Reactor(reactor) => reactor,
-            Target::Backend => me,
+            Target::Backend | Target::Log => me,
         };
         if let Some(reactor) = self.reactors.get(usize::from(reactor)) {
             reactor.send(Mail::Event(Event::Answer { asker, answer }));

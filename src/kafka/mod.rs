@@ -12,3 +12,6 @@ pub mod log;
 mod unwritten;
 #[cfg(feature = "kafka")]
 mod writer;
+
+#[cfg(feature = "kafka")]
+pub use client::{Voice, client_config};

@@ -673,7 +673,6 @@ impl Shard {
         }
         self.told = told;
         self.out.extend(self.broker.take_calls().map(|(engine, call)| Out::Engine { engine, call }));
-        self.out.extend(self.broker.take_logged().map(Out::Log));
         self.out.extend(self.broker.take_archive_calls().map(Out::Archive));
     }
 
@@ -684,7 +683,7 @@ impl Shard {
             Target::Reactor(reactor) if reactor != self.me => {
                 self.out.push(Out::Mail { reactor, mail: Mail::Event(event) });
             }
-            Target::Reactor(_) | Target::Backend => self.local.push_back(event),
+            Target::Reactor(_) | Target::Backend | Target::Log => self.local.push_back(event),
         }
     }
 
@@ -737,6 +736,7 @@ impl Shard {
                 self.with_key(now, table, conn, |session, turn| session.handle_answer(ticket, answer, turn));
             }
             Event::Undelivered(undelivered) => self.out.push(Out::Hook(Hook::Undelivered(undelivered))),
+            Event::Logged(call) => self.out.push(Out::Log(*call)),
             Event::Occupied { channel, occupied: true } => self.out.push(Out::Hook(Hook::Occupied { channel })),
             Event::Occupied { channel, occupied: false } => self.out.push(Out::Hook(Hook::Vacated { channel })),
         }

@@ -37,6 +37,7 @@ pub fn drop_publications(mail: &mut Vec<Mail>) -> u64 {
             | Event::Answer { .. }
             | Event::Occupied { .. }
             | Event::Undelivered(_)
+            | Event::Logged(_)
             | Event::Refused { .. } => {}
         }
         true

@@ -19,7 +19,7 @@ const NAMESPACES: &str = r#"[
 ]"#;
 
 fn kafka() -> Kafka {
-    Kafka::start(&[("kept", 4), ("live", 2), ("sync", 1)])
+    Kafka::start(&[("kept", 4), ("live", 2), ("sync", 1), ("disk", 1)])
 }
 
 fn node(kafka: &Kafka, more: &[&str]) -> Server {
@@ -209,6 +209,33 @@ fn two_nodes_log_each_publication_once() {
     assert_eq!(offsets, (1..=50).collect::<Vec<u64>>());
     assert_eq!(kafka.reader("live").records(50).len(), 50);
     assert_eq!(nodes.iter().map(written).collect::<Vec<_>>(), [50, 50]);
+}
+
+/// What an archive keeps too is logged when it is on disk, and answered when it is in both.
+#[test]
+fn durable_publications_are_logged() {
+    let kafka = kafka();
+    let (address, folder) = (kafka.address(), std::env::temp_dir().join(format!("gannet-log-{}", std::process::id())));
+    let namespace = |name: &str, durability: &str, waits: bool| {
+        json!({"name": name, "log_to": "disk", "log_to_sync": waits, "history_size": 10, "history_ttl": "10m",
+            "history_durability": durability})
+    };
+    let namespaces =
+        json!([namespace("ds", "sync", true), namespace("da", "sync", false), namespace("ba", "batched", true)]);
+    let path = folder.to_string_lossy().into_owned();
+    let namespaces = namespaces.to_string();
+    let options = ["--kafka_log.brokers", &address, "--channel.namespaces", &namespaces, "--durable.path", &path];
+    let server = Server::with(OPEN, &options);
+    for n in 1..=20 {
+        let publish = |c: &str| json!({ "channel": format!("{c}:x"), "data": n, "idempotency_key": format!("k{n}") });
+        publish_all(&server, ["ds", "da", "ba", "ds"].map(publish).to_vec());
+    }
+    let mut reader = kafka.reader("disk");
+    let logged = by_channel(reader.records(60));
+    assert!(logged.len() == 3 && logged.values().all(|records| records.len() == 20 && is_whole(records)));
+    assert_eq!(server.metric("gannet_kafka_log_written_total"), 60);
+    drop(server);
+    std::fs::remove_dir_all(folder).expect("removed");
 }
 
 #[test]

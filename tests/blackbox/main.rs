@@ -35,6 +35,8 @@ mod inbox;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "kafka")]
+mod kafka_consumer;
+#[cfg(feature = "kafka")]
 mod kafka_log;
 mod key_sets;
 mod lifetime;

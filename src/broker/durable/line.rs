@@ -2,6 +2,7 @@
 //!
 //! Owns the order. What was said stands behind the publication that it may tell of, and leaves when that is on disk.
 
+use super::super::log::Withheld;
 use super::super::{Answer, Event, Position, Request, Target, Told};
 use crate::protocol::Publication;
 use crate::protocol::code::ClientError;
@@ -127,6 +128,12 @@ fn taken_back((target, mut event): (Target, Event), top: u64) -> Option<(Target,
             let mut none = Vec::new();
             let publications = found.recovery.as_mut().map_or(&mut none, |recovery| &mut recovery.publications);
             step_back(&mut found.position, publications);
+        }
+        Event::Logged(_) => {
+            let Event::Logged(call) = event else { return None };
+            let (call, refused) = call.taken_back(top);
+            let told = call.map(|call| (target, Event::Logged(Box::new(call))));
+            return told.or(refused.map(|Withheld { asker, answer }| (asker.into(), Event::Answer { asker, answer })));
         }
         Event::Answer { answer, .. } => match answer {
             Answer::Published(Some(position)) if position.offset > top => {

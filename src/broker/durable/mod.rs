@@ -13,6 +13,7 @@ mod tests;
 
 use super::archive::{ArchiveAnswer, ArchiveCall, ArchiveKeep, Archived, ArchivedStream};
 use super::engine::Away;
+use super::log::Unlogged;
 use super::memory::Memory;
 use super::table::ChannelTable;
 use super::{Answer, Asker, Event, Keep, Position, Request, Told, Treatment};
@@ -304,9 +305,13 @@ impl DurableChannels {
 
     /// Has memory carry out a request; what it says is in `scratch`.
     fn in_memory(&mut self, memory: &mut Memory, now_ms: u64, request: Request) {
+        let (unlogged, from, before) = (Unlogged::of(&request), self.scratch.len(), memory.published);
         memory.archives = true;
         memory.handle(now_ms, request, &mut self.scratch);
         memory.archives = false;
+        if let Some(unlogged) = unlogged {
+            unlogged.log(memory.published != before, &mut self.scratch, from);
+        }
     }
 
     /// What is in `scratch` is said when all is on disk that was said before.

@@ -17,7 +17,7 @@ mod tests;
 
 use super::engine::{Away, Engine, EngineAnswer, EngineCall, Heard};
 use super::interest::{Interest, Told};
-use super::log::{LogCall, Unlogged};
+use super::log::Unlogged;
 use super::presence::Presence;
 use super::sequence::{Arrival, Emission, HeldRoom, Known, Sequence};
 use super::table::ChannelTable;
@@ -158,8 +158,6 @@ pub struct RemoteChannels {
     pub announces: bool,
     /// For the engines, in order. Emptied by the caller.
     pub calls: Vec<(Engine, EngineCall)>,
-    /// For the log, likewise.
-    pub logged: Vec<LogCall>,
 }
 
 impl RemoteChannels {
@@ -185,7 +183,6 @@ impl RemoteChannels {
             tally: EngineTally::default(),
             announces: false,
             calls: Vec::new(),
-            logged: Vec::new(),
         }
     }
 
@@ -359,7 +356,7 @@ impl RemoteChannels {
             Ticket::Publish(unlogged) => {
                 let (fresh, from) = (matches!(said, Ok(EngineAnswer::Published(_))), out.len());
                 answer(unlogged.asker, to_answer(said, 0), out);
-                unlogged.log(fresh, out, from, &mut self.logged);
+                unlogged.log(fresh, out, from);
             }
             // It is forgotten in time, whatever the engine said.
             Ticket::Left(asker) => answer(asker, Answer::Left, out),

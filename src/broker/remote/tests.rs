@@ -123,6 +123,7 @@ impl Bench {
             Event::Answer { answer, .. } => format!("{answer:?}"),
             Event::Occupied { occupied, .. } => format!("occupied {occupied}"),
             Event::Undelivered(missed) => format!("undelivered {missed:?}"),
+            Event::Logged(call) => format!("logged {call:?}"),
         };
         self.told.drain(..).map(show).collect()
     }
