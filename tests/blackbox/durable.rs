@@ -1,7 +1,7 @@
 //! Durable history: what outlives a restart and kill -9, how far back history and recovery reach, and disks that fail.
 
 use crate::client::Client;
-use crate::server::{OPEN, Server, gannet, until};
+use crate::server::{GUARDED, OPEN, Server, gannet, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -153,6 +153,37 @@ fn after_a_kill_only_what_is_proven_goes_on() {
     assert_eq!(recover(&mut client, "batched:a", 20, &batched)["recovered"], Value::Null);
     let (offset, next) = publish(&server, "batched:a", 21).expect("published");
     assert_eq!((offset, next), (21, epoch), "offsets go on");
+}
+
+/// Who was away longer than memory reaches back is sent what has not arrived from the archive.
+#[test]
+fn an_inbox_reaches_back_into_the_archive() {
+    for durability in ["sync", "batched"] {
+        let folder = Folder::new();
+        let name = |option: &str| format!("--channel.without_namespace.{option}");
+        let own = [
+            name("history_size=3"),
+            name("history_ttl=1h"),
+            name("inbox.enabled"),
+            name(&format!("history_durability={durability}")),
+        ];
+        let own: Vec<&str> = own.iter().map(String::as_str).collect();
+        let server = Server::start(&[GUARDED, &own, &["--reactors=2", "--durable.path", folder.path()]].concat());
+        let missed = || {
+            let mut anna = Client::connected_as(&server, "anna");
+            let reply = anna.ask(json!({ "subscribe": { "channel": "room" } }));
+            let publications = reply["subscribe"]["publications"].as_array().cloned().unwrap_or_default();
+            let data = publications.iter().map(|one| one["data"].as_u64().expect("a number")).collect::<Vec<u64>>();
+            let ack = anna.ask(json!({ "rpc": { "method": "inbox.ack", "data": {} } }));
+            assert_eq!(ack["rpc"], json!({ "data": {} }), "{ack}");
+            data
+        };
+        assert_eq!(missed(), [] as [u64; 0]);
+        (1..=20).for_each(|data| server.publish_kept("room", json!(data)));
+        assert_eq!(missed(), (1..=20).collect::<Vec<u64>>(), "{durability}");
+        (21..=22).for_each(|data| server.publish_kept("room", json!(data)));
+        assert_eq!(missed(), [21, 22]);
+    }
 }
 
 /// What is known of a channel over all lives of the node.
