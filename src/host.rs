@@ -5,6 +5,7 @@
 //! would keep the start from listening is told here, but for a port that another program has at the moment. Never
 //! leaves anything open.
 
+use crate::archive;
 use crate::certificates;
 use crate::config::{Config, ConfigError, ListenAddress, ListenSocket, Place, Warning};
 use crate::consumers;
@@ -48,6 +49,7 @@ pub fn obstacles(config: &Config) -> Vec<ConfigError> {
     found.extend(service::tls_faults(config));
     found.extend(consumers::faults(config));
     found.extend(certificates::faults(config));
+    found.extend(archive::sql::faults(config));
     found.into_iter().map(|message| ConfigError { place: Place::Default, message }).collect()
 }
 

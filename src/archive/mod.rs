@@ -143,6 +143,9 @@ impl Archive {
 fn open(kind: &str, config: &Config, counts: &Arc<ArchiveCounts>) -> Result<Box<dyn ArchiveStore>, String> {
     match kind {
         "embedded" => Ok(Box::new(embedded::Embedded::open(&config.durable.stores, counts.clone())?)),
-        other => Err(format!("durable.type: {other} is not there yet: set it to embedded")),
+        other => {
+            let options = sql::SqlOptions::of(config).ok_or_else(|| format!("durable.type: {other} is none"))?;
+            Ok(Box::new(sql::SqlArchive::open(options, counts.clone(), Box::new(|_| false), true)?))
+        }
     }
 }

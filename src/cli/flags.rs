@@ -13,7 +13,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
-use super::remote;
+use super::{durable, remote};
 use crate::config::{self, Listed, Section};
 
 const EXAMPLES: &str = "\
@@ -105,6 +105,7 @@ pub fn command() -> Command {
         .subcommand(configured(config_command()))
         .subcommand(configured(token()))
         .subcommand(configured(doctor()))
+        .subcommand(durable::command(configured))
         .subcommands(remote::flags::commands().into_iter().map(configured))
         .subcommand(completions())
         .subcommand(man())

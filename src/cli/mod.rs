@@ -5,6 +5,7 @@
 //! left to `main`.
 
 mod doctor;
+mod durable;
 mod flags;
 mod init;
 mod manual;
@@ -139,6 +140,10 @@ pub fn run(
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(fail)?.as_secs();
             remote::carry_out(name, matches, &config, now, out).map_err(fail)?;
             Ok(Action::Done)
+        }
+        "durable" => {
+            let text = durable::carry_out(matches, &config).map_err(fail)?;
+            print(out, &text)
         }
         "doctor" if matches.get_flag("engine") => {
             let text = engine::report::report(&config).map_err(fail)?;

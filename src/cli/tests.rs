@@ -275,7 +275,9 @@ fn help_teaches() {
     let token = output("gannet token -h", &[]);
     assert!(token.contains("--ttl <DURATION>") && token.contains("subscription") && token.contains("check"), "{token}");
     assert!(output("gannet token subscription -h", &[]).contains("--channel <CHANNEL>"));
-    for command in ["init", "check", "config", "token", "token check", "doctor", "completions", "man", "version"] {
+    for command in
+        ["init", "check", "config", "token", "token check", "doctor", "durable", "completions", "man", "version"]
+    {
         let own = output(&format!("gannet {command} --help"), &[]);
         assert!(own.lines().count() < 60 && !own.contains("--client.ping_interval"), "{command}: {own}");
     }

@@ -3,6 +3,7 @@
 //! Owns the section `durable`, and the options by which a namespace asks for it. Never opens a file or speaks to a
 //! database.
 
+use super::backend::TlsOptions;
 use super::check::Problem;
 use super::registry::{Meta, Visit, Visitor, beside};
 use super::value::{NO_MAX, Rule};
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 /// Where archives may be.
 const KINDS: &[&str] = &["embedded", "postgresql", "mysql"];
+/// Databases have room for longer names, with what is put before them.
+const SHARE_MAX: usize = 200;
 /// What history_durability may be.
 pub(super) const DURABILITIES: &[&str] = &["", "none", "batched", "sync"];
 
@@ -35,6 +38,36 @@ options! {
         page_limit: usize = 10_000, Rule::Count(1, MIB);
         /// With type embedded: memory for what is read of the archive again.
         cache_size: usize = 32 << 20, Rule::Bytes(MIB, NO_MAX);
+        /// With type postgresql or mysql: whose streams these are. Nodes whose channels are in memory need one each.
+        share: String = String::new();
+        /// With type postgresql or mysql: connections, each for its share of channels.
+        connections: usize = 4, Rule::Count(1, 64);
+        /// With type postgresql or mysql: how long a connection may take.
+        connect_timeout: Duration = secs(5), Rule::Time(Duration::from_millis(10), secs(60));
+        /// With type postgresql or mysql: how long a statement may take; beyond: error 100, and another connection.
+        timeout: Duration = secs(5), Rule::Time(Duration::from_millis(10), secs(60));
+        /// With type postgresql
+        postgresql: DurablePostgresql = DurablePostgresql::default();
+        /// With type mysql
+        mysql: DurableMysql = DurableMysql::default();
+    }
+}
+
+options! {
+    pub struct DurablePostgresql {
+        /// The database: postgres://user:password@host:port/name, or host=... user=... Secret: never printed.
+        dsn: String = String::new(), Rule::Secret;
+        /// Of connections to the database; goes before sslmode in dsn
+        tls: TlsOptions = TlsOptions::default();
+    }
+}
+
+options! {
+    pub struct DurableMysql {
+        /// The database: mysql://user:password@host:port/name. Secret: never printed.
+        dsn: String = String::new(), Rule::Secret;
+        /// Of connections to the database. Without server_ca_pem the authorities that browsers trust are believed.
+        tls: TlsOptions = TlsOptions::default();
     }
 }
 
@@ -71,6 +104,13 @@ impl Config {
         self.channels().any(|(_, options)| options.is_durable()).then_some(self.durable.kind.as_str())
     }
 
+    /// The longest that an archive is to keep anything, in milliseconds; 0 = for ever.
+    pub fn archive_ttl_max_ms(&self) -> u64 {
+        let durable = self.channels().map(|(_, options)| options).filter(|options| options.is_durable());
+        let ttls: Vec<u64> = durable.map(|options| options.archive_ttl.as_millis() as u64).collect();
+        if ttls.contains(&0) { 0 } else { ttls.into_iter().max().unwrap_or(0) }
+    }
+
     pub(super) fn check_durable(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let DurableOptions { kind, stores } = &self.durable;
@@ -82,6 +122,17 @@ impl Config {
         }
         if stores.path.trim().is_empty() {
             say("durable.path", "expected a folder (/var/lib/gannet); got nothing".into());
+        }
+        let dsn = match &**kind {
+            "postgresql" => Some(("durable.postgresql.dsn", &stores.postgresql.dsn, "postgres://user@host:5432/name")),
+            "mysql" => Some(("durable.mysql.dsn", &stores.mysql.dsn, "mysql://user@host:3306/name")),
+            _ => None,
+        };
+        if let Some((option, _, example)) = dsn.filter(|(_, dsn, _)| dsn.is_empty()) {
+            say(option, format!("expected a database ({example}); got nothing"));
+        }
+        if stores.share.len() > SHARE_MAX {
+            say("durable.share", format!("expected {SHARE_MAX} bytes at most; got {}", stores.share.len()));
         }
         for (at, options) in self.channels().filter(|(_, options)| options.is_durable()) {
             problems.extend(self.durable_faults(options).into_iter().map(|finding| at.problem(finding)));
@@ -97,6 +148,9 @@ impl Config {
             return Some(("history_durability", message));
         }
         let engine = if options.engine.is_empty() { self.engine_kind() } else { &options.engine };
+        if engine == "nats" {
+            return Some(("history_durability", format!("expected none: NATS keeps no history; got {asked:?}")));
+        }
         if engine != "memory" {
             let message =
                 format!("expected none for channels in {engine}: only those in memory are archived; got {asked:?}");

@@ -50,7 +50,7 @@ pub use consumers::{
     ConsumerOptions, KafkaConsumer, NamedConsumer, NatsJetStreamConsumer, PostgresqlConsumer, PublicationHeaders,
     PublicationValues, RedisStreamConsumer,
 };
-pub use durable::{DurableOptions, DurableStores};
+pub use durable::{DurableMysql, DurableOptions, DurablePostgresql, DurableStores};
 pub use engine::{EngineOptions, NatsOptions, NatsRawMode, RedisOptions, Store, SwitchedEngine};
 pub use inbox::InboxOptions;
 pub use kafka::{KafkaAccess, KafkaLogOptions};

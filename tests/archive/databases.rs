@@ -8,7 +8,6 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,13 +30,6 @@ pub struct Database {
     pub port: u16,
     folder: PathBuf,
     guard: Child,
-}
-
-/// One of each, for all tests that leave it as it is.
-pub fn both() -> [&'static Database; 2] {
-    static ALL: OnceLock<[Database; 2]> = OnceLock::new();
-    let all = ALL.get_or_init(|| [Kind::Postgres, Kind::MariaDb].map(Database::start));
-    [&all[0], &all[1]]
 }
 
 fn free_port() -> u16 {

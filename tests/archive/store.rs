@@ -1,6 +1,6 @@
 //! What is written, read and forgotten, and the tables that it is in.
 
-use crate::databases::{Database, Kind, PASSWORD, TLS_NAME, both};
+use crate::databases::{Database, Kind, PASSWORD, TLS_NAME};
 use gannet::archive::sql::migrate::{migrate, status};
 use gannet::archive::sql::{
     SqlBatch, SqlFault, SqlKind, SqlOptions, SqlShare, SqlStand, SqlStore, StreamKey, VERSION, page_text,
@@ -10,13 +10,20 @@ use gannet::broker::{Epoch, Position};
 use gannet::config::TlsOptions;
 use gannet::protocol::{ClientInfo, Publication};
 use gannet::wall_clock::unix_ms;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 const TABLES: u16 = 4;
 const DAY_MS: u64 = 86_400_000;
 const NOTHING: [u64; 0] = [];
 pub const FOREVER: ArchiveKeep = ArchiveKeep { size: 0, ttl_ms: 0, meta_ttl_ms: 0 };
+
+/// One of each, for all tests that leave it as it is.
+fn both() -> [&'static Database; 2] {
+    static ALL: OnceLock<[Database; 2]> = OnceLock::new();
+    let all = ALL.get_or_init(|| [Kind::Postgres, Kind::MariaDb].map(Database::start));
+    [&all[0], &all[1]]
+}
 
 /// Patient options for a new database of that name.
 pub fn options(database: &Database, name: &str) -> SqlOptions {
@@ -185,6 +192,14 @@ async fn pages_go_both_ways_and_what_is_written_twice_is_there_once() {
         assert_eq!(it.page(Some("two"), page).await, [1, 2, 3]);
         assert_eq!(it.page(Some("one"), page).await, [1, 2, 3, 4]);
         assert_eq!(it.page(Some("none"), page).await, NOTHING);
+        assert_eq!(it.all().await, (1..=1600).collect::<Vec<u64>>());
+        for reverse in [false, true] {
+            let (since, limit) = (if reverse { Some(5) } else { None }, 4);
+            let page = ArchivePage { since, until: 1600, limit, reverse };
+            let mut offsets = it.page(None, page).await;
+            offsets.sort_unstable();
+            assert_eq!(offsets, [1, 2, 3, 4], "each once, whatever the life");
+        }
     }
 }
 

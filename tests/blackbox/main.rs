@@ -17,10 +17,13 @@ mod compose;
 mod consumers;
 mod consumers_sources;
 mod contract;
+#[path = "../archive/databases.rs"]
+mod databases;
 mod deflate;
 mod descriptors;
 mod drain;
 mod durable;
+mod durable_sql;
 mod engine_garbage;
 mod file;
 mod files;

@@ -54,7 +54,7 @@ pub struct LaneHouse {
     /// Of channels that are this node's own, and of those that nodes share.
     pub own: SqlShare,
     pub shared: SqlShare,
-    pub is_shared: Box<dyn Fn(&str) -> bool>,
+    pub is_shared: Box<dyn Fn(&str) -> bool + Send>,
     pub flush_interval: Duration,
     pub ends: Rc<dyn LaneEnds>,
     /// The life, and the tables, once the database was found fit.
@@ -71,7 +71,7 @@ impl LaneHouse {
         store: SqlStore,
         shown: String,
         share: &str,
-        is_shared: Box<dyn Fn(&str) -> bool>,
+        is_shared: Box<dyn Fn(&str) -> bool + Send>,
         flush_interval: Duration,
         ends: Rc<dyn LaneEnds>,
     ) -> LaneHouse {
@@ -143,8 +143,10 @@ impl Lane {
     /// Until nothing more is called, and all that can be is on disk.
     pub async fn run(mut self) {
         let mut backoff = Backoff::new();
-        while self.gather().await {
+        while self.is_idle_and_failing() || self.gather().await {
             let done = match self.house.open.get() {
+                // Whether it is back is not left to the next call.
+                Some((_, shape)) if self.waiting.is_empty() => self.probe(shape).await,
                 Some((life, shape)) => self.step(life, shape).await,
                 None => Err(None),
             };
@@ -171,6 +173,14 @@ impl Lane {
         if left > 0 {
             self.house.lose(left);
         }
+    }
+
+    fn is_idle_and_failing(&self) -> bool {
+        self.is_failing && self.waiting.is_empty() && self.calls.is_empty() && !self.is_last
+    }
+
+    async fn probe(&self, shape: SchemaShape) -> Result<(), Option<SqlFault>> {
+        self.house.store.shape(shape.tables).await.map(|_| ()).map_err(Some)
     }
 
     /// Takes what was called, or waits for it; false at the end.

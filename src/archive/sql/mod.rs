@@ -13,12 +13,13 @@ pub mod migrate;
 mod mysql;
 mod postgres;
 mod schema;
+mod serve;
 mod sweep;
 mod tls;
 
 use crate::broker::archive::{ArchiveKeep, ArchivePage, ArchivedStream};
 use crate::broker::{Epoch, Position};
-use crate::config::TlsOptions;
+use crate::config::{Config, TlsOptions};
 use crate::protocol::Publication;
 use bytes::Bytes;
 use compact_str::CompactString;
@@ -28,6 +29,7 @@ use postgres::PostgresStore;
 use prost::Message;
 use schema::SchemaFound;
 pub use schema::{SchemaShape, VERSION};
+pub use serve::{SqlArchive, faults};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -72,9 +74,31 @@ pub struct SqlOptions {
 }
 
 impl SqlOptions {
+    /// Those of a configuration, if its archive is in a database.
+    pub fn of(config: &Config) -> Option<SqlOptions> {
+        let stores = &config.durable.stores;
+        let (kind, url, tls) = match config.durable.kind.as_str() {
+            "postgresql" => (SqlKind::Postgres, &stores.postgresql.dsn, &stores.postgresql.tls),
+            "mysql" => (SqlKind::Mysql, &stores.mysql.dsn, &stores.mysql.tls),
+            _ => return None,
+        };
+        Some(SqlOptions {
+            kind,
+            url: url.clone(),
+            tls: tls.clone(),
+            tables: u16::try_from(stores.tables).unwrap_or(u16::MAX),
+            connections: stores.connections,
+            connect_timeout: stores.connect_timeout,
+            timeout: stores.timeout,
+            flush_interval: stores.flush_interval,
+            share: stores.share.clone(),
+            ttl_max_ms: config.archive_ttl_max_ms(),
+        })
+    }
+
     /// The address without who we are there.
     pub fn shown(&self) -> String {
-        let after_scheme = self.url.split_once("://").map_or("", |(_, rest)| rest);
+        let after_scheme = self.url.split_once("://").map_or("...", |(_, rest)| rest);
         let place = after_scheme.rsplit_once('@').map_or(after_scheme, |(_, place)| place);
         let place = place.split(['?', '#']).next().unwrap_or_default();
         let scheme = if self.kind == SqlKind::Postgres { "postgresql" } else { "mysql" };
@@ -312,9 +336,23 @@ impl SqlRange {
     }
 }
 
+/// Written at two times, by two nodes, after a failure or in another life, an offset is there twice: what came last
+/// holds.
+fn latest_of_each(found: Vec<SqlFound>) -> Vec<SqlFound> {
+    let mut latest: Vec<SqlFound> = Vec::with_capacity(found.len());
+    for row in found {
+        match latest.last_mut().filter(|last| last.offset == row.offset) {
+            Some(last) if row.unix_ms >= last.unix_ms => *last = row,
+            Some(_) => {}
+            None => latest.push(row),
+        }
+    }
+    latest
+}
+
 /// A row as it was read.
 pub struct SqlFound {
-    pub epoch: Epoch,
+    pub unix_ms: i64,
     pub offset: i64,
     pub data: Vec<u8>,
     pub rest: Option<Vec<u8>>,
@@ -436,22 +474,20 @@ impl SqlStore {
         let mut range = SqlRange::of(page, epoch, stream, now_ms);
         let mut publications: Vec<Publication> = Vec::new();
         while !range.is_empty() {
+            // One more tells that the last one wanted is whole.
+            let wanted = range.limit;
+            range.limit = wanted.saturating_add(1);
             let found = self.range(table, stream.key, &range).await?;
             let is_last = (found.len() as i64) < range.limit;
-            let mut last: Option<(i64, Epoch)> = None;
-            for row in found {
-                // Written at two times, by two nodes or after a failure, it is there twice: what came last holds.
-                let place = (row.offset, row.epoch.clone());
-                let again = last.as_ref() == Some(&place);
-                if again && !range.reverse {
-                    publications.pop();
-                }
-                if !again || !range.reverse {
-                    publications.push(row.publication()?);
-                }
-                last = Some(place);
+            let mut latest = latest_of_each(found);
+            if !is_last && latest.len() > 1 {
+                latest.pop();
             }
-            let Some((offset, _)) = last else { break };
+            latest.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+            let Some(offset) = latest.last().map(|row| row.offset) else { break };
+            for row in latest {
+                publications.push(row.publication()?);
+            }
             if is_last {
                 break;
             }

@@ -120,10 +120,9 @@ impl MysqlStore {
         let mut values: Vec<Value> = vec![key.0[..].into(), after.into(), upto.into(), from_ms.into()];
         values.extend(range.epoch.as_ref().map(|epoch| Value::from(epoch.as_str().as_bytes())));
         values.push(limit.into());
-        type Found = (i64, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+        type Found = (i64, i64, Vec<u8>, Option<Vec<u8>>);
         let found: Vec<Found> = self.with(async |conn| conn.exec(text, Params::Positional(values)).await).await?;
-        let row =
-            |(offset, life, data, rest): (i64, Vec<u8>, _, _)| SqlFound { epoch: epoch(&life), offset, data, rest };
+        let row = |(offset, unix_ms, data, rest): Found| SqlFound { unix_ms, offset, data, rest };
         Ok(found.into_iter().map(row).collect())
     }
 
@@ -414,7 +413,7 @@ pub fn range_text(table: u16, reverse: bool, with_epoch: bool) -> String {
     let order = if reverse { "DESC" } else { "ASC" };
     let epoch = if with_epoch { "AND epoch = ? " } else { "" };
     format!(
-        "SELECT channel_offset, epoch, data, rest FROM {name} FORCE INDEX (PRIMARY) WHERE stream = ? \
+        "SELECT channel_offset, published_at, data, rest FROM {name} FORCE INDEX (PRIMARY) WHERE stream = ? \
          AND channel_offset > ? AND channel_offset <= ? AND published_at >= ? {epoch}\
          ORDER BY channel_offset {order} LIMIT ?"
     )

@@ -168,12 +168,7 @@ impl PostgresStore {
                 }
             })
             .await?;
-        let row = |row: Row| SqlFound {
-            offset: row.get(0),
-            epoch: row.get::<_, &str>(1).into(),
-            data: row.get(2),
-            rest: row.get(3),
-        };
+        let row = |row: Row| SqlFound { offset: row.get(0), unix_ms: row.get(1), data: row.get(2), rest: row.get(3) };
         Ok(found.into_iter().map(row).collect())
     }
 
@@ -415,7 +410,7 @@ pub fn range_text(table: u16, reverse: bool, with_epoch: bool) -> String {
     let order = if reverse { "DESC" } else { "ASC" };
     let epoch = if with_epoch { "AND epoch = $6 " } else { "" };
     format!(
-        "SELECT channel_offset, epoch, data, rest FROM {name} WHERE stream = $1 AND channel_offset > $2 \
+        "SELECT channel_offset, published_at, data, rest FROM {name} WHERE stream = $1 AND channel_offset > $2 \
          AND channel_offset <= $3 AND published_at >= $4 {epoch}ORDER BY channel_offset {order} LIMIT $5"
     )
 }
