@@ -52,6 +52,11 @@ pub enum EngineCall {
     Presence { ticket: u64, channel: Arc<str>, most: usize },
     /// How many that are.
     PresenceStats { ticket: u64, channel: Arc<str> },
+    /// Where the cursor of somebody's inbox in the channel stands; answered by [`EngineAnswer::Cursor`].
+    ReadCursor { ticket: u64, channel: Arc<str>, name: CompactString },
+    /// It stands here from now on, unless it stands later in the same epoch. May be lost. Cursors of a channel are
+    /// forgotten when none has moved for so long.
+    WriteCursor { channel: Arc<str>, name: CompactString, position: Position, ttl_ms: u64 },
 }
 
 impl EngineCall {
@@ -75,10 +80,12 @@ impl EngineCall {
             | EngineCall::RemoveHistory { ticket, .. }
             | EngineCall::RemovePresence { ticket: Some(ticket), .. }
             | EngineCall::Presence { ticket, .. }
-            | EngineCall::PresenceStats { ticket, .. } => Some(Heard::Answer { ticket, answer: Err(Away) }),
+            | EngineCall::PresenceStats { ticket, .. }
+            | EngineCall::ReadCursor { ticket, .. } => Some(Heard::Answer { ticket, answer: Err(Away) }),
             EngineCall::Unlisten { .. }
             | EngineCall::Announce { .. }
             | EngineCall::AddPresence { .. }
+            | EngineCall::WriteCursor { .. }
             | EngineCall::RemovePresence { ticket: None, .. } => None,
         }
     }
@@ -134,6 +141,8 @@ pub enum EngineAnswer {
         users: u32,
     },
     PresenceRemoved,
+    /// `None`: there is none.
+    Cursor(Option<Position>),
     /// The query's epoch is not the stream's.
     Unrecoverable,
     /// It cannot be done, now or ever: what who asked is told.

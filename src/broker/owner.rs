@@ -249,7 +249,10 @@ impl Owner {
 
     /// Publications are proven to have arrived.
     pub fn arrived(&mut self, now_ms: u64, arrived: &Arrived, keep: InboxKeep) {
-        self.inboxes.arrived(now_ms, arrived, keep);
+        match self.remote.has(&arrived.channel) {
+            true => self.remote.arrived(arrived, keep),
+            false => self.inboxes.arrived(now_ms, arrived, keep),
+        }
     }
 
     /// The cursors of a user.
@@ -273,7 +276,9 @@ impl Owner {
 
     /// What became of inboxes; how many cursors there are, and in how many bytes.
     pub fn inbox_tally(&self) -> (InboxTally, usize, usize) {
-        (self.inboxes.tally, self.inboxes.len(), self.inboxes.bytes())
+        let mut tally = self.inboxes.tally;
+        tally.add(&self.remote.inboxes);
+        (tally, self.inboxes.len(), self.inboxes.bytes())
     }
 
     pub fn hear(&mut self, now_ms: u64, heard: Heard, out: &mut Told) {

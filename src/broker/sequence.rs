@@ -534,12 +534,17 @@ impl Sequence {
         later.map(|latest| (**latest).clone()).or_else(|| read.cloned())
     }
 
+    /// Is what came after `since` in this epoch not what the stream has there now, or nothing yet?
+    pub fn is_overtaken(&self, since: u64) -> bool {
+        let went_back = self.line.as_ref().map_or(0, |line| line.went_back);
+        since > self.place.offset || since <= went_back && went_back > 0
+    }
+
     /// What follows `since` up to the last one passed on, at most `limit`. `read`: what a read after `since` found,
     /// the stream being at `top`.
     pub fn missed(&self, since: u64, limit: usize, read: &[Publication], top: u64) -> Missed {
-        let went_back = self.line.as_ref().map_or(0, |line| line.went_back);
         let count = self.place.offset.saturating_sub(since);
-        if since > self.place.offset || since <= went_back && went_back > 0 || count > limit as u64 {
+        if self.is_overtaken(since) || count > limit as u64 {
             return Missed::Lost;
         }
         let mut all = Vec::with_capacity(count as usize);

@@ -296,9 +296,9 @@ impl Config {
         if !KINDS.contains(&engine) && !options.engine.is_empty() {
             return vec![("engine", format!("expected one of {}, or nothing; got {engine:?}", KINDS.join(", ")))];
         }
-        if engine == "redis" && options.inbox.enabled {
-            let told = "cursors are kept in memory only by now: set engine to memory for these channels";
-            return vec![("inbox.enabled", told.to_owned())];
+        if engine == "redis" && options.inbox.enabled && !options.inbox.undelivered_after.is_zero() {
+            let told = "only channels in memory tell what has not arrived: leave it out, or set engine to memory";
+            return vec![("inbox.undelivered_after", told.to_owned())];
         }
         if engine != "nats" {
             return Vec::new();

@@ -56,7 +56,7 @@ impl Shard {
         // With a reload the namespace may have lost its inbox.
         let inbox = self.rules.namespace(&arrived.channel).and_then(|namespace| namespace.inbox);
         if let Some(inbox) = inbox {
-            self.broker.arrived(now.ms, arrived, inbox.keep);
+            self.with_owner(|owner, _| owner.arrived(now.ms, arrived, inbox.keep));
         }
     }
 }

@@ -14,6 +14,7 @@ const NAMESPACES: &str = r#"[
    "allow_publish_for_client":true,"allow_history_for_client":true,"allowed_delta_types":["fossil"]},
   {"name":"pr","presence":true,"join_leave":true,"force_push_join_leave":true,"allow_subscribe_for_client":true,
    "allow_presence_for_client":true},
+  {"name":"box","history_size":100,"history_ttl":"10m","inbox":{"enabled":true},"allow_subscribe_for_client":true},
   {"name":"solo","presence":true,"allow_subscribe_for_client":true}
 ]"#;
 
@@ -108,6 +109,62 @@ fn history_and_recovery_cross_between_nodes() {
     assert!(reply["recovered"].is_null() && reply["epoch"] == epoch.as_str(), "{reply}");
     a.call("history_remove", json!({ "channel": "hi:a" }));
     assert_eq!(b.call("history", json!({ "channel": "hi:a", "limit": 3 }))["result"]["publications"], json!([]));
+}
+
+#[test]
+fn who_logs_off_here_and_on_there_is_sent_what_has_not_arrived() {
+    let redis = RedisProcess::start(&[]);
+    let [a, b] = pair(&redis, &["--client.recovery_max_publication_limit=10"]);
+    let subscribe =
+        |client: &mut Client| client.ask(json!({ "subscribe": { "channel": "box:a" } }))["subscribe"].clone();
+    let missed = |result: &Value| -> Vec<u64> {
+        let publications = result["publications"].as_array().cloned().unwrap_or_default();
+        publications.iter().map(|one| one["data"].as_u64().expect("a number")).collect()
+    };
+    let ack = |client: &mut Client, offset: u64| {
+        let data = json!({ "channel": "box:a", "offset": offset });
+        let reply = client.ask(json!({ "rpc": { "method": "inbox.ack", "data": data } }));
+        assert!(reply["rpc"].is_object(), "{reply}");
+    };
+    a.publish_kept("box:a", json!(1));
+    let mut here = Client::connected_as(&a, "anna");
+    let first = subscribe(&mut here);
+    assert!(missed(&first).is_empty() && first["was_recovering"].is_null(), "{first}");
+    b.publish_kept("box:a", json!(2));
+    hears(&mut here, &json!(2));
+    ack(&mut here, 2);
+    until("the cursor to be written", || {
+        redis.cli(&["HGET", "centrifugo.inbox.box:a", "4:anna"]).starts_with("2 ").then_some(())
+    });
+    drop(here);
+    for n in 3..=5 {
+        a.publish_kept("box:a", json!(n));
+    }
+    let mut there = Client::connected_as(&b, "anna");
+    let result = subscribe(&mut there);
+    assert!(missed(&result) == [3, 4, 5] && result["recovered"] == true && result["offset"] == 2, "{result}");
+    ack(&mut there, 4);
+    // Whoever says less, and later, moves nothing.
+    let mut here = Client::connected_as(&a, "anna");
+    until("both nodes to agree", || {
+        redis.cli(&["HGET", "centrifugo.inbox.box:a", "4:anna"]).starts_with("4 ").then_some(())
+    });
+    assert_eq!(missed(&subscribe(&mut here)), [5]);
+    ack(&mut here, 3);
+    drop((here, there));
+    assert_eq!(missed(&subscribe(&mut Client::connected_as(&b, "anna"))), [5]);
+    // What does not fit one reply comes in parts.
+    for n in 6..=20 {
+        b.publish_kept("box:a", json!(n));
+    }
+    let mut here = Client::connected_as(&a, "anna");
+    let result = subscribe(&mut here);
+    assert_eq!(missed(&result), (5..=14).collect::<Vec<u64>>());
+    assert_eq!(here.next()["push"]["unsubscribe"]["code"], 2500);
+    let position = json!({ "channel": "box:a", "recover": true, "offset": 14, "epoch": result["epoch"] });
+    let rest = here.ask(json!({ "subscribe": position }))["subscribe"].clone();
+    assert_eq!(missed(&rest), (15..=20).collect::<Vec<u64>>());
+    assert!(missed(&subscribe(&mut Client::connected_as(&b, "bert"))).is_empty());
 }
 
 #[test]

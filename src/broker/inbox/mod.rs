@@ -110,6 +110,14 @@ pub struct InboxTally {
 }
 
 impl InboxTally {
+    /// Those of channels that live elsewhere too.
+    pub fn add(&mut self, other: &InboxTally) {
+        self.moved += other.moved;
+        self.caught_up += other.caught_up;
+        self.sent += other.sent;
+        self.lost += other.lost;
+    }
+
     /// Counts what a client without a position is sent.
     pub fn count(&mut self, recovery: &Recovery) {
         match recovery.recovered {

@@ -8,6 +8,7 @@ use super::super::engine::{Away, EngineCall};
 use super::super::interest::Told;
 use super::super::sequence::{Known, Missed, Sequence};
 use super::super::{ConnKey, Event, Found, Keep, Member, Position, Query, Recover, Recovery, Target, Want};
+use super::cursors::Followed;
 use super::{Engine, Hearing, RemoteChannel, RemoteChannels, Ticket};
 use crate::protocol::Publication;
 use crate::protocol::code::ClientError;
@@ -18,11 +19,12 @@ const TRIES_MAX: u8 = 4;
 
 /// One whose subscription has not begun.
 #[derive(Debug)]
-struct Beginner {
-    conn: ConnKey,
+pub struct RemoteBeginner {
+    pub conn: ConnKey,
     ticket: u32,
     positioned: bool,
     member: Option<Member>,
+    pub follow: Option<Box<Followed>>,
 }
 
 /// The stream is read for some of them.
@@ -37,22 +39,25 @@ struct BeginnersRead {
     asked: (u64, usize),
     /// What was found, while the channel catches up with it.
     found: Option<(Position, Vec<Publication>)>,
-    who: Vec<Beginner>,
+    who: Vec<RemoteBeginner>,
 }
 
 #[derive(Debug, Default)]
 pub struct Beginners {
     /// Until the channel is listened to.
-    waiting: Vec<(Beginner, Option<Recover>)>,
+    pub waiting: Vec<(RemoteBeginner, Option<Recover>)>,
+    /// Until the cursors of their inboxes are read.
+    pub cursors: Vec<(u32, RemoteBeginner)>,
     reads: Vec<BeginnersRead>,
-    next: u32,
+    pub next: u32,
 }
 
 impl Beginners {
     /// The client leaves before it began: it is not to be seen. True if there is such a one.
     pub fn forget(&mut self, client: [u8; 16], presence: bool, announce: bool) -> bool {
         let reads = self.reads.iter_mut().flat_map(|read| &mut read.who);
-        let all = self.waiting.iter_mut().map(|(beginner, _)| beginner).chain(reads);
+        let cursors = self.cursors.iter_mut().map(|(_, beginner)| beginner);
+        let all = self.waiting.iter_mut().map(|(beginner, _)| beginner).chain(cursors).chain(reads);
         let mut any = false;
         for member in all.filter_map(|beginner| beginner.member.as_mut()).filter(|member| member.client == client) {
             any = true;
@@ -62,7 +67,7 @@ impl Beginners {
     }
 
     fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.reads.is_empty()
+        self.waiting.is_empty() && self.cursors.is_empty() && self.reads.is_empty()
     }
 }
 
@@ -84,9 +89,10 @@ impl RemoteChannels {
         want: Option<Box<Want>>,
         out: &mut Told,
     ) {
-        let Want { position, recover, member, delta, .. } = want.map_or_else(Want::default, |want| *want);
+        let Want { position, recover, member, delta, follow } = want.map_or_else(Want::default, |want| *want);
         let keep = position.map_or(0, |keep| self.keep_number(keep));
-        let beginner = Beginner { conn, ticket, positioned: position.is_some(), member };
+        let follow = follow.map(|follow| Followed::new(*follow, recover.as_ref()));
+        let beginner = RemoteBeginner { conn, ticket, positioned: position.is_some(), member, follow };
         let channel = self.channels.get_or_insert_default(&name);
         if channel.life == 0 {
             self.lives = self.lives.checked_add(1).unwrap_or(1);
@@ -176,14 +182,23 @@ impl RemoteChannels {
         self.drop_beginners(name);
     }
 
-    fn drop_beginners(&mut self, name: &Arc<str>) {
+    pub(super) fn drop_beginners(&mut self, name: &Arc<str>) {
         if let Some(channel) = self.channels.get_mut(name) {
             channel.beginners.take_if(|beginners| beginners.is_empty());
         }
     }
 
     /// The channel is listened to.
-    fn admit(&mut self, name: &Arc<str>, beginner: Beginner, recover: Option<Recover>, out: &mut Told) {
+    pub(super) fn admit(
+        &mut self,
+        name: &Arc<str>,
+        mut beginner: RemoteBeginner,
+        recover: Option<Recover>,
+        out: &mut Told,
+    ) {
+        if beginner.follow.as_mut().is_some_and(|follow| follow.wants_cursor()) {
+            return self.read_cursor(name, beginner, out);
+        }
         let Some(channel) = self.channels.get(name) else { return };
         let missed_nothing = |ask: &Recover, place: &Position| {
             let same_life = ask.epoch.is_empty() || place.epoch == *ask.epoch;
@@ -201,7 +216,7 @@ impl RemoteChannels {
         }
     }
 
-    fn begin_read(&mut self, name: &Arc<str>, beginner: Beginner, recover: Option<Recover>, out: &mut Told) {
+    fn begin_read(&mut self, name: &Arc<str>, beginner: RemoteBeginner, recover: Option<Recover>, out: &mut Told) {
         let Some(channel) = self.channels.get_mut(name) else { return };
         let beginners = channel.beginners.get_or_insert_default();
         let same = beginners.reads.iter_mut().find(|read| read.found.is_none() && read.recover == recover);
@@ -308,13 +323,17 @@ impl RemoteChannels {
     }
 
     /// The subscription begins, where the channel stands.
-    fn begin(&mut self, name: &Arc<str>, beginner: Beginner, recovery: Option<Recovery>, out: &mut Told) {
+    fn begin(&mut self, name: &Arc<str>, beginner: RemoteBeginner, recovery: Option<Recovery>, out: &mut Told) {
         let Some(channel) = self.channels.get_mut(name) else { return };
-        let Beginner { conn, ticket, positioned, member } = beginner;
-        let found = positioned.then(|| {
+        let RemoteBeginner { conn, ticket, positioned, member, follow } = beginner;
+        let mut found = positioned.then(|| {
             let position = channel.sequence.place().cloned().unwrap_or_default();
             Box::new(Found { position, recovery })
         });
+        if let (Some(follow), Some(found)) = (follow, &mut found) {
+            let cursor = follow.begins(name, found, &mut self.inboxes);
+            self.calls.extend(cursor.map(|call| (channel.engine, call)));
+        }
         let subscribed = Event::Subscribed { channel: name.clone(), conn, ticket, found };
         out.push((Target::Reactor(conn.reactor), subscribed));
         if positioned && !std::mem::replace(&mut channel.marks.checked, true) {
@@ -339,8 +358,8 @@ impl RemoteChannels {
     }
 }
 
-fn refuse(name: &Arc<str>, beginner: &Beginner, error: ClientError, out: &mut Told) {
-    let Beginner { conn, ticket, .. } = *beginner;
+pub(super) fn refuse(name: &Arc<str>, beginner: &RemoteBeginner, error: ClientError, out: &mut Told) {
+    let RemoteBeginner { conn, ticket, .. } = *beginner;
     out.push((Target::Reactor(conn.reactor), Event::Refused { channel: name.clone(), conn, ticket, error }));
 }
 
@@ -354,6 +373,22 @@ fn query(keep: Keep, recover: Option<&Recover>, unseen: bool) -> Query {
             Query { keep, since: Some((since, Default::default())), limit, reverse: false }
         }
     }
+}
+
+/// Who may have missed more than is sent at once gets the first of it, as it was read.
+fn first_part(sequence: &Sequence, ask: &Recover, top: u64, read: &[Publication]) -> Option<Recovery> {
+    let missed = top.checked_sub(ask.offset)?;
+    if missed <= ask.limit as u64 || missed > ask.most || sequence.is_overtaken(ask.offset) {
+        return None;
+    }
+    let mut publications: Vec<Publication> = Vec::with_capacity(ask.limit);
+    for publication in read.iter().filter(|it| it.offset > ask.offset).take(ask.limit) {
+        if publication.offset != ask.offset + 1 + publications.len() as u64 {
+            return None;
+        }
+        publications.push(publication.clone());
+    }
+    (publications.len() == ask.limit).then_some(Recovery { recovered: true, publications, from: None, more: true })
 }
 
 /// What comes of what was read, in memory's terms: see `Stream::recover`.
@@ -377,6 +412,9 @@ fn judge(sequence: &Sequence, read: &BeginnersRead, caught_up: bool) -> Outcome 
     }
     if ask.offset > place.offset && !caught_up {
         return Outcome::CatchUp;
+    }
+    if let Some(part) = first_part(sequence, ask, place.offset, publications) {
+        return Outcome::Begin(Some(part));
     }
     match sequence.missed(ask.offset, ask.limit, publications, top.offset) {
         Missed::All(publications) => {

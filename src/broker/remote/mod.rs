@@ -9,6 +9,7 @@
 //! are passed on meanwhile are remembered for it.
 
 mod begin;
+mod cursors;
 mod publishers;
 mod ring;
 mod rounds;
@@ -21,7 +22,7 @@ use super::log::Unlogged;
 use super::presence::Presence;
 use super::sequence::{Arrival, Emission, HeldRoom, Known, Sequence};
 use super::table::ChannelTable;
-use super::{Answer, Asker, Event, Extras, Gone, Keep, Member, Position, Request, Target};
+use super::{Answer, Asker, Event, Extras, Gone, InboxTally, Keep, Member, Position, Request, Target};
 use crate::protocol::code::ClientError;
 use crate::protocol::{Publication, delta};
 use begin::Beginners;
@@ -126,6 +127,8 @@ enum Ticket {
     Left(Asker),
     /// A read for those who begin.
     Begin { channel: Arc<str>, life: u32, read: u32 },
+    /// A cursor for one who begins.
+    Cursor { channel: Arc<str>, life: u32, number: u32 },
     /// A read of what may have been lost.
     Heal { channel: Arc<str>, life: u32, known: Known },
 }
@@ -155,6 +158,7 @@ pub struct RemoteChannels {
     limits: EngineLimits,
     emissions: Vec<Emission>,
     pub tally: EngineTally,
+    pub inboxes: InboxTally,
     pub announces: bool,
     /// For the engines, in order. Emptied by the caller.
     pub calls: Vec<(Engine, EngineCall)>,
@@ -181,6 +185,7 @@ impl RemoteChannels {
             limits,
             emissions: Vec::new(),
             tally: EngineTally::default(),
+            inboxes: InboxTally::default(),
             announces: false,
             calls: Vec::new(),
         }
@@ -365,6 +370,11 @@ impl RemoteChannels {
                     self.end_begin(&channel, read, read_of(said), out);
                 }
             }
+            Ticket::Cursor { channel, life, number } => {
+                if self.is_life(&channel, life) {
+                    self.end_cursor(&channel, number, said, out);
+                }
+            }
             Ticket::Heal { channel, life, known } => {
                 self.healing -= 1;
                 if self.is_life(&channel, life) {
@@ -475,7 +485,8 @@ fn to_answer(said: Result<EngineAnswer, Away>, most: usize) -> Answer {
         Ok(EngineAnswer::Presence(clients)) if clients.len() > most => Answer::Refused(ClientError::LimitExceeded),
         Ok(EngineAnswer::Presence(clients)) => Answer::Presence(clients),
         Ok(EngineAnswer::PresenceStats { clients, users }) => Answer::PresenceStats { clients, users },
-        Ok(EngineAnswer::PresenceRemoved) => Answer::Left,
+        // Nobody asks for a cursor this way.
+        Ok(EngineAnswer::PresenceRemoved | EngineAnswer::Cursor(_)) => Answer::Left,
         Ok(EngineAnswer::Unrecoverable) => Answer::Refused(ClientError::UnrecoverablePosition),
         Ok(EngineAnswer::Refused(error)) => Answer::Refused(error),
         Err(Away) => Answer::Refused(ClientError::Internal),

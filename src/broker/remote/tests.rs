@@ -92,6 +92,8 @@ impl Bench {
                 EngineCall::RemoveHistory { ticket, .. }
                 | EngineCall::Presence { ticket, .. }
                 | EngineCall::PresenceStats { ticket, .. } => format!("ask {ticket}"),
+                EngineCall::ReadCursor { ticket, name, .. } => format!("cursor {ticket} {name}"),
+                EngineCall::WriteCursor { name, position, .. } => format!("cursor of {name} {}", position.offset),
             }
         };
         self.remote.calls.drain(..).map(show).collect()

@@ -168,12 +168,16 @@ impl Nats {
                 let message = payload::write_presence(&channel, &info, joined);
                 self.publish(&self.subjects.client(&channel), &message, None);
             }
-            EngineCall::Read { ticket, .. } | EngineCall::RemoveHistory { ticket, .. } => {
+            EngineCall::Read { ticket, .. }
+            | EngineCall::RemoveHistory { ticket, .. }
+            | EngineCall::ReadCursor { ticket, .. } => {
                 let answer = EngineAnswer::Refused(ClientError::NotAvailable);
                 self.around.post.borrow_mut().answer(reactor, ticket, Ok(answer));
             }
             // It is kept elsewhere.
-            EngineCall::AddPresence { .. } | EngineCall::RemovePresence { ticket: None, .. } => {}
+            EngineCall::AddPresence { .. }
+            | EngineCall::WriteCursor { .. }
+            | EngineCall::RemovePresence { ticket: None, .. } => {}
             EngineCall::RemovePresence { ticket: Some(ticket), .. }
             | EngineCall::Presence { ticket, .. }
             | EngineCall::PresenceStats { ticket, .. } => {

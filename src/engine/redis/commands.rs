@@ -48,6 +48,7 @@ pub enum Then {
     Counted(u64),
     /// Two numbers.
     Stats(u64),
+    Cursor(u64),
 }
 
 impl Then {
@@ -61,7 +62,8 @@ impl Then {
             | Then::PresenceRemoved(ticket)
             | Then::Presence(ticket)
             | Then::Counted(ticket)
-            | Then::Stats(ticket) => Some(*ticket),
+            | Then::Stats(ticket)
+            | Then::Cursor(ticket) => Some(*ticket),
         }
     }
 }
@@ -140,7 +142,24 @@ impl Dialect {
                 command.cmd.arg(0);
                 command
             }
+            EngineCall::ReadCursor { ticket, channel, name } => self.read_cursor(ticket, &channel, &name),
+            EngineCall::WriteCursor { channel, name, position, ttl_ms } => {
+                self.write_cursor(&channel, &name, &position, ttl_ms)
+            }
         })
+    }
+
+    fn read_cursor(&self, ticket: u64, channel: &str, name: &str) -> RedisCommand {
+        let key = self.names.cursors(channel);
+        let mut cmd = Cmd::new();
+        cmd.arg("HGET").arg(&key).arg(name);
+        RedisCommand { cmd, slot: Some(slot(key.as_bytes())), then: Then::Cursor(ticket) }
+    }
+
+    fn write_cursor(&self, channel: &str, name: &str, position: &Position, ttl_ms: u64) -> RedisCommand {
+        let mut command = call(&scripts::WRITE_CURSOR, &[self.names.cursors(channel)], Then::Nothing);
+        command.cmd.arg(name).arg(position.offset).arg(position.epoch.as_str()).arg(ttl_ms);
+        command
     }
 
     /// Bytes to all who listen to one PUB/SUB channel of control.
@@ -319,6 +338,7 @@ pub fn answer(then: Then, value: Value) -> Result<EngineAnswer, Away> {
             let users: HashSet<&str> = clients.iter().map(|info| &*info.user).collect();
             Ok(EngineAnswer::PresenceStats { clients: clients.len() as u32, users: users.len() as u32 })
         }
+        Then::Cursor(_) => cursor(&bytes(value)?).map(EngineAnswer::Cursor),
         Then::Stats(_) => {
             let mut numbers = list(value)?.into_iter().map(number);
             let mut next = || numbers.next().ok_or(Away)?.map(|number| number as u32);
@@ -333,6 +353,15 @@ fn placed(value: Value) -> Result<(Position, bool), Away> {
     let marks = values.split_off(values.len().min(2));
     let known = marks.into_iter().any(|mark| matches!(bytes(mark).as_deref(), Ok(b"1")));
     Ok((position(values)?.0, known))
+}
+
+/// Offset and epoch with a blank between; nothing is no cursor.
+fn cursor(text: &[u8]) -> Result<Option<Position>, Away> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (offset, epoch) = std::str::from_utf8(text).ok().and_then(|text| text.split_once(' ')).ok_or(Away)?;
+    Ok(Some(Position { offset: offset.parse().map_err(|_| Away)?, epoch: epoch.into() }))
 }
 
 /// Offset and epoch, and what follows them.
@@ -439,6 +468,8 @@ pub fn channel_of(call: &EngineCall) -> &Arc<str> {
         | EngineCall::AddPresence { channel, .. }
         | EngineCall::RemovePresence { channel, .. }
         | EngineCall::Presence { channel, .. }
-        | EngineCall::PresenceStats { channel, .. } => channel,
+        | EngineCall::PresenceStats { channel, .. }
+        | EngineCall::ReadCursor { channel, .. }
+        | EngineCall::WriteCursor { channel, .. } => channel,
     }
 }

@@ -61,6 +61,11 @@ impl Names {
         self.key("list.meta", channel)
     }
 
+    /// Cursors of the inboxes in a channel: Gannet's own.
+    pub fn cursors(&self, channel: &str) -> String {
+        self.key("inbox", channel)
+    }
+
     /// What became of the publication with that idempotency key.
     pub fn result(&self, channel: &str, idempotency_key: &str) -> String {
         format!("{}.{idempotency_key}", self.key("result", channel))

@@ -40,6 +40,7 @@ scripts! {
     REMOVE_PRESENCE = "remove_presence";
     PRESENCE = "presence";
     PRESENCE_STATS = "presence_stats";
+    WRITE_CURSOR = "write_cursor";
 }
 
 impl LuaScript {
