@@ -337,9 +337,11 @@ pub struct MysqlLock {
 }
 
 impl MysqlLock {
-    /// Gives the lock back, with the connection's end.
+    /// Gives the lock back now, and not when the server sees that the connection is gone.
     pub async fn end(mut self) {
-        if let Some(conn) = self.conn.take() {
+        if let Some(mut conn) = self.conn.take() {
+            let given = conn.exec_drop("DO RELEASE_LOCK(?)", (LOCK_SWEEP,));
+            let _ = tokio::time::timeout(FAREWELL * 50, given).await;
             let _ = tokio::time::timeout(FAREWELL, conn.disconnect()).await;
         }
     }

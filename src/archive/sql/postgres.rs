@@ -359,6 +359,11 @@ impl PostgresStore {
         self.with(async |client| client.execute(&text, &[&now_ms]).await.map(drop)).await
     }
 
+    /// Another node may sweep.
+    pub async fn end_sweep(&self, lock: SweepLock) {
+        lock.end(self.timeout).await;
+    }
+
     /// Works while no other node sweeps; `None` if another one does.
     pub async fn sweep_lock(&self) -> Result<Option<SweepLock>, SqlFault> {
         let client = self.client().await?;
@@ -366,13 +371,21 @@ impl PostgresStore {
         let row = tokio::time::timeout(self.timeout, client.query_one(text, &[&LOCK_SWEEP])).await;
         let row = row.map_err(|_| SqlFault::Away("no answer within durable.timeout".into()))?;
         let is_ours: bool = row.map_err(|error| fault(&error))?.get(0);
-        Ok(is_ours.then(|| SweepLock { _client: Client::take(client) }))
+        Ok(is_ours.then(|| SweepLock { client: Client::take(client) }))
     }
 }
 
 /// The connection that has the lock: it ends with this.
 pub struct SweepLock {
-    _client: deadpool_postgres::ClientWrapper,
+    client: deadpool_postgres::ClientWrapper,
+}
+
+impl SweepLock {
+    /// Gives the lock back now, and not when the server sees that the connection is gone.
+    pub async fn end(self, timeout: Duration) {
+        let given = self.client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK_SWEEP]);
+        let _ = tokio::time::timeout(timeout, given).await;
+    }
 }
 
 fn unsigned(row: &Row, at: usize) -> u64 {

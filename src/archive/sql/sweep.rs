@@ -78,7 +78,11 @@ impl SqlStore {
     pub async fn sweep(&self, shape: &SchemaShape, now_ms: i64) -> Result<(i64, usize), SqlFault> {
         match self {
             SqlStore::Postgres(it) => match it.sweep_lock().await? {
-                Some(_lock) => self.sweep_alone(shape, now_ms).await,
+                Some(lock) => {
+                    let done = self.sweep_alone(shape, now_ms).await;
+                    it.end_sweep(lock).await;
+                    done
+                }
                 None => Ok((0, 0)),
             },
             SqlStore::Mysql(it) => match it.sweep_lock().await? {
