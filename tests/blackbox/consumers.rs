@@ -115,7 +115,11 @@ impl Source {
             Source::Stream(redis) => {
                 let info = redis.cli(&["--json", "XINFO", "GROUPS", "s"]);
                 let info: Value = serde_json::from_str(&info).expect("JSON");
-                info[0]["pending"].as_u64().expect("pending") + info[0]["lag"].as_u64().expect("a lag")
+                // Redis does not always know the lag of a group, so what lies behind its last message is counted.
+                let after = format!("({}", info[0]["last-delivered-id"].as_str().expect("an id"));
+                let unread = redis.cli(&["--json", "XRANGE", "s", &after, "+"]);
+                let unread: Vec<Value> = serde_json::from_str(&unread).expect("JSON");
+                info[0]["pending"].as_u64().expect("pending") + unread.len() as u64
             }
         }
     }
