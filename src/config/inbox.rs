@@ -55,16 +55,30 @@ impl InboxOptions {
     /// What has no effect, or less than it says.
     pub(super) fn idle(&self, options: &ChannelOptions) -> Vec<Finding> {
         let mut findings = Vec::new();
-        if self.enabled && options.history_ttl < self.ttl.min(DAY) {
-            let kept = show_duration(options.history_ttl);
+        // What waits is read from the archive where there is one; 0 is no limit there.
+        let durable = options.is_durable();
+        let (ttl, ttl_of) = match durable {
+            true => (options.archive_ttl, "archive_ttl"),
+            false => (options.history_ttl, "history_ttl"),
+        };
+        if self.enabled && ttl < self.ttl.min(DAY) && !(durable && ttl.is_zero()) {
+            let kept = show_duration(ttl);
             findings.push((
                 "inbox.ttl",
-                format!("is longer than history lasts: what waits is gone {kept} after the latest (history_ttl)"),
+                format!("is longer than history lasts: what waits is gone {kept} after the latest ({ttl_of})"),
             ));
         }
-        if self.size > options.history_size && self.enabled {
-            let kept = options.history_size;
-            findings.push(("inbox.size", format!("is more than history keeps, which is {kept} (history_size)")));
+        let (size, size_of) = match durable {
+            true => (options.archive_size, "archive_size"),
+            false => (options.history_size, "history_size"),
+        };
+        if self.enabled && self.size > size && !(durable && size == 0) {
+            findings.push(("inbox.size", format!("is more than history keeps, which is {size} ({size_of})")));
+        }
+        if self.enabled && durable {
+            let message = "cursors are in memory and do not outlive a restart, as publications do: who comes without \
+                           a position is new then and is not sent what waited";
+            findings.push(("inbox.enabled", message.to_owned()));
         }
         if !self.enabled && *self != InboxOptions::default() {
             findings.push(("inbox.enabled", "is off: the other options of inbox have no effect".to_owned()));
@@ -111,10 +125,22 @@ mod tests {
             (options(|o| o.inbox.size = 11), "inbox.size"),
             (options(|o| (o.inbox.enabled, o.inbox.size) = (false, 5)), "inbox.enabled"),
             (options(|o| o.inbox.undelivered_data = true), "inbox.undelivered_data"),
+            (durable(|_| ()), "inbox.enabled"),
         ];
         for (options, key) in told {
             let keys: Vec<&str> = options.inbox.idle(&options).into_iter().map(|(key, _)| key).collect();
             assert_eq!(keys, [key]);
         }
+        let long = durable(|o| (o.inbox.size, o.archive_size, o.archive_ttl) = (1 << 20, 0, Duration::ZERO));
+        assert_eq!(long.inbox.idle(&long).len(), 1, "an archive without limits has all");
+        let short = durable(|o| (o.inbox.size, o.archive_size, o.archive_ttl) = (11, 10, secs(60)));
+        assert_eq!(short.inbox.idle(&short).len(), 3);
+    }
+
+    fn durable(change: impl FnOnce(&mut ChannelOptions)) -> ChannelOptions {
+        options(|o| {
+            o.history_durability = "sync".into();
+            change(o);
+        })
     }
 }
