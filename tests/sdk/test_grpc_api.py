@@ -102,7 +102,7 @@ def test_a_client_is_made_from_what_the_server_tells(channel, call):
     pool = descriptor_pool.DescriptorPool(database)
     service = pool.FindServiceByName("centrifugal.centrifugo.api.CentrifugoApi")
     methods = {method.name: method for method in service.methods}
-    assert len(methods) == 14 and methods["RPC"].input_type.name == "RPCRequest"
+    assert len(methods) == 17 and methods["RPC"].input_type.name == "RPCRequest"
     told = {}
     for method in service.methods:
         for message in (method.input_type, method.output_type):
