@@ -83,6 +83,8 @@ impl Database {
         fs::write(folder.join("cert.pem"), made.cert.pem()).expect("written");
         fs::write(folder.join("key.pem"), made.signing_key.serialize_pem()).expect("written");
         fs::write(folder.join("password"), PASSWORD).expect("written");
+        // A MariaDB that starts deletes what others keep for a while in the folder that all have by default.
+        fs::create_dir(folder.join("tmp")).expect("a folder");
         let user = if kind == Kind::Postgres { "postgres" } else { "mysql" };
         if is_root() {
             run(Command::new("chown").args(["-R", &format!("{user}:{user}")]).arg(&folder));
@@ -101,7 +103,8 @@ impl Database {
                 if is_root() {
                     init.arg("--user=mysql");
                 }
-                run(init.arg(format!("--datadir={}", folder.join("db").display())));
+                init.arg(format!("--datadir={}", folder.join("db").display()));
+                run(init.arg(format!("--tmpdir={}", folder.join("tmp").display())));
             }
         }
         let guard = spawn(kind, port, &folder);
@@ -210,6 +213,7 @@ fn spawn(kind: Kind, port: u16, folder: &Path) -> Child {
             server.args(["--no-defaults", "--bind-address=127.0.0.1", "--innodb-buffer-pool-size=32M"]);
             server.arg(format!("--port={port}")).arg(format!("--datadir={}", at("db")));
             server.arg(format!("--socket={}", at("socket"))).arg(format!("--pid-file={}", at("pid")));
+            server.arg(format!("--tmpdir={}", at("tmp")));
             server.arg(format!("--ssl-cert={}", at("cert.pem"))).arg(format!("--ssl-key={}", at("key.pem")));
             server
         }
