@@ -1,7 +1,8 @@
 //! What a server process used, by the kernel's own books.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,17 @@ pub fn memory(pid: u32) -> io::Result<Memory> {
         (Some(rss), Some(clean), Some(dirty)) => Ok(Memory { rss: rss * 1024, private: (clean + dirty) * 1024 }),
         _ => Err(io::Error::other("unexpected smaps_rollup")),
     }
+}
+
+/// Bytes that Gannet's allocator says are in use.
+pub fn in_use(port: u16) -> io::Result<u64> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    let line = page.lines().find_map(|line| line.strip_prefix("gannet_process_memory_in_use_bytes "));
+    line.and_then(|value| value.parse().ok()).ok_or_else(|| io::Error::other("the metrics do not tell memory in use"))
 }
 
 /// Memory once it has stayed the same for a second (at most `limit` is waited).

@@ -4,15 +4,15 @@
 //! besides; a client of a peer is only connected. In the case "kept" there are no clients, only channels and what the
 //! backend published to them.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use gannet_bench::account::{Memory, cpu_ns, settled_memory};
+use gannet_bench::account::{Memory, cpu_ns, in_use, settled_memory};
 use gannet_bench::calls::{self, Calls};
 use gannet_bench::figures::{Bound, now_unix, print_table, write_result};
 use gannet_bench::fleet::{Address, Fleet, Opening};
@@ -326,17 +326,6 @@ fn settled(fleet: &mut Fleet, server: &Server, kind: Kind, port: u16) -> io::Res
     let memory = settled_memory(server.pid(), Duration::from_secs(10), |limit| fleet.turn(limit, |_, _, _| Ok(())))?;
     let in_use = if kind == Kind::Gannet { Some(in_use(port)?) } else { None };
     Ok(Taken { memory, in_use })
-}
-
-/// Bytes that Gannet's allocator says are in use.
-fn in_use(port: u16) -> io::Result<u64> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page)?;
-    let line = page.lines().find_map(|line| line.strip_prefix("gannet_process_memory_in_use_bytes "));
-    line.and_then(|value| value.parse().ok()).ok_or_else(|| io::Error::other("the metrics do not tell memory in use"))
 }
 
 /// A server with TLS on its public port, and its clients.
