@@ -164,7 +164,7 @@ pub async fn answer_questions(node: Arc<Node>, mut questions: mpsc::UnboundedRec
 
 fn emulation(node: &Node, data: Bytes) -> u32 {
     let Ok(request) = EmulationRequest::decode(data) else { return BAD_REQUEST };
-    match node.commands(&request.session, request.data) {
+    match node.commands(&request.session, super::emulation::from_node(request.data)) {
         Ok(true) => 0,
         Ok(false) | Err(_) => NO_SESSION,
     }

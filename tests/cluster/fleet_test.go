@@ -122,7 +122,7 @@ func TestClientsMoveAndMissNothing(t *testing.T) {
 			}
 			return expected
 		}
-		for _, port := range []int{there.port(), here.port, there.port(), here.port} {
+		for _, port := range []int{there.port, here.port, there.port, here.port} {
 			client.hears(publish(5)...)
 			// While it is away, and once it has come.
 			between.turn(port)

@@ -161,7 +161,7 @@ func startGannet(t *testing.T, from topology, more ...string) *gannet {
 	options := append([]string{
 		"--http_server.address", "127.0.0.1", "--http_server.port", strconv.Itoa(node.port), "--reactors", "2",
 		"--health.enabled", "--http_api.key", apiKey, "--client.insecure", "--channel.namespaces", namespaces,
-		"--engine.type", "redis", "--node.name", "gannet",
+		"--engine.type", "redis", "--node.name", "gannet", "--http_stream.enabled", "--sse.enabled",
 	}, append(from.gannet, more...)...)
 	node.process = run(t, binary, options...)
 	until(t, "Gannet is ready", func() bool {
@@ -220,15 +220,11 @@ func (g *gannet) socket() string {
 // library is a node made of the library.
 type library struct {
 	*centrifuge.Node
-	address string
+	port int
 }
 
-func (l *library) socket() string { return l.address }
-
-func (l *library) port() int {
-	host := strings.TrimPrefix(l.address, "ws://")
-	port, _ := strconv.Atoi(host[strings.LastIndex(host, ":")+1:])
-	return port
+func (l *library) socket() string {
+	return fmt.Sprintf("ws://127.0.0.1:%d/connection/websocket", l.port)
 }
 
 func startLibrary(t *testing.T, from topology) *library {
@@ -265,14 +261,19 @@ func startLibrary(t *testing.T, from topology) *library {
 		reply(centrifuge.SurveyReply{Code: 0})
 	})
 	must(t, node.Run())
-	server := httptest.NewServer(centrifuge.NewWebsocketHandler(node, centrifuge.WebsocketConfig{}))
+	paths := http.NewServeMux()
+	paths.Handle("/connection/websocket", centrifuge.NewWebsocketHandler(node, centrifuge.WebsocketConfig{}))
+	paths.Handle("/connection/http_stream", centrifuge.NewHTTPStreamHandler(node, centrifuge.HTTPStreamConfig{}))
+	paths.Handle("/connection/sse", centrifuge.NewSSEHandler(node, centrifuge.SSEConfig{}))
+	paths.Handle("/emulation", centrifuge.NewEmulationHandler(node, centrifuge.EmulationConfig{}))
+	server := httptest.NewServer(paths)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		_ = node.Shutdown(ctx)
 		server.Close()
 	})
-	return &library{Node: node, address: "ws" + strings.TrimPrefix(server.URL, "http")}
+	return &library{Node: node, port: server.Listener.Addr().(*net.TCPAddr).Port}
 }
 
 // member is a client of the official SDK in one channel.
