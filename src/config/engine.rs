@@ -137,6 +137,9 @@ options! {
         prefix: String = "centrifugo".into();
         /// Servers, comma-separated: nats://user:password@host:port.
         url: Vec<String> = vec!["nats://localhost:4222".into()], Rule::Addresses;
+        /// File with who this node is: a .creds file (a JWT and its seed), or the seed of an NKey alone. It is read
+        /// again for each connection.
+        credentials_file: String = String::new();
         /// How long a connection may take.
         dial_timeout: Duration = secs(1), Rule::Time(Duration::from_millis(10), IO_MAX);
         /// How long the server may take to accept what is written; beyond: error 100.

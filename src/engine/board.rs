@@ -6,6 +6,7 @@ use crate::broker::engine::{Away, EngineAnswer, EngineCall};
 use crate::protocol::ClientInfo;
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
+use prost::Message;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
@@ -75,6 +76,24 @@ impl PresenceBoard {
         let all = channels.get(channel).into_iter().flat_map(HashMap::values);
         all.take(most.saturating_add(1)).map(|info| (**info).clone()).collect()
     }
+
+    /// The same in parts, by the ids of clients: those after `after`, up to so many bytes, and whom to go on after.
+    pub fn page(&self, channel: &str, most: usize, after: &[u8], bytes: usize) -> (Vec<ClientInfo>, Option<[u8; 16]>) {
+        let channels = self.channels();
+        let all = channels.get(channel).into_iter().flatten();
+        let mut ahead: Vec<(&[u8; 16], &Arc<ClientInfo>)> = all.filter(|(id, _)| id[..] > *after).collect();
+        ahead.sort_unstable_by_key(|(id, _)| *id);
+        let (mut page, mut last, mut room) = (Vec::new(), None, bytes);
+        for (id, info) in ahead.into_iter().take(most.saturating_add(1)) {
+            let len = info.encoded_len();
+            if len > room && !page.is_empty() {
+                return (page, last);
+            }
+            page.push((**info).clone());
+            (last, room) = (Some(*id), room.saturating_sub(len));
+        }
+        (page, None)
+    }
 }
 
 /// What the owner is told of those who were found on all nodes.
@@ -105,6 +124,13 @@ mod tests {
         let found = board.present("a", 9);
         assert_eq!(answer(Some(found), false), Ok(EngineAnswer::PresenceStats { clients: 3, users: 2 }));
         assert_eq!(board.present("a", 1).len(), 2, "that there are more is seen");
+        let page = |after: &[u8], bytes| {
+            let (page, next) = board.page("a", 9, after, bytes);
+            (page.len(), next)
+        };
+        assert_eq!(page(&[], 0), (1, Some([1; 16])), "one at least");
+        let two = 2 * board.present("a", 0)[0].encoded_len();
+        assert_eq!((page(&[], two), page(&[2; 16], two)), ((2, Some([2; 16])), (1, None)));
         assert_eq!(answer(None, true), Err(Away));
         for (client, ticket) in [(1, None), (2, Some(7)), (3, None), (3, None)] {
             let (channel, user) = (channel.clone(), Default::default());

@@ -19,17 +19,20 @@ pub enum FailureKind {
     Role,
     /// Whoever we are there may not do that.
     Permission,
+    /// It is longer than the server passes on.
+    Size,
     /// It answered another error.
     Other,
 }
 
-const FAILURES: [(FailureKind, &str); 7] = [
+const FAILURES: [(FailureKind, &str); 8] = [
     (FailureKind::Away, "away"),
     (FailureKind::Busy, "busy"),
     (FailureKind::Lost, "lost"),
     (FailureKind::Memory, "memory"),
     (FailureKind::Role, "role"),
     (FailureKind::Permission, "permission"),
+    (FailureKind::Size, "size"),
     (FailureKind::Other, "other"),
 ];
 
@@ -55,8 +58,6 @@ pub struct EngineCounts {
     pub channels: AtomicU64,
     /// Each server: its name, whether calls reach it, and when its PUB/SUB was heard last.
     servers: Vec<ServerHealth>,
-    /// They are heard, and not only called.
-    listens: bool,
     began: Instant,
     /// PUB/SUB connections that were never made yet.
     awaited: AtomicUsize,
@@ -66,13 +67,20 @@ pub struct EngineCounts {
 pub struct ServerHealth {
     pub name: String,
     pub is_up: AtomicBool,
+    /// It is heard, and not only called.
+    listens: bool,
     /// Milliseconds after the start.
     heard_at: AtomicU64,
 }
 
+impl ServerHealth {
+    fn new(name: String, listens: bool) -> ServerHealth {
+        ServerHealth { name, is_up: AtomicBool::new(false), listens, heard_at: AtomicU64::new(0) }
+    }
+}
+
 impl EngineCounts {
     pub fn new(servers: impl IntoIterator<Item = String>, listens: bool) -> EngineCounts {
-        let server = |name| ServerHealth { name, is_up: AtomicBool::new(false), heard_at: AtomicU64::new(0) };
         let zero = AtomicU64::default;
         EngineCounts {
             failures: Default::default(),
@@ -85,11 +93,16 @@ impl EngineCounts {
             reconnects: zero(),
             listener_reconnects: zero(),
             channels: zero(),
-            servers: servers.into_iter().map(server).collect(),
-            listens,
+            servers: servers.into_iter().map(|name| ServerHealth::new(name, listens)).collect(),
             began: Instant::now(),
             awaited: AtomicUsize::new(0),
         }
+    }
+
+    /// The same with servers behind those that are there, which are called and not heard.
+    pub fn with_called(mut self, servers: impl IntoIterator<Item = String>) -> EngineCounts {
+        self.servers.extend(servers.into_iter().map(|name| ServerHealth::new(name, false)));
+        self
     }
 
     /// There will be a PUB/SUB connection. Until its first one is there, channels of its cannot be listened to.
@@ -140,12 +153,12 @@ impl EngineCounts {
             return Some("a PUB/SUB connection is not there yet".into());
         }
         self.servers.iter().find_map(|server| {
-            let ServerHealth { name, is_up, .. } = server;
+            let ServerHealth { name, is_up, listens, .. } = server;
             if !is_up.load(Ordering::Relaxed) {
                 return Some(format!("{name} cannot be reached"));
             }
             let age = self.age_ms(server);
-            (self.listens && age > age_max_ms).then(|| format!("nothing was heard of {name} for {age} ms"))
+            (*listens && age > age_max_ms).then(|| format!("nothing was heard of {name} for {age} ms"))
         })
     }
 
@@ -176,7 +189,8 @@ impl EngineCounts {
         page.labelled(&name("errors_total"), help, "counter", "cause", failures);
         let up = self.servers.iter().map(|server| (&*server.name, u64::from(server.is_up.load(Ordering::Relaxed))));
         page.labelled(&name("up"), "Whether calls reach the server.", "gauge", "server", up);
-        let ages = self.servers.iter().map(|server| (&*server.name, self.age_ms(server)));
+        let heard = self.servers.iter().filter(|server| server.listens);
+        let ages = heard.map(|server| (&*server.name, self.age_ms(server)));
         let help = "Milliseconds since PUB/SUB of the server was heard; its own probe is, each two seconds.";
         page.labelled(&name("probe_age_milliseconds"), help, "gauge", "server", ages);
     }

@@ -86,7 +86,13 @@ impl EnginePlan {
     pub fn counts(&self) -> Result<Vec<(&'static str, Arc<EngineCounts>)>, String> {
         let mut all = Vec::new();
         match self.redis_sections() {
-            (Some(broker), _) => all.push(("redis", EngineCounts::new(redis::server_names(broker)?, true))),
+            (Some(broker), presence) => {
+                let of_presence = presence.map(redis::server_names).transpose()?.unwrap_or_default();
+                // It may be the same server with another database.
+                let of_presence = of_presence.into_iter().map(|name| format!("{name} (presence)"));
+                let counts = EngineCounts::new(redis::server_names(broker)?, true).with_called(of_presence);
+                all.push(("redis", counts));
+            }
             (None, Some(presence)) => all.push(("redis", EngineCounts::new(redis::server_names(presence)?, false))),
             (None, None) => {}
         }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 const CHANNELS: &str = "channels";
@@ -26,12 +26,16 @@ const PRESENCE: &str = "gannet_presence";
 const INTERNAL: u32 = 1;
 const INVALID: u32 = 2;
 const UNKNOWN_OP: u32 = 3;
+/// Gannet's own: the answer is longer than what carries it. Other nodes take it for a failure like any other.
+const TOO_LONG: u32 = 4;
 /// Those to commands of clients whose connection goes one way.
 const BAD_REQUEST: u32 = 1;
 const NO_SESSION: u32 = 2;
 
 /// How long nodes may take to say who is present: somebody waits.
 const PRESENCE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A list of who is present is told in parts of about so much: a server of NATS passes on 1 MiB at once.
+const PRESENCE_PART: u64 = 64 << 10;
 
 #[derive(Clone, PartialEq, Message)]
 struct PresenceSurvey {
@@ -40,12 +44,21 @@ struct PresenceSurvey {
     /// More are too many; 0 = none are.
     #[prost(uint64, tag = "2")]
     most: u64,
+    /// The client to go on after; empty: from the first one.
+    #[prost(bytes = "bytes", tag = "3")]
+    after: Bytes,
+    /// About how long the answer may be; 0 = all in one.
+    #[prost(uint64, tag = "4")]
+    part: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct PresenceSurveyed {
     #[prost(message, repeated, tag = "1")]
     clients: Vec<ClientInfo>,
+    /// The client to go on after; empty: these were all.
+    #[prost(bytes = "bytes", tag = "2")]
+    last: Bytes,
 }
 
 /// Users are counted exactly up to so many clients; beyond, one of two that are on several reactors is counted again.
@@ -97,9 +110,17 @@ async fn carry_out(node: Arc<Node>, wish: FleetWish) {
                 let survey_response = Some(SurveyResponse { id, code, data });
                 node.fleet.say(Some(&from), ControlCommand { survey_response, ..ControlCommand::default() })
             };
-            if respond(code, data).await.is_err() {
-                // It may be longer than the engine takes, and whoever asks waits.
-                let _ = respond(INTERNAL, Bytes::new()).await;
+            let Err(why) = respond(code, data).await else { return };
+            // Whoever asks waits. If a short answer is taken, it was the length of the other.
+            if respond(TOO_LONG, Bytes::new()).await.is_ok() {
+                super::sums::add("fleet answer", 1, move |count| {
+                    tracing::warn!(
+                        count,
+                        op,
+                        why,
+                        "an answer to another node was not taken: ask for less by a narrower pattern, or raise the server's limit"
+                    );
+                });
             }
         }
         FleetWish::Introduce(uid) => introduce(node, Some(uid)).await,
@@ -146,9 +167,13 @@ async fn channels(node: &Node, data: Bytes) -> (u32, Bytes) {
 }
 
 fn presence(node: &Node, data: Bytes) -> (u32, Bytes) {
-    let Ok(PresenceSurvey { channel, most }) = PresenceSurvey::decode(data) else { return (INVALID, Bytes::new()) };
-    let most = usize::try_from(most).ok().filter(|most| *most > 0).unwrap_or(usize::MAX);
-    (0, PresenceSurveyed { clients: node.board.present(&channel, most) }.encode_to_vec().into())
+    let Ok(PresenceSurvey { channel, most, after, part }) = PresenceSurvey::decode(data) else {
+        return (INVALID, Bytes::new());
+    };
+    let or_all = |number| usize::try_from(number).ok().filter(|number| *number > 0).unwrap_or(usize::MAX);
+    let (clients, last) = node.board.page(&channel, or_all(most), &after, or_all(part));
+    let last = last.map_or_else(Bytes::new, |last| Bytes::copy_from_slice(&last));
+    (0, PresenceSurveyed { clients, last }.encode_to_vec().into())
 }
 
 /// Asks all nodes who is present, for an engine that does not keep it.
@@ -173,16 +198,27 @@ fn emulation(node: &Node, data: Bytes) -> u32 {
 impl Node {
     /// Clients in a channel on any node; `None` if one of them did not answer.
     async fn present_anywhere(&self, channel: &str, most: usize) -> Option<Vec<ClientInfo>> {
-        let all = PresenceSurvey { channel: channel.to_owned(), most: most as u64 };
-        let question = all.encode_to_vec().into();
-        let answers = self.fleet.survey_within(PRESENCE_TIMEOUT, None, PRESENCE, question).await.ok()?;
+        let until = Instant::now() + PRESENCE_TIMEOUT;
+        let question = |after| {
+            let (channel, most, part) = (channel.to_owned(), most as u64, PRESENCE_PART);
+            PresenceSurvey { channel, most, after, part }.encode_to_vec().into()
+        };
+        let first = question(Bytes::new());
+        let mut answers: Vec<(String, SurveyResponse)> =
+            self.fleet.survey_within(PRESENCE_TIMEOUT, None, PRESENCE, first).await.ok()?.into_iter().collect();
         let mut found = self.board.present(channel, most);
-        for answer in answers.into_values() {
-            match answer.code {
-                0 => found.extend(PresenceSurveyed::decode(answer.data).ok()?.clients),
-                UNKNOWN_OP => {}
+        while let Some((uid, answer)) = answers.pop() {
+            let part = match answer.code {
+                0 => PresenceSurveyed::decode(answer.data).ok()?,
+                UNKNOWN_OP => continue,
                 _ => return None,
+            };
+            found.extend(part.clients);
+            if part.last.is_empty() || found.len() > most {
+                continue;
             }
+            let left = until.saturating_duration_since(Instant::now());
+            answers.extend(self.fleet.survey_within(left, Some(&uid), PRESENCE, question(part.last)).await.ok()?);
         }
         Some(found)
     }
@@ -199,6 +235,7 @@ impl Node {
         for answer in answers.into_values() {
             let theirs = match answer.code {
                 0 => ChannelsResult::decode(answer.data).map_err(|_| Unavailable::Silent)?,
+                TOO_LONG => return Err(Unavailable::TooLong),
                 _ => return Err(Unavailable::Silent),
             };
             for (name, info) in theirs.channels {

@@ -61,6 +61,8 @@ pub enum Unavailable {
     Busy,
     /// No answer in time, of a reactor or of another node.
     Silent,
+    /// The answer of another node is longer than what carries it.
+    TooLong,
 }
 
 impl Replies {

@@ -7,7 +7,7 @@ use super::emulation;
 use super::guard::guarded;
 use super::hooks::HookCounts;
 use super::init;
-use super::node::{Node, Unavailable};
+use super::node::Node;
 use super::requests::RequestCounts;
 use super::watch;
 use super::{PortRoom, Rooms, Service};
@@ -172,7 +172,7 @@ const ENGINE_AGE_MAX_MS: u64 = 10_000;
 async fn live(State(operator): State<Operator>) -> Response {
     match operator.node.stats().await {
         Ok(_) => verdict(None),
-        Err(Unavailable::Busy | Unavailable::Silent) => verdict(Some("a reactor does not answer".into())),
+        Err(_) => verdict(Some("a reactor does not answer".into())),
     }
 }
 
@@ -200,9 +200,7 @@ async fn metrics(State(operator): State<Operator>) -> Response {
             let text = page(&operator, &stats).into_text();
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }
-        Err(Unavailable::Busy | Unavailable::Silent) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "a reactor does not answer\n").into_response()
-        }
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "a reactor does not answer\n").into_response(),
     }
 }
 

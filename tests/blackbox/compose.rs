@@ -78,6 +78,35 @@ fn services_mount_files_that_are_there() {
     }
 }
 
+/// What nats.yaml puts in the place of what compose.yaml says fits the rest of it.
+#[test]
+fn services_over_nats_mount_files_that_are_there() {
+    let text = std::fs::read_to_string(folder().join("nats.yaml")).expect("the file");
+    let file: serde_norway::Value = serde_norway::from_str(&text).expect("YAML");
+    let (before, after) = (services(), &file["services"]);
+    for name in ["one", "two", "three"] {
+        let volumes = after[name]["volumes"].as_sequence().expect("volumes");
+        let [from, to] = volumes[0].as_str().expect("a volume").split(':').collect::<Vec<_>>()[..2] else {
+            panic!("{volumes:?}")
+        };
+        assert!(volumes.len() == 1 && folder().join(from).is_file(), "{name}: {from}");
+        // One file takes the place of another only at the same path.
+        assert_eq!(before[name]["command"], json!(["--config", to]), "{name}");
+        let there = before[name]["volumes"][0].as_str().and_then(|volume| volume.split(':').nth(1));
+        assert_eq!(there, Some(to), "{name}");
+    }
+    let names = |all: Vec<&str>| all.into_iter().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    let known = names(before.as_object().expect("services").keys().map(String::as_str).collect());
+    let named = after.as_mapping().expect("services").keys().filter_map(serde_norway::Value::as_str);
+    assert!(names(named.collect()).is_subset(&known), "no service that compose.yaml does not know");
+    let store = &after["store"];
+    assert!(store["image"].as_str().is_some_and(|image| image.contains("/nats:")), "{store:?}");
+    // The volume of Redis is nobody's then.
+    assert!(matches!(&store["volumes"], serde_norway::Value::Tagged(it) if it.tag == "reset"), "{store:?}");
+    let node = std::fs::read_to_string(folder().join("nats.toml")).expect("a file");
+    assert!(node.contains("url = [\"nats://store:4222\"]"), "the service's name, and the port of NATS");
+}
+
 /// What stands around the nodes in watched.yaml finds its files, and asks each node.
 #[test]
 fn who_watches_the_nodes_has_its_files_and_their_names() {

@@ -1,7 +1,7 @@
 //! Two nodes over one NATS: what happens on one is seen on the other, at most once; a NATS that fails costs no client.
 
 use crate::certificates::Certificates;
-use crate::client::Client;
+use crate::client::{Client, token};
 use crate::nats::{Bystander, NatsProcess};
 use crate::peer::Peer;
 use crate::redis::RedisProcess;
@@ -184,6 +184,40 @@ fn what_nats_cannot_do_is_said() {
     };
     let said = check(&["--channel.without_namespace.history_size=1", "--channel.without_namespace.history_ttl=1m"]);
     assert!(said.contains("channel.without_namespace.history_size: NATS keeps no history"), "{said}");
+}
+
+/// Lists that are longer than a message may be: who is present is told in parts, and channels are refused.
+#[test]
+fn long_answers_cost_no_connection() {
+    let nats = NatsProcess::start("max_payload: 131072");
+    let [a, b] = pair(&nats, &["--client.channel_limit=1000"]);
+    let about = "x".repeat(10_000);
+    let member = |user: u32| {
+        let claims = json!({ "sub": user.to_string(), "info": { "about": about } });
+        let mut client = Client::connected_with(&b, &token(&claims));
+        let ask = json!({ "subscribe": { "channel": "pr:a" } });
+        until("a subscription", || client.ask(ask.clone())["subscribe"].is_object().then_some(()));
+        client
+    };
+    let mut members: Vec<Client> = (0..20).map(member).collect();
+    let stats = || a.call("presence_stats", json!({ "channel": "pr:a" }))["result"].clone();
+    until("all to be counted", || (stats() == json!({ "num_clients": 20, "num_users": 20 })).then_some(()));
+    let found = a.call("presence", json!({ "channel": "pr:a" }))["result"]["presence"].clone();
+    assert_eq!(found.as_object().expect("clients").len(), 20);
+
+    for at in 0..600 {
+        let channel = format!("{at:0>240}");
+        let reply = members[0].ask(json!({ "subscribe": { "channel": channel } }));
+        assert!(reply["subscribe"].is_object(), "{reply}");
+    }
+    assert_eq!(a.call("channels", json!({}))["error"]["code"], 106, "limit exceeded");
+    assert_eq!(b.call("channels", json!({}))["result"]["channels"].as_object().expect("channels").len(), 601);
+    let some = a.call("channels", json!({ "pattern": "*99" }))["result"]["channels"].clone();
+    assert_eq!(some.as_object().expect("channels").len(), 6, "{some}");
+    assert_eq!(b.metric("gannet_nats_errors_total{cause=\"size\"}"), 1);
+    for node in [&a, &b] {
+        assert_eq!(node.metric("gannet_nats_reconnects_total"), 0);
+    }
 }
 
 /// A publication and a join as Centrifugo writes them.

@@ -3,6 +3,7 @@
 
 use crate::certificates::Certificates;
 use crate::client::{Client, token};
+use crate::peer::Peer;
 use crate::redis::{RedisProcess, free_port};
 use crate::server::{SECRET, Server, until};
 use serde_json::{Value, json};
@@ -117,7 +118,7 @@ fn what_is_beyond_a_rate_limit_comes_to_no_node() {
 
 #[test]
 fn presence_may_be_kept_by_another_redis() {
-    let redis = [RedisProcess::start(&[]), RedisProcess::start(&[])];
+    let mut redis = [RedisProcess::start(&[]), RedisProcess::start(&[])];
     let addresses = redis.each_ref().map(RedisProcess::address);
     let second = ["--presence_manager.enabled", "--presence_manager.type=redis", "--presence_manager.redis.address"];
     let engine = ["--engine.redis.address", &addresses[0]];
@@ -134,6 +135,13 @@ fn presence_may_be_kept_by_another_redis() {
     let keys = |at: usize| redis[at].cli(&["KEYS", "*"]);
     assert!(keys(0).contains("stream") && !keys(0).contains("presence"), "{}", keys(0));
     assert!(keys(1).contains("presence") && !keys(1).contains("stream"), "{}", keys(1));
+    // A node gets no clients while one of both is away.
+    redis[1].kill();
+    let ready = || Peer::open(a.address).request("GET", "/health/ready", &[], "").expect("an answer");
+    let place = format!("127.0.0.1:{} (presence) cannot be reached", redis[1].port);
+    until("it to be missed", || ready().body.contains(&place).then_some(()));
+    redis[1].restart();
+    a.ready();
 }
 
 #[test]

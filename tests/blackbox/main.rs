@@ -46,6 +46,7 @@ mod lifetime;
 mod limits;
 mod namespaces;
 mod nats;
+mod nats_accounts;
 mod order;
 mod overload;
 mod pages;

@@ -1,9 +1,10 @@
 //! A nats-server of a test: on a free port, in a folder of its own, and ended whatever happens; and a client of it that
 //! says and hears bytes.
 
+use crate::redis::free_port;
 use crate::server::until;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,10 +19,10 @@ pub struct NatsProcess {
 impl NatsProcess {
     /// `configuration`: in the language of nats-server, beside where it listens.
     pub fn start(configuration: &str) -> NatsProcess {
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
+        let port = free_port();
         let folder = std::env::temp_dir().join(format!("gannet-blackbox-nats-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
-        let configuration = format!("listen: \"127.0.0.1:{port}\"\n{configuration}\n");
+        let configuration = listening(port, configuration);
         let process = spawn(&folder, &configuration);
         let nats = NatsProcess { process, port, folder, configuration };
         nats.answers();
@@ -54,10 +55,20 @@ impl NatsProcess {
         self.answers();
     }
 
+    /// The same with another configuration.
+    pub fn restart_with(&mut self, configuration: &str) {
+        self.configuration = listening(self.port, configuration);
+        self.restart();
+    }
+
     pub fn signal(&self, name: &str) {
         let pid = self.process.id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
     }
+}
+
+fn listening(port: u16, configuration: &str) -> String {
+    format!("listen: \"127.0.0.1:{port}\"\n{configuration}\n")
 }
 
 fn spawn(folder: &std::path::Path, configuration: &str) -> Child {

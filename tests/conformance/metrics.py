@@ -9,6 +9,7 @@ Ends with "metrics: N passed, M failed".
 """
 
 import base64
+import contextlib
 import json
 import os
 import pathlib
@@ -28,12 +29,48 @@ from server import get, start_server  # noqa: E402
 
 RULES, TESTS = ROOT / "deploy/prometheus/gannet.rules.yml", ROOT / "deploy/prometheus/gannet.test.yml"
 PATIENCE = 60
+# Channels of both kinds of engines.
+NAMESPACES = '[{"name":"over","engine":"nats"}]'
 # Whatever has metrics only if it is on, is on.
 ALL_ON = (
     "--prometheus.enabled", "--prometheus.instrument_http_handlers", "--client.insecure",
     "--client.proxy.connect.enabled", "--client.proxy.connect.endpoint", "http://127.0.0.1:1/",
     "--hooks.endpoint", "http://127.0.0.1:1/",
 )  # fmt: skip
+
+
+@contextlib.contextmanager
+def engines():
+    """A Redis and a NATS that listen; the options that name them."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            ports.append(listener.getsockname()[1])
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as started:
+        for command in (
+            ["redis-server", "--bind", "127.0.0.1", "--port", str(ports[0]), "--save", "", "--dir", folder],
+            ["nats-server", "--addr", "127.0.0.1", "--port", str(ports[1])],
+        ):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            started.callback(process.wait)
+            started.callback(process.kill)
+        for port in ports:
+            until(f"a server at {port}", lambda: socket.create_connection(("127.0.0.1", port), timeout=5).close() or True)
+        yield (
+            "--engine.type", "redis", "--engine.redis.address", f"127.0.0.1:{ports[0]}",
+            "--engine.nats.url", f"nats://127.0.0.1:{ports[1]}", "--channel.namespaces", NAMESPACES,
+        )  # fmt: skip
+
+
+def until(what, holds):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if holds():
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"not within {PATIENCE} s: {what}")
 
 
 def work(server):
@@ -172,7 +209,8 @@ def main(folder):
     assert unknown(["rate(gannet_a_total[5m]) / gannet_b"], {"gannet_b"}) == ["gannet_a_total"]
     rules, shown = expressions()
     good = []
-    with start_server(*ALL_ON) as server:
+    with engines() as named_engines, start_server(*ALL_ON, *named_engines) as server:
+        until("the node is ready", lambda: get(f"{server.http}/health/ready"))
         work(server)
         text = get(f"{server.http}/metrics")
         names = series(text)

@@ -2,6 +2,7 @@
 //!
 //! Owns the handshake and its time. Knows nothing of subjects.
 
+use super::credentials::{self, Proof};
 use super::protocol::{self, NatsCaller, ServerInfo, ServerWord};
 use crate::config::NatsOptions;
 use crate::engine::place::{decode, host_and_port};
@@ -88,6 +89,10 @@ impl NatsServers {
         if configured.is_empty() {
             return Err(format!("{at}.url: expected an address; got nothing"));
         }
+        if !options.credentials_file.is_empty() {
+            credentials::prove(&options.credentials_file, "")
+                .map_err(|error| format!("{at}.credentials_file: {error}"))?;
+        }
         // A server may demand it that no option says so of.
         let tls = client_tls(&options.tls).map_err(|error| format!("{at}.tls.{error}"))?;
         let next = Cell::new(getrandom::u32().unwrap_or(0) as usize);
@@ -157,7 +162,11 @@ impl NatsServers {
             let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
             wire = Box::pin(tokio_rustls::TlsConnector::from(config).connect(name, wire).await.map_err(said)?);
         }
+        let proof = self.proof(&info.nonce).await?;
         let who = NatsCaller {
+            jwt: proof.jwt,
+            nkey: proof.nkey,
+            sig: proof.signature,
             tls_required: tls,
             user: address.user.clone(),
             pass: address.password.clone(),
@@ -177,11 +186,30 @@ impl NatsServers {
         loop {
             match word(&mut wire, &mut read).await? {
                 ServerWord::Pong => break,
-                ServerWord::Error(text) => return Err(format!("{text} (user and password stand in the url)")),
+                ServerWord::Error(text) => {
+                    let hint = "user and password stand in the url, a key or a JWT in credentials_file";
+                    return Err(format!("{text} ({hint})"));
+                }
                 _ => {}
             }
         }
         Ok(NatsDialled { name: address.name(), wire, read, info: *info })
+    }
+}
+
+impl NatsServers {
+    /// What proves who we are, of the file as it is now: who issues JWTs renews them.
+    async fn proof(&self, nonce: &str) -> Result<Proof, String> {
+        let file = self.options.credentials_file.clone();
+        if file.is_empty() {
+            return Ok(Proof::default());
+        }
+        if nonce.is_empty() {
+            return Err("credentials_file is set, and the server knows users neither by key nor by JWT".into());
+        }
+        let nonce = nonce.to_owned();
+        let read = tokio::task::spawn_blocking(move || credentials::prove(&file, &nonce));
+        read.await.map_err(|error| error.to_string())?.map_err(|error| format!("credentials_file: {error}"))
     }
 }
 

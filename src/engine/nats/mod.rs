@@ -2,12 +2,13 @@
 //!
 //! Owns what is asked of the servers and what is heard of them, over one connection: `protocol` what is said,
 //! `subjects` what channels are called, `payload` what is in messages, `talk` who waits for an answer, `dial` and
-//! `link` the connection. Knows nothing of clients.
+//! `link` the connection, `credentials` who we are. Knows nothing of clients.
 //!
 //! The client is written here, because what owners are promised cannot be had of a library that connects anew by
 //! itself: they are told when a channel is heard again, before anything is heard on the new connection; what is
 //! published while there is none fails at once; and a publication is done when the server has taken it.
 
+mod credentials;
 mod dial;
 mod link;
 pub mod payload;
@@ -108,7 +109,7 @@ pub async fn examine(options: &NatsOptions, at: &str) -> Result<(String, ServerI
             Err(why) => last = why,
         }
     }
-    Err(format!("{at}: {last}; is it running, and are user and password right?"))
+    Err(format!("{at}: {last}; is it running, and are user and password (or credentials_file) right?"))
 }
 
 /// What works and should be known of a server.
@@ -117,7 +118,7 @@ pub fn advice(info: &ServerInfo) -> Vec<String> {
     let line = || {
         let kib = info.max_payload >> 10;
         format!(
-            "max_payload is {kib} KiB: longer publications are refused (106), and so are long lists of channels or of who is present"
+            "max_payload is {kib} KiB: longer publications are refused (106), and so are long lists of channels; set it to 1MB or more"
         )
     };
     small.then(line).into_iter().collect()
@@ -223,7 +224,7 @@ impl Nats {
             () if !is_up => (FailureKind::Away, Err(Away), "there is no connection"),
             () if message.len() > state.payload_max => {
                 let answer = Ok(EngineAnswer::Refused(ClientError::LimitExceeded));
-                (FailureKind::Other, answer, "it is longer than the server takes (max_payload)")
+                (FailureKind::Size, answer, "it is longer than the server takes (max_payload)")
             }
             () if is_full => (FailureKind::Busy, Err(Away), "too much is under way"),
             () => {

@@ -34,6 +34,8 @@ pub struct ServerInfo {
     pub connect_urls: Vec<String>,
     pub jetstream: bool,
     pub cluster: String,
+    /// What is to be signed by who has a key.
+    pub nonce: String,
 }
 
 /// Who we are.
@@ -48,6 +50,12 @@ pub struct NatsCaller {
     pub pass: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub auth_token: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub jwt: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub nkey: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sig: String,
     pub name: String,
     pub lang: String,
     pub version: String,

@@ -222,7 +222,7 @@ impl Redis {
             Some(section) => places(section)?.into_iter().map(|place| (place, section.0)).collect(),
             None => Vec::new(),
         };
-        let none_before = of_channels.is_empty();
+        let before = of_channels.len();
         for (index, (place, options)) in of_channels.into_iter().enumerate() {
             let finder = match &place {
                 Place::One(finder, _) => Some(finder.clone()),
@@ -255,10 +255,9 @@ impl Redis {
         let presence = match presence {
             None => Vec::new(),
             Some(options) => {
-                // Counted as servers are those of channels, if there are any.
-                let number = |at| if none_before { at } else { usize::MAX };
-                let places = places(options)?.into_iter().enumerate();
-                places.map(|(at, place)| shard(place, number(at), options.0, around)).collect()
+                // Counted behind those of channels.
+                let places = (before..).zip(places(options)?);
+                places.map(|(at, place)| shard(place, at, options.0, around)).collect()
             }
         };
         Ok(Redis { broker: shards, presence, next: Cell::new(0) })

@@ -10,7 +10,6 @@ pub use session::Door;
 
 use super::api;
 use super::guard;
-use super::node::Unavailable;
 use super::pages::Operator;
 use super::source::{only, origin_and_host};
 use super::sums;
@@ -216,8 +215,6 @@ async fn clients(State(desk): State<Desk>, Query(search): Query<Search>) -> Resp
     let search = ClientSearch { user: search.user, client: search.client, max: CLIENTS_MAX };
     match desk.operator.node.clients(search).await {
         Ok(found) => axum::Json(found.iter().map(Shown::of).collect::<Vec<_>>()).into_response(),
-        Err(Unavailable::Busy | Unavailable::Silent) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "a reactor does not answer\n").into_response()
-        }
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "a reactor does not answer\n").into_response(),
     }
 }

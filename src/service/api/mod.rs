@@ -86,6 +86,7 @@ impl From<Unavailable> for MethodError {
         match why {
             Unavailable::Busy => MethodError::Busy,
             Unavailable::Silent => MethodError::Said(INTERNAL),
+            Unavailable::TooLong => MethodError::Said(LIMIT_EXCEEDED),
         }
     }
 }
