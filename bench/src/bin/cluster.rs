@@ -2,7 +2,7 @@
 //! publication and delivery, publications a second, latency from one node to another; and, of Gannet alone, memory of a
 //! channel and what many members that are present cost.
 
-use std::io;
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -57,6 +57,9 @@ struct Flags {
     /// Exit with 1 if a goal is missed
     #[arg(long)]
     check: bool,
+    /// Hold so many clients of a node (PORT:CLIENTS) until the input ends: what this program starts for each node
+    #[arg(long, hide = true, value_name = "PORT:CLIENTS", value_parser = held)]
+    hold: Option<(u16, usize)>,
     /// Folder for the JSON result
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
     results: PathBuf,
@@ -81,6 +84,13 @@ const NAMESPACES: &str = r#"[{"name":"hi","history_size":100,"history_ttl":"10m"
 /// Bytes that a channel in Redis may take beyond one in memory.
 const CHANNEL_LIMIT: f64 = 100.0;
 const STATS_LIMIT_MS: f64 = 5.0;
+/// What a process says whose clients are there.
+const HELD: &str = "held\n";
+
+fn held(text: &str) -> Result<(u16, usize), String> {
+    let (port, clients) = text.split_once(':').ok_or("expected PORT:CLIENTS")?;
+    Ok((port.parse().map_err(|_| "expected a port")?, clients.parse().map_err(|_| "expected a number")?))
+}
 
 impl Flags {
     /// So much, or a tenth of it.
@@ -160,7 +170,7 @@ fn gannet(flags: &Flags, more: &[&str]) -> io::Result<Server> {
 
 /// Until the node has reached its Redis.
 fn until_ready(port: u16) -> io::Result<()> {
-    use std::io::{Read, Write};
+    use std::io::Read;
     for _ in 0..200 {
         let mut stream = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -271,6 +281,53 @@ fn channel_bytes(flags: &Flags, redis: Option<&Redis>) -> io::Result<f64> {
     Ok(after.saturating_sub(before) as f64 / (clients * EACH) as f64)
 }
 
+/// Who is present on one node, in a process of its own: one has too few descriptors for both halves.
+struct Members {
+    child: Child,
+}
+
+impl Members {
+    fn start(port: u16, clients: usize) -> io::Result<Self> {
+        let mut command = bound_to_us(&[&std::env::current_exe()?.to_string_lossy()]);
+        command.args(["--hold", &format!("{port}:{clients}")]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Ok(Self { child: command.spawn()? })
+    }
+
+    /// Until all of them are there.
+    fn wait(&mut self) -> io::Result<()> {
+        let output = self.child.stdout.take().ok_or_else(|| io::Error::other("it has no output"))?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        if line == HELD { Ok(()) } else { Err(io::Error::other("members did not come")) }
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What that process is: it says a line when its clients are there, and ends with its input.
+fn hold((port, clients): (u16, usize)) -> io::Result<bool> {
+    machine::raise_descriptors()?;
+    let mut fleet = Fleet::new(port, Dialect::Lines)?;
+    let joins = centrifugal::connect_and_subscribe(None, "pr:many");
+    fleet.open(clients, Duration::from_secs(120), |_| Ok(Opening::centrifugal(joins.clone(), 2)))?;
+    print!("{HELD}");
+    io::stdout().flush()?;
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        ended.send(())
+    });
+    while end.try_recv().is_err() {
+        fleet.turn(Duration::from_millis(100), |_, _, _| Ok(()))?;
+    }
+    Ok(true)
+}
+
 struct Presence {
     members: usize,
     commands_per_second: f64,
@@ -285,25 +342,15 @@ fn presence(flags: &Flags, members: usize) -> io::Result<Presence> {
     let counts = ["--engine.redis.presence_user_mapping"];
     let nodes = [redis.node(Kind::Gannet, flags, &counts)?, redis.node(Kind::Gannet, flags, &counts)?];
     let half = (flags.part(members as u64) / 2) as usize;
-    let mut fleets = Vec::new();
+    let mut all = Vec::new();
     for node in &nodes {
-        let mut fleet = Fleet::new(node.port, Dialect::Lines)?;
-        let joins = centrifugal::connect_and_subscribe(None, "pr:many");
-        fleet.open(half, Duration::from_secs(120), |_| Ok(Opening::centrifugal(joins.clone(), 2)))?;
-        fleets.push(fleet);
+        let mut members = Members::start(node.port, half)?;
+        members.wait()?;
+        all.push(members);
     }
-    let mut turn = |time: Duration| -> io::Result<()> {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            for fleet in &mut fleets {
-                fleet.turn(Duration::from_millis(5), |_, _, _| Ok(()))?;
-            }
-        }
-        Ok(())
-    };
-    turn(Duration::from_secs(2))?;
+    sleep(Duration::from_secs(2));
     let (before, used, began) = (redis.commands()?, cpu_ns(nodes[0].pid())?, Instant::now());
-    turn(Duration::from_secs(flags.part(60)))?;
+    sleep(Duration::from_secs(flags.part(60)));
     let (after, used, took) = (redis.commands()?, cpu_ns(nodes[0].pid())? - used, began.elapsed().as_secs_f64());
     let mut api = Calls::open(nodes[1].port, 1)?;
     let bound = Bound { units: flags.part(1000), time: Duration::from_secs(30) };
@@ -442,9 +489,10 @@ fn present(flags: &Flags, members: usize, found: &mut Found) -> io::Result<()> {
 
 fn run(flags: &Flags) -> io::Result<bool> {
     let descriptors = machine::raise_descriptors()?;
-    let members = flags.members.min(descriptors.saturating_sub(500) as usize);
+    // Half of them in each of two processes, and on each of two nodes.
+    let members = flags.members.min(2 * descriptors.saturating_sub(500) as usize);
     if members < flags.members {
-        println!("{members} members: the descriptor limit is {descriptors}");
+        println!("{members} members: the descriptor limit of a process is {descriptors}");
     }
     machine::pin(flags.place.loader_core)?;
     let nodes: Vec<Kind> = NODES.into_iter().filter(|kind| flags.place.left_out(*kind).is_none()).collect();
@@ -481,7 +529,8 @@ fn run(flags: &Flags) -> io::Result<bool> {
 }
 
 fn main() -> ExitCode {
-    match run(&Flags::parse()) {
+    let flags = Flags::parse();
+    match flags.hold.map_or_else(|| run(&flags), hold) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
