@@ -635,7 +635,8 @@ options! {
         /// next turn, after everyone else.
         command_budget: usize = 64, Rule::Count(1, MIB);
         /// Bytes of messages, after inflating them, that one connection may have decoded in one loop turn, and of
-        /// publications to which deltas are searched for it as it recovers; the rest waits likewise.
+        /// publications to which deltas are searched for it as it recovers; a channel of an inbox.ack counts for 1 KiB.
+        /// The rest waits likewise.
         decode_budget: usize = 128 << 10, Rule::Bytes(1, GIB);
         /// Bytes of replies that one connection may cause in one loop turn; what else it asks for waits likewise.
         reply_budget: usize = 256 << 10, Rule::Bytes(1, GIB);
@@ -643,7 +644,7 @@ options! {
         /// likewise.
         signature_budget: usize = 16, Rule::Count(1, MIB);
         /// Bytes of unfinished messages and of waiting input that all connections of one reactor may hold; beyond,
-        /// those that hold most are closed (1013).
+        /// those that hold most are closed (1013). As much for all connect requests by gRPC.
         held_input_size: usize = 32 << 20, Rule::Bytes(MIB, NO_MAX);
         /// Presence commands for channels with more than 256 clients that wait at one reactor, which makes one such
         /// list at a time; beyond: error 111.

@@ -7,6 +7,7 @@
 
 mod admin;
 mod api;
+mod arriving;
 mod autocert;
 mod backend;
 mod certificates;

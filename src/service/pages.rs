@@ -295,6 +295,9 @@ fn ports(page: &mut Page, rooms: &Rooms) {
     page.single("gannet_uni_grpc_streams_limit", help, "gauge", calls.size());
     let help = "Clients refused by that limit, RESOURCE_EXHAUSTED.";
     page.single("gannet_uni_grpc_refused_total", help, "counter", calls.refused());
+    let help = "Clients refused, RESOURCE_EXHAUSTED, because connect requests that were not whole were over \
+                reactor.held_input_size.";
+    page.single("gannet_uni_grpc_held_input_limit_total", help, "counter", calls.input().refused());
 }
 
 /// What the process spends, by the names that Prometheus's client libraries have for it. How many descriptors are open

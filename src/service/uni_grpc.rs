@@ -5,12 +5,14 @@
 //! So a client that does not read fills its socket, and is judged by the reactor. Never knows what is in a push.
 
 use super::api::{GrpcResponse, PortCall, PortService, UnderWay};
+use super::arriving::{Arriving, InputRoom};
 use crate::admission::{Admission, Entry};
 use crate::base::mailbox::Sender;
 use crate::config::{Config, TlsPort};
 use crate::protocol::ConnectRequest;
 use crate::reactor::{Detached, Returned};
 use crate::session::Settings;
+use crate::turn::Bounds;
 use crate::turn::request::{Introduction, Spoken, StreamRequest};
 use crate::wire::Wire;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -47,11 +49,14 @@ pub struct CallRoom {
     free: Arc<Semaphore>,
     size: usize,
     refused: AtomicU64,
+    /// What their requests hold until they are whole.
+    input: Arc<InputRoom>,
 }
 
 impl CallRoom {
     pub fn new(size: usize) -> Arc<CallRoom> {
-        Arc::new(CallRoom { free: Arc::new(Semaphore::new(size)), size, refused: AtomicU64::new(0) })
+        let (free, input) = (Arc::new(Semaphore::new(size)), Arc::default());
+        Arc::new(CallRoom { free, size, refused: AtomicU64::new(0), input })
     }
 
     fn take(&self) -> Option<OwnedSemaphorePermit> {
@@ -67,6 +72,10 @@ impl CallRoom {
 
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    pub fn input(&self) -> &InputRoom {
+        &self.input
     }
 
     /// Calls refused for want of room.
@@ -111,7 +120,11 @@ impl UniGrpcService {
         let (head, body) = request.into_parts();
         let full = |why: &str| Status::resource_exhausted(why);
         let place = self.room.take().ok_or_else(|| full("too many calls: uni_grpc.stream_limit"))?;
-        let wish = connect_request(body, config.uni_grpc.max_receive_message_size);
+        let message_max = config.uni_grpc.max_receive_message_size;
+        // Like another reactor.
+        let most = Bounds::of_each(&config, self.reactors.len()).held_bytes;
+        let body = Arriving::new(body, self.room.input.clone(), most, message_max);
+        let wish = connect_request(body, message_max);
         let wish = tokio::time::timeout(REQUEST_TIMEOUT, wish).await;
         let wish = wish.unwrap_or_else(|_| Err(Status::deadline_exceeded("the request did not arrive in time")))?;
         let key = self.admission.enter(peer).map_err(|_| full("too many connections"))?;
@@ -153,7 +166,7 @@ impl UniGrpcService {
 }
 
 /// The one message of a call's request.
-async fn connect_request(body: Incoming, size_max: usize) -> Result<ConnectRequest, Status> {
+async fn connect_request(body: Arriving<Incoming>, size_max: usize) -> Result<ConnectRequest, Status> {
     let decoder = ProstCodec::<ConnectRequest, ConnectRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(size_max));
     let message = messages.message().await?;

@@ -120,7 +120,7 @@ pub struct Effects {
     pub own_fault: bool,
     /// Subscriptions of the server's making that their owners refused.
     pub lost_subscriptions: u32,
-    /// Bytes of publications to which deltas were searched.
+    /// Bytes of publications to which deltas were searched, and what moving cursors counts for.
     pub searched_bytes: u64,
     /// The client was sent what it had missed.
     pub caught_up: bool,

@@ -22,6 +22,9 @@ use serde::Deserialize;
 
 /// The method by which a client says what has arrived.
 pub(super) const ACK: &str = "inbox.ack";
+/// A cursor that an acknowledgement may move counts as so many bytes decoded: each is a word to its channel's owner,
+/// and one short command may move as many as the client has channels.
+const CURSOR_COST: u64 = 1024;
 /// Bytes of a device's name; a longer one is none.
 const DEVICE_MAX: usize = 255;
 
@@ -219,6 +222,7 @@ impl Session {
             if ack.offset > 0 && !ack.channel.is_empty() {
                 arrived.offset = arrived.offset.min(ack.offset);
             }
+            turn.fx.searched_bytes += CURSOR_COST;
             turn.fx.push(Effect::Arrived(Box::new(arrived)));
         }
         let rpc = Some(RpcResult { data: Bytes::from_static(b"{}") });

@@ -228,7 +228,8 @@ pub struct Shard {
     secret: Arc<Secret>,
     /// Bytes of publications and clients in the answers that this shard gave as an owner.
     pub answered_bytes: u64,
-    /// Bytes of publications to which deltas were searched for clients that recover.
+    /// Bytes of publications to which deltas were searched for clients that recover, and what their acknowledgements
+    /// count for.
     pub searched_bytes: u64,
     /// For the reactor, in order. Emptied by it after each call.
     pub out: Vec<Out>,

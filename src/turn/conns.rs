@@ -121,6 +121,14 @@ impl Partial {
         self.message.is_empty() && self.rest.is_empty() && self.request.is_none()
     }
 
+    /// Lets go of commands that were carried out, but for a byte: what follows them does not begin its message.
+    pub fn forget_done(&mut self) {
+        if self.rest_at > 1 {
+            self.rest.drain(..self.rest_at - 1);
+            self.rest_at = 1;
+        }
+    }
+
     /// Bytes held.
     fn bytes(&self) -> usize {
         self.tail.len() + self.message.len() + self.rest.len() + self.sealed

@@ -393,10 +393,7 @@ impl<H: Host> Turns<H> {
         let limit = if echo { self.bounds.echo_bytes } else { self.bounds.inflated_bytes };
         match inflate.message(kind, payload, limit) {
             Ok(message) => self.take_message(conn, kind, message, left),
-            Err(fault) => {
-                left.charge_decoded(limit);
-                self.fail(conn, fault);
-            }
+            Err(fault) => self.fail(conn, fault),
         }
         self.inflate = Some(inflate);
     }
@@ -458,6 +455,8 @@ impl<H: Host> Turns<H> {
             return;
         };
         let Some(partial) = self.conns.partial(conn) else { return };
+        // A client that always has more to say would keep here all that it ever said.
+        partial.forget_done();
         let separated = wire.encoding() == Encoding::Json && !partial.rest.is_empty();
         // A line end behind the last command begins no other.
         let message = if separated { message.trim_ascii() } else { message };

@@ -32,6 +32,7 @@ struct Ends {
     room: usize,
     reads: usize,
     peer_ended: bool,
+    ended: bool,
     taken: Option<Taken>,
 }
 
@@ -48,7 +49,7 @@ impl Default for Line {
 impl Line {
     pub fn with_room(room: usize) -> Line {
         let (incoming, written) = (VecDeque::new(), Vec::new());
-        let ends = Ends { incoming, written, room, reads: 0, peer_ended: false, taken: None };
+        let ends = Ends { incoming, written, room, reads: 0, peer_ended: false, ended: false, taken: None };
         Line(Rc::new(RefCell::new(ends)))
     }
 
@@ -69,6 +70,11 @@ impl Line {
     /// The peer says no more.
     pub fn hang_up(&self) {
         self.0.borrow_mut().peer_ended = true;
+    }
+
+    /// Was the peer told that nothing more comes?
+    pub fn is_ended(&self) -> bool {
+        self.0.borrow().ended
     }
 
     /// The kernel says that the peer has acknowledged so much, and that so much waits.
@@ -120,7 +126,9 @@ impl Socket for Line {
         self.write(&all)
     }
 
-    fn end(&mut self) {}
+    fn end(&mut self) {
+        self.0.borrow_mut().ended = true;
+    }
 
     fn taken(&self) -> Option<Taken> {
         self.0.borrow().taken

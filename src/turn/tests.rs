@@ -1,5 +1,6 @@
 //! F8 · Who is served when, how much each may cause, and what becomes of those that ask for more.
 
+mod input;
 mod leave;
 
 use super::testing::{Bench, Line, frame, masked};
@@ -745,6 +746,7 @@ fn a_full_hub_holds_publications_back_and_nothing_else() {
     line.clone().take_written();
     bench.run_with(&[conns[0]], vec![publish("mine", long(10), None), Mail::Event(answer)]);
     assert_eq!(bench.turn.host.answers.len(), 1, "an order of the backend is carried out");
+    assert!(String::from_utf8_lossy(&line.written()).contains(r#"{"id":9,"publish":{}}"#), "and a client answered");
     // What comes while there is room again stands behind what waited for it.
     (6..20).for_each(|n| bench.run_with(&[], vec![event(n)]));
     bench.settle(50);

@@ -14,6 +14,8 @@ use rustix::process::Signal;
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::io::Write;
+use std::net::TcpStream;
 use tokio::runtime::Handle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
@@ -254,6 +256,35 @@ fn calls_have_limits_of_the_port_and_of_the_node() {
     drop((first, second));
     until("room", || (server.metric("gannet_uni_grpc_streams") == 0).then_some(()));
     caller.listen(Connect::default());
+}
+
+/// One frame of HTTP/2.
+fn h2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let size = (payload.len() as u32).to_be_bytes();
+    [&size[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Nobody needs a token to begin one, and room for all of it is made at its first bytes.
+#[test]
+fn connect_requests_that_are_never_whole_hold_no_more_than_they_may() {
+    let server = Server::start(&[OPEN, ON, &["--reactor.held_input_size", "1MiB"]].concat());
+    let literal = |name: &[u8], value: &str| [name, &[value.len() as u8], value.as_bytes()].concat();
+    let path = "/centrifugal.centrifugo.unistream.CentrifugoUniStream/Consume";
+    let kind = literal(&[0x0f, 0x10], "application/grpc");
+    // POST, http.
+    let head = [vec![0x83, 0x86], literal(&[0x04], path), literal(&[0x01], "127.0.0.1"), kind].concat();
+    let announced = [&[0][..], &600_000_u32.to_be_bytes(), &[0; 100]].concat();
+    let begun = |stream| [h2(1, 4, stream, &head), h2(0, 0, stream, &announced)].concat();
+    let mut peer = TcpStream::connect(server.uni_grpc.expect("uni_grpc is on")).expect("connect");
+    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &h2(4, 0, 0, b"")].concat();
+    peer.write_all(&[preface, begun(1)].concat()).expect("write");
+    until("the first", || (server.metric("gannet_uni_grpc_streams") == 1).then_some(()));
+    assert_eq!(server.metric("gannet_uni_grpc_held_input_limit_total"), 0);
+    peer.write_all(&begun(3)).expect("write");
+    until("a refusal", || (server.metric("gannet_uni_grpc_held_input_limit_total") == 1).then_some(()));
+    // The first goes on to wait for the rest, and one that is small and whole is served.
+    let caller = Caller::new(&server);
+    assert!(caller.listen(Connect::default()).next().connect.is_some());
 }
 
 #[test]
