@@ -70,3 +70,70 @@ fn a_peer_that_answers_a_close_held_behind_other_frames_is_let_go_at_once() {
     bench.run(&[]);
     assert_eq!(bench.turn.host.gone, 1, "no close timeout was waited for");
 }
+
+/// Disconnects everybody, as the server API does.
+fn disconnect(bench: &mut Bench, disconnect: Disconnect) {
+    let control = Box::new(Control::Disconnect { chosen: Chosen::default(), keep: Vec::new(), disconnect });
+    bench.run_with(&[], vec![Mail::Control { ticket: 5, control }]);
+    bench.settle(5);
+}
+
+#[test]
+fn what_a_peer_is_told_at_the_end_leaves_whole_though_it_says_goodbye_first() {
+    let (mut bench, line) = (Bench::new(1, |_| {}), Line::default());
+    let conn = bench.client(&line, "");
+    let mut stuck = Line::with_room(0);
+    bench.turn.conns.get(conn).expect("a connection").socket = Some(stuck.clone());
+    disconnect(&mut bench, Disconnect::FORCE_DISCONNECT);
+    stuck.say(&masked(0x88, &1000_u16.to_be_bytes()));
+    bench.run(&[conn]);
+    assert_eq!(bench.turn.host.gone, 0, "it has not been told yet");
+    stuck.give_room(1000);
+    bench.run(&[conn]);
+    assert_eq!((close_code(&stuck.written()), bench.turn.host.gone), (Some(3503), 1));
+}
+
+#[test]
+fn a_peer_that_hangs_up_in_place_of_a_close_frame_is_let_go_at_once() {
+    let (mut bench, line) = (Bench::new(1, |_| {}), Line::default());
+    let conn = bench.client(&line, "");
+    disconnect(&mut bench, Disconnect::FORCE_DISCONNECT);
+    assert_eq!((line.is_ended(), bench.turn.host.gone), (false, 0), "its close frame is waited for");
+    line.hang_up();
+    bench.run(&[conn]);
+    assert_eq!(bench.turn.host.gone, 1);
+}
+
+/// Nothing that it says can be read any more, or is waited for.
+#[test]
+fn one_whose_frames_cannot_be_read_is_hung_up_on_at_once() {
+    let (mut bench, line) = (Bench::new(1, |_| {}), Line::default());
+    let conn = bench.client(&line, "");
+    line.say(&masked(0x83, b"no such opcode"));
+    bench.run(&[conn]);
+    assert_eq!((close_code(&line.written()), line.is_ended()), (Some(1002), true));
+}
+
+#[test]
+fn one_that_is_let_go_without_a_word_is_hung_up_on_at_once() {
+    let (mut bench, line) = (Bench::new(1, |_| {}), Line::default());
+    bench.client(&line, "");
+    disconnect(&mut bench, Disconnect::CONNECTION_CLOSED);
+    assert_eq!((line.written(), line.is_ended()), (Vec::new(), true));
+}
+
+/// In the turn in which it is too much; and what waited is not kept until it is gone.
+#[test]
+fn a_slow_peer_is_judged_when_all_was_flushed_and_is_owed_no_more_than_it_began() {
+    let (mut bench, line) = (Bench::new(1, |config| config.client.queue_max_size = 1 << 20), Line::default());
+    let conn = bench.client(&line, "");
+    line.say(&frame(r#"{"id":2,"subscribe":{"channel":"c"}}"#));
+    bench.run(&[conn]);
+    bench.turn.conns.get(conn).expect("a connection").socket = Some(Line::with_room(10));
+    bench.run_with(&[], vec![publish("c", long(600_000), None)]);
+    assert_eq!(bench.turn.shard.counters.disconnects.get(&3008), None);
+    bench.run_with(&[], vec![publish("c", long(600_000), None)]);
+    assert_eq!(bench.turn.shard.counters.disconnects.get(&3008), Some(&1));
+    let left = bench.turn.conns.waiting(conn);
+    assert!((590_000..610_000).contains(&left), "{left}: what it began, and the close frame");
+}
