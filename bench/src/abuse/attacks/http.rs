@@ -20,13 +20,13 @@ pub fn idle(_: &Site) -> Plan {
 }
 
 /// One frame of HTTP/2.
-fn h2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn h2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let size = (payload.len() as u32).to_be_bytes();
     [&size[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A header that the table of HPACK has no value for: `name` is its index there, as it is written.
-fn literal(name: &[u8], value: &str) -> Vec<u8> {
+pub fn literal(name: &[u8], value: &str) -> Vec<u8> {
     [name, &[value.len() as u8], value.as_bytes()].concat()
 }
 

@@ -1,5 +1,6 @@
 //! All attacks, in the order in which they are run: one a function, by what they are made of.
 
+mod again;
 mod arrivals;
 mod channels;
 mod frames;
@@ -55,6 +56,11 @@ pub const ATTACKS: &[Attack] = &[
     attack("foreign-page", "calls of an insecure API by pages of other sites", http::foreign_page),
     attack("upgrade-with-body", "handshakes whose body is frames", http::upgrade_with_body),
     attack("two-origins", "handshakes with two origins, one of them allowed", http::two_origins),
+    attack("acknowledgements", "acknowledgements for a hundred channels each, of nothing", again::acknowledgements),
+    attack("deltas", "large publications to which deltas are dear to find and of no use", again::deltas),
+    attack("streams-left", "HTTP streams begun and left, commands for streams that are not there", again::streams_left),
+    attack("one-byte-chunks", "requests for HTTP streams in chunks of a byte", again::chunks),
+    attack("endless-calls", "requests to connect by gRPC that are never whole, no token", again::endless_calls),
     attack("disconnect-many", "calls that unsubscribe and disconnect thousands at once", many::disconnect),
     attack("ask-about-many", "calls for all of thousands of channels and members", many::ask),
 ];
