@@ -49,7 +49,7 @@ pub fn obstacles(config: &Config) -> Vec<ConfigError> {
     found.extend(service::tls_faults(config));
     found.extend(consumers::faults(config));
     found.extend(certificates::faults(config));
-    found.extend(archive::sql::faults(config));
+    found.extend(archive::faults(config));
     found.into_iter().map(|message| ConfigError { place: Place::Default, message }).collect()
 }
 

@@ -1,11 +1,13 @@
 //! F10 · The archive: what keeps publications beyond memory and beyond a restart, on a thread of its own.
 //!
 //! Owns that thread, the way of reactors to it, and how much may wait for it. What an archive owes stands in
-//! `broker/archive`; each kind of it is an [`ArchiveStore`]. Knows nothing of clients.
+//! `broker/archive`; each kind of it is an [`ArchiveStore`]. What a host lacks for one is told by [`faults`]. Knows
+//! nothing of clients.
 
 mod counts;
 mod embedded;
 mod post;
+#[cfg(feature = "databases")]
 pub mod sql;
 
 pub use counts::ArchiveCounts;
@@ -140,12 +142,26 @@ impl Archive {
     }
 }
 
+/// What keeps the archive from its start, as far as that is seen without it.
+pub fn faults(config: &Config) -> Vec<String> {
+    #[cfg(feature = "databases")]
+    return sql::faults(config);
+    #[cfg(not(feature = "databases"))]
+    {
+        let _ = config;
+        Vec::new()
+    }
+}
+
 fn open(kind: &str, config: &Config, counts: &Arc<ArchiveCounts>) -> Result<Box<dyn ArchiveStore>, String> {
     match kind {
         "embedded" => Ok(Box::new(embedded::Embedded::open(&config.durable.stores, counts.clone())?)),
+        #[cfg(feature = "databases")]
         other => {
             let options = sql::SqlOptions::of(config).ok_or_else(|| format!("durable.type: {other} is none"))?;
             Ok(Box::new(sql::SqlArchive::open(options, counts.clone(), Box::new(|_| false), true)?))
         }
+        #[cfg(not(feature = "databases"))]
+        other => Err(format!("durable.type: {other} is not in this build")),
     }
 }

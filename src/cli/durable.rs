@@ -2,9 +2,13 @@
 //!
 //! Owns the command's flags and which database it means. What is made and told is the archive's.
 
+#[cfg(feature = "databases")]
 use crate::archive::sql::SqlOptions;
+#[cfg(feature = "databases")]
 use crate::archive::sql::migrate::{migrate, status};
 use crate::config::Config;
+#[cfg(not(feature = "databases"))]
+use crate::config::BuildPart;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 const EXAMPLES: &str = "\
@@ -26,6 +30,7 @@ pub fn command(configured: fn(Command) -> Command) -> Command {
 }
 
 /// The error is a line for the operator.
+#[cfg(feature = "databases")]
 pub fn carry_out(matches: &ArgMatches, config: &Config) -> Result<String, String> {
     let what = "durable.type: expected postgresql or mysql: an embedded archive has no tables";
     let options = SqlOptions::of(config).ok_or(what)?;
@@ -35,4 +40,9 @@ pub fn carry_out(matches: &ArgMatches, config: &Config) -> Result<String, String
         Some(("migrate", given)) => runtime.block_on(migrate(&options, given.get_flag("dry-run"))),
         _ => runtime.block_on(status(&options)),
     }
+}
+
+#[cfg(not(feature = "databases"))]
+pub fn carry_out(_: &ArgMatches, _: &Config) -> Result<String, String> {
+    Err(BuildPart::Databases.fault().unwrap_or_default())
 }

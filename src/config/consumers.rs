@@ -4,6 +4,7 @@
 //! Centrifugo's. Never connects: what an address stands for is read by who does.
 
 use super::backend::TlsOptions;
+use super::built::BuildPart;
 use super::check::Problem;
 use super::kafka::{KafkaAccess, MECHANISMS as KAFKA_MECHANISMS, topic_fault};
 use super::list::{self, ListEntry};
@@ -327,6 +328,14 @@ impl Config {
 
 impl NamedConsumer {
     fn check(&self, say: &mut impl FnMut(&str, String)) {
+        let part = match &*self.kind {
+            "postgresql" => BuildPart::Databases.fault(),
+            "nats_jetstream" => BuildPart::JetStream.fault(),
+            _ => None,
+        };
+        if let Some(why) = part {
+            say("type", why);
+        }
         match &*self.kind {
             "postgresql" => self.options.postgresql.check(say),
             "kafka" => self.options.kafka.check(say),
@@ -477,9 +486,11 @@ mod tests {
         loaded.map(|(config, _)| config).map_err(told)
     }
 
+    #[cfg(feature = "databases")]
     const OUTBOX: &str = r#"{"name":"db","enabled":true,"type":"postgresql",
         "postgresql":{"dsn":"postgres://u:hush@h/d","outbox_table_name":"app.\"Out box\"","use_try_lock":true}}"#;
 
+    #[cfg(feature = "packaged")]
     #[test]
     fn each_kind_is_read_with_its_section() {
         let nats = r#"{"name":"js","enabled":true,"type":"nats_jetstream","nats_jetstream":{"url":"nats://a,nats://b",
@@ -499,6 +510,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "databases")]
     #[test]
     fn variables_set_consumers_by_their_names() {
         let outbox = [

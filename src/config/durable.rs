@@ -4,6 +4,7 @@
 //! database.
 
 use super::backend::TlsOptions;
+use super::built::BuildPart;
 use super::check::Problem;
 use super::registry::{Meta, Visit, Visitor, beside};
 use super::value::{NO_MAX, Rule};
@@ -119,6 +120,10 @@ impl Config {
         };
         if !KINDS.contains(&&**kind) {
             say("durable.type", format!("expected one of {}; got {kind:?}", KINDS.join(", ")));
+        }
+        let in_database = matches!(&**kind, "postgresql" | "mysql") && self.archive_kind().is_some();
+        if let Some(why) = BuildPart::Databases.fault().filter(|_| in_database) {
+            say("durable.type", why);
         }
         if stores.path.trim().is_empty() {
             say("durable.path", "expected a folder (/var/lib/gannet); got nothing".into());

@@ -4,14 +4,12 @@
 
 use super::Config;
 use super::backend::TlsOptions;
+use super::built::BuildPart;
 use super::check::Problem;
 use super::value::Rule;
 use super::{DAY, secs};
 use std::time::Duration;
 
-/// This build has the library for Kafka.
-const IS_BUILT: bool = cfg!(feature = "kafka");
-const NOT_BUILT: &str = "this build has no Kafka: make one with `cargo build --release --features kafka`";
 pub const MECHANISMS: &[&str] = &["", "plain", "scram-sha-256", "scram-sha-512", "aws-msk-iam"];
 
 options! {
@@ -64,9 +62,7 @@ impl KafkaAccess<'_> {
     /// Keys of the section, and what is wrong with their values.
     pub fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
-        if !IS_BUILT {
-            faults.push(("brokers", NOT_BUILT.to_owned()));
-        }
+        faults.extend(BuildPart::Kafka.fault().map(|why| ("brokers", why)));
         if self.brokers.iter().all(|broker| broker.trim().is_empty()) {
             faults.push(("brokers", "expected servers (127.0.0.1:9092); got nothing".into()));
         }
@@ -141,7 +137,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::super::{File, load};
-    use super::IS_BUILT;
+    use super::BuildPart;
 
     fn said(text: &str) -> String {
         let loaded = load(Some(File { name: "a.json", text }), &[], &[]);
@@ -155,7 +151,7 @@ mod tests {
     #[test]
     fn a_build_without_kafka_says_how_to_get_one_with_it() {
         let text = with(r#""brokers":["a:1"]"#, r#""log_to":"topic""#);
-        match IS_BUILT {
+        match BuildPart::Kafka.is_built() {
             true => assert_eq!(text, ""),
             false => assert!(text.contains("cargo build --release --features kafka"), "{text}"),
         }

@@ -10,6 +10,7 @@
 mod registry;
 mod admin;
 mod backend;
+mod built;
 mod channel;
 mod check;
 mod consumers;
@@ -44,6 +45,7 @@ pub use backend::{
     BackendOptions, ChannelProxy, ClientProxy, HOOK_EVENTS, HooksOptions, JwksOptions, NamedProxy, ProxyOptions, Rpc,
     RpcNamespace, RpcOptions, SwitchedProxy, TlsOptions, Transform,
 };
+pub use built::BuildPart;
 pub use channel::regex as channel_regex;
 pub use check::Warning;
 pub use consumers::{

@@ -12,13 +12,19 @@
 //! ([`Feed::stopped`], `Fate::Stopping`), after what was carried out is acknowledged. All of it is one thread with a
 //! set of local tasks, so a source may hold `Rc`s, clone its feed and spawn tasks by `spawn_local`.
 
+// Sources that are not in every build use more of these.
+#[cfg_attr(not(feature = "packaged"), allow(dead_code))]
 mod content;
 mod counts;
+#[cfg(feature = "databases")]
 pub mod dsn;
+#[cfg_attr(not(feature = "packaged"), allow(dead_code))]
 mod feed;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "jetstream")]
 mod nats_jetstream;
+#[cfg(feature = "databases")]
 mod postgresql;
 mod redis_stream;
 
@@ -100,7 +106,9 @@ pub fn faults(config: &Config) -> Vec<String> {
     let fault = |consumer: &NamedConsumer| {
         let options = &consumer.options;
         let found = match &*consumer.kind {
+            #[cfg(feature = "databases")]
             "postgresql" => postgresql::sources(&options.postgresql, &consumer.name).map(drop),
+            #[cfg(feature = "jetstream")]
             "nats_jetstream" => nats_jetstream::sources(&options.nats_jetstream).map(drop),
             "redis_stream" => redis_stream::sources(&options.redis_stream, "").map(drop),
             #[cfg(feature = "kafka")]
@@ -188,10 +196,12 @@ impl Readers {
             })
         };
         match &*consumer.kind {
+            #[cfg(feature = "databases")]
             "postgresql" => {
                 let form = Form { method: postgresql::METHOD.into(), publication: None };
                 Ok(begin(postgresql::sources(&options.postgresql, &consumer.name)?, &shared(form)))
             }
+            #[cfg(feature = "jetstream")]
             "nats_jetstream" => {
                 let options = &options.nats_jetstream;
                 let form = Form::of_headers(&options.method_header, &options.publication_data_mode);

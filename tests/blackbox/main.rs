@@ -14,15 +14,19 @@ mod client;
 mod command_line;
 mod commands;
 mod compose;
+#[cfg(feature = "packaged")]
 mod consumers;
+#[cfg(feature = "packaged")]
 mod consumers_sources;
 mod contract;
+#[cfg(feature = "databases")]
 #[path = "../archive/databases.rs"]
 mod databases;
 mod deflate;
 mod descriptors;
 mod drain;
 mod durable;
+#[cfg(feature = "databases")]
 mod durable_sql;
 mod engine_garbage;
 mod file;
@@ -35,11 +39,11 @@ mod grpc;
 mod handshake;
 mod hooks;
 mod inbox;
-#[cfg(feature = "kafka")]
+#[cfg(feature = "full")]
 mod kafka;
-#[cfg(feature = "kafka")]
+#[cfg(feature = "full")]
 mod kafka_consumer;
-#[cfg(feature = "kafka")]
+#[cfg(feature = "full")]
 mod kafka_log;
 mod key_sets;
 mod lifetime;
@@ -52,6 +56,7 @@ mod overload;
 mod pages;
 mod peer;
 mod ports;
+#[cfg(feature = "packaged")]
 mod postgres;
 mod proxy_channels;
 mod proxy_connect;

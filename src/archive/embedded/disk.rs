@@ -8,6 +8,7 @@ use crate::broker::Position;
 use crate::broker::archive::{ArchiveAnswer, ArchiveCall, ArchiveKeep, ArchivePage, ArchivedStream};
 use crate::protocol::Publication;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, OwnedWriteBatch, PersistMode};
+use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
@@ -80,7 +81,7 @@ pub struct Disk {
     /// The life before this one did not.
     pub was_killed: bool,
     batch: OwnedWriteBatch,
-    known: HashMap<Arc<str>, Known>,
+    known: HashMap<Arc<str>, Known, RandomState>,
     changed: Vec<Arc<str>>,
     /// The name of the stream that was swept last.
     swept: Option<Vec<u8>>,
@@ -108,7 +109,7 @@ impl Disk {
         let was_killed = before > 0 && !clean.contains(&before);
         let batch = OwnedWriteBatch::with_capacity(database.clone(), 0);
         let life = before + 1;
-        let (known, changed) = (HashMap::new(), Vec::new());
+        let (known, changed) = (HashMap::default(), Vec::new());
         let mut disk = Disk {
             database,
             publications,
