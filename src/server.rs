@@ -93,11 +93,12 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     let log = begin_log(&config, warnings)?;
     let count = host::reactor_count(&config);
     let room = share_descriptors(&config, count)?;
-    let (listeners, bound, steering) = open_public(&config, count)?;
+    let steering = Steering::new(&config.http_server, count).map_err(cannot_start)?;
+    let (listeners, bound) = open_gates(&config, count, &steering)?;
     let beside = open_others(&config)?;
     let certificates = Arc::new(Certificates::new(&config).map_err(cannot_start)?);
     let admission = Arc::new(Admission::new(&config, room.sockets, room.clients));
-    let info = node_info(&config, bound)?;
+    let info = node_info(&config, bound.public)?;
     let (settings, rules, config) = settings(config, &info)?;
     let (seed, secret) = draw()?;
     let parts = mailboxes(count, config.reactor.mailbox_size).map_err(cannot("make the reactors' polls"))?;
@@ -153,7 +154,7 @@ pub fn run(config: Config, warnings: &[Warning], again: Again<'_>) -> Result<Lef
     announce(&config, bound, others, &steering, count, &admission);
     let running = Running { again, settings, log, admission, proxies, reactors: senders };
     let _pid_file = PidFile::write(&config.pid_file).map_err(cannot_start)?;
-    supervisor::ready(&format!("listening on {bound}"));
+    supervisor::ready(&format!("listening on {}", bound.public));
     serve(&running, &happening)?;
     archive.ending.after(&running.reactors, end(&running, &node, &callers, &consumers, &log_link, &happening))
 }
@@ -206,7 +207,7 @@ fn end(
 /// A reactor with plain sockets, or with TLS.
 fn start_reactor(
     part: Part,
-    listener: TcpListener,
+    listener: GateListeners,
     shard: Shard,
     me: u16,
     outside: (Links, Arc<Admission>, std::sync::mpsc::Sender<Happened>),
@@ -221,7 +222,7 @@ fn start_reactor(
 
 fn start_reactor_of<S: ReactorSocket + Send + 'static>(
     part: Part,
-    listener: TcpListener,
+    listener: GateListeners,
     shard: Shard,
     me: u16,
     (links, admission, failed): (Links, Arc<Admission>, std::sync::mpsc::Sender<Happened>),
@@ -346,17 +347,44 @@ fn links(
     }
 }
 
-/// A listener for each reactor, where they are, and how the kernel chooses among them.
-fn open_public(config: &Config, count: usize) -> Result<(Vec<TcpListener>, SocketAddr, Steering), ServeError> {
+/// A reactor's listeners: of the public port, and of lines if they are on.
+type GateListeners = (TcpListener, Option<TcpListener>);
+
+/// Where reactors listen.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    public: SocketAddr,
+    lines: Option<SocketAddr>,
+}
+
+/// The listeners of each reactor, and where they are.
+fn open_gates(config: &Config, count: usize, steering: &Steering) -> Result<(Vec<GateListeners>, Bound), ServeError> {
+    let sockets = config.sockets();
+    let [public, ..] = sockets[..] else { return Err(cannot_start("there is no public port".into())) };
+    let lines = sockets.iter().find(|socket| socket.port_option == "tcp_line.port");
+    let (listeners, public) = open_steered(config, public, count, steering)?;
+    let (lines, lines_at) = match lines {
+        Some(socket) => open_steered(config, *socket, count, steering).map(|(all, at)| (all, Some(at)))?,
+        None => (Vec::new(), None),
+    };
+    let lines = lines.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+    Ok((listeners.into_iter().zip(lines).collect(), Bound { public, lines: lines_at }))
+}
+
+/// A listener for each reactor, among which the kernel chooses as it is told.
+fn open_steered(
+    config: &Config,
+    socket: ListenSocket<'_>,
+    count: usize,
+    steering: &Steering,
+) -> Result<(Vec<TcpListener>, SocketAddr), ServeError> {
     let http = &config.http_server;
-    let steering = Steering::new(http, count).map_err(cannot_start)?;
-    let [public, ..] = config.sockets()[..] else { return Err(cannot_start("there is no public port".into())) };
-    let (listeners, address) = open(config, public, count, http.share_port)?;
+    let (listeners, address) = open(config, socket, count, http.share_port)?;
     steering.attach(&listeners, http.share_port).map_err(|error| {
         cannot_start(format!("cannot steer by CPU: {error}; it takes Linux 4.6, or http_server.steering = hash"))
     })?;
     let bound = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(address);
-    Ok((listeners, bound, steering))
+    Ok((listeners, bound))
 }
 
 fn open(
@@ -453,7 +481,7 @@ fn node_info(config: &Config, bound: SocketAddr) -> Result<NodeInfo, ServeError>
 /// The first lines of the log: where it listens, how much fits, and what is unsafe.
 fn announce(
     config: &Config,
-    bound: SocketAddr,
+    bound: Bound,
     [internal, grpc, uni_grpc]: [Option<SocketAddr>; 3],
     steering: &Steering,
     reactors: usize,
@@ -463,10 +491,11 @@ fn announce(
     let need_mib = (fit as u64 * CLIENT_BYTES) >> 20;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        address = %bound,
+        address = %bound.public,
         internal = internal.map(tracing::field::display),
         grpc = grpc.map(tracing::field::display),
         uni_grpc = uni_grpc.map(tracing::field::display),
+        tcp_line = bound.lines.map(tracing::field::display),
         reactors,
         "listening"
     );
@@ -483,7 +512,7 @@ fn announce(
         tracing::info!(?cpus, "each reactor stays on its CPU and gets the connections that arrive there");
     }
     if config.dev {
-        tracing::info!("open http://{bound}/ in two tabs and chat");
+        tracing::info!("open http://{}/ in two tabs and chat", bound.public);
     }
 }
 

@@ -27,14 +27,16 @@ pub enum Wire {
     /// A WebSocket that may be sent compressed messages, those that many share with them.
     DeflatedJson = 8,
     DeflatedProtobuf = 9,
+    /// Lines in both directions on a port without HTTP.
+    LineJson = 10,
     /// To clients that say nothing, by a call of gRPC: its messages, each with its head.
-    UniGrpc = 10,
+    UniGrpc = 11,
 }
 
-/// Where a client's commands come from.
 /// Bytes around an event of one line.
 const SSE_AROUND: usize = b"data: \n\n".len();
 
+/// Where a client's commands come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Commands {
     /// The connection that its replies leave by.
@@ -47,7 +49,7 @@ enum Commands {
 
 impl Wire {
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     /// The bidirectional WebSocket of an encoding.
     pub fn websocket(encoding: Encoding) -> Wire {
@@ -62,7 +64,7 @@ impl Wire {
         match self {
             Wire::WebSocketJson => Wire::DeflatedJson,
             Wire::WebSocketProtobuf => Wire::DeflatedProtobuf,
-            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf => self,
+            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf | Wire::LineJson => self,
             Wire::UniWebSocket | Wire::UniSse | Wire::UniStream | Wire::UniGrpc => self,
             Wire::DeflatedJson | Wire::DeflatedProtobuf => self,
         }
@@ -81,6 +83,7 @@ impl Wire {
             UniStream,
             DeflatedJson,
             DeflatedProtobuf,
+            LineJson,
             UniGrpc,
         ];
         ALL[index % Wire::COUNT]
@@ -91,7 +94,7 @@ impl Wire {
             Wire::WebSocketProtobuf | Wire::StreamProtobuf | Wire::DeflatedProtobuf => Encoding::Protobuf,
             Wire::UniGrpc => Encoding::Protobuf,
             Wire::WebSocketJson | Wire::DeflatedJson | Wire::SseJson | Wire::StreamJson => Encoding::Json,
-            Wire::UniWebSocket | Wire::UniSse | Wire::UniStream => Encoding::Json,
+            Wire::UniWebSocket | Wire::UniSse | Wire::UniStream | Wire::LineJson => Encoding::Json,
         }
     }
 
@@ -99,7 +102,7 @@ impl Wire {
     fn commands(self) -> Commands {
         match self {
             Wire::WebSocketJson | Wire::WebSocketProtobuf => Commands::SameConnection,
-            Wire::DeflatedJson | Wire::DeflatedProtobuf => Commands::SameConnection,
+            Wire::DeflatedJson | Wire::DeflatedProtobuf | Wire::LineJson => Commands::SameConnection,
             Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf => Commands::OtherRequests,
             Wire::UniWebSocket | Wire::UniSse | Wire::UniStream | Wire::UniGrpc => Commands::None,
         }
@@ -120,7 +123,7 @@ impl Wire {
         match self {
             Wire::WebSocketJson | Wire::UniWebSocket | Wire::DeflatedJson => Some(ws::Opcode::Text),
             Wire::WebSocketProtobuf | Wire::DeflatedProtobuf => Some(ws::Opcode::Binary),
-            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf => None,
+            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf | Wire::LineJson => None,
             Wire::UniSse | Wire::UniStream | Wire::UniGrpc => None,
         }
     }
@@ -130,7 +133,7 @@ impl Wire {
         match self {
             Wire::DeflatedJson | Wire::DeflatedProtobuf => ws::WINDOW_BITS_MAX,
             Wire::WebSocketJson | Wire::WebSocketProtobuf | Wire::UniWebSocket => 0,
-            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf => 0,
+            Wire::SseJson | Wire::StreamJson | Wire::StreamProtobuf | Wire::LineJson => 0,
             Wire::UniSse | Wire::UniStream | Wire::UniGrpc => 0,
         }
     }
@@ -149,6 +152,7 @@ impl Wire {
             Wire::UniWebSocket => "uni_websocket",
             Wire::UniSse => "uni_sse",
             Wire::UniStream => "uni_http_stream",
+            Wire::LineJson => "tcp_line",
             Wire::UniGrpc => "uni_grpc",
         }
     }
@@ -206,7 +210,7 @@ impl Wire {
                 }
                 out.push(b'\n');
             }
-            Wire::StreamJson | Wire::UniStream => {
+            Wire::StreamJson | Wire::UniStream | Wire::LineJson => {
                 out.extend_from_slice(message);
                 out.push(b'\n');
             }
@@ -227,7 +231,7 @@ impl Wire {
         // Exactly as long as it gets, mostly: more room would take another allocation to share.
         let around = match self {
             Wire::SseJson | Wire::UniSse => SSE_AROUND,
-            Wire::StreamJson | Wire::UniStream => 1,
+            Wire::StreamJson | Wire::UniStream | Wire::LineJson => 1,
             _ => 0,
         };
         let mut out = Vec::with_capacity(message.len() + around);
@@ -241,7 +245,7 @@ impl Wire {
             Wire::WebSocketJson | Wire::UniWebSocket | Wire::DeflatedJson => b"\x81\x02{}",
             Wire::WebSocketProtobuf | Wire::DeflatedProtobuf => b"\x82\x01\0",
             Wire::SseJson | Wire::UniSse => b"data: {}\n\n",
-            Wire::StreamJson | Wire::UniStream => b"{}\n",
+            Wire::StreamJson | Wire::UniStream | Wire::LineJson => b"{}\n",
             Wire::StreamProtobuf => b"\0",
             // A push with nothing in it.
             Wire::UniGrpc => b"\0\0\0\0\0",
@@ -309,7 +313,9 @@ mod tests {
     fn an_end_is_a_push_where_there_is_no_close_frame() {
         let ended = |wire: Wire| String::from_utf8_lossy(&wire.close(&Disconnect::SHUTDOWN)).into_owned();
         let told = r#"{"disconnect":{"code":3001,"reason":"shutdown"}}"#;
-        assert_eq!(ended(Wire::StreamJson), format!("{{\"push\":{told}}}\n"));
+        for wire in [Wire::StreamJson, Wire::LineJson] {
+            assert_eq!(ended(wire), format!("{{\"push\":{told}}}\n"));
+        }
         assert_eq!(ended(Wire::UniSse), format!("data: {told}\n\n"));
         // Code 3001 in field 1, the reason in field 2, in field 11 of a push.
         assert_eq!(ended(Wire::UniGrpc), "\0\0\0\0\u{f}Z\r\u{8}\u{fffd}\u{17}\u{12}\u{8}shutdown");

@@ -191,6 +191,8 @@ counters! {
     handshake_timeouts: "gannet_transport_handshake_timeouts_total" "Sockets closed without a whole request head in time.",
     write_timeouts: "gannet_transport_write_timeouts_total" "Clients closed because their socket took no byte for websocket.write_timeout.",
     message_timeouts: "gannet_transport_message_timeouts_total" "Connections closed because a message that they began did not end within websocket.message_timeout.",
+    lines_accepted: "gannet_tcp_line_connections_accepted_total" "Sockets accepted at tcp_line.port.",
+    lines_too_long: "gannet_tcp_line_message_size_limit_total" "Clients closed by tcp_line.message_size_limit (3501).",
     limit_held: "gannet_transport_held_input_limit_total" "Connections closed because unfinished messages and waiting input were over reactor.held_input_size.",
     limit_output: "gannet_transport_waiting_output_limit_total" "Connections closed because memory was over overload.memory_limit and most waited for them.",
     limit_lists: "gannet_client_presence_queue_limit_total" "Presence commands refused by reactor.presence_queue_limit.",

@@ -6,9 +6,9 @@
 use crate::archive::sql::SqlOptions;
 #[cfg(feature = "databases")]
 use crate::archive::sql::migrate::{migrate, status};
-use crate::config::Config;
 #[cfg(not(feature = "databases"))]
 use crate::config::BuildPart;
+use crate::config::Config;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 const EXAMPLES: &str = "\

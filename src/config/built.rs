@@ -26,7 +26,8 @@ impl BuildPart {
             BuildPart::JetStream => ("client of JetStream", "jetstream", "take a package of Gannet, or "),
             BuildPart::Kafka => ("client of Kafka", "kafka", ""),
         };
-        let line = format!("this build has no {what}: {packages}make one with `cargo build --release --features {feature}`");
+        let line =
+            format!("this build has no {what}: {packages}make one with `cargo build --release --features {feature}`");
         (!self.is_built()).then_some(line)
     }
 }
@@ -42,10 +43,10 @@ mod tests {
             "postgresql":{"dsn":"host=h","outbox_table_name":"t"}}]}"#;
         let jetstream = r#"{"consumers":[{"name":"aa","enabled":true,"type":"nats_jetstream",
             "nats_jetstream":{"stream_name":"S","durable_consumer_name":"d"}}]}"#;
-        let kept = r#""channel":{"without_namespace":{"history_size":1,"history_ttl":"1h","history_durability":"sync"}}"#;
-        let archive = |kind: &str, dsn: &str| {
-            format!(r#"{{"durable":{{"type":"{kind}","{kind}":{{"dsn":"{dsn}"}}}},{kept}}}"#)
-        };
+        let kept =
+            r#""channel":{"without_namespace":{"history_size":1,"history_ttl":"1h","history_durability":"sync"}}"#;
+        let archive =
+            |kind: &str, dsn: &str| format!(r#"{{"durable":{{"type":"{kind}","{kind}":{{"dsn":"{dsn}"}}}},{kept}}}"#);
         let table = [
             (outbox.to_owned(), BuildPart::Databases, "consumers[0].type: this build has no client of databases"),
             (jetstream.to_owned(), BuildPart::JetStream, "consumers[0].type: this build has no client of JetStream"),

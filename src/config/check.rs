@@ -127,6 +127,7 @@ impl Config {
         problems.extend(self.check_durable());
         problems.extend(self.check_tls());
         problems.extend(self.check_connect_codes());
+        problems.extend(self.check_lines());
         problems.extend(self.check_rate_limits());
         problems.extend(self.check_user_header());
         for (at, options) in self.channels() {

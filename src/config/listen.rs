@@ -69,6 +69,15 @@ impl Config {
                 port: grpc.port,
             });
         }
+        let lines = &self.tcp_line;
+        if lines.enabled {
+            sockets.push(ListenSocket {
+                address_option: "tcp_line.address",
+                port_option: "tcp_line.port",
+                address: &lines.address,
+                port: lines.port,
+            });
+        }
         let uni = &self.uni_grpc;
         if uni.enabled {
             sockets.push(ListenSocket {

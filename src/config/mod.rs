@@ -68,7 +68,7 @@ pub use schema::schema;
 pub use tls::{AUTOCERT, NamedCertificate, TlsAutocert, TlsPort, TlsPorts};
 pub use token::{KeySource, Pattern, SubscriptionToken, Wanted};
 pub use transport::{
-    ConnectCodes, Emulation, HttpCode, HttpCodes, HttpStream, ToHttp, UniGrpc, UniHttpStream, UniWebSocket,
+    ConnectCodes, Emulation, HttpCode, HttpCodes, HttpStream, TcpLine, ToHttp, UniGrpc, UniHttpStream, UniWebSocket,
 };
 pub use tree::Format;
 pub use url::{grpc_authority, shown as shown_url};
@@ -123,6 +123,8 @@ options! {
         uni_http_stream: UniHttpStream = UniHttpStream::at("/connection/uni_http_stream");
         /// The same over a call of gRPC, on a port of its own
         uni_grpc: UniGrpc = UniGrpc::default();
+        /// Clients that speak in lines of JSON on a port of their own, without HTTP
+        tcp_line: TcpLine = TcpLine::default();
         /// An endpoint that returns each message
         echo: Echo = Echo::default();
         /// Who may connect, and what a client may cost

@@ -67,6 +67,9 @@ impl Config {
         (uni.enabled, uni.address, uni.port) = (old.uni_grpc.enabled, old.uni_grpc.address, old.uni_grpc.port);
         (uni.connection_limit, uni.stream_limit) = (old.uni_grpc.connection_limit, old.uni_grpc.stream_limit);
         uni.tls.enabled = old.uni_grpc.tls.enabled;
+        let lines = &mut self.tcp_line;
+        (lines.enabled, lines.address, lines.port) = (old.tcp_line.enabled, old.tcp_line.address, old.tcp_line.port);
+        lines.tls = old.tcp_line.tls;
         self.reactor.mailbox_size = old.reactor.mailbox_size;
         self.reactor.fanout_queue_size = old.reactor.fanout_queue_size;
         (self.log.file, self.log.format, self.log.queue_size) = (old.log.file, old.log.format, old.log.queue_size);

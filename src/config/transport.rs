@@ -7,7 +7,7 @@ use super::backend::ToDisconnect;
 use super::check::Problem;
 use super::list::ListEntry;
 use super::value::Rule;
-use super::{Config, GIB, MIB, TlsOptions};
+use super::{Config, GIB, MIB, TlsOptions, TlsPort};
 
 options! {
     pub struct HttpStream {
@@ -89,6 +89,22 @@ options! {
 }
 
 options! {
+    pub struct TcpLine {
+        /// Whether it listens.
+        enabled: bool = false;
+        /// Address it listens on. Empty = all (loopback with `dev`).
+        address: String = String::new();
+        /// Port it listens on. 0 = one picked by the kernel, printed at start.
+        port: u16 = 8100, Rule::Count(0, 65535);
+        /// TLS with the certificates of http_server.tls or http_server.tls_autocert, which must be on.
+        tls: bool = false;
+        /// Bytes of one line from a client, its end not counted; beyond: disconnect 3501. Commands of one JSON object
+        /// each.
+        message_size_limit: usize = 65536, Rule::Bytes(1, GIB);
+    }
+}
+
+options! {
     pub struct Emulation {
         /// URL path of the endpoint.
         handler_prefix: String = "/emulation".into(), Rule::Path;
@@ -151,6 +167,15 @@ impl Config {
         self.sse.enabled || self.http_stream.enabled
     }
 
+    /// TLS of lines is the public port's.
+    pub(super) fn check_lines(&self) -> Option<Problem> {
+        let lines = &self.tcp_line;
+        let is_bare = lines.enabled && lines.tls && self.tls_of(TlsPort::Public).is_none();
+        let message = "takes http_server.tls.enabled or http_server.tls_autocert.enabled: expected false without them";
+        let problem = || Problem { option: "tcp_line.tls".into(), at: String::new(), message: message.into() };
+        is_bare.then(problem)
+    }
+
     pub(super) fn check_connect_codes(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (index, transform) in self.client.connect_code_to_unidirectional_disconnect.transforms.iter().enumerate() {
@@ -180,6 +205,21 @@ mod tests {
         );
         let loaded = load(Some(File { name: "c.json", text: &text }), &[], &[]);
         loaded.err().unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn lines_have_tls_where_the_public_port_has_it() {
+        let said = |lines: &str, tls: &str| {
+            let text = format!(r#"{{"tcp_line":{{{lines}}},"http_server":{{"tls":{{{tls}}}}}}}"#);
+            let loaded = load(Some(File { name: "c.json", text: &text }), &[], &[]);
+            loaded.err().unwrap_or_default().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        };
+        let tls = r#""enabled":true,"cert_pem":"/c","key_pem":"/k""#;
+        assert_eq!(said(r#""enabled":true,"tls":true"#, tls), "");
+        assert_eq!(said(r#""tls":true"#, ""), "");
+        assert!(said(r#""enabled":true,"tls":true"#, "").contains("tcp_line.tls: takes http_server.tls.enabled"));
+        assert!(said(r#""enabled":true,"port":8000"#, "").contains("tcp_line.port: expected another port"));
+        assert!(said(r#""enabled":true,"address":"x""#, "").contains("tcp_line.address: expected an IP address"));
     }
 
     #[test]

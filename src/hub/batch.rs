@@ -162,7 +162,7 @@ impl Batch {
     }
 
     /// Makes the bytes of each variant in the set that has none yet: encoded once, and compressed once.
-    pub fn encode(&mut self, name: &str, mut wanted: u32, deflater: &mut Deflater) {
+    pub fn encode(&mut self, name: &str, mut wanted: u64, deflater: &mut Deflater) {
         while wanted != 0 {
             let variant = Variant(wanted.trailing_zeros() as u8);
             wanted &= wanted - 1;

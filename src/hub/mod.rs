@@ -105,7 +105,7 @@ impl Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Variant(u8);
 
-const _: () = assert!(Wire::COUNT * 3 - 2 <= 32 && Wire::UniGrpc as usize == Wire::COUNT - 1);
+const _: () = assert!(Wire::COUNT * 3 - 2 <= 64 && Wire::UniGrpc as usize == Wire::COUNT - 1);
 
 impl Variant {
     fn of(wire: Wire, deltas: u8) -> Variant {
@@ -646,14 +646,14 @@ impl<J> Hub<J> {
 }
 
 /// The variants that these subscribers need.
-fn wanted(slots: &[Slot], presence: bool) -> u32 {
-    let (mut wanted, mut last) = (0u32, None);
+fn wanted(slots: &[Slot], presence: bool) -> u64 {
+    let (mut wanted, mut last) = (0u64, None);
     for slot in slots {
         // Mostly they are all alike.
         if last != Some(slot.likeness()) {
             last = Some(slot.likeness());
             let wants = !presence || slot.flags.has(Flags::JOIN_LEAVE);
-            wanted |= u32::from(wants) << slot.variant().0;
+            wanted |= u64::from(wants) << slot.variant().0;
         }
     }
     wanted

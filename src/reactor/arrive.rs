@@ -2,17 +2,24 @@
 
 use super::host::refuse_unread;
 use super::socket::ReactorSocket;
-use super::{ACCEPT_PAUSE, Detached, LISTENER, Reactor, Returned};
+use super::{ACCEPT_PAUSE, Detached, LINES, LISTENER, Reactor, Returned};
 use crate::admission::Refused;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+
+/// Where a connection comes in, which says how it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    Http,
+    Lines,
+}
 
 impl<S: ReactorSocket> Reactor<S> {
     pub(super) fn accept(&mut self, events: &Events) {
-        let asked = events.iter().any(|event| event.token() == LISTENER);
+        let asked = events.iter().any(|event| matches!(event.token(), LISTENER | LINES));
         if self.now.tick < self.accept_paused {
             return;
         }
@@ -31,12 +38,12 @@ impl<S: ReactorSocket> Reactor<S> {
 
     /// Takes one connection; false when there is none, or when it must wait.
     fn accept_one(&mut self) -> bool {
-        let Some(listener) = &self.listener else { return false };
-        match listener.accept() {
-            Ok((stream, peer)) => {
+        match self.knock() {
+            Ok((stream, peer, gate)) => {
                 let counters = &mut self.turn.shard.counters;
                 counters.accepted += 1;
-                let stream = TcpStream::from(stream);
+                counters.lines_accepted += u64::from(gate == Gate::Lines);
+                let has_tls = self.entrance.is_some() && (gate == Gate::Http || self.lines_tls);
                 let admission = &self.turn.host.admission;
                 if !admission.accept(self.now_ns) {
                     // Dropped unread: the cheapest there is.
@@ -44,12 +51,12 @@ impl<S: ReactorSocket> Reactor<S> {
                     return true;
                 }
                 let why = match admission.enter(peer.ip()) {
-                    Ok(ip_key) if self.entrance.is_some() => {
-                        self.welcome(stream, ip_key);
+                    Ok(ip_key) if has_tls => {
+                        self.welcome(stream, ip_key, gate);
                         return true;
                     }
                     Ok(ip_key) => {
-                        self.open(Detached { stream, tunnel: None }, ip_key);
+                        self.open(Detached { stream, tunnel: None }, ip_key, gate);
                         return true;
                     }
                     Err(Refused::Address) => {
@@ -62,8 +69,8 @@ impl<S: ReactorSocket> Reactor<S> {
                     }
                 };
                 // Who expects TLS could not read it.
-                if self.entrance.is_none() {
-                    refuse_unread(&stream, why);
+                if !has_tls {
+                    refuse_unread(&stream, why, gate);
                 }
                 true
             }
@@ -79,12 +86,32 @@ impl<S: ReactorSocket> Reactor<S> {
         }
     }
 
+    /// The next connection, at either listener in turns; `WouldBlock` = at neither.
+    fn knock(&mut self) -> io::Result<(TcpStream, SocketAddr, Gate)> {
+        let mut gates = [(Gate::Http, &self.listener), (Gate::Lines, &self.lines)];
+        if self.lines_first {
+            gates.reverse();
+        }
+        for (gate, listener) in gates {
+            let Some(listener) = listener else { continue };
+            match listener.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+                Ok((stream, peer)) => {
+                    self.lines_first = gate == Gate::Http;
+                    return Ok((stream.into(), peer, gate));
+                }
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
     /// No descriptor is free: gives up the reserve to accept one connection and close it, so that its peer knows.
     /// The kernel wants a descriptor before it looks at its queue, so nobody may be there at all. If another thread was
     /// quicker to take what was given up, accepting pauses for a tick. Neither spins.
     fn close_one_for_want_of_descriptors(&mut self) -> bool {
         self.reserve = None;
-        let taken = self.listener.as_ref().is_some_and(|listener| listener.accept().is_ok());
+        let taken = self.knock().is_ok();
         self.reserve = std::fs::File::open("/dev/null").ok();
         if taken {
             self.turn.shard.counters.descriptors_exhausted += 1;
@@ -100,7 +127,7 @@ impl<S: ReactorSocket> Reactor<S> {
         let mut all = Vec::new();
         self.returned.drain(&mut all);
         for Returned { socket, bytes, ip_key, call } in all {
-            let Some(conn) = self.open(socket, ip_key) else { continue };
+            let Some(conn) = self.open(socket, ip_key, Gate::Http) else { continue };
             match call {
                 Some(request) => self.turn.begin_call(conn, &request, &bytes),
                 None => {
@@ -115,13 +142,16 @@ impl<S: ReactorSocket> Reactor<S> {
         }
     }
 
-    fn open(&mut self, socket: Detached, ip_key: u32) -> Option<u32> {
+    fn open(&mut self, socket: Detached, ip_key: u32, gate: Gate) -> Option<u32> {
         let Some(socket) = S::of(socket) else {
             self.turn.host.admission.leave(ip_key);
             return None;
         };
         let fd = socket.stream().as_raw_fd();
-        let conn = self.turn.accept(socket, ip_key);
+        let conn = match gate {
+            Gate::Http => self.turn.accept(socket, ip_key),
+            Gate::Lines => self.turn.accept_lines(socket, ip_key),
+        };
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut SourceFd(&fd), Token(conn as usize), interest).is_err() {
             self.turn.conns.kill(conn);
@@ -129,18 +159,18 @@ impl<S: ReactorSocket> Reactor<S> {
         Some(conn)
     }
 
-    /// Connections that the kernel completed before now are ours: takes them all, then closes the listener.
-    pub(super) fn close_door(&mut self) {
+    /// Connections that the kernel completed before now are ours: takes them all, then closes the listeners.
+    pub(super) fn close_gates(&mut self) {
         if self.listener.is_none() {
             return;
         }
-        for _ in 0..self.backlog {
+        for _ in 0..2 * self.backlog {
             if !self.accept_one() {
                 break;
             }
         }
         self.accept_more = false;
-        if let Some(mut listener) = self.listener.take() {
+        for mut listener in self.listener.take().into_iter().chain(self.lines.take()) {
             let _ = self.poll.registry().deregister(&mut listener);
         }
     }

@@ -5,6 +5,7 @@
 //! oldest goes, so that those who do nothing keep nobody out; when they hold too many bytes, the one with most of them.
 //! Invariant: `held` is the sum of all arrivals' `held`.
 
+use super::arrive::Gate;
 use super::socket::ReactorSocket;
 use super::{Detached, HANDSHAKES, Reactor};
 use crate::base::mailbox::Mailbox;
@@ -31,6 +32,7 @@ const HANDSHAKE_BIT: u32 = 1 << 31;
 struct Arrival {
     stream: TcpStream,
     ip_key: u32,
+    gate: Gate,
     generation: u32,
     /// When its request head is due: the handshake is a part of that time.
     due: Tick,
@@ -121,14 +123,15 @@ impl Entrance {
 
 impl<S: ReactorSocket> Reactor<S> {
     /// A socket that was accepted begins its handshake.
-    pub(super) fn welcome(&mut self, stream: TcpStream, ip_key: u32) {
+    pub(super) fn welcome(&mut self, stream: TcpStream, ip_key: u32, gate: Gate) {
         let due = self.turn.head_due();
         let Some(entrance) = &mut self.entrance else { return };
         entrance.generation = entrance.generation.wrapping_add(1);
         let (fd, generation) = (stream.as_raw_fd(), entrance.generation);
         let stage = Stage::Listens(Box::default());
         // Its hello may be there already, but the poll tells of that.
-        let arrival = Arrival { stream, ip_key, generation, due, stage, output: Vec::new(), unread: false, held: 0 };
+        let output = Vec::new();
+        let arrival = Arrival { stream, ip_key, gate, generation, due, stage, output, unread: false, held: 0 };
         let at = entrance.arrivals.insert(arrival) as u32;
         entrance.line.push_back((at, generation));
         let crowded = entrance.arrivals.len() > entrance.limit;
@@ -282,7 +285,10 @@ impl<S: ReactorSocket> Reactor<S> {
         let detached = Detached { stream: arrival.stream, tunnel: Some(tunnel) };
         let Some(socket) = S::of(detached) else { return };
         let fd = socket.stream().as_raw_fd();
-        let conn = self.turn.accept_until(socket, arrival.ip_key, arrival.due);
+        let conn = match arrival.gate {
+            Gate::Http => self.turn.accept_until(socket, arrival.ip_key, arrival.due),
+            Gate::Lines => self.turn.accept_lines(socket, arrival.ip_key),
+        };
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().reregister(&mut SourceFd(&fd), Token(conn as usize), interest).is_err() {
             self.turn.conns.kill(conn);

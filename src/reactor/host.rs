@@ -1,5 +1,6 @@
 //! F10 · What a turn asks of its thread: endpoints, limits of the node, random ids, and ways to other threads.
 
+use super::arrive::Gate;
 use super::handshake::Routes;
 use super::socket::ReactorSocket;
 use super::{Answered, EngineCalls, Links, machine_ns};
@@ -14,9 +15,9 @@ use crate::config::Config;
 use crate::http::{Head, answer};
 use crate::session::backend::{Call, Hook};
 use crate::shard::{ControlAnswer, Mail};
-use crate::turn::Host;
 use crate::turn::conns::Marks;
 use crate::turn::request::{Decision, Introduction};
+use crate::turn::{Host, lines};
 use bytes::Bytes;
 use mio::Registry;
 use mio::unix::SourceFd;
@@ -245,9 +246,12 @@ fn trusted_user<'h>(head: &Head<'h>, name: &str) -> &'h str {
     head.only(name).unwrap_or("")
 }
 
-/// A 503 to a peer whose request was not read; one write, no waiting.
-pub fn refuse_unread(mut stream: &TcpStream, why: &str) {
-    let _ = stream.write(&unread(why));
+/// A 503, or a last line, to a peer who was not heard; one write, no waiting.
+pub fn refuse_unread(mut stream: &TcpStream, why: &'static str, gate: Gate) {
+    let _ = stream.write(&match gate {
+        Gate::Http => unread(why),
+        Gate::Lines => lines::refusal(why),
+    });
     let _ = stream.shutdown(std::net::Shutdown::Write);
 }
 

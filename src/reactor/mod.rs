@@ -104,6 +104,7 @@ pub struct Links {
 }
 
 const LISTENER: Token = Token(usize::MAX);
+const LINES: Token = Token(usize::MAX - 2);
 /// The token of the mailbox's waker.
 pub const WAKER: Token = Token(usize::MAX - 1);
 
@@ -120,6 +121,12 @@ pub struct Reactor<S: ReactorSocket> {
     poll: Poll,
     me: u16,
     listener: Option<TcpListener>,
+    /// Of tcp_line.
+    lines: Option<TcpListener>,
+    /// Its clients have TLS.
+    lines_tls: bool,
+    /// The other listener is asked first the next time.
+    lines_first: bool,
     accept_more: bool,
     accept_paused: Tick,
     backlog: u32,
@@ -147,7 +154,7 @@ impl<S: ReactorSocket> Reactor<S> {
     #[expect(clippy::too_many_arguments)]
     pub fn new(
         poll: Poll,
-        listener: std::net::TcpListener,
+        (listener, lines): (std::net::TcpListener, Option<std::net::TcpListener>),
         (mailbox, returned): (Mailbox<Mail>, Mailbox<Returned>),
         handshakes: Option<(Handshakes, Mailbox<Stepped>)>,
         mut shard: Shard,
@@ -158,6 +165,10 @@ impl<S: ReactorSocket> Reactor<S> {
     ) -> io::Result<Reactor<S>> {
         let mut listener = TcpListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let mut lines = lines.map(TcpListener::from_std);
+        if let Some(lines) = &mut lines {
+            poll.registry().register(lines, LINES, Interest::READABLE)?;
+        }
         shard.deflater = ws::Deflater::new(&config.websocket);
         let reactors = links.reactors.len() as u16;
         let limits = (config.tls.handshake_limit, config.tls.handshake_memory_limit);
@@ -167,6 +178,9 @@ impl<S: ReactorSocket> Reactor<S> {
             poll,
             me,
             listener: Some(listener),
+            lines,
+            lines_tls: config.tcp_line.tls,
+            lines_first: false,
             accept_more: false,
             accept_paused: 0,
             backlog: config.http_server.listen_backlog,
@@ -204,7 +218,7 @@ impl<S: ReactorSocket> Reactor<S> {
             self.take_back();
             self.shake(&events);
             self.mailbox.drain(&mut self.mail);
-            let ours = |token| !matches!(token, LISTENER | WAKER) && !is_handshake(token);
+            let ours = |token| !matches!(token, LISTENER | LINES | WAKER) && !is_handshake(token);
             let ready = events.iter().filter(|event| ours(event.token())).map(readiness);
             self.turn.run(ready, &mut self.mail);
             self.mailbox.keep(self.turn.mail_waiting());
@@ -252,12 +266,12 @@ impl<S: ReactorSocket> Reactor<S> {
         (self.now, self.now_ns) = (Now { tick, ms, unix_ms }, now_ns);
     }
 
-    /// Once told to drain: takes those who wait at the door, closes it, and says once that nobody is left.
+    /// Once told to drain: takes those who wait at the gates, closes them, and says once that nobody is left.
     fn leave(&mut self) {
         if !self.turn.is_draining() || self.left {
             return;
         }
-        self.close_door();
+        self.close_gates();
         if self.turn.conns.is_empty() && self.entrance.as_ref().is_none_or(Entrance::is_empty) {
             self.left = true;
             self.turn.host.say_drained();

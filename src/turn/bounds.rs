@@ -21,6 +21,7 @@ pub struct Bounds {
     pub message_bytes: usize,
     pub inflated_bytes: usize,
     pub uni_message_bytes: usize,
+    pub line_bytes: usize,
     pub echo_bytes: usize,
     /// What may wait for one peer.
     pub outbox_bytes: usize,
@@ -71,6 +72,7 @@ impl Bounds {
             message_bytes,
             inflated_bytes: message_bytes.saturating_mul(INFLATED_FACTOR),
             uni_message_bytes: config.uni_websocket.message_size_limit,
+            line_bytes: config.tcp_line.message_size_limit,
             echo_bytes: config.echo.message_size_limit,
             outbox_bytes,
             held_bytes: config.reactor.held_input_size,

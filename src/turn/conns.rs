@@ -27,6 +27,8 @@ pub enum Phase {
     Client,
     /// Reading the body of a request for a stream.
     Body,
+    /// Lines without HTTP, with a session.
+    Lines,
     /// A response that does not end, with a session. What the peer says is not listened to.
     Stream,
     /// The last bytes are queued: a close frame, or an HTTP answer. Waits for them to leave and for the peer's end.
@@ -38,7 +40,7 @@ pub enum Phase {
 impl Phase {
     /// Does it speak, or listen, beyond a request?
     pub fn is_open(self) -> bool {
-        matches!(self, Phase::Echo | Phase::Client | Phase::Stream)
+        matches!(self, Phase::Echo | Phase::Client | Phase::Lines | Phase::Stream)
     }
 }
 
@@ -527,7 +529,7 @@ impl<S: Socket> Conns<S> {
             && !it.marks.has(Marks::DIRTY)
         {
             it.marks.set(Marks::DIRTY, true);
-            match self.delays && matches!(it.phase, Phase::Client | Phase::Stream) {
+            match self.delays && matches!(it.phase, Phase::Client | Phase::Lines | Phase::Stream) {
                 true => self.delayed.push(conn),
                 false => self.dirty.push(conn),
             }

@@ -62,7 +62,9 @@ impl<H: Host> Turns<H> {
             it.marks.set(Marks::ENDED, true);
         }
         let connecting = it.session.as_ref().is_some_and(|session| session.is_connecting());
-        if it.marks.has(Marks::PAUSED) && (broken || ended && connecting) {
+        // Who speaks in lines may have said all and only read.
+        let is_deaf = ended && connecting && it.phase != Phase::Lines;
+        if it.marks.has(Marks::PAUSED) && (broken || is_deaf) {
             // Nobody is left to be answered.
             return self.lost(conn);
         }
@@ -168,6 +170,7 @@ impl<H: Host> Turns<H> {
             Phase::Head => self.take_head(conn, bytes, left),
             Phase::Echo | Phase::Client => self.take_frames(conn, bytes, left),
             Phase::Body => self.take_body(conn, bytes, left),
+            Phase::Lines => self.take_lines(conn, bytes, left),
             Phase::Stream => bytes.len(),
             Phase::Closing => self.take_last(conn, bytes),
             Phase::Dead => bytes.len(),
@@ -216,7 +219,7 @@ impl<H: Host> Turns<H> {
             Some(Phase::Echo | Phase::Client) => {
                 self.end(conn, ws::close::TRY_AGAIN_LATER, "too many unfinished messages")
             }
-            Some(Phase::Stream) => {
+            Some(Phase::Stream | Phase::Lines) => {
                 self.shard.close(self.now, &mut self.conns, conn, Some(Disconnect::TOO_MANY_REQUESTS));
                 self.act();
             }
@@ -231,7 +234,7 @@ impl<H: Host> Turns<H> {
 
     /// Must this connection's input wait, and why? A full outbox is flushed first; a peer that does not take it is
     /// ended, and nothing more is encoded for it.
-    fn must_wait(&mut self, conn: u32, left: &Budget) -> Option<Wait> {
+    pub(super) fn must_wait(&mut self, conn: u32, left: &Budget) -> Option<Wait> {
         if self.conns.is_full(conn) {
             self.judge_full(conn);
         }
@@ -246,7 +249,7 @@ impl<H: Host> Turns<H> {
     }
 
     /// The rest of this connection's input waits.
-    fn hold(&mut self, conn: u32, wait: Wait) {
+    pub(super) fn hold(&mut self, conn: u32, wait: Wait) {
         if let Some(label) = wait.label() {
             self.shard.counters.waits[label] += 1;
         }
@@ -261,11 +264,11 @@ impl<H: Host> Turns<H> {
     }
 
     /// Is its input still wanted?
-    fn is_open(&mut self, conn: u32) -> bool {
+    pub(super) fn is_open(&mut self, conn: u32) -> bool {
         self.conns.get(conn).is_some_and(|it| it.phase.is_open())
     }
 
-    fn is_held(&mut self, conn: u32) -> bool {
+    pub(super) fn is_held(&mut self, conn: u32) -> bool {
         self.conns.get(conn).is_some_and(|it| it.marks.has(Marks::HELD))
     }
 
@@ -374,7 +377,7 @@ impl<H: Host> Turns<H> {
     }
 
     /// The last piece of a message that came in parts; `take` gets the whole.
-    fn take_last_part(&mut self, conn: u32, part: &[u8], take: impl FnOnce(&mut Turns<H>, &[u8])) {
+    pub(super) fn take_last_part(&mut self, conn: u32, part: &[u8], take: impl FnOnce(&mut Turns<H>, &[u8])) {
         let Some(partial) = self.conns.partial(conn) else { return };
         partial.message.extend_from_slice(part);
         let message = std::mem::take(&mut partial.message);
@@ -403,7 +406,7 @@ impl<H: Host> Turns<H> {
         left.charge_decoded(message.len());
         let Some(it) = self.conns.get(conn) else { return };
         if it.phase != Phase::Echo {
-            if it.phase == Phase::Client {
+            if matches!(it.phase, Phase::Client | Phase::Lines) {
                 self.shard.counters.messages_received += 1;
             }
             if let Some(at) = self.run_commands(conn, message, 0, left)
@@ -525,6 +528,7 @@ impl<H: Host> Turns<H> {
         }
         match self.conns.get(conn) {
             Some(it) if it.phase == Phase::Closing && waits => it.marks.set(Marks::PEER_CLOSED, true),
+            Some(it) if it.phase == Phase::Lines => self.end_of_lines(conn),
             Some(it) => {
                 // The end of a stream has no other sign.
                 if it.phase == Phase::Stream {

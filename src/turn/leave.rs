@@ -82,7 +82,7 @@ impl<H: Host> Turns<H> {
     fn tell_to_go(&mut self, conn: u32, last: bool) -> bool {
         let Some(it) = self.conns.get(conn) else { return false };
         match it.phase {
-            Phase::Client | Phase::Stream => {
+            Phase::Client | Phase::Lines | Phase::Stream => {
                 self.shard.close(self.now, &mut self.conns, conn, Some(Disconnect::SHUTDOWN))
             }
             Phase::Echo => self.end(conn, ws::close::GOING_AWAY, "shutdown"),

@@ -28,6 +28,7 @@ pub mod conns;
 mod gap;
 mod input;
 mod leave;
+pub mod lines;
 mod mail;
 pub mod outbox;
 mod output;
@@ -348,6 +349,9 @@ impl<H: Host> Turns<H> {
         let Some(it) = self.conns.get(conn) else { return };
         if it.partial.as_ref().is_some_and(|partial| now.tick >= partial.due) {
             self.shard.counters.message_timeouts += 1;
+            if it.phase == Phase::Lines {
+                return self.time_out_line(conn);
+            }
             return self.end(conn, ws::close::POLICY_VIOLATION, "the message did not end in time");
         }
         let Some(session) = it.session.as_ref().filter(|session| now.tick >= session.next_deadline()) else { return };
@@ -368,6 +372,10 @@ impl<H: Host> Turns<H> {
 
     /// A reply that was owed is there. A ping that stood behind it leaves only now.
     fn filled(&mut self, conn: u32) {
+        // Who speaks in lines and has said all is left once it is owed nothing.
+        if self.conns.get(conn).is_some_and(|it| it.phase == Phase::Lines && it.marks.has(Marks::ENDED)) {
+            self.conns.queue(conn);
+        }
         let waits = self.conns.get(conn).is_some_and(|it| it.marks.has(Marks::PING_WAITS));
         if waits
             && !self.conns.owes_enough(conn, 1)
@@ -408,7 +416,7 @@ impl<H: Host> Turns<H> {
         let counters = &mut self.shard.counters;
         match it.phase {
             Phase::Head | Phase::Body => counters.handshake_timeouts += 1,
-            Phase::Echo | Phase::Client | Phase::Stream => counters.write_timeouts += 1,
+            Phase::Echo | Phase::Client | Phase::Lines | Phase::Stream => counters.write_timeouts += 1,
             Phase::Closing | Phase::Dead => {}
         }
         it.marks.set(Marks::PEER_CLOSED, true);

@@ -169,7 +169,7 @@ impl<H: Host> Turns<H> {
     /// A peer that does not read what it is sent.
     fn end_slow(&mut self, conn: u32) {
         match self.conns.get(conn).map(|it| it.phase) {
-            Some(Phase::Client | Phase::Stream) => {
+            Some(Phase::Client | Phase::Lines | Phase::Stream) => {
                 self.shard.close(self.now, &mut self.conns, conn, Some(Disconnect::SLOW))
             }
             Some(Phase::Echo) => self.end(conn, ECHO_SLOW, "slow"),

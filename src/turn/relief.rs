@@ -54,7 +54,7 @@ impl<H: Host> Turns<H> {
     fn give_up(&mut self, conn: u32) {
         let Some(phase) = self.conns.get(conn).map(|it| it.phase).filter(|phase| *phase != Phase::Dead) else { return };
         self.shard.counters.limit_output += 1;
-        let talks = matches!(phase, Phase::Client | Phase::Stream);
+        let talks = matches!(phase, Phase::Client | Phase::Lines | Phase::Stream);
         if talks {
             self.shard.close(self.now, &mut self.conns, conn, Some(Disconnect::SLOW));
             self.act();

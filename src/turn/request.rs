@@ -14,7 +14,7 @@ use bytes::Bytes;
 use compact_str::CompactString;
 
 /// How long an HTTP answer of the reactor's may take to leave.
-const ANSWER_TICKS: Tick = 20;
+pub(super) const ANSWER_TICKS: Tick = 20;
 const CONTINUE: Bytes = Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n");
 
 /// What to do with a connection whose head is whole.
@@ -147,7 +147,7 @@ impl<H: Host> Turns<H> {
         }
     }
 
-    fn open_session(&mut self, conn: u32, wire: Wire, frame_pings: bool, introduction: Introduction) {
+    pub(super) fn open_session(&mut self, conn: u32, wire: Wire, frame_pings: bool, introduction: Introduction) {
         let mut session = self.shard.open(self.now, self.host.id(), wire, frame_pings);
         session.set_headers(introduction.headers);
         session.set_trusted_user(&introduction.trusted_user);

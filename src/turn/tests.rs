@@ -2,6 +2,7 @@
 
 mod input;
 mod leave;
+mod lines;
 
 use super::testing::{Bench, Line, frame, masked};
 use super::*;

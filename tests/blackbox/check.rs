@@ -90,6 +90,9 @@ fn values() -> Vec<(&'static str, Vec<&'static str>)> {
         ("grpc_api.port", vec!["PORT", "NEXT", "0"]),
         ("uni_grpc.enabled", vec!["true"]),
         ("uni_grpc.port", vec!["PORT", "NEXT", "0"]),
+        ("tcp_line.enabled", vec!["true"]),
+        ("tcp_line.port", vec!["PORT", "NEXT", "0"]),
+        ("tcp_line.tls", vec!["true"]),
         (
             "uni_sse.connect_code_to_http_response.transforms",
             vec![r#"[{"code":1,"to":{"status_code":100}}]"#, r#"[{"code":1,"to":{"status_code":204}}]"#],
@@ -153,6 +156,7 @@ fn flags([port, next]: [u16; 2]) -> impl Strategy<Value = Vec<String>> {
             ("http_server.address", "127.0.0.1"),
             ("grpc_api.address", "127.0.0.1"),
             ("uni_grpc.address", "127.0.0.1"),
+            ("tcp_line.address", "127.0.0.1"),
             ("http_server.port", "0"),
         ] {
             if !given.iter().any(|arg| arg.starts_with(&format!("--{option}="))) {

@@ -77,6 +77,7 @@ mod steering;
 mod stream;
 mod streams;
 mod supervisor;
+mod tcp_line;
 mod tls;
 mod tls_openssl;
 mod tokens;

@@ -44,6 +44,7 @@ pub struct Server {
     pub internal: Option<SocketAddr>,
     pub grpc: Option<SocketAddr>,
     pub uni_grpc: Option<SocketAddr>,
+    pub tcp_line: Option<SocketAddr>,
     log: Arc<Mutex<Vec<String>>>,
     /// A connection for the API and the numbers, opened before a test reaches any limit.
     service: RefCell<Option<Peer>>,
@@ -106,12 +107,12 @@ impl Server {
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start the server");
         let log = Arc::new(Mutex::new(Vec::new()));
         let listening = read_log(child.stderr.take().expect("stderr"), log.clone());
-        let Ok((address, [internal, grpc, uni_grpc])) = listening.recv_timeout(PATIENCE) else {
+        let Ok((address, [internal, grpc, uni_grpc, tcp_line])) = listening.recv_timeout(PATIENCE) else {
             let _ = child.kill();
             let _ = child.wait();
             panic!("the server did not listen:\n{}", log.lock().expect("log").join("\n"));
         };
-        Server { child, address, internal, grpc, uni_grpc, log, service: RefCell::new(None) }
+        Server { child, address, internal, grpc, uni_grpc, tcp_line, log, service: RefCell::new(None) }
     }
 
     pub fn pid(&self) -> u32 {
@@ -240,7 +241,7 @@ impl Drop for Server {
 }
 
 /// Keeps the log, and tells the addresses when the server says them.
-fn read_log(stderr: ChildStderr, log: Arc<Mutex<Vec<String>>>) -> Receiver<(SocketAddr, [Option<SocketAddr>; 3])> {
+fn read_log(stderr: ChildStderr, log: Arc<Mutex<Vec<String>>>) -> Receiver<(SocketAddr, [Option<SocketAddr>; 4])> {
     let (tell, listening) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -248,7 +249,7 @@ fn read_log(stderr: ChildStderr, log: Arc<Mutex<Vec<String>>>) -> Receiver<(Sock
                 && said.get("message").is_some_and(|message| message == "listening")
             {
                 let address = |key: &str| said.get(key).and_then(Value::as_str)?.parse::<SocketAddr>().ok();
-                let others = ["internal", "grpc", "uni_grpc"].map(address);
+                let others = ["internal", "grpc", "uni_grpc", "tcp_line"].map(address);
                 let _ = tell.send((address("address").expect("an address"), others));
             }
             log.lock().expect("log").push(line);
