@@ -260,7 +260,7 @@ impl Config {
 
     pub(super) fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
-        let warnings_of_admin = self.admin_warnings();
+        let (warnings_of_admin, warnings_of_channels) = (self.admin_warnings(), self.channel_warnings());
         let mut warn = |option: &str, message: &str| {
             let (option, message) = (option.to_owned(), message.to_owned());
             warnings.push(Warning { option, message });
@@ -299,12 +299,7 @@ impl Config {
                 "answers on the public port without a key: set http_server.internal_port to move it",
             );
         }
-        for (at, options) in self.channels() {
-            for finding in channel::idle(options) {
-                let Problem { option, at, message } = at.problem(finding);
-                warn(&format!("{option}{at}"), &message);
-            }
-        }
+        warnings_of_channels.into_iter().for_each(|warning| warn(&warning.option, &warning.message));
         if !client.user_id_http_header.is_empty() {
             warn(
                 "client.user_id_http_header",
@@ -323,6 +318,24 @@ impl Config {
         }
         if self.shutdown.deadline < self.shutdown.spread {
             warn("shutdown.deadline", "is below shutdown.spread: clients not told to leave by then are cut off");
+        }
+        warnings
+    }
+
+    fn channel_warnings(&self) -> Vec<Warning> {
+        let hooks = &self.hooks;
+        let is_told = !hooks.endpoint.is_empty() && hooks.events.iter().any(|event| event == "undelivered");
+        let mut warnings = Vec::new();
+        for (at, options) in self.channels() {
+            let mut findings = channel::idle(options);
+            if options.inbox.enabled && !options.inbox.undelivered_after.is_zero() && !is_told {
+                let message = "has no effect without hooks.endpoint, and undelivered among hooks.events";
+                findings.push(("inbox.undelivered_after", message.to_owned()));
+            }
+            for finding in findings {
+                let Problem { option, at, message } = at.problem(finding);
+                warnings.push(Warning { option: format!("{option}{at}"), message });
+            }
         }
         warnings
     }
@@ -478,6 +491,28 @@ mod tests {
         let expected =
             ["channel.without_namespace.allow_recovery", "channel.namespaces[\"chat\"].force_push_join_leave"];
         assert_eq!(idle[2..], expected);
+    }
+
+    #[test]
+    fn news_of_what_has_not_arrived_needs_a_hook_that_takes_it() {
+        let asked = |endpoint: &str, events: &[&str]| {
+            let warned = warned(|c| {
+                let mut chat = namespace("chat");
+                (chat.options.history_size, chat.options.history_ttl) = (10, Duration::from_secs(100_000));
+                chat.options.inbox.enabled = true;
+                chat.options.inbox.size = 10;
+                chat.options.inbox.ttl = Duration::from_secs(100_000);
+                chat.options.inbox.undelivered_after = Duration::from_secs(300);
+                c.channel.namespaces = vec![chat];
+                c.hooks.endpoint = endpoint.into();
+                c.hooks.events = events.iter().map(ToString::to_string).collect();
+            });
+            warned.into_iter().filter(|option| option.contains("inbox")).collect::<Vec<_>>()
+        };
+        let expected = ["channel.namespaces[\"chat\"].inbox.undelivered_after"];
+        assert_eq!(asked("", &["undelivered"]), expected);
+        assert_eq!(asked("http://127.0.0.1:9/", &["connect"]), expected);
+        assert!(asked("http://127.0.0.1:9/", &["undelivered"]).is_empty());
     }
 
     #[test]
