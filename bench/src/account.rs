@@ -11,9 +11,18 @@ use std::time::{Duration, Instant};
 /// From `/proc/PID/task/*/schedstat`: exact to the nanosecond for threads that sleep, and the servers sleep when it is
 /// read. A thread that ended is not counted any more; none ends during a measurement.
 pub fn cpu_ns(pid: u32) -> io::Result<u64> {
+    thread_cpu_ns(pid, "")
+}
+
+/// The same of the threads alone whose names begin so.
+pub fn thread_cpu_ns(pid: u32, name: &str) -> io::Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let task = task?.path();
+        if !fs::read_to_string(task.join("comm"))?.starts_with(name) {
+            continue;
+        }
+        let text = fs::read_to_string(task.join("schedstat"))?;
         let ran = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
         sum += ran.ok_or_else(|| io::Error::other("unexpected schedstat"))?;
     }

@@ -125,7 +125,7 @@ pub struct Place {
 
 impl Place {
     /// The program of `kind`, or why there is none.
-    fn program(&self, kind: Kind) -> io::Result<PathBuf> {
+    pub fn program(&self, kind: Kind) -> io::Result<PathBuf> {
         let lacks = |what: String| Err(io::Error::other(what));
         let beside = std::env::current_exe()?.with_file_name(kind.program());
         match (kind, &self.gannet) {
@@ -159,7 +159,7 @@ impl Place {
 }
 
 /// A program by its name, where the shell would find it.
-fn on_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
     // Debian has nginx there.
     let also = std::iter::once(PathBuf::from("/usr/sbin"));
@@ -311,7 +311,15 @@ const IF_OURS: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
 
 /// A command that the kernel kills when the harness ends, however and whenever it ends.
 pub fn bound_to_us(words: &[&str]) -> Command {
+    bound_to(None, words)
+}
+
+/// The same as another user of this machine.
+pub fn bound_to(user: Option<&str>, words: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
+    if let Some(user) = user {
+        command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--init-groups"]);
+    }
     command.args(["--pdeathsig", "KILL", "sh", "-c", IF_OURS, &std::process::id().to_string()]).args(words);
     command
 }
