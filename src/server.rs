@@ -266,7 +266,7 @@ fn start_workers(
     reactors: &[Sender<Mail>],
 ) -> Result<TokenChecks, ServeError> {
     let options = settings.borrow().config.workers.clone();
-    let pool = Pool::start(options.threads, options.queue_size).map_err(cannot("start a worker"))?;
+    let pool = Pool::start(&options).map_err(cannot("start a worker"))?;
     Ok(TokenChecks { pool: Arc::new(pool), settings: settings.subscribe(), reactors: reactors.into() })
 }
 

@@ -620,6 +620,9 @@ options! {
         /// Bytes of jobs that wait for a thread, of each kind, each counted as a KiB at least. A connection may have as
         /// much there as is free. Beyond: error 111; who is in a handshake is closed.
         queue_size: usize = 16 << 20, Rule::Bytes(64 * KIB, GIB);
+        /// How far these threads stand behind those that serve clients, where both want a core, in steps of nice(2).
+        /// 0 = not at all, and a storm of handshakes then delays everybody.
+        nice: usize = 10, Rule::Count(0, 19);
     }
 }
 
@@ -628,7 +631,7 @@ options! {
         /// Values that wait for one reactor; beyond: publications are dropped and counted, requests get
         /// 111 / 503.
         mailbox_size: usize = 65536, Rule::Count(1, 1 << 24);
-        /// Connections accepted in one loop turn.
+        /// Connections accepted in one loop turn, and so many of those in their TLS handshake are carried on with.
         accept_budget: usize = 64, Rule::Count(1, MIB);
         /// Bytes of publications that wait for delivery in one reactor, for each 256 and its own; beyond: its
         /// mailbox waits, publishers get 111 / 503.

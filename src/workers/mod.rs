@@ -14,7 +14,9 @@ pub use tokens::TokenChecks;
 
 use crate::base::metrics::Page;
 use crate::broker::ConnKey;
+use crate::config::WorkersOptions;
 use queue::{Job, KINDS, Queue};
+use rustix::process::{getpriority_process, setpriority_process};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -86,11 +88,21 @@ impl Shared {
     }
 }
 
+/// So many steps behind this process's other threads. On Linux a thread has a priority of its own.
+fn stand_behind(steps: usize) -> std::io::Result<()> {
+    const LAST: i32 = 19;
+    if steps == 0 || !cfg!(target_os = "linux") {
+        return Ok(());
+    }
+    let own = getpriority_process(None)?;
+    Ok(setpriority_process(None, LAST.min(own + steps as i32))?)
+}
+
 impl Pool {
-    /// `count` threads (0 = half of the cores, at least one), and jobs of `queue_size` bytes of each kind that may wait
-    /// for them.
-    pub fn start(count: usize, queue_size: usize) -> std::io::Result<Pool> {
-        let count = match count {
+    /// Threads, by default for half of the cores and at least one, and the room for what waits for them.
+    pub fn start(options: &WorkersOptions) -> std::io::Result<Pool> {
+        let WorkersOptions { threads, queue_size, nice } = *options;
+        let count = match threads {
             0 => thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
             set => set,
         };
@@ -101,7 +113,13 @@ impl Pool {
         let mut pool = Pool { shared, threads: Vec::with_capacity(count) };
         for at in 0..count {
             let shared = pool.shared.clone();
-            pool.threads.push(thread::Builder::new().name(format!("worker-{at}")).spawn(move || shared.work())?);
+            let work = move || {
+                if let (Err(error), 0) = (stand_behind(nice), at) {
+                    tracing::warn!(%error, "workers.nice is refused here: who connects may delay who is there");
+                }
+                shared.work();
+            };
+            pool.threads.push(thread::Builder::new().name(format!("worker-{at}")).spawn(work)?);
         }
         Ok(pool)
     }
@@ -192,7 +210,8 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn pool(threads: usize, jobs: usize) -> Pool {
-        Pool::start(threads, jobs * queue::JOB_SIZE).expect("threads")
+        let options = WorkersOptions { threads, queue_size: jobs * queue::JOB_SIZE, ..WorkersOptions::default() };
+        Pool::start(&options).expect("threads")
     }
 
     fn whose(index: u32) -> (ConnKey, JobKind) {
@@ -263,6 +282,21 @@ mod tests {
         assert_eq!([said.recv_timeout(LONG), said.recv_timeout(LONG)], [Ok(2), Ok(2)]);
         assert_eq!(offer(1), Ok(()));
         assert_eq!(said.recv_timeout(LONG), Ok(1), "room again");
+    }
+
+    #[test]
+    fn workers_stand_behind_the_thread_that_started_them() {
+        let own = getpriority_process(None).expect("a priority");
+        for nice in [0, 7] {
+            let pool =
+                Pool::start(&WorkersOptions { threads: 1, nice, ..WorkersOptions::default() }).expect("a thread");
+            let (say, said) = channel();
+            let job = move |()| say.send(getpriority_process(None)).expect("somebody listens");
+            assert!(pool.offer(whose(0), 0, (), job).is_ok());
+            let theirs = said.recv_timeout(LONG).expect("done").expect("a priority");
+            assert_eq!(theirs, (own + nice as i32).min(19));
+        }
+        assert_eq!(getpriority_process(None).expect("a priority"), own, "and nobody else does");
     }
 
     #[test]
