@@ -24,10 +24,20 @@ pub fn schema() -> Json {
 fn object(about: &str, item: &mut dyn Visit, needed: &[&str]) -> Json {
     let mut tree = Tree(section(about));
     registry::walk(item, "", &mut tree);
+    let (named_twice, needed): (Vec<&str>, Vec<&str>) = needed.iter().partition(|name| other_name(name).is_some());
     if !needed.is_empty() {
         tree.0["required"] = json!(needed);
     }
+    if !named_twice.is_empty() {
+        let either = |name: &str| json!({"anyOf": [{"required": [name]}, {"required": [other_name(name)]}]});
+        tree.0["allOf"] = named_twice.into_iter().map(either).collect();
+    }
     tree.0
+}
+
+/// What Centrifugo calls `name` where it is a file: the same option here.
+fn other_name(name: &str) -> Option<String> {
+    name.ends_with("_pem").then(|| format!("{name}_file"))
 }
 
 fn section(about: &str) -> Json {
@@ -60,6 +70,10 @@ impl Visitor for Tree {
         told["description"] = json!(meta.about);
         told["default"] = value::show(value, meta.rule);
         if let (Some(properties), key) = self.place(meta.name) {
+            if let Some(other) = other_name(key) {
+                let about = format!("The same as {key}, by its name in Centrifugo; one of the two.");
+                properties.insert(other, json!({"type": "string", "description": about}));
+            }
             properties.insert(key.to_owned(), told);
         }
     }
@@ -107,13 +121,18 @@ mod tests {
             let faults: Option<Vec<String>> = any.iter().map(|one| fault(one, value)).collect();
             return faults.map(|faults| faults.join("; "));
         }
+        let all = schema.get("allOf").and_then(Json::as_array).into_iter().flatten();
+        if let Some(fault) = all.into_iter().find_map(|one| fault(one, value)) {
+            return Some(fault);
+        }
         if let Some(words) = schema.get("enum").and_then(Json::as_array) {
             return (!words.contains(value)).then(|| format!("{value} is none of {words:?}"));
         }
         if let Some(only) = schema.get("const") {
             return (only != value).then(|| format!("{value} is not {only}"));
         }
-        match (schema["type"].as_str(), value) {
+        // One of those above says nothing of the kind.
+        match (schema["type"].as_str().or(Some("object")), value) {
             (Some("boolean"), Json::Bool(_)) => None,
             (Some("string"), Json::String(text)) => {
                 let pattern = schema.get("pattern").and_then(Json::as_str).map(|p| regex::Regex::new(p).unwrap());
@@ -133,6 +152,7 @@ mod tests {
                     fields.iter().find_map(|(key, value)| match schema["properties"].get(key) {
                         Some(own) => fault(own, value).map(|why| format!("{key}: {why}")),
                         None if schema["additionalProperties"] == json!(false) => Some(format!("{key} is unknown")),
+                        None if schema["additionalProperties"].is_null() => None,
                         None => fault(&schema["additionalProperties"], value),
                     })
                 })
@@ -162,6 +182,9 @@ mod tests {
             (json!({"websocket": {"message_size_limit": "64 K"}}), "64 K is no"),
             (json!({"http_server": {"steering": "luck"}}), "none of"),
             (json!({"channel": {"namespaces": [{"presence": true}]}}), "name is missing"),
+            (json!({"tls": {"certificates": [{"cert_pem_file": "a"}]}}), "key_pem_file is missing"),
+            (json!({"tls": {"certificates": [{"cert_pem": "a", "key_file": "b"}]}}), "key_pem is missing"),
+            (json!({"http_server": {"cert_pem_file": "a"}}), "cert_pem_file is unknown"),
             (json!({"channel": {"namespaces": [{"name": "chat", "presense": true}]}}), "presense is unknown"),
         ] {
             let found = fault(&schema, &file).unwrap_or_default();
@@ -170,5 +193,8 @@ mod tests {
         let fine = json!({"websocket": {"message_size_limit": "64KiB"}, "client": {"allowed_origins": ["*"]},
                           "channel": {"namespaces": [{"name": "chat", "history_ttl": "5m"}]}});
         assert_eq!(fault(&schema, &fine), None);
+        let names = json!({"http_server": {"tls": {"cert_pem_file": "a", "key_pem_file": "b", "client_ca_pem_file": "c"}},
+                           "tls": {"certificates": [{"cert_pem": "a", "key_pem_file": "b"}]}});
+        assert_eq!(fault(&schema, &names), None, "by their other names");
     }
 }
