@@ -31,6 +31,8 @@ struct Shared<T> {
     len_max: usize,
     /// Set by the first sender after a drain, so that one batch costs one wake-up.
     woken: AtomicBool,
+    /// The owner has seen that it needs what is left for it. Changed under the lock only.
+    expected: AtomicBool,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -49,6 +51,7 @@ pub fn mailbox<T>(len_max: usize, wake: impl Fn() + Send + Sync + 'static) -> (S
         kept: AtomicUsize::new(0),
         len_max,
         woken: AtomicBool::new(false),
+        expected: AtomicBool::new(false),
         wake: Box::new(wake),
     });
     (Sender { shared: shared.clone() }, Mailbox { shared })
@@ -66,6 +69,16 @@ impl<T> Sender<T> {
         let mut queue = self.shared.lock();
         queue.push(value);
         self.finish(queue);
+    }
+
+    /// Queues `value` for an owner that something else will wake, or that said with [`Mailbox::expect`] that it waits.
+    pub fn leave(&self, value: T) {
+        let mut queue = self.shared.lock();
+        queue.push(value);
+        if self.shared.expected.swap(false, Ordering::Relaxed) {
+            return self.finish(queue);
+        }
+        self.shared.len.store(queue.len(), Ordering::Relaxed);
     }
 
     /// Queues all of `values`, in order, under one lock and one wake-up; leaves the vector empty.
@@ -122,6 +135,23 @@ impl<T> Mailbox<T> {
         self.shared.len.store(0, Ordering::Relaxed);
     }
 
+    /// The same, with what was left for it without a wake-up.
+    pub fn collect(&self, into: &mut Vec<T>) {
+        debug_assert!(into.is_empty());
+        let woken = self.shared.woken.swap(false, Ordering::AcqRel);
+        if woken || !self.is_empty() {
+            let mut queue = self.shared.lock();
+            std::mem::swap(&mut *queue, into);
+            self.shared.len.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The next value that is left wakes the owner. One that was left before has not: look whether it is there.
+    pub fn expect(&self) {
+        let _queue = self.shared.lock();
+        self.shared.expected.store(true, Ordering::Relaxed);
+    }
+
     /// So many values that were drained wait still: they count towards the length.
     pub fn keep(&self, count: usize) {
         self.shared.kept.store(count, Ordering::Relaxed);
@@ -156,6 +186,30 @@ mod tests {
         assert_eq!(got, [1, 2, 3]);
         sender.send(4);
         assert_eq!(wakes.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn what_is_left_wakes_only_who_expects_it() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let count = wakes.clone();
+        let (sender, mailbox) = mailbox(8, move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        sender.leave(1);
+        assert_eq!((wakes.load(Ordering::Relaxed), mailbox.len()), (0, 1));
+        mailbox.expect();
+        sender.leave(2);
+        sender.leave(3);
+        assert_eq!(wakes.load(Ordering::Relaxed), 1);
+        let mut got = Vec::new();
+        mailbox.collect(&mut got);
+        assert_eq!(got, [1, 2, 3]);
+        sender.leave(4);
+        sender.send(5);
+        assert_eq!(wakes.load(Ordering::Relaxed), 2);
+        got.clear();
+        mailbox.collect(&mut got);
+        assert_eq!((got, mailbox.is_empty()), (vec![4, 5], true));
     }
 
     #[test]

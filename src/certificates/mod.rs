@@ -233,9 +233,10 @@ fn port_config(
     }
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // Nobody looks again at the certificates in a ticket: who must show one shows it each time.
-    match material.client_ca.is_empty() {
-        true => config.ticketer = Arc::new(Tickets::new(secret, port)),
-        false => config.send_tls13_tickets = 0,
+    // Who comes back needs one ticket, and gets another then.
+    config.send_tls13_tickets = usize::from(material.client_ca.is_empty());
+    if material.client_ca.is_empty() {
+        config.ticketer = Arc::new(Tickets::new(secret, port));
     }
     if compact && port == TlsPort::Public {
         config.enable_secret_extraction = true;

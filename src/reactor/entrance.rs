@@ -3,6 +3,8 @@
 //! Owns their sockets, what they said that no worker has had yet, and what they are still to be sent. Workers carry the
 //! handshakes out; who says nothing costs neither a thread nor more than its place here. When there are too many, the
 //! oldest goes, so that those who do nothing keep nobody out; when they hold too many bytes, the one with most of them.
+//! A turn carries on with so many of them as it accepts, and the next turn with others: clients that are there wait for
+//! no more.
 //! Invariant: `held` is the sum of all arrivals' `held`.
 
 use super::arrive::Gate;
@@ -12,16 +14,17 @@ use crate::base::mailbox::Mailbox;
 use crate::base::wheel::Tick;
 use crate::broker::ConnKey;
 use crate::tls::Tunnel;
-use crate::turn::Socket;
 use crate::workers::{Handshake, Handshakes, Next, Stepped};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
 use rustls::ProtocolVersion;
 use slab::Slab;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 /// Bytes of one read: a hello, or an answer.
 const READ_SIZE: usize = 16 * 1024;
@@ -30,7 +33,8 @@ const HANDSHAKE_BIT: u32 = 1 << 31;
 
 /// A connection in its handshake.
 struct Arrival {
-    stream: TcpStream,
+    /// A worker has it too while it makes a step.
+    stream: Arc<TcpStream>,
     ip_key: u32,
     gate: Gate,
     generation: u32,
@@ -41,6 +45,8 @@ struct Arrival {
     output: Vec<u8>,
     /// The socket may have something to read.
     unread: bool,
+    /// It is among the work that waits.
+    queued: bool,
     /// Bytes of it that wait for a worker, or for more.
     held: usize,
 }
@@ -56,9 +62,17 @@ enum Stage {
     Failed,
 }
 
+/// What waits for its turn.
+enum Work {
+    Stepped(Stepped),
+    /// The poll told of an arrival of this generation.
+    Ready(u32, u32),
+}
+
 /// All of one reactor.
 pub struct Entrance {
     arrivals: Slab<Arrival>,
+    work: VecDeque<Work>,
     generation: u32,
     /// Each arrival with its generation, by the time it came; some are gone.
     line: VecDeque<(u32, u32)>,
@@ -67,14 +81,34 @@ pub struct Entrance {
     memory_limit: usize,
     handshakes: Handshakes,
     stepped: Mailbox<Stepped>,
+    batch: Vec<Stepped>,
     room: Vec<u8>,
 }
 
 impl Entrance {
     pub fn new(handshakes: Handshakes, stepped: Mailbox<Stepped>, limits: (usize, usize)) -> Entrance {
-        let (arrivals, line, room) = (Slab::new(), VecDeque::new(), vec![0; READ_SIZE]);
+        let (arrivals, work, line) = (Slab::new(), VecDeque::new(), VecDeque::new());
         let (limit, memory_limit) = limits;
-        Entrance { arrivals, generation: 0, line, limit, held: 0, memory_limit, handshakes, stepped, room }
+        let (batch, room) = (Vec::new(), vec![0; READ_SIZE]);
+        Entrance { arrivals, work, generation: 0, line, limit, held: 0, memory_limit, handshakes, stepped, batch, room }
+    }
+
+    /// What workers did and the poll told, in this order: a peer answers what a worker sent.
+    fn gather(&mut self, events: &Events) {
+        self.stepped.collect(&mut self.batch);
+        self.work.extend(self.batch.drain(..).map(Work::Stepped));
+        for event in events.iter().filter(|event| is_handshake(event.token())) {
+            let at = event.token().0 - HANDSHAKES;
+            let Some(arrival) = self.arrivals.get_mut(at) else { continue };
+            arrival.unread |= event.is_readable() || event.is_error() || event.is_read_closed();
+            if matches!(arrival.stage, Stage::Away) {
+                // What comes of its step is wanted now.
+                self.stepped.expect();
+            }
+            if !std::mem::replace(&mut arrival.queued, true) {
+                self.work.push_back(Work::Ready(at as u32, arrival.generation));
+            }
+        }
     }
 
     /// What one holds now.
@@ -101,7 +135,7 @@ impl Entrance {
 
     /// Does anything wait for the reactor?
     pub fn has_work(&self) -> bool {
-        !self.stepped.is_empty()
+        !self.work.is_empty() || !self.stepped.is_empty()
     }
 
     /// When the first of them has had its time.
@@ -130,12 +164,13 @@ impl<S: ReactorSocket> Reactor<S> {
         let (fd, generation) = (stream.as_raw_fd(), entrance.generation);
         let stage = Stage::Listens(Box::default());
         // Its hello may be there already, but the poll tells of that.
-        let output = Vec::new();
-        let arrival = Arrival { stream, ip_key, gate, generation, due, stage, output, unread: false, held: 0 };
+        let (stream, output, unread, queued) = (Arc::new(stream), Vec::new(), false, false);
+        let arrival = Arrival { stream, ip_key, gate, generation, due, stage, output, unread, queued, held: 0 };
         let at = entrance.arrivals.insert(arrival) as u32;
         entrance.line.push_back((at, generation));
         let crowded = entrance.arrivals.len() > entrance.limit;
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        // That it can be written to is known.
+        let interest = Interest::READABLE;
         if self.poll.registry().register(&mut SourceFd(&fd), Token(HANDSHAKES + at as usize), interest).is_err() {
             self.dismiss(at);
         } else if crowded && let Some(oldest) = self.entrance.as_mut().and_then(Entrance::oldest) {
@@ -147,17 +182,12 @@ impl<S: ReactorSocket> Reactor<S> {
     /// What happened to handshakes since the last turn.
     pub(super) fn shake(&mut self, events: &Events) {
         let Some(entrance) = &mut self.entrance else { return };
-        let mut all = Vec::new();
-        entrance.stepped.drain(&mut all);
-        for stepped in all {
-            self.take_step(stepped);
-        }
-        for event in events.iter().filter(|event| is_handshake(event.token())) {
-            let at = (event.token().0 - HANDSHAKES) as u32;
-            let readable = event.is_readable() || event.is_error() || event.is_read_closed();
-            if let Some(arrival) = self.arrival(at) {
-                arrival.unread |= readable;
-                self.advance(at);
+        entrance.gather(events);
+        for _ in 0..self.turn.accept_budget() {
+            match self.entrance.as_mut().and_then(|entrance| entrance.work.pop_front()) {
+                Some(Work::Stepped(stepped)) => self.take_step(stepped),
+                Some(Work::Ready(at, generation)) => self.attend(at, generation),
+                None => break,
             }
         }
         while let Some(oldest) = self.entrance.as_mut().and_then(Entrance::oldest) {
@@ -167,6 +197,13 @@ impl<S: ReactorSocket> Reactor<S> {
             }
             self.turn.shard.counters.tls_timeouts += 1;
             self.dismiss(oldest);
+        }
+    }
+
+    fn attend(&mut self, at: u32, generation: u32) {
+        if let Some(arrival) = self.arrival(at).filter(|arrival| arrival.generation == generation) {
+            arrival.queued = false;
+            self.advance(at);
         }
     }
 
@@ -206,18 +243,25 @@ impl<S: ReactorSocket> Reactor<S> {
     fn advance(&mut self, at: u32) {
         let Some(arrival) = self.arrival(at) else { return };
         if !arrival.output.is_empty() {
-            match arrival.stream.write(&arrival.output) {
+            match rustix::net::send(&arrival.stream, &arrival.output, SendFlags::NOSIGNAL) {
                 Ok(sent) => drop(arrival.output.drain(..sent)),
-                Err(error) if is_later(&error) => {}
+                Err(error) if is_later(error) => {}
                 Err(_) => return self.give_up(at),
             }
         }
         let sent = arrival.output.is_empty();
+        let fd = arrival.stream.as_raw_fd();
         match arrival.stage {
             Stage::Failed => self.dismiss(at),
-            // The rest leaves when the socket has room.
             Stage::Done(_) if sent => self.let_in(at),
             Stage::Listens(_) if sent && arrival.unread => self.listen_to(at),
+            // Hardly ever: the rest leaves when the socket has room, which nobody has asked about yet.
+            _ if !sent => {
+                let (token, interest) = (Token(HANDSHAKES + at as usize), Interest::READABLE | Interest::WRITABLE);
+                if self.poll.registry().reregister(&mut SourceFd(&fd), token, interest).is_err() {
+                    self.give_up(at);
+                }
+            }
             Stage::Done(_) | Stage::Listens(_) | Stage::Away => {}
         }
     }
@@ -226,15 +270,15 @@ impl<S: ReactorSocket> Reactor<S> {
     fn listen_to(&mut self, at: u32) {
         let Some(entrance) = &mut self.entrance else { return };
         let Some(arrival) = entrance.arrivals.get_mut(at as usize) else { return };
-        let came = match arrival.stream.read(&mut entrance.room) {
-            Ok(0) => return self.give_up(at),
-            Ok(count) => {
+        let came = match rustix::net::recv(&arrival.stream, &mut entrance.room[..], RecvFlags::empty()) {
+            Ok((0, _)) => return self.give_up(at),
+            Ok((count, _)) => {
                 arrival.unread = count == entrance.room.len();
                 entrance.room[..count].to_vec()
             }
             Err(error) => {
-                arrival.unread = error.kind() == ErrorKind::Interrupted;
-                if !is_later(&error) {
+                arrival.unread = error == Errno::INTR;
+                if !is_later(error) {
                     self.give_up(at);
                 }
                 return;
@@ -242,7 +286,7 @@ impl<S: ReactorSocket> Reactor<S> {
         };
         let Stage::Listens(handshake) = std::mem::replace(&mut arrival.stage, Stage::Away) else { return };
         let (owner, held) = (owner(self.me, at, arrival.generation), handshake.held() + came.len());
-        if !entrance.handshakes.offer(owner, handshake, came) {
+        if !entrance.handshakes.offer(owner, handshake, came, arrival.stream.clone()) {
             self.turn.shard.counters.tls_refused += 1;
             return self.dismiss(at);
         }
@@ -282,7 +326,12 @@ impl<S: ReactorSocket> Reactor<S> {
             return;
         };
         let Stage::Done(tunnel) = arrival.stage else { return };
-        let detached = Detached { stream: arrival.stream, tunnel: Some(tunnel) };
+        // The worker gave its own back before it told of the end.
+        let Some(stream) = Arc::into_inner(arrival.stream) else {
+            return self.turn.host.admission.leave(arrival.ip_key);
+        };
+        let came = tunnel.held() > 0;
+        let detached = Detached { stream, tunnel: Some(tunnel) };
         let Some(socket) = S::of(detached) else { return };
         let fd = socket.stream().as_raw_fd();
         let conn = match arrival.gate {
@@ -293,8 +342,10 @@ impl<S: ReactorSocket> Reactor<S> {
         if self.poll.registry().reregister(&mut SourceFd(&fd), Token(conn as usize), interest).is_err() {
             self.turn.conns.kill(conn);
         }
-        // What came behind the handshake was read already.
-        self.turn.look_at(conn);
+        // What comes from now on the poll tells of; this was read already.
+        if came {
+            self.turn.look_at(conn);
+        }
     }
 }
 
@@ -306,6 +357,6 @@ fn owner(reactor: u16, at: u32, generation: u32) -> ConnKey {
     ConnKey { reactor, index: at | HANDSHAKE_BIT, generation }
 }
 
-fn is_later(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+fn is_later(error: Errno) -> bool {
+    matches!(error, Errno::AGAIN | Errno::INTR)
 }

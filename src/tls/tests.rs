@@ -436,6 +436,35 @@ fn what_a_socket_does_not_take_leaves_first_and_the_caller_comes_again() {
 }
 
 #[test]
+fn what_may_wait_leaves_with_the_first_word() {
+    for step in [1, 26, 27, 30, 200] {
+        let (mut peer, mut records) = pair(Suite::Aes128Gcm);
+        let (mut kit, mut ticket) = (Kit::new(2), Vec::new());
+        assert!(records.seal(&mut kit.keys, b"tick", &mut ticket));
+        let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records)), Vec::new()).saying_first(ticket);
+        let (mut socket, mut at, mut calls) = (Narrow { took: Vec::new(), room: 0 }, 0, 0);
+        while at < 3 {
+            (socket.room, calls) = (step, calls + 1);
+            match tunnel.write(&mut kit, &[IoSlice::new(&b"wor"[at..])], |bytes| socket.take(bytes)) {
+                Ok(taken) => at += taken,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+        }
+        assert!(heard(&mut peer, &socket.took) == b"tickwor" && tunnel.unsent() == 0, "in steps of {step}");
+        assert_eq!(calls == 1, step == 200, "in one call, where the socket takes it");
+    }
+    let (mut peer, mut records) = pair(Suite::Aes128Gcm);
+    let (mut kit, mut ticket, mut took) = (Kit::new(2), Vec::new(), Vec::new());
+    assert!(records.seal(&mut kit.keys, b"tick", &mut ticket));
+    let mut tunnel = Tunnel::new(Layer::Compact(Box::new(records)), Vec::new()).saying_first(ticket);
+    tunnel.end(&mut kit, |bytes| {
+        took.extend_from_slice(bytes);
+        Ok(bytes.len())
+    });
+    assert_eq!(peer.hear(&took), [(DATA, b"tick".to_vec()), (ALERT, vec![1, 0])], "or before the last");
+}
+
+#[test]
 fn the_end_is_said_once_and_a_failure_has_its_reason() {
     let (mut peer, records) = pair(Suite::Aes256Gcm);
     let (mut tunnel, mut kit) = (Tunnel::new(Layer::Compact(Box::new(records)), Vec::new()), Kit::new(2));

@@ -3,10 +3,10 @@
 //! Owns what must be kept between calls: a record that was cut by a read, and sealed bytes that the socket did not
 //! take. Both layers, that of `records` and a connection of rustls, are used in the same way.
 //!
-//! **Writes.** Once a record is sealed it must leave whole, for its number is used up. What the socket did not take of
-//! it is kept here and goes first the next time. The caller must come again then, and it comes only if it has something
-//! to say: so the last byte of what was sealed is reported as not taken (`withheld`), and is passed over when the
-//! caller brings it again.
+//! **Writes.** Tickets, and what else nobody waits for, leave with the first word that is said. Once a record is sealed
+//! it must leave whole, for its number is used up. What the socket did not take of it is kept here and goes first the
+//! next time. The caller must come again then, and it comes only if it has something to say: so the last byte of what
+//! was sealed is reported as not taken (`withheld`), and is passed over when the caller brings it again.
 
 use super::keys::HotKeys;
 use super::records::{Alert, HEAD, Opened, PLAIN_MAX, Records, body_len};
@@ -81,6 +81,14 @@ impl Tunnel {
         let kept = (!input.is_empty()).then(|| Box::new(Kept { input, output: Vec::new() }));
         let (closed, given_up, ended, withheld) = (false, false, false, false);
         Tunnel { layer, kept, more: true, closed, given_up, ended, withheld, failed: None }
+    }
+
+    /// With what is sealed already and may wait: it leaves with the first word.
+    pub fn saying_first(mut self, sealed: Vec<u8>) -> Tunnel {
+        if !sealed.is_empty() {
+            self.kept.get_or_insert_default().output = sealed;
+        }
+        self
     }
 
     pub fn layer(&self) -> &Layer {
@@ -271,16 +279,19 @@ impl Tunnel {
         if self.failed.is_some() || self.ended || self.given_up {
             return Err(ErrorKind::BrokenPipe.into());
         }
-        if !self.send_kept(&mut send)? {
+        if self.withheld && !self.send_kept(&mut send)? {
             return Err(ErrorKind::WouldBlock.into());
         }
         let mut taken = usize::from(std::mem::take(&mut self.withheld));
         loop {
             fill(pieces, taken, &mut kit.plain);
             if kit.plain.is_empty() {
+                self.send_kept(&mut send)?;
                 return Ok(taken);
             }
             kit.sealed.clear();
+            // What the socket has not been offered yet leaves by the same call.
+            self.take_output(&mut kit.sealed);
             if !self.seal(kit) {
                 self.failed = Some(Alert::InternalError);
                 return Err(ErrorKind::BrokenPipe.into());
@@ -322,6 +333,13 @@ impl Tunnel {
     pub fn forget(&self, kit: &mut Kit) {
         if let Layer::Compact(records) = &self.layer {
             records.forget(&mut kit.keys);
+        }
+    }
+
+    fn take_output(&mut self, into: &mut Vec<u8>) {
+        if let Some(kept) = self.kept.as_mut().filter(|kept| !kept.output.is_empty()) {
+            into.extend_from_slice(&std::mem::take(&mut kept.output));
+            self.tidy();
         }
     }
 

@@ -1,8 +1,9 @@
 //! F10 · TLS handshakes, step by step: bytes that came in, bytes to be sent out.
 //!
-//! Owns what a handshake is between two steps, which is plain data: while its peer says nothing it has no thread. What
-//! comes of a step goes back to the reactor that has the socket, by a mailbox of its own. At the end there is a
-//! [`Tunnel`], with bytes that came behind the handshake in it, unopened.
+//! Owns what a handshake is between two steps, which is plain data: while its peer says nothing it has no thread. The
+//! worker sends what a step has to say, and what comes of it goes back to the reactor that has the socket, by a mailbox
+//! of its own. The reactor is woken only if there is something for it to do: mostly the peer's answer does that. At the
+//! end there is a [`Tunnel`], with bytes that came behind the handshake in it, unopened.
 
 use super::{JobKind, Pool};
 use crate::base::mailbox::Sender;
@@ -10,9 +11,11 @@ use crate::broker::ConnKey;
 use crate::certificates::{CHALLENGE_PROTOCOL, Certificates, Secrets, asks_clients, take_secrets};
 use crate::config::TlsPort;
 use crate::tls::{HEAD, Layer, Records, Suite, Tunnel};
+use rustix::net::SendFlags;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{ConnectionTrafficSecrets, HandshakeKind, ProtocolVersion, ServerConfig};
+use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -40,7 +43,7 @@ pub struct Handshake {
 /// What a step came to.
 pub struct Stepped {
     pub owner: ConnKey,
-    /// To be sent, whatever comes next.
+    /// Still to be sent, whatever comes next: the socket did not take it.
     pub output: Vec<u8>,
     pub next: Next,
 }
@@ -67,27 +70,54 @@ pub struct Handshakes {
 }
 
 impl Handshakes {
-    /// Does a step with what came. False: too many wait.
-    pub fn offer(&self, owner: ConnKey, handshake: Box<Handshake>, came: Vec<u8>) -> bool {
+    /// Does a step with what came, and sends what it says. False: too many wait.
+    pub fn offer(&self, owner: ConnKey, handshake: Box<Handshake>, came: Vec<u8>, socket: Arc<TcpStream>) -> bool {
         let (back, certificates) = (self.back.clone(), self.certificates.clone());
         let size = STATE_SIZE + came.len() + handshake.input.len();
         let offered =
             self.pool.offer((owner, JobKind::Handshake), size, (handshake, came), move |(handshake, came)| {
+                let socket = socket;
                 // A fault of ours must not leave a socket without an end. Where panics abort, it ends the process.
                 let step = AssertUnwindSafe(|| match certificates.of(TlsPort::Public) {
                     Some(config) => handshake.step(&config, &came),
                     None => (Vec::new(), Next::Failed("this port has no TLS".into())),
                 });
                 let failed = |_| (Vec::new(), Next::Failed("the handshake ended in a panic".into()));
-                let (output, next) = catch_unwind(step).unwrap_or_else(failed);
+                let (mut output, next) = catch_unwind(step).unwrap_or_else(failed);
+                send(&socket, &mut output);
+                // Whoever has the connection next has it alone.
+                drop(socket);
+                let waits = output.is_empty() && next.waits_for_peer();
+                let stepped = Stepped { owner, output, next };
                 // A place in the queue was given for it, so there are no more of these than may wait.
-                back.send(Stepped { owner, output, next });
+                if waits { back.leave(stepped) } else { back.send(stepped) }
             });
         offered.is_ok()
     }
 
     pub fn forget(&self, owner: ConnKey) {
         self.pool.forget(owner);
+    }
+}
+
+impl Next {
+    /// Is it the peer's turn, and nothing here that it said already?
+    fn waits_for_peer(&self) -> bool {
+        match self {
+            Next::More(_) => true,
+            Next::Done { tunnel, .. } => tunnel.held() == 0,
+            Next::Answered | Next::Failed(_) => false,
+        }
+    }
+}
+
+/// As much as the socket takes at once; the rest stays, and so does all of it if the peer is gone.
+fn send(socket: &TcpStream, output: &mut Vec<u8>) {
+    if output.is_empty() {
+        return;
+    }
+    if let Ok(sent) = rustix::net::send(socket, output, SendFlags::NOSIGNAL) {
+        output.drain(..sent);
     }
 }
 
@@ -130,7 +160,8 @@ impl Handshake {
                 }
             };
         }
-        (output, self.finish(connection))
+        let next = self.finish(connection, &mut output);
+        (output, next)
     }
 
     /// Record by record, so that nothing behind the handshake is opened.
@@ -174,7 +205,7 @@ impl Handshake {
         }
     }
 
-    fn finish(self, connection: UnbufferedServerConnection) -> Next {
+    fn finish(self, connection: UnbufferedServerConnection, output: &mut Vec<u8>) -> Next {
         if connection.alpn_protocol() == Some(CHALLENGE_PROTOCOL) {
             return Next::Answered;
         }
@@ -186,7 +217,13 @@ impl Handshake {
             true => compact(connection, &self.secrets).map(|records| Layer::Compact(Box::new(records))),
         };
         match layer {
-            Some(layer) => Next::Done { tunnel: Box::new(Tunnel::new(layer, self.input)), resumed, version },
+            Some(layer) => {
+                // In TLS 1.3 a client that said its last has heard all but its ticket: the answer that it waits for
+                // takes that along.
+                let ticket = if is_13 { std::mem::take(output) } else { Vec::new() };
+                let tunnel = Box::new(Tunnel::new(layer, self.input).saying_first(ticket));
+                Next::Done { tunnel, resumed, version }
+            }
             None => Next::Failed("the keys of the connection are not what was agreed".into()),
         }
     }

@@ -127,6 +127,28 @@ fn ports_have_tls_of_their_own() {
     crate::peer::Peer::connected(&server);
 }
 
+#[test]
+fn a_client_that_knows_none_of_the_protocols_is_told_so() {
+    let certificates = Certificates::new();
+    let server = Options::new(&certificates).start();
+    for version in [0, 1] {
+        for (protocols, fits) in [(&["h2", "http/1.0"][..], false), (&["h2", "http/1.1"], true), (&[], true)] {
+            let mut config = certificates.client_config(&VERSIONS[version..=version], false);
+            config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+            let mut stream = open(server.address, &Arc::new(config), NAME);
+            match shake(&mut stream) {
+                Ok(()) => assert!(fits && stream.conn.alpn_protocol().is_none_or(|chosen| chosen == b"http/1.1")),
+                Err(error) => {
+                    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                    let told = rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
+                    assert!(!fits && inner == Some(&told), "{protocols:?}: {error}");
+                }
+            }
+        }
+    }
+    server.counts("gannet_tls_handshake_failures_total", 2);
+}
+
 /// Connects with what the client remembers, and says whether it resumed.
 fn resumes(server: &Server, config: &Arc<ClientConfig>) -> bool {
     let mut client = Secure::over(open(server.address, config, NAME));
@@ -328,7 +350,7 @@ fn those_who_say_most_are_closed_when_handshakes_hold_too_much() {
 #[test]
 fn a_handshake_may_come_byte_by_byte() {
     let certificates = Certificates::new();
-    let server = Options::new(&certificates).start();
+    let server = Options::new(&certificates).with(&["--reactor.accept_budget", "1"]).start();
     for version in [0, 1] {
         let mut stream = open(server.address, &config(&certificates, version), NAME);
         while stream.conn.is_handshaking() {
@@ -382,7 +404,9 @@ fn a_stream_that_is_cut_is_told_from_one_that_ends() {
 #[test]
 fn a_storm_of_handshakes_leaves_clients_alone() {
     let certificates = Certificates::new();
-    let server = Options::new(&certificates).with(&["--workers.queue_size", "64KiB"]).start();
+    // One step a turn: a storm waits in the reactor, too.
+    let limits = ["--workers.queue_size", "64KiB", "--reactor.accept_budget", "1"];
+    let server = Options::new(&certificates).with(&limits).start();
     let config = config(&certificates, 0);
     let mut witness = Secure::subscribed(&server, &config, "news");
     let address = server.address;

@@ -68,3 +68,29 @@ fn an_offer_is_taken_or_given_back_and_what_is_kept_counts() {
         assert!(taken.contains(&true));
     });
 }
+
+#[test]
+fn what_is_left_is_found_by_who_looks_once_more_and_wakes_who_does_not() {
+    model(|| {
+        let bell = Arc::new(Notify::new());
+        let rings = bell.clone();
+        let (sender, mailbox) = mailbox(8, move || rings.notify());
+        let other = sender.clone();
+        let one = thread::spawn(move || sender.leave(1));
+        let two = thread::spawn(move || other.leave(2));
+        let (mut all, mut batch) = (Vec::new(), Vec::new());
+        while all.len() < 2 {
+            mailbox.expect();
+            // As a reactor: it does not sleep while anything is here.
+            if mailbox.is_empty() {
+                bell.wait();
+            }
+            mailbox.collect(&mut batch);
+            all.append(&mut batch);
+        }
+        all.sort_unstable();
+        assert_eq!(all, [1, 2]);
+        one.join().expect("a sender");
+        two.join().expect("a sender");
+    });
+}
