@@ -56,7 +56,7 @@ struct Flags {
     #[arg(long, default_value_t = 64)]
     window: usize,
     /// Seconds for each way with many in flight; half of it one at a time
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     seconds: u64,
     /// Repetitions, each with fresh servers, in turns
     #[arg(long, default_value_t = 3)]
@@ -439,7 +439,7 @@ fn pages_of(flags: &Flags, stage: &Stage, channel: &str, count: u64, reverse: bo
         Ok(())
     };
     api.run(one, |_, out: &mut Vec<u8>| calls::request(out, "history", &ask), standing, None)?;
-    let bound = Bound { units: flags.part(2000), time: Duration::from_secs(60) };
+    let bound = Bound { units: flags.part(500), time: Duration::from_secs(60) };
     // Below what memory has.
     let room = count - PAGE - 100;
     let fill = |_, out: &mut Vec<u8>| {
