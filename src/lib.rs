@@ -29,7 +29,8 @@
 //! **F10, I/O.** `reactor` is the thread with poll, sockets and clock. `service` is the tokio thread for plain HTTP:
 //! the server API, health, metrics, and what is asked of the application's backend. `workers` are threads for what
 //! would hold a reactor up. `engine` keeps channels for all nodes. `consumers` carries out messages of databases and
-//! brokers. `kafka` is the log of publications. `archive` keeps publications on disk or in a database.
+//! brokers. `kafka` is the log of publications. `archive` keeps publications on disk or in a database. `spans` tell a
+//! collector how long calls took.
 //!
 //! **F11, assembly.** `host` tells what this host lacks, `server` starts and drains the node. `cli` is the command
 //! line; `main` prints and exits.
@@ -67,6 +68,7 @@ pub mod consumers;
 pub mod engine;
 pub mod reactor;
 pub mod service;
+pub mod spans;
 pub mod workers;
 
 pub mod cli;

@@ -28,6 +28,7 @@ use crate::service::{self, BackendLink, HandOff, HookLink, Node, NodeInfo, PortR
 use crate::session::backend::Ask;
 use crate::session::{Rules, Settings};
 use crate::shard::{ControlAnswer, Mail, Shard};
+use crate::spans;
 use crate::workers::{Handshakes, Pool, Stepped, TokenChecks};
 use log::Logger;
 use mio::{Poll, Waker};
@@ -169,6 +170,7 @@ fn start_logs(config: &Config, reactors: &[Sender<Mail>]) -> Result<(LogLink, Ar
 type Begun = (watch::Sender<Arc<Settings>>, Arc<Rules>, Arc<Config>);
 
 fn settings(config: Config, info: &NodeInfo) -> Result<Begun, ServeError> {
+    spans::start(&config.opentelemetry, info).map_err(cannot_start)?;
     let settings = Settings::new(config, &info.uid).map_err(|error| cannot_start(error.to_string()))?;
     let (rules, config) = (settings.rules.clone(), settings.config.clone());
     Ok((watch::Sender::new(Arc::new(settings)), rules, config))
@@ -201,6 +203,7 @@ fn end(
         }
     });
     log_link.finish();
+    spans::finish(config.opentelemetry.shutdown_timeout);
     left
 }
 

@@ -124,6 +124,7 @@ impl Config {
         problems.extend(self.check_engines());
         problems.extend(self.check_consumers());
         problems.extend(self.check_kafka_log());
+        problems.extend(self.check_opentelemetry());
         problems.extend(self.check_durable());
         problems.extend(self.check_tls());
         problems.extend(self.check_connect_codes());
@@ -307,6 +308,7 @@ impl Config {
             );
         }
         self.proxy_warnings().iter().for_each(|(option, message)| warn(option, message));
+        self.opentelemetry.warning().iter().for_each(|message| warn("opentelemetry.enabled", message));
         self.idle_rate_limits().iter().for_each(|(option, message)| warn(option, message));
         let personal = &client.subscribe_to_user_personal_channel;
         if personal.single_connection && !personal.enabled {

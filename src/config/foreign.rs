@@ -82,7 +82,7 @@ const TOP: &[(&str, Verdict)] = &[
     ("debug", Spare("`gannet doctor` and prometheus tell how the server does")),
     ("dev.enabled", Spare("`gannet --dev` has a page to try things out, and is an insecure mode")),
     ("dev.handler_prefix", Idle("only dev.enabled reads it, and that is not there yet")),
-    ("opentelemetry", Spare("prometheus.handler_prefix has the metrics of the API")),
+    ("opentelemetry.google_cloud_adc_auth", Missing("set it to false: OTEL_EXPORTER_OTLP_HEADERS has credentials")),
     ("graphite", Spare("prometheus.handler_prefix has the metrics")),
     ("usage_stats", Idle("no statistics are ever sent")),
     ("enable_unreleased_features", Idle("there are none")),
@@ -350,7 +350,7 @@ mod tests {
     /// Each switch of Centrifugo as its file, variable and flag turn it on: what is told is the same.
     #[test]
     fn what_changes_nothing_for_clients_is_a_warning() {
-        let spare = ["swagger", "debug", "dev", "opentelemetry", "graphite"];
+        let spare = ["swagger", "debug", "dev", "graphite"];
         let idle = ["prometheus.native_histograms", "prometheus.recovered_publications_histogram"];
         let idle = idle.into_iter().chain(["uni_websocket.compression"]);
         let switches = spare.map(|section| (format!("{section}.enabled"), "is not there yet: "));

@@ -26,6 +26,7 @@ mod limits;
 mod list;
 mod listen;
 mod load;
+mod opentelemetry;
 mod print;
 mod reload;
 mod schema;
@@ -61,6 +62,7 @@ pub use limits::{BucketOptions, Commands, RateLimit};
 pub use list::{Headers, Replacements};
 pub use listen::{ListenAddress, ListenSocket};
 pub use load::{ConfigError, File, Place, examine, load};
+pub use opentelemetry::OpenTelemetryOptions;
 pub use print::{note, print};
 pub use registry::{Listed, Section, options, sections};
 pub use reload::Changes;
@@ -168,6 +170,8 @@ options! {
         init: EndpointOptions = EndpointOptions { enabled: false, handler_prefix: "/connection/init".into() };
         /// The endpoint for metrics
         prometheus: Prometheus = Prometheus::default();
+        /// Spans of calls, by OpenTelemetry
+        opentelemetry: OpenTelemetryOptions = OpenTelemetryOptions::default();
         /// Threads for what would hold a reactor up
         workers: WorkersOptions = WorkersOptions::default();
         /// Sizes within a reactor thread; rarely worth a change

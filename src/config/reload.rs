@@ -58,7 +58,7 @@ impl Config {
         self.backend.stream_limit = old.backend.stream_limit;
         (self.jwks, self.hooks, self.consumers) = (old.jwks, old.hooks, old.consumers);
         (self.engine, self.broker, self.presence_manager) = (old.engine, old.broker, old.presence_manager);
-        self.durable = old.durable;
+        (self.durable, self.opentelemetry) = (old.durable, old.opentelemetry);
         let grpc = &mut self.grpc_api;
         (grpc.enabled, grpc.address, grpc.port) = (old.grpc_api.enabled, old.grpc_api.address, old.grpc_api.port);
         grpc.connection_limit = old.grpc_api.connection_limit;

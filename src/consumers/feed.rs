@@ -7,6 +7,7 @@ use super::content::{Consumed, Demand, Form};
 use super::counts::ConsumerCounts;
 use crate::admission::Admission;
 use crate::service::{Carried, Carrier, add_to_sum};
+use crate::spans::{self, Span};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -134,13 +135,22 @@ impl Feed {
         if !self.room().await {
             return Fate::Stopping;
         }
+        let span = Span::of_message(&self.shared.name, &message.headers);
+        span.carry(self.attempt(message, &span)).await
+    }
+
+    async fn attempt(&self, message: &Consumed<'_>, span: &Span) -> Fate {
         let max = self.shared.message_max;
         if message.body.len() > max {
+            span.fail("skipped: it is too long");
             return self.skip("long", format!("it is longer than message_size_limit, {max} bytes"));
         }
         let work = match self.shared.form.read(message) {
             Ok(work) => work,
-            Err(why) => return self.skip("form", why),
+            Err(why) => {
+                span.fail("skipped: its form is wrong");
+                return self.skip("form", why);
+            }
         };
         let carried = match work {
             Demand::Command { method, payload } => self.shared.carrier.command(&method, &payload).await,
@@ -151,8 +161,12 @@ impl Feed {
                 self.shared.counts.processed();
                 Fate::Done
             }
-            Carried::Refused(why) => self.skip("refused", why),
+            Carried::Refused(why) => {
+                span.fail("skipped: it was refused");
+                self.skip("refused", why)
+            }
             Carried::Again => {
+                span.fail("error 100: it is tried again");
                 self.shared.counts.failed();
                 let consumer = self.shared.name.clone();
                 add_to_sum(&format!("consumer {consumer} 100"), 1, move |count| {
@@ -179,9 +193,10 @@ impl Feed {
     /// Acknowledged without being carried out; `kind` is one of few, and `why` never has the content.
     pub fn skip(&self, kind: &str, why: String) -> Fate {
         self.shared.counts.skipped();
-        let consumer = self.shared.name.clone();
+        let (consumer, trace_id) = (self.shared.name.clone(), spans::trace_id());
         add_to_sum(&format!("consumer {consumer} {kind}"), 1, move |count| {
-            tracing::warn!(consumer, count, why, "a message is skipped: who writes such must mend it");
+            let trace_id = trace_id.as_deref();
+            tracing::warn!(consumer, count, trace_id, why, "a message is skipped: who writes such must mend it");
         });
         Fate::Done
     }

@@ -13,6 +13,7 @@ use crate::protocol::code::Disconnect;
 use crate::shard::{
     self, ClientFacts, ClientSearch, Control, ControlAnswer, InboxCall, Mail, Stats, TraceFound, TraceRequest,
 };
+use crate::spans::Span;
 use compact_str::CompactString;
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, HashMap};
@@ -63,6 +64,16 @@ pub enum Unavailable {
     Silent,
     /// The answer of another node is longer than what carries it.
     TooLong,
+}
+
+impl Unavailable {
+    fn name(self) -> &'static str {
+        match self {
+            Unavailable::Busy => "the mailbox is full",
+            Unavailable::Silent => "no answer in time",
+            Unavailable::TooLong => "the answer of another node is too long",
+        }
+    }
 }
 
 impl Replies {
@@ -152,11 +163,13 @@ impl Node {
 
     /// The same question to every reactor.
     async fn ask_all(&self, control: Control) -> Result<Vec<ControlAnswer>, Unavailable> {
+        let span = Span::of_part("reactors");
         let asked = (0..self.reactors.len()).map(|reactor| {
             let control = Box::new(control.clone());
             self.ask(reactor, move |ticket| Mail::Control { ticket, control })
         });
-        join_all(asked).await.into_iter().collect()
+        let answers: Result<Vec<_>, _> = join_all(asked).await.into_iter().collect();
+        answers.inspect_err(|why| span.fail(why.name()))
     }
 
     /// A question to the owner of `channel`, made for who asks.
@@ -167,10 +180,18 @@ impl Node {
     ) -> Result<broker::Answer, Unavailable> {
         let owner = broker::owner(channel, self.reactors.len() as u16, self.seed);
         let reactor = usize::from(owner);
+        let span = Span::of_part("owner");
+        span.note("gannet.channel", channel);
+        span.count("gannet.reactor", owner.into());
         let channel = channel.into();
         let ask = move |ticket| Mail::Ask(request(channel, Asker::Backend(ticket)));
-        match self.ask(reactor, ask).await? {
-            ControlAnswer::Owner(answer) => Ok(answer),
+        match self.ask(reactor, ask).await.inspect_err(|why| span.fail(why.name()))? {
+            ControlAnswer::Owner(answer) => {
+                if let broker::Answer::Refused(error) = &answer {
+                    span.fail(error.message());
+                }
+                Ok(answer)
+            }
             _ => Err(Unavailable::Silent),
         }
     }

@@ -24,6 +24,7 @@ use crate::protocol::code::Disconnect;
 use crate::reactor::trim;
 use crate::session::{REJECTIONS, Rules, Settings};
 use crate::shard::Stats;
+use crate::spans;
 use crate::workers::Pool;
 use crate::ws::close;
 use axum::Router;
@@ -255,6 +256,7 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     operator.backend.write(&mut page);
     operator.told.write(&mut page);
     operator.kafka_log.write(&mut page);
+    spans::write(&mut page);
     operator.workers.write(&mut page);
     operator.certificates.write(&mut page);
     operator.requests.write(&mut page);

@@ -1,8 +1,9 @@
 //! F10 · The id of a call, so that the log here and the one of its caller can be laid side by side.
 //!
-//! Owns which it is: that of `X-Request-Id`, which a caller or a proxy sets, or one made here. Never knows what the
-//! call is about.
+//! Owns which it is: that of `X-Request-Id`, which a caller or a proxy sets, or one made here. Its trace is looked for
+//! at the same place. Never knows what the call is about.
 
+use crate::spans;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
@@ -45,7 +46,7 @@ pub async fn within<B>(
     call: impl Future<Output = axum::http::Response<B>>,
 ) -> axum::http::Response<B> {
     let id = id_of(headers);
-    let mut response = CURRENT.scope(id.clone(), call).await;
+    let mut response = CURRENT.scope(id.clone(), spans::within(headers, call)).await;
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(NAME, value);
     }
@@ -54,7 +55,8 @@ pub async fn within<B>(
 
 /// The same for the routes of a port.
 pub async fn carried(request: Request, next: Next) -> Response {
-    let headers: HeaderMap = request.headers().get(NAME).map(|id| (NAME, id.clone())).into_iter().collect();
+    let mut headers = spans::lines_of(request.headers());
+    headers.extend(request.headers().get(NAME).map(|id| (NAME, id.clone())));
     within(&headers, next.run(request)).await
 }
 

@@ -15,7 +15,7 @@ pub enum Via {
 }
 
 impl Via {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Via::Http => "http",
             Via::Grpc => "grpc",

@@ -11,6 +11,7 @@ use crate::config::HttpApi;
 use crate::service::node::Node;
 use crate::service::request_id;
 use crate::session::Settings;
+use crate::spans;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request};
@@ -122,9 +123,10 @@ impl Served {
     fn count(&self, name: &'static str, refused: &Refused) {
         let status = refused.0.as_u16();
         self.api.calls.failed(Via::Http, name, status.into());
-        let request_id = request_id::current();
+        let (request_id, trace_id) = (request_id::current(), spans::trace_id());
+        let (request_id, trace_id) = (request_id.as_deref(), trace_id.as_deref());
         let why = refused.1.trim_end();
-        tracing::debug!(method = name, status, request_id = request_id.as_deref(), why, "a call of the API is refused");
+        tracing::debug!(method = name, status, request_id, trace_id, why, "a call of the API is refused");
     }
 }
 

@@ -23,6 +23,7 @@ pub use openapi::document as openapi;
 use super::node::{Node, Unavailable};
 use super::{request_id, sums};
 use crate::session::Rules;
+use crate::spans::{self, Span};
 use counts::Via;
 use futures_util::{StreamExt, stream};
 use grpc::{GrpcCall, GrpcRequest};
@@ -119,6 +120,23 @@ pub struct Api {
 impl Api {
     /// Carries out a method, and counts it.
     async fn call<Q: Method>(&self, request: Q) -> Result<Q::Result, MethodError> {
+        let span = self.span(Q::NAME);
+        let outcome = span.carry(self.counted(request)).await;
+        if let Err(failure) = &outcome {
+            let ApiError { code, message, .. } = failure.error();
+            span.count("gannet.error_code", code.into());
+            span.fail(message);
+        }
+        outcome
+    }
+
+    fn span(&self, name: &'static str) -> Span {
+        let span = Span::of_method(name, self.via != Via::Consumer);
+        span.note("gannet.protocol", self.via.name());
+        span
+    }
+
+    async fn counted<Q: Method>(&self, request: Q) -> Result<Q::Result, MethodError> {
         let began = Instant::now();
         let outcome = request.run(self).await;
         let took = began.elapsed();
@@ -128,9 +146,10 @@ impl Api {
             tell_bad(Q::NAME, failure.error());
         }
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let (request_id, us) = (request_id::current(), took.as_micros() as u64);
+            let (request_id, trace_id, us) = (request_id::current(), spans::trace_id(), took.as_micros() as u64);
+            let (request_id, trace_id) = (request_id.as_deref(), trace_id.as_deref());
             let code = outcome.as_ref().err().map_or(0, |failure| failure.error().code);
-            tracing::debug!(method = Q::NAME, code, us, request_id = request_id.as_deref(), "a call of the server API");
+            tracing::debug!(method = Q::NAME, code, us, request_id, trace_id, "a call of the server API");
         }
         outcome
     }
@@ -139,16 +158,20 @@ impl Api {
 /// A line for what the backend must mend: its error says no more than that the request is bad.
 fn tell_bad(method: &'static str, error: ApiError) {
     let ApiError { code, field, .. } = error;
-    let request_id = request_id::current();
+    let (request_id, trace_id) = (request_id::current(), spans::trace_id());
     if !field.is_empty() {
         let advice = "a call of the server API has a field that cannot be what it is: the backend must mend it";
         let write = move |count| {
-            tracing::warn!(method, field, code, count, request_id = request_id.as_deref(), "{advice}");
+            let (request_id, trace_id) = (request_id.as_deref(), trace_id.as_deref());
+            tracing::warn!(method, field, code, count, request_id, trace_id, "{advice}");
         };
         sums::add(&format!("API {method} {field}"), 1, write);
     } else if code == INTERNAL.code {
         let advice = "a call of the server API came to nothing: a reactor, the engine or the backend did not answer";
-        let write = move |count| tracing::warn!(method, code, count, request_id = request_id.as_deref(), "{advice}");
+        let write = move |count| {
+            let (request_id, trace_id) = (request_id.as_deref(), trace_id.as_deref());
+            tracing::warn!(method, code, count, request_id, trace_id, "{advice}");
+        };
         sums::add(&format!("API {method}"), 1, write);
     }
 }
@@ -303,7 +326,8 @@ impl Api {
         let began = Instant::now();
         let concurrent = if request.parallel { CONCURRENT } else { 1 };
         let commands = stream::iter(request.commands);
-        let replies = commands.map(|command| command.run(self)).buffered(concurrent).collect().await;
+        let span = self.span(BATCH);
+        let replies = span.carry(commands.map(|command| command.run(self)).buffered(concurrent).collect()).await;
         self.calls.took(self.via, BATCH, began.elapsed());
         BatchResponse { replies }
     }

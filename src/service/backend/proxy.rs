@@ -15,6 +15,7 @@ use crate::service::fetch::{self, FetchError, Http};
 use crate::service::sums;
 use crate::service::tls;
 use crate::session::backend::{Ask, Said, Who};
+use crate::spans::Span;
 use crate::wall_clock::unix_s;
 use crate::wire::Wire;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
@@ -227,7 +228,8 @@ impl Proxy {
     /// Puts the question and waits for the answer.
     pub async fn ask(&self, http: &Http, who: &Who, ask: &Ask) -> Said {
         let Ok(body) = self.body(who, ask) else { return wire::failed(ClientError::BadRequest) };
-        self.asked(ask, self.put(http, who, ask, body)).await.unwrap_or_else(|said| said)
+        let put = |headers| self.put(http, who, ask, body, headers);
+        self.asked(who, ask, put).await.unwrap_or_else(|said| said)
     }
 
     /// Opens a subscription stream, which is one of `streams`, and waits for its first message. `pump`: what goes on
@@ -240,7 +242,7 @@ impl Proxy {
         let Way::Grpc(caller) = &self.way else { return (wire::failed(ClientError::NotAvailable), None) };
         let put = Asking { who, ask, binary: self.binary, meta: self.tells_meta };
         let (line, end) = opening.streams.line(opening, &self.counts);
-        match self.asked(ask, caller.open(put, self.headers(who, ask), end.up)).await {
+        match self.asked(who, ask, |headers| caller.open(put, headers, end.up)).await {
             Err(said) => (said, None),
             Ok((Said::Subscribe(grant), answers)) => {
                 let counted = Counted::new(&self.counts, &self.label, place);
@@ -252,9 +254,14 @@ impl Proxy {
         }
     }
 
-    /// Waits for an answer by `put`: limits, numbers and the breaker are looked at before and after. `Err` = what is
-    /// said in its place.
-    async fn asked<T>(&self, ask: &Ask, put: impl Future<Output = Result<T, FetchError>>) -> Result<T, Said> {
+    /// Waits for an answer by `put`, which is given the headers: limits, numbers and the breaker are looked at before
+    /// and after. `Err` = what is said in its place.
+    async fn asked<T, F: Future<Output = Result<T, FetchError>>>(
+        &self,
+        who: &Who,
+        ask: &Ask,
+        put: impl FnOnce(HeaderMap) -> F,
+    ) -> Result<T, Said> {
         let kind = kind(ask);
         let Ok(_place) = self.room.try_acquire() else {
             self.refuse(kind, LIMITS[0]);
@@ -265,8 +272,11 @@ impl Proxy {
             self.refuse(kind, LIMITS[1]);
             return Err(instead(ask, ClientError::Internal));
         };
+        let span = self.span(kind);
+        let mut headers = self.headers(who, ask);
+        span.tell(&mut headers);
         let began = Instant::now();
-        let result = put.await;
+        let result = put(headers).await;
         let now = Instant::now();
         let took = now.duration_since(began).as_micros() as u64;
         self.counts().durations.entry(kind).or_default().record_us(took);
@@ -282,10 +292,18 @@ impl Proxy {
             Some(said) => said,
             None => {
                 *self.counts().errors.entry((kind, failure.cause())).or_default() += 1;
-                self.complain(failure);
+                span.fail(failure.cause());
+                self.complain(failure, span.trace_id());
                 instead(ask, ClientError::Internal)
             }
         })
+    }
+
+    fn span(&self, kind: &'static str) -> Span {
+        let span = Span::of_question(kind);
+        span.note("gannet.proxy", &self.label);
+        span.note("url.full", &self.place);
+        span
     }
 
     /// Of the HTTP request, if there is one.
@@ -296,8 +314,14 @@ impl Proxy {
         }
     }
 
-    async fn put(&self, http: &Http, who: &Who, ask: &Ask, body: Bytes) -> Result<Said, FetchError> {
-        let headers = self.headers(who, ask);
+    async fn put(
+        &self,
+        http: &Http,
+        who: &Who,
+        ask: &Ask,
+        body: Bytes,
+        headers: HeaderMap,
+    ) -> Result<Said, FetchError> {
         let http = match &self.way {
             Way::Http => http,
             Way::Https(own) => own,
@@ -369,7 +393,7 @@ impl Proxy {
     }
 
     /// A line at the first failure, and then sums.
-    fn complain(&self, failure: FetchError) {
+    fn complain(&self, failure: FetchError, trace_id: Option<String>) {
         let advice = match failure {
             FetchError::Late => "questions to the backend failed: is it slow? raise the proxy's timeout if it may be",
             FetchError::Unreachable(_) => "questions to the backend failed: does it run, and is the endpoint right?",
@@ -382,7 +406,8 @@ impl Proxy {
         };
         let (proxy, endpoint) = (self.label.clone(), self.place.clone());
         sums::add(&format!("proxy {proxy}"), 1, move |count| {
-            tracing::warn!(proxy, endpoint, count, error = %failure, "{advice}");
+            let trace_id = trace_id.as_deref();
+            tracing::warn!(proxy, endpoint, count, trace_id, error = %failure, "{advice}");
         });
     }
 }
