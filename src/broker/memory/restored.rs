@@ -62,7 +62,12 @@ impl Memory {
     /// Forgets the publications beyond `offset`, of which nobody has heard.
     pub fn roll_back(&mut self, name: &Arc<str>, offset: u64) {
         if let Some(Channel { stream: Some(stream), interest, .. }) = self.channels.get_mut(name) {
+            let goes_back = stream.position().offset > offset;
             stream.roll_back(offset);
+            // The disk may have them all the same: another stream does not begin with the epoch of this one.
+            if goes_back && stream.is_empty() {
+                self.kept.end_life(name);
+            }
             self.kept.settle(name, stream, !interest.is_empty());
         }
     }
