@@ -16,6 +16,8 @@ pub struct ArchiveCounts {
     /// Publications taken, and those of them that came to nothing.
     pub appended: AtomicU64,
     pub lost: AtomicU64,
+    /// Cursors of inboxes written.
+    pub cursors: AtomicU64,
     /// Times that something was brought to the disk, and microseconds of that.
     pub commits: AtomicU64,
     pub commit_micros: AtomicU64,
@@ -55,7 +57,7 @@ impl ArchiveCounts {
 
     pub fn answered(&self, answer: &Result<ArchiveAnswer, Away>) {
         match answer {
-            Ok(ArchiveAnswer::Opened(_)) => ArchiveCounts::add(&self.opened, 1),
+            Ok(ArchiveAnswer::Opened { .. }) => ArchiveCounts::add(&self.opened, 1),
             Ok(ArchiveAnswer::Page(page)) => {
                 ArchiveCounts::add(&self.pages, 1);
                 ArchiveCounts::add(&self.page_publications, page.len());
@@ -70,6 +72,7 @@ impl ArchiveCounts {
         for (rest, help, kind, counter) in [
             ("appended_total", "Publications archived.", "counter", &self.appended),
             ("lost_total", "Publications that could not be archived.", "counter", &self.lost),
+            ("cursors_total", "Cursors of inboxes written.", "counter", &self.cursors),
             ("commits_total", "Times that publications were brought to the disk.", "counter", &self.commits),
             ("opened_total", "Streams of which it was asked where they stand.", "counter", &self.opened),
             ("pages_total", "Histories and recoveries read of the archive.", "counter", &self.pages),

@@ -20,10 +20,14 @@
 //! cleanly. Opening one that is not whole leaves the note as it is. An append with a ticket takes the note away, for
 //! the owner sends nothing of that stream before it is on disk; one without, and [`ArchiveCall::Stand`], notes this
 //! life.
+//!
+//! **Cursors of inboxes** are kept beside the publications. One is never on disk before what was called of its channel
+//! earlier, so that no cursor is ahead of the publications that it speaks of. The latest holds.
 
-use super::Position;
 use super::engine::Away;
+use super::{Epoch, Position};
 use crate::protocol::Publication;
+use compact_str::CompactString;
 use std::sync::Arc;
 
 /// What the archive keeps of a channel's publications.
@@ -53,14 +57,18 @@ pub enum ArchiveCall {
     },
     /// Where the stream stands, and its latest publications, so many at most. It is asked before anything is appended
     /// in this life of the process, and again after a failure. `ahead`: publications will be sent before they are on
-    /// disk. Answered by [`ArchiveAnswer::Opened`].
-    Open { ticket: u64, channel: Arc<str>, latest: usize, ahead: bool },
+    /// disk. With the cursors of its inboxes, so many at most. Answered by [`ArchiveAnswer::Opened`].
+    Open { ticket: u64, channel: Arc<str>, latest: usize, ahead: bool, cursors: usize },
     /// The stream stands here from now on, maybe in another epoch: what the archive has not of it by now is lost.
     Stand { channel: Arc<str>, position: Position, unix_ms: u64, keep: ArchiveKeep },
     /// Answered by [`ArchiveAnswer::Page`].
     Read { ticket: u64, channel: Arc<str>, page: ArchivePage },
     /// Forget the publications; offset and epoch stay. Answered by [`ArchiveAnswer::Removed`].
     Remove { ticket: u64, channel: Arc<str> },
+    /// A cursor stands here from now on.
+    Follow { channel: Arc<str>, cursor: Box<ArchivedCursor> },
+    /// There is no such cursor any more.
+    Unfollow { channel: Arc<str>, user: CompactString, device: CompactString },
 }
 
 impl ArchiveCall {
@@ -70,7 +78,9 @@ impl ArchiveCall {
             | ArchiveCall::Open { channel, .. }
             | ArchiveCall::Stand { channel, .. }
             | ArchiveCall::Read { channel, .. }
-            | ArchiveCall::Remove { channel, .. } => channel,
+            | ArchiveCall::Remove { channel, .. }
+            | ArchiveCall::Follow { channel, .. }
+            | ArchiveCall::Unfollow { channel, .. } => channel,
         }
     }
 
@@ -80,17 +90,19 @@ impl ArchiveCall {
             ArchiveCall::Open { ticket, .. }
             | ArchiveCall::Read { ticket, .. }
             | ArchiveCall::Remove { ticket, .. } => Some(*ticket),
-            ArchiveCall::Stand { .. } => None,
+            ArchiveCall::Stand { .. } | ArchiveCall::Follow { .. } | ArchiveCall::Unfollow { .. } => None,
         }
     }
 
     /// Bytes that it holds while it waits, about.
     pub fn size(&self) -> usize {
-        let publication = match self {
+        let own = match self {
             ArchiveCall::Append { publication, .. } => publication.data.len() + 128,
+            ArchiveCall::Follow { cursor, .. } => cursor.user.len() + cursor.device.len() + 64,
+            ArchiveCall::Unfollow { user, device, .. } => user.len() + device.len(),
             _ => 0,
         };
-        128 + self.channel().len() + publication
+        128 + self.channel().len() + own
     }
 }
 
@@ -118,8 +130,11 @@ pub struct Archived {
 pub enum ArchiveAnswer {
     /// It is on disk, with all that was appended to its channel before.
     Appended,
-    /// `None`: nothing was ever appended to it.
-    Opened(Option<Box<ArchivedStream>>),
+    /// Without a stream nothing was ever appended to it. Cursors past their time are left out.
+    Opened {
+        stream: Option<Box<ArchivedStream>>,
+        cursors: Vec<ArchivedCursor>,
+    },
     /// In the order of the question.
     Page(Vec<Publication>),
     Removed,
@@ -135,4 +150,57 @@ pub struct ArchivedStream {
     pub whole: bool,
     /// Oldest first.
     pub latest: Vec<Publication>,
+}
+
+/// Where somebody's inbox in a channel stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchivedCursor {
+    pub user: CompactString,
+    /// "" = any of the user's.
+    pub device: CompactString,
+    pub offset: u64,
+    /// "" = any: nothing had been published.
+    pub epoch: Epoch,
+    /// The backend was told of all up to this offset.
+    pub told: u64,
+    /// Behind it something may be missing.
+    pub torn: bool,
+    /// Milliseconds since 1970, after which it is forgotten.
+    pub until_ms: u64,
+}
+
+impl ArchivedCursor {
+    /// What it is called within its channel.
+    pub fn name(&self) -> CompactString {
+        cursor_name(&self.user, &self.device)
+    }
+}
+
+/// What a cursor is called within its channel: no two users and devices share one.
+pub fn cursor_name(user: &str, device: &str) -> CompactString {
+    compact_str::format_compact!("{}:{user}{device}", user.len())
+}
+
+/// User and device of such a name.
+pub fn cursor_owner(name: &str) -> Option<(CompactString, CompactString)> {
+    let (len, both) = name.split_once(':')?;
+    let (user, device) = both.split_at_checked(len.parse().ok()?)?;
+    Some((user.into(), device.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_cursors_are_apart_and_can_be_read() {
+        assert_ne!(cursor_name("anna", "b"), cursor_name("annab", ""));
+        assert_eq!(cursor_name("anna", ""), "4:anna");
+        for (user, device) in [("anna", "b"), ("", "x"), ("7:ä", "5:"), ("a:b", "")] {
+            assert_eq!(cursor_owner(&cursor_name(user, device)), Some((user.into(), device.into())));
+        }
+        for none in ["", "4", "9:anna", "x:anna", "1:ä"] {
+            assert_eq!(cursor_owner(none), None, "{none}");
+        }
+    }
 }

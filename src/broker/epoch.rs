@@ -97,6 +97,11 @@ impl EpochMark {
     /// Of [`Epoch::NONE`].
     pub const NONE: EpochMark = EpochMark([0; 8]);
 
+    /// The text, unless it was a longer one.
+    pub fn epoch(self) -> Option<Epoch> {
+        (self.0[0] != 0xff).then_some(Epoch(Text::Short(self.0)))
+    }
+
     fn of_long(text: &str) -> EpochMark {
         // No text has a byte of this value, so it is taken for no short one.
         let mut hash = FixedState::with_seed(0).hash_one(text).to_le_bytes();

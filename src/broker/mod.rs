@@ -26,9 +26,9 @@ mod sequence;
 mod stream;
 mod table;
 
-pub use durable::{Durability, DurableChannels, DurableLimits, DurableTally};
+pub use durable::{Durability, DurableChannels, DurableLimits, DurableTally, OpenedChannel};
 pub use epoch::{Epoch, EpochMark};
-pub use inbox::{Arrived, CursorFacts, Follow, InboxKeep, InboxLimits, InboxTally, Undelivered};
+pub use inbox::{Arrived, CursorArchive, CursorFacts, Follow, InboxKeep, InboxLimits, InboxTally, Undelivered};
 pub use interest::Told;
 pub use memory::{Evicted, Limits, Memory};
 pub use owner::{Owner, OwnerLimits};

@@ -5,12 +5,12 @@
 
 use super::archive::{ArchiveCall, Archived};
 use super::engine::{Engine, EngineCall, Heard};
-use super::inbox::Inboxes;
+use super::inbox::{CursorNews, CursorsFound, GoneCursor, Inboxes};
 use super::log::Unlogged;
 use super::{
     Answer, Arrived, Asker, ConnKey, CursorFacts, Durability, DurableChannels, DurableLimits, EngineLimits, Event,
-    Follow, Found, InboxKeep, InboxLimits, InboxTally, Keep, Limits, Memory, Query, Recover, RemoteChannels, Request,
-    Target, Told, Undelivered, Want,
+    Follow, Found, InboxKeep, InboxLimits, InboxTally, Keep, Limits, Memory, OpenedChannel, Query, Recover,
+    RemoteChannels, Request, Target, Told, Undelivered, Want,
 };
 use crate::protocol::Publication;
 use crate::protocol::code::ClientError;
@@ -38,6 +38,10 @@ struct Following {
     own: Option<Recover>,
     /// The offset that its cursor said.
     by_cursor: Option<u64>,
+    /// Something behind that may be missing.
+    torn: bool,
+    /// It has no cursor, and gets none: nobody knows whether the archive has one.
+    unknown: bool,
 }
 
 #[derive(Debug)]
@@ -94,8 +98,18 @@ impl Owner {
     }
 
     /// Of a channel whose publications an archive keeps too.
-    fn handle_durable(&mut self, now_ms: u64, durable: Durability, mut request: Request, out: &mut Told) {
+    fn handle_durable(&mut self, now_ms: u64, durable: Durability, request: Request, out: &mut Told) {
         let before = out.len();
+        if let Some(request) = self.durable.admit(&mut self.memory, now_ms, durable, request, out) {
+            let channel = request.channel().clone();
+            self.act_durable(now_ms, &channel, request, out);
+            self.durable.follow(&mut self.memory, &channel);
+        }
+        self.follow_durable(now_ms, before, out);
+    }
+
+    /// Of a channel that need not wait for its archive: what is known of its cursors is here.
+    fn act_durable(&mut self, now_ms: u64, name: &Arc<str>, mut request: Request, out: &mut Told) {
         if let Request::Subscribe { channel, from, ticket, want: Some(want) } = &mut request
             && let Some(follow) = want.follow.take()
         {
@@ -104,14 +118,23 @@ impl Owner {
                 Err(error) => return self.refuse_follower(now_ms, channel.clone(), (*from, *ticket), error, out),
             }
         }
-        self.durable.handle(&mut self.memory, now_ms, durable, request, out);
-        self.follow_durable(now_ms, before, out);
+        self.durable.act(&mut self.memory, now_ms, name, request, out);
     }
 
     /// Takes what the archive says.
     pub fn archived(&mut self, now_ms: u64, archived: Archived, out: &mut Told) {
         let before = out.len();
-        self.durable.archived(&mut self.memory, now_ms, archived, out);
+        let opened = self.durable.archived(&mut self.memory, now_ms, archived, out);
+        if let Some(OpenedChannel { channel, requests, cursors, top, torn }) = opened {
+            if let Some((keep, cursors)) = cursors {
+                let unix_ms = self.durable.unix_ms;
+                self.inboxes.load(now_ms, CursorsFound { channel: &channel, keep, cursors, top, torn, unix_ms });
+            }
+            for request in requests {
+                self.act_durable(now_ms, &channel, request, out);
+            }
+            self.durable.follow(&mut self.memory, &channel);
+        }
         self.follow_durable(now_ms, before, out);
     }
 
@@ -141,7 +164,28 @@ impl Owner {
 
     /// What the archive is to be told, in order.
     pub fn take_archive_calls(&mut self) -> impl Iterator<Item = ArchiveCall> {
+        self.tell_cursors();
         self.durable.calls.drain(..)
+    }
+
+    /// How cursors stand, behind the publications that they speak of.
+    fn tell_cursors(&mut self) {
+        for GoneCursor { channel, user, device } in self.inboxes.take_gone() {
+            self.durable.call(ArchiveCall::Unfollow { channel, user, device });
+        }
+        while self.durable.has_room()
+            && let Some(news) = self.inboxes.take_unwritten(self.durable.unix_ms)
+        {
+            let CursorNews { channel, cursor, begins } = news;
+            // When the archive is back it is told of all of them.
+            if self.durable.is_adrift(&channel) {
+                continue;
+            }
+            if let Some(position) = begins {
+                self.durable.begins(&channel, position);
+            }
+            self.durable.call(ArchiveCall::Follow { channel, cursor: Box::new(cursor) });
+        }
     }
 
     /// Of a channel that is kept here.
@@ -222,24 +266,31 @@ impl Owner {
         want: &mut Want,
     ) -> Result<Following, ClientError> {
         let known = self.inboxes.begin(now_ms, channel, &follow)?;
-        let (own, mut by_cursor) = (want.recover.clone(), None);
+        let unknown = known.is_none() && self.durable.is_adrift(channel);
+        let (own, mut by_cursor, mut torn) = (want.recover.clone(), None, false);
         if own.is_none()
-            && let Some(at) = known
+            && let Some((at, is_torn)) = known
         {
+            torn = is_torn;
             by_cursor = Some(at.offset);
             let InboxKeep { size, page, .. } = follow.keep;
             let epoch = at.epoch.as_str().into();
             want.recover = Some(Recover { offset: at.offset, epoch, limit: page, most: size, cache: false });
         }
-        Ok(Following { follow, own, by_cursor })
+        Ok(Following { follow, own, by_cursor, torn, unknown })
     }
 
     /// It is known where the subscription begins.
     fn end_following(&mut self, now_ms: u64, channel: &Arc<str>, following: Following, found: &mut Found) {
-        let Following { follow, own, by_cursor } = following;
+        let Following { follow, own, by_cursor, torn, unknown } = following;
         if let (Some(offset), Some(recovery)) = (by_cursor, &mut found.recovery) {
             recovery.from = Some(offset);
+            // What is there is sent all the same.
+            recovery.recovered &= !torn;
             self.inboxes.tally.count(recovery);
+        }
+        if unknown {
+            return;
         }
         // A position in this life was the client's own: it came as far.
         let proven = own.as_ref().is_some_and(|own| !own.epoch.is_empty() && found.position.epoch == *own.epoch);
@@ -251,6 +302,8 @@ impl Owner {
     pub fn arrived(&mut self, now_ms: u64, arrived: &Arrived, keep: InboxKeep) {
         match self.remote.has(&arrived.channel) {
             true => self.remote.arrived(arrived, keep),
+            // Nobody knows whether the archive has a cursor that is not here.
+            false if self.durable.is_adrift(&arrived.channel) => self.inboxes.moved(now_ms, arrived, keep),
             false => self.inboxes.arrived(now_ms, arrived, keep),
         }
     }

@@ -75,11 +75,6 @@ impl InboxOptions {
         if self.enabled && self.size > size && !(durable && size == 0) {
             findings.push(("inbox.size", format!("is more than history keeps, which is {size} ({size_of})")));
         }
-        if self.enabled && durable {
-            let message = "cursors are in memory and do not outlive a restart, as publications do: who comes without \
-                           a position is new then and is not sent what waited";
-            findings.push(("inbox.enabled", message.to_owned()));
-        }
         if !self.enabled && *self != InboxOptions::default() {
             findings.push(("inbox.enabled", "is off: the other options of inbox have no effect".to_owned()));
         }
@@ -125,16 +120,15 @@ mod tests {
             (options(|o| o.inbox.size = 11), "inbox.size"),
             (options(|o| (o.inbox.enabled, o.inbox.size) = (false, 5)), "inbox.enabled"),
             (options(|o| o.inbox.undelivered_data = true), "inbox.undelivered_data"),
-            (durable(|_| ()), "inbox.enabled"),
         ];
         for (options, key) in told {
             let keys: Vec<&str> = options.inbox.idle(&options).into_iter().map(|(key, _)| key).collect();
             assert_eq!(keys, [key]);
         }
         let long = durable(|o| (o.inbox.size, o.archive_size, o.archive_ttl) = (1 << 20, 0, Duration::ZERO));
-        assert_eq!(long.inbox.idle(&long).len(), 1, "an archive without limits has all");
+        assert_eq!(long.inbox.idle(&long).len(), 0, "an archive without limits has all");
         let short = durable(|o| (o.inbox.size, o.archive_size, o.archive_ttl) = (11, 10, secs(60)));
-        assert_eq!(short.inbox.idle(&short).len(), 3);
+        assert_eq!(short.inbox.idle(&short).len(), 2);
     }
 
     fn durable(change: impl FnOnce(&mut ChannelOptions)) -> ChannelOptions {

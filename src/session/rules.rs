@@ -6,7 +6,7 @@ use crate::base::wheel::{TICK_MS, Tick, ticks};
 use crate::broker::archive::ArchiveKeep;
 use crate::broker::engine::Engine;
 use crate::broker::log::LogTo;
-use crate::broker::{Durability, DurableLimits, EngineLimits, InboxKeep, InboxLimits, Keep};
+use crate::broker::{CursorArchive, Durability, DurableLimits, EngineLimits, InboxKeep, InboxLimits, Keep};
 use crate::config::channel_regex;
 use crate::config::{
     Channel, ChannelOptions, Config, ConnectCodes, HttpCode, HttpCodes, InboxOptions, NamespaceOptions,
@@ -256,7 +256,7 @@ pub struct InboxRule {
 }
 
 impl InboxRule {
-    fn new(options: &InboxOptions, page: usize) -> InboxRule {
+    fn new(options: &InboxOptions, page: usize, archive: CursorArchive) -> InboxRule {
         InboxRule {
             keep: InboxKeep {
                 ttl_ms: options.ttl.as_millis() as u64,
@@ -265,6 +265,7 @@ impl InboxRule {
                 cursors: u32::try_from(options.cursor_limit).unwrap_or(u32::MAX),
                 undelivered_ms: options.undelivered_after.as_millis() as u64,
                 with_data: options.undelivered_data,
+                archive,
             },
             of_device: options.scope == "device",
         }
@@ -512,13 +513,20 @@ impl Namespace {
             ttl_ms: ms(options.history_ttl),
             meta_ttl_ms: if own_meta_ttl > 0 { own_meta_ttl } else { ms(common.history_meta_ttl) },
         });
+        let sync = options.history_durability == "sync";
+        let archive = match options.is_durable() {
+            true if sync => CursorArchive::Sync,
+            true => CursorArchive::Batched,
+            false => CursorArchive::None,
+        };
+        let inbox = (options.inbox.enabled && keep.is_some()).then(|| InboxRule::new(&options.inbox, page, archive));
         let durability = keep.filter(|_| options.is_durable()).map(|memory| {
             let (size, ttl_ms) = (options.archive_size as u64, ms(options.archive_ttl));
             // Never less than memory keeps.
             let size = if size == 0 { 0 } else { size.max(u64::from(memory.size)) };
             let ttl_ms = if ttl_ms == 0 { 0 } else { ttl_ms.max(memory.ttl_ms) };
             let archive = ArchiveKeep { size, ttl_ms, meta_ttl_ms: memory.meta_ttl_ms };
-            Durability { sync: options.history_durability == "sync", archive, memory }
+            Durability { sync, archive, memory, inbox: inbox.map(|inbox| inbox.keep) }
         });
         let delay_ms = ms(options.batch_max_delay);
         let pace = Pace { size_max: options.batch_max_size, delay_ms, latest: options.batch_flush_latest };
@@ -529,7 +537,7 @@ impl Namespace {
             keep,
             pace: (delay_ms > 0).then_some(pace),
             engine: engine_of(&options.engine).unwrap_or(engine),
-            inbox: (options.inbox.enabled && keep.is_some()).then(|| InboxRule::new(&options.inbox, page)),
+            inbox,
             log: (!options.log_to.is_empty())
                 .then(|| LogTo { topic: options.log_to.as_str().into(), waits: options.log_to_sync }),
             durability,

@@ -42,11 +42,17 @@ impl Shard {
         match call {
             InboxCall::Info { user } => ControlAnswer::Cursors(self.broker.cursors(&user)),
             InboxCall::Ack { user, device, channel, offset } => {
-                let known = self.broker.acknowledge(now.ms, &channel, &user, &device, offset);
+                self.broker.durable.unix_ms = now.unix_ms;
+                let mut known = false;
+                self.with_owner(|owner, _| known = owner.acknowledge(now.ms, &channel, &user, &device, offset));
                 ControlAnswer::Met(usize::from(known))
             }
             InboxCall::Clear { user, device, channel } => {
-                ControlAnswer::Met(self.broker.clear_cursors(&user, device.as_deref(), channel.as_deref()))
+                let mut cleared = 0;
+                self.with_owner(|owner, _| {
+                    cleared = owner.clear_cursors(&user, device.as_deref(), channel.as_deref());
+                });
+                ControlAnswer::Met(cleared)
             }
         }
     }
@@ -56,6 +62,7 @@ impl Shard {
         // With a reload the namespace may have lost its inbox.
         let inbox = self.rules.namespace(&arrived.channel).and_then(|namespace| namespace.inbox);
         if let Some(inbox) = inbox {
+            self.broker.durable.unix_ms = now.unix_ms;
             self.with_owner(|owner, _| owner.arrived(now.ms, arrived, inbox.keep));
         }
     }

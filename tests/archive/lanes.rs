@@ -40,6 +40,7 @@ impl LaneEnds for Told {
     }
     fn flush(&self) {}
     fn wrote(&self, _: usize, _: Duration) {}
+    fn followed(&self, _: usize) {}
     fn lost(&self, publications: usize) {
         self.lost.set(self.lost.get() + publications);
     }
@@ -121,10 +122,11 @@ impl Owner {
 
     /// Where the stream stands, and all that is in it.
     async fn look(&mut self, channel: &'static str) -> (u64, Vec<u64>) {
-        let opened =
-            self.insist(|ticket| ArchiveCall::Open { ticket, channel: channel.into(), latest: 1, ahead: false }).await;
+        let opened = self
+            .insist(|ticket| ArchiveCall::Open { ticket, channel: channel.into(), latest: 1, ahead: false, cursors: 0 })
+            .await;
         let top = match opened {
-            ArchiveAnswer::Opened(stream) => stream.map_or(0, |stream| stream.position.offset),
+            ArchiveAnswer::Opened { stream, .. } => stream.map_or(0, |stream| stream.position.offset),
             other => panic!("{other:?}"),
         };
         let page = ArchivePage { since: None, until: u64::MAX >> 1, limit: 100_000, reverse: false };

@@ -5,7 +5,7 @@ use gannet::archive::sql::migrate::{migrate, status};
 use gannet::archive::sql::{
     SqlBatch, SqlFault, SqlKind, SqlOptions, SqlShare, SqlStand, SqlStore, StreamKey, VERSION, page_text,
 };
-use gannet::broker::archive::{ArchiveKeep, ArchivePage};
+use gannet::broker::archive::{ArchiveKeep, ArchivePage, ArchivedCursor};
 use gannet::broker::{Epoch, Position};
 use gannet::config::TlsOptions;
 use gannet::protocol::{ClientInfo, Publication};
@@ -389,5 +389,44 @@ async fn connections_are_secured_and_wrong_ones_refused_without_the_password() {
         let unreadable = SqlOptions { url: format!("{}x:{PASSWORD}@h:port/d", "ftp://"), ..plain };
         let said = SqlStore::new(&unreadable).err().expect("no address");
         assert!(!said.contains(PASSWORD), "{said}");
+    }
+}
+
+fn cursor(user: &str, offset: u64, until_ms: u64) -> ArchivedCursor {
+    let (user, device, epoch) = (user.into(), "phone".into(), "one".into());
+    ArchivedCursor { user, device, offset, epoch, told: 1, torn: offset == 2, until_ms }
+}
+
+#[tokio::test]
+async fn cursors_are_kept_beside_publications_until_their_time_is_over() {
+    for database in both() {
+        let it = Subject::new(database, "cursors").await;
+        let found = async |now_ms: u64, most: usize| {
+            let mut all = it.store.cursors(it.table(), it.key, now_ms, most).await.expect("cursors");
+            all.sort_by(|one, other| one.user.cmp(&other.user));
+            all
+        };
+        let long = "ü".repeat(2000);
+        let mut batch = SqlBatch::default();
+        it.put(&mut batch, &at(1, "one"), &publication(1), FOREVER);
+        for one in [cursor("anna", 1, 1000), cursor("anna", 2, 2000), cursor(&long, 3, 1000)] {
+            batch.follow(it.key, &one).expect("a place");
+        }
+        it.write(&batch).await.expect("written");
+        assert_eq!((it.all().await, batch.cursors()), (vec![1], 2), "the latest of each");
+        assert_eq!(found(999, 9).await, [cursor("anna", 2, 2000), cursor(&long, 3, 1000)]);
+        assert_eq!((found(999, 1).await.len(), found(999, 0).await.len()), (1, 0));
+        assert_eq!(found(1000, 9).await, [cursor("anna", 2, 2000)], "one is past its time");
+        let other = StreamKey::new("", "other");
+        assert_eq!(it.store.cursors(it.table(), other, 0, 9).await, Ok(Vec::new()));
+        // Another bundle has cursors alone, and one that is no more.
+        let mut batch = SqlBatch::default();
+        batch.follow(it.key, &cursor("bert", 4, 5000)).expect("a place");
+        batch.unfollow(it.key, &long, "phone");
+        batch.unfollow(it.key, "nobody", "");
+        it.write(&batch).await.expect("written");
+        assert_eq!(found(0, 9).await, [cursor("anna", 2, 2000), cursor("bert", 4, 5000)]);
+        it.sweep_at(2000).await;
+        assert_eq!(found(0, 9).await, [cursor("bert", 4, 5000)]);
     }
 }

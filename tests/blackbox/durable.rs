@@ -186,6 +186,76 @@ fn an_inbox_reaches_back_into_the_archive() {
     }
 }
 
+/// A user is away while the node is killed, and while it stops.
+pub fn who_is_away_is_told(start: &dyn Fn() -> Server, is_sync: bool, room: &str, quiet: &str) {
+    let subscribe = |server: &Server, channel: &str| {
+        let mut anna = Client::connected_as(server, "anna");
+        let reply = anna.ask(json!({ "subscribe": { "channel": channel } }))["subscribe"].clone();
+        let publications = reply["publications"].as_array().cloned().unwrap_or_default();
+        let data = publications.iter().map(|one| one["data"].as_u64().expect("a number")).collect::<Vec<u64>>();
+        (anna, data, reply["was_recovering"] == true, reply["recovered"] == true)
+    };
+    let come = |server: &Server, channel: &str| {
+        let (_, data, recovers, recovered) = subscribe(server, channel);
+        (data, recovers, recovered)
+    };
+    let read = |server: &Server, channel: &str| {
+        let (mut anna, data, recovers, recovered) = subscribe(server, channel);
+        let ack = anna.ask(json!({ "rpc": { "method": "inbox.ack", "data": {} } }));
+        assert_eq!(ack["rpc"], json!({ "data": {} }), "{ack}");
+        (data, recovers, recovered)
+    };
+    let none: Vec<u64> = Vec::new();
+    let server = start();
+    assert_eq!(come(&server, room), (none.clone(), false, false), "one who is new");
+    assert_eq!(come(&server, quiet), (none.clone(), false, false));
+    server.counts("gannet_archive_cursors_total", 2);
+    (1..=3).for_each(|data| server.publish_kept(room, json!(data)));
+    assert_eq!(read(&server, room), (vec![1, 2, 3], true, true));
+    server.counts("gannet_archive_cursors_total", 3);
+    (4..=6).for_each(|data| server.publish_kept(room, json!(data)));
+    server.counts("gannet_archive_appended_total", 6);
+    kill(server);
+
+    // What is there is sent. Whether it is all of it, batched streams cannot tell after a kill.
+    let server = start();
+    server.publish_kept(quiet, json!(1));
+    assert_eq!(come(&server, room), (vec![4, 5, 6], true, is_sync), "until it is proven");
+    assert_eq!(read(&server, room), (vec![4, 5, 6], true, is_sync));
+    assert_eq!(read(&server, quiet), (vec![1], true, is_sync), "{quiet}: from before the first publication");
+    let offsets = || {
+        let info = server.call("inbox_info", json!({ "user": "anna" }));
+        let cursors = info["result"]["channels"].as_array().cloned().unwrap_or_default();
+        cursors.iter().filter_map(|cursor| cursor["offset"].as_u64()).sum::<u64>()
+    };
+    until("both cursors to move", || (offsets() == 7).then_some(()));
+    stop(server);
+
+    let server = start();
+    assert_eq!(come(&server, room), (none.clone(), true, true), "once");
+    server.publish_kept(room, json!(7));
+    assert_eq!(come(&server, room), (vec![7], true, true));
+    assert_eq!(come(&server, quiet), (none, true, true));
+}
+
+#[test]
+fn who_is_away_is_told_over_kills_and_stops() {
+    for durability in ["sync", "batched"] {
+        let folder = Folder::new();
+        let name = |option: &str| format!("--channel.without_namespace.{option}");
+        let own = [
+            name("history_size=2"),
+            name("history_ttl=1h"),
+            name("inbox.enabled"),
+            name(&format!("history_durability={durability}")),
+        ];
+        let own: Vec<&str> = own.iter().map(String::as_str).collect();
+        let rest = ["--reactors=2", "--durable.path", folder.path(), "--shutdown.delay=0s", "--shutdown.spread=0s"];
+        let options = [GUARDED, &own, &rest].concat();
+        who_is_away_is_told(&|| Server::start(&options), durability == "sync", "room", "quiet");
+    }
+}
+
 /// What is known of a channel over all lives of the node.
 #[derive(Default)]
 struct Known {

@@ -2,13 +2,18 @@
 
 use crate::client::Client;
 use crate::databases::{Database, Kind, PASSWORD, TLS_NAME};
-use crate::server::{OPEN, Server, gannet, until};
+use crate::durable::who_is_away_is_told;
+use crate::server::{GUARDED, OPEN, Server, gannet, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const NAMESPACES: &str = r#"[
     {"name": "sync", "history_size": 5, "history_ttl": "1h", "history_durability": "sync"},
-    {"name": "batch", "history_size": 5, "history_ttl": "1h", "history_durability": "batched"}
+    {"name": "batch", "history_size": 5, "history_ttl": "1h", "history_durability": "batched"},
+    {"name": "box", "history_size": 2, "history_ttl": "1h", "history_durability": "sync", "inbox": {"enabled": true},
+        "allow_subscribe_for_client": true},
+    {"name": "loose", "history_size": 2, "history_ttl": "1h", "history_durability": "batched",
+        "inbox": {"enabled": true}, "allow_subscribe_for_client": true}
 ]"#;
 
 /// What servers with an archive in this database are told.
@@ -40,8 +45,12 @@ fn run(words: &[&str], options: &[String]) -> (bool, String) {
 }
 
 fn serve(options: &[String]) -> Server {
+    serve_by(OPEN, options)
+}
+
+fn serve_by(preset: &[&str], options: &[String]) -> Server {
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    let server = Server::with(OPEN, &options);
+    let server = Server::with(preset, &options);
     until("the archive is up", || (server.metric("gannet_archive_up") == 1).then_some(()));
     server
 }
@@ -132,4 +141,26 @@ fn streams_are_kept_in_postgresql_over_restarts_and_kills() {
 #[test]
 fn streams_are_kept_in_mariadb_over_restarts_and_kills() {
     is_kept(Kind::MariaDb);
+}
+
+/// Any node that takes the share knows who was away.
+fn cursors_are_kept(kind: Kind) {
+    let database = Database::start(kind);
+    let mut options = options(&database, "cursors");
+    options.extend(["--shutdown.delay=0s", "--shutdown.spread=0s"].map(str::to_owned));
+    assert!(run(&["durable", "migrate"], &options).0);
+    for (namespace, is_sync) in [("box", true), ("loose", false)] {
+        let [room, quiet] = ["a", "quiet"].map(|name| format!("{namespace}:{name}"));
+        who_is_away_is_told(&|| serve_by(GUARDED, &options), is_sync, &room, &quiet);
+    }
+}
+
+#[test]
+fn who_is_away_is_told_from_postgresql() {
+    cursors_are_kept(Kind::Postgres);
+}
+
+#[test]
+fn who_is_away_is_told_from_mariadb() {
+    cursors_are_kept(Kind::MariaDb);
 }

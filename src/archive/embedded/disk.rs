@@ -1,11 +1,13 @@
 //! F10 · The archive's files.
 //!
-//! Owns them: publications by channel and offset, how each stream stands, and which lives ended cleanly. What is
-//! changed is gathered until [`Disk::commit`]. The files are those of an LSM tree with a journal, by `fjall`.
+//! Owns them: publications by channel and offset, how each stream stands, cursors, and which lives ended cleanly. What
+//! is changed is gathered until [`Disk::commit`]. The files are those of an LSM tree with a journal, by `fjall`.
 
 use super::entry::{self, StreamEntry};
 use crate::broker::Position;
-use crate::broker::archive::{ArchiveAnswer, ArchiveCall, ArchiveKeep, ArchivePage, ArchivedStream};
+use crate::broker::archive::{
+    ArchiveAnswer, ArchiveCall, ArchiveKeep, ArchivePage, ArchivedCursor, ArchivedStream, cursor_name,
+};
 use crate::protocol::Publication;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, OwnedWriteBatch, PersistMode};
 use foldhash::quality::RandomState;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 const KNOWN_MAX: usize = 65536;
 /// Streams looked at, and publications forgotten, in one part of a sweep.
 const SWEPT_STREAMS: usize = 256;
+const SWEPT_CURSORS: usize = 256;
 const SWEPT_PUBLICATIONS: usize = 2048;
 /// Publications forgotten for one that is appended, because of archive_size.
 const TRIMMED: u64 = 2;
@@ -74,6 +77,7 @@ pub struct Disk {
     database: Database,
     publications: Keyspace,
     streams: Keyspace,
+    cursors: Keyspace,
     about: Keyspace,
     life: u64,
     /// Lives that ended cleanly.
@@ -85,6 +89,8 @@ pub struct Disk {
     changed: Vec<Arc<str>>,
     /// The name of the stream that was swept last.
     swept: Option<Vec<u8>>,
+    /// The key of the cursor that was looked at last.
+    swept_cursor: Option<Vec<u8>>,
 }
 
 impl Disk {
@@ -93,6 +99,7 @@ impl Disk {
         let database = Database::builder(path).cache_size(cache_bytes).worker_threads(1).open()?;
         let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default);
         let (publications, streams, about) = (keyspace("publications")?, keyspace("streams")?, keyspace("about")?);
+        let cursors = keyspace("cursors")?;
         let number = |key: &str| -> Result<Option<u64>, DiskFault> {
             let Some(value) = about.get(key)? else { return Ok(None) };
             let number = value.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
@@ -114,6 +121,7 @@ impl Disk {
             database,
             publications,
             streams,
+            cursors,
             about,
             life,
             clean,
@@ -122,6 +130,7 @@ impl Disk {
             known,
             changed,
             swept: None,
+            swept_cursor: None,
         };
         if was_killed {
             disk.rewrite()?;
@@ -136,7 +145,7 @@ impl Disk {
     /// again, to files of its own, before anybody is told of it.
     fn rewrite(&mut self) -> Result<(), DiskFault> {
         let since = Instant::now();
-        for keyspace in [&self.publications, &self.streams, &self.about] {
+        for keyspace in [&self.publications, &self.streams, &self.cursors, &self.about] {
             keyspace.rotate_memtable()?;
             while keyspace.sealed_memtable_count() > 0 {
                 if since.elapsed() > REWRITE {
@@ -162,7 +171,20 @@ impl Disk {
                 (entry.position, entry.ahead, entry.keep, entry.used_ms) = (position, life, keep, unix_ms);
                 Ok(Some((ArchiveAnswer::Appended, false)))
             }
-            ArchiveCall::Open { channel, latest, ahead, .. } => self.open_stream(now_ms, &channel, latest, ahead),
+            ArchiveCall::Open { channel, latest, ahead, cursors, .. } => {
+                let cursors = self.cursors_of(now_ms, &channel, cursors)?;
+                let (stream, notes) = self.open_stream(now_ms, &channel, latest, ahead)?;
+                Ok(Some((ArchiveAnswer::Opened { stream: stream.map(Box::new), cursors }, notes)))
+            }
+            ArchiveCall::Follow { channel, cursor } => {
+                let key = entry::cursor_key(&channel, &cursor.name());
+                self.batch.insert(&self.cursors, key, entry::cursor_value(&cursor));
+                Ok(Some((ArchiveAnswer::Appended, false)))
+            }
+            ArchiveCall::Unfollow { channel, user, device } => {
+                self.batch.remove(&self.cursors, entry::cursor_key(&channel, &cursor_name(&user, &device)));
+                Ok(Some((ArchiveAnswer::Removed, false)))
+            }
             ArchiveCall::Read { channel, page, .. } => {
                 Ok(Some((ArchiveAnswer::Page(self.read(now_ms, &channel, &page)?), false)))
             }
@@ -210,10 +232,36 @@ impl Disk {
         Ok(Some((ArchiveAnswer::Appended, waits)))
     }
 
-    fn open_stream(&mut self, now_ms: u64, channel: &Arc<str>, latest: usize, ahead: bool) -> Result<Done, DiskFault> {
-        let Some(entry) = self.entry(channel)?.cloned() else {
-            return Ok(Some((ArchiveAnswer::Opened(None), false)));
-        };
+    /// Its cursors, so many at most, but those past their time.
+    fn cursors_of(&mut self, now_ms: u64, channel: &str, most: usize) -> Result<Vec<ArchivedCursor>, DiskFault> {
+        let mut cursors = Vec::new();
+        if most == 0 {
+            return Ok(cursors);
+        }
+        self.commit(false)?;
+        let prefix = entry::cursor_prefix(channel);
+        for guard in self.cursors.prefix(&prefix) {
+            let (key, value) = guard.into_inner()?;
+            let cursor = entry::cursor_of(key.get(prefix.len()..).unwrap_or_default(), &value);
+            let cursor = cursor.ok_or_else(|| DiskFault::Damaged("a cursor cannot be read".into()))?;
+            if cursor.until_ms > now_ms {
+                cursors.push(cursor);
+            }
+            if cursors.len() >= most {
+                break;
+            }
+        }
+        Ok(cursors)
+    }
+
+    fn open_stream(
+        &mut self,
+        now_ms: u64,
+        channel: &Arc<str>,
+        latest: usize,
+        ahead: bool,
+    ) -> Result<(Option<ArchivedStream>, bool), DiskFault> {
+        let Some(entry) = self.entry(channel)?.cloned() else { return Ok((None, false)) };
         let whole = [0, self.life].contains(&entry.ahead) || self.clean.contains(&entry.ahead);
         let page = ArchivePage { since: None, until: u64::MAX, limit: latest, reverse: true };
         let mut latest = self.read(now_ms, channel, &page)?;
@@ -223,8 +271,7 @@ impl Disk {
             let life = self.life;
             self.change(channel, || entry.clone())?.ahead = life;
         }
-        let stream = ArchivedStream { position: entry.position, whole, latest };
-        Ok(Some((ArchiveAnswer::Opened(Some(Box::new(stream))), notes)))
+        Ok((Some(ArchivedStream { position: entry.position, whole, latest }), notes))
     }
 
     fn read(&mut self, now_ms: u64, channel: &Arc<str>, page: &ArchivePage) -> Result<Vec<Publication>, DiskFault> {
@@ -350,6 +397,7 @@ impl Disk {
 
     /// Forgets what is past its time, or too much, of the next few streams; how many publications those were.
     pub fn sweep(&mut self, now_ms: u64) -> Result<usize, DiskFault> {
+        self.sweep_cursors(now_ms)?;
         let from = self.swept.clone().map_or(Bound::Unbounded, Bound::Excluded);
         let mut names = Vec::new();
         for guard in self.streams.range((from, Bound::Unbounded)).take(SWEPT_STREAMS) {
@@ -372,6 +420,24 @@ impl Disk {
         }
         self.commit(false)?;
         Ok(gone)
+    }
+
+    /// Forgets the next few cursors that are past their time.
+    fn sweep_cursors(&mut self, now_ms: u64) -> Result<(), DiskFault> {
+        let from = self.swept_cursor.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut looked = 0;
+        for guard in self.cursors.range((from, Bound::Unbounded)).take(SWEPT_CURSORS) {
+            let (key, value) = guard.into_inner()?;
+            looked += 1;
+            if entry::cursor_until(&value).is_none_or(|until_ms| until_ms <= now_ms) {
+                self.batch.remove(&self.cursors, key.clone());
+            }
+            self.swept_cursor = Some(key.to_vec());
+        }
+        if looked < SWEPT_CURSORS {
+            self.swept_cursor = None;
+        }
+        Ok(())
     }
 
     fn sweep_stream(&mut self, now_ms: u64, channel: &Arc<str>, max: usize) -> Result<usize, DiskFault> {

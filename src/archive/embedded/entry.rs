@@ -3,7 +3,7 @@
 //! Owns the format on disk. A channel's publications are neighbours, in the order of their offsets.
 
 use crate::broker::Position;
-use crate::broker::archive::ArchiveKeep;
+use crate::broker::archive::{ArchiveKeep, ArchivedCursor, cursor_owner};
 use crate::protocol::Publication;
 use prost::Message;
 
@@ -56,6 +56,44 @@ pub fn key(channel: &str, offset: u64) -> Vec<u8> {
     key
 }
 
+/// What the keys of a channel's cursors begin with.
+pub fn cursor_prefix(channel: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(2 + channel.len());
+    key.extend((channel.len() as u16).to_be_bytes());
+    key.extend(channel.as_bytes());
+    key
+}
+
+pub fn cursor_key(channel: &str, name: &str) -> Vec<u8> {
+    let mut key = cursor_prefix(channel);
+    key.extend(name.as_bytes());
+    key
+}
+
+pub fn cursor_value(cursor: &ArchivedCursor) -> Vec<u8> {
+    let mut value = Vec::with_capacity(25 + 8);
+    [cursor.until_ms, cursor.offset, cursor.told].iter().for_each(|number| value.extend(number.to_le_bytes()));
+    value.push(u8::from(cursor.torn));
+    value.extend(cursor.epoch.as_str().as_bytes());
+    value
+}
+
+/// Until when a cursor is kept.
+pub fn cursor_until(value: &[u8]) -> Option<u64> {
+    time_of(value)
+}
+
+/// `name`: what of its key comes behind the channel's.
+pub fn cursor_of(name: &[u8], value: &[u8]) -> Option<ArchivedCursor> {
+    let (user, device) = cursor_owner(std::str::from_utf8(name).ok()?)?;
+    let (numbers, rest) = value.split_at_checked(24)?;
+    let [until_ms, offset, told] = numbers.as_chunks::<8>().0 else { return None };
+    let [until_ms, offset, told] = [until_ms, offset, told].map(|number| u64::from_le_bytes(*number));
+    let (torn, epoch) = rest.split_first()?;
+    let epoch = std::str::from_utf8(epoch).ok()?.into();
+    Some(ArchivedCursor { user, device, offset, epoch, told, torn: *torn != 0, until_ms })
+}
+
 pub fn offset_of(key: &[u8]) -> Option<u64> {
     key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
 }
@@ -94,6 +132,18 @@ mod tests {
         let bytes = value(&publication, 77);
         assert_eq!((time_of(&bytes), publication_of(&bytes)), (Some(77), Some(publication)));
         assert_eq!(offset_of(&key("c", 4)), Some(4));
+    }
+
+    #[test]
+    fn cursors_come_back() {
+        for (device, epoch, torn) in [("", "", false), ("phone", "abcdefgh", true)] {
+            let (user, device, epoch) = ("4:ä".into(), device.into(), epoch.into());
+            let cursor = ArchivedCursor { user, device, offset: 3, epoch, told: 2, torn, until_ms: 77 };
+            let (key, value) = (cursor_key("room", &cursor.name()), cursor_value(&cursor));
+            let name = key.strip_prefix(&cursor_prefix("room")[..]).expect("its channel");
+            assert_eq!((cursor_until(&value), cursor_of(name, &value)), (Some(77), Some(cursor)));
+            assert_eq!((cursor_of(name, &value[..24]), cursor_of(b"x", &value)), (None, None));
+        }
     }
 
     #[test]

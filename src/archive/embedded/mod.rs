@@ -51,8 +51,9 @@ pub struct Embedded {
     answers: Vec<(u16, u64, Result<ArchiveAnswer, Away>)>,
     /// Somebody waits for the disk.
     fsyncs: bool,
-    /// Publications of the round.
+    /// Publications of the round, and cursors.
     appended: usize,
+    followed: usize,
 }
 
 impl Embedded {
@@ -80,6 +81,7 @@ impl Embedded {
             answers: Vec::new(),
             fsyncs: false,
             appended: 0,
+            followed: 0,
         })
     }
 
@@ -135,6 +137,7 @@ impl Embedded {
     fn carry_out(&mut self, now_ms: u64, reactor: u16, call: ArchiveCall) {
         let ticket = call.ticket();
         let is_append = matches!(call, ArchiveCall::Append { .. });
+        let is_cursor = matches!(call, ArchiveCall::Follow { .. } | ArchiveCall::Unfollow { .. });
         let done = match &mut self.disk {
             Some(disk) => disk.carry_out(now_ms, call),
             None => Ok(None),
@@ -143,6 +146,7 @@ impl Embedded {
             Ok(Some((answer, fsyncs))) => {
                 self.fsyncs |= fsyncs;
                 self.appended += usize::from(is_append);
+                self.followed += usize::from(is_cursor);
                 Ok(answer)
             }
             Ok(None) => {
@@ -162,7 +166,7 @@ impl Embedded {
     /// Brings what was gathered to the journal, and to the disk if anybody waits for that.
     fn commit(&mut self) {
         let fsyncs = std::mem::take(&mut self.fsyncs);
-        let appended = std::mem::take(&mut self.appended);
+        let (appended, followed) = (std::mem::take(&mut self.appended), std::mem::take(&mut self.followed));
         let began = Instant::now();
         let done = match &mut self.disk {
             Some(disk) => disk.commit(fsyncs),
@@ -172,6 +176,7 @@ impl Embedded {
             Ok(false) if self.disk.is_none() => {}
             Ok(wrote) => {
                 ArchiveCounts::add(&self.counts.appended, appended);
+                ArchiveCounts::add(&self.counts.cursors, followed);
                 if fsyncs {
                     self.waits_since = None;
                     self.count_commit(began);

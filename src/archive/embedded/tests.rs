@@ -2,7 +2,7 @@
 
 use super::disk::{Disk, DiskFault};
 use crate::broker::Position;
-use crate::broker::archive::{ArchiveAnswer, ArchiveCall, ArchiveKeep, ArchivePage, ArchivedStream};
+use crate::broker::archive::{ArchiveAnswer, ArchiveCall, ArchiveKeep, ArchivePage, ArchivedCursor, ArchivedStream};
 use crate::protocol::Publication;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,9 +45,9 @@ fn append(disk: &mut Disk, waits: bool, channel: &str, offset: u64, keep: Archiv
 }
 
 fn open(disk: &mut Disk, channel: &str, latest: usize, ahead: bool) -> Option<ArchivedStream> {
-    let call = ArchiveCall::Open { ticket: 1, channel: channel.into(), latest, ahead };
+    let call = ArchiveCall::Open { ticket: 1, channel: channel.into(), latest, ahead, cursors: 0 };
     match disk.carry_out(0, call).expect("no fault") {
-        Some((ArchiveAnswer::Opened(stream), _)) => stream.map(|stream| *stream),
+        Some((ArchiveAnswer::Opened { stream, .. }, _)) => stream.map(|stream| *stream),
         other => panic!("not opened: {other:?}"),
     }
 }
@@ -218,4 +218,52 @@ fn a_folder_is_one_nodes_and_what_is_wrong_is_told_in_a_line() {
     let fault = Disk::open(&file, CACHE).err().expect("no folder");
     let line = super::faults::line(&file, &fault);
     assert!(line.starts_with("durable.path: ") && !line.contains('\n'), "{line}");
+}
+
+fn follow(disk: &mut Disk, channel: &str, user: &str, offset: u64, until_ms: u64) {
+    let (user, device, epoch) = (user.into(), "phone".into(), "e".into());
+    let cursor = ArchivedCursor { user, device, offset, epoch, told: 1, torn: false, until_ms };
+    let call = ArchiveCall::Follow { channel: channel.into(), cursor: Box::new(cursor) };
+    assert!(disk.carry_out(0, call).expect("no fault").is_some());
+}
+
+/// User and offset of each.
+fn cursors(disk: &mut Disk, now_ms: u64, channel: &str, most: usize) -> Vec<(String, u64)> {
+    let call = ArchiveCall::Open { ticket: 1, channel: channel.into(), latest: 0, ahead: false, cursors: most };
+    match disk.carry_out(now_ms, call).expect("no fault") {
+        Some((ArchiveAnswer::Opened { cursors, .. }, _)) => {
+            cursors.into_iter().map(|cursor| (cursor.user.to_string(), cursor.offset)).collect()
+        }
+        other => panic!("not opened: {other:?}"),
+    }
+}
+
+#[test]
+fn cursors_come_back_until_their_time_is_over() {
+    let folder = Folder::new();
+    let mut disk = folder.open();
+    follow(&mut disk, "c", "anna", 1, 1000);
+    follow(&mut disk, "c", "bert", 2, 2000);
+    follow(&mut disk, "ca", "cora", 3, 2000);
+    follow(&mut disk, "c", "anna", 4, 1500);
+    assert_eq!(cursors(&mut disk, 0, "c", 9), [("anna".into(), 4), ("bert".into(), 2)], "before they are written, too");
+    disk.commit(true).expect("a commit");
+    drop(disk);
+    let mut disk = folder.open();
+    assert_eq!(cursors(&mut disk, 1499, "c", 1), [("anna".into(), 4)]);
+    assert_eq!(cursors(&mut disk, 1499, "c", 0), []);
+    assert_eq!(cursors(&mut disk, 1500, "c", 9), [("bert".into(), 2)], "one is past its time");
+    disk.sweep(1500).expect("no fault");
+    assert_eq!(cursors(&mut disk, 0, "c", 9), [("bert".into(), 2)], "and is gone");
+    let gone = ArchiveCall::Unfollow { channel: "c".into(), user: "bert".into(), device: "phone".into() };
+    assert!(disk.carry_out(0, gone).expect("no fault").is_some());
+    assert_eq!(cursors(&mut disk, 0, "c", 9), []);
+    assert_eq!(cursors(&mut disk, 0, "ca", 9), [("cora".into(), 3)]);
+    (0..300).for_each(|n| follow(&mut disk, "many", &format!("{n}"), n, 10));
+    disk.commit(false).expect("a commit");
+    for _ in 0..3 {
+        disk.sweep(10).expect("no fault");
+    }
+    assert_eq!(cursors(&mut disk, 0, "many", 999), [], "a sweep goes on where it stopped");
+    assert_eq!(cursors(&mut disk, 0, "ca", 9).len(), 1);
 }

@@ -38,6 +38,8 @@ pub trait LaneEnds {
     fn leave(&self, call: &ArchiveCall);
     /// So many publications were written as one.
     fn wrote(&self, publications: usize, took: Duration);
+    /// So many cursors were.
+    fn followed(&self, cursors: usize);
     /// So many publications came to nothing that nobody waited for.
     fn lost(&self, publications: usize);
     /// So many publications are forgotten.
@@ -311,7 +313,9 @@ impl Lane {
     /// What stands first and is to be written, for each table.
     fn bundles(&mut self, life: i64, shape: SchemaShape) -> Vec<Bundle> {
         let mut bundles: Vec<Bundle> = Vec::new();
-        let is_written = |call: &ArchiveCall| matches!(call, ArchiveCall::Append { .. } | ArchiveCall::Stand { .. });
+        let is_written = |call: &ArchiveCall| {
+            !matches!(call, ArchiveCall::Open { .. } | ArchiveCall::Read { .. } | ArchiveCall::Remove { .. })
+        };
         while self.waiting.front().is_some_and(|next| is_written(&next.call))
             && !bundles.iter().any(|bundle| bundle.batch.is_full())
             && let Some(waiting) = self.waiting.pop_front()
@@ -391,6 +395,7 @@ impl Lane {
             match self.house.store.append(*table, share, batch).await {
                 Ok(()) => {
                     self.house.ends.wrote(batch.publications(), began.elapsed());
+                    self.house.ends.followed(batch.cursors());
                     return Ok(());
                 }
                 Err(SqlFault::Again(why)) if tries == TRIES => return Err(SqlFault::Away(why)),
@@ -409,7 +414,10 @@ impl Lane {
         for (key, LaneCall { reactor, call }) in calls {
             match call.ticket() {
                 Some(ticket) => self.house.ends.answer(reactor, ticket, Ok(ArchiveAnswer::Appended)),
-                None => drop(self.failed.remove(&key)),
+                None if matches!(call, ArchiveCall::Append { .. } | ArchiveCall::Stand { .. }) => {
+                    self.failed.remove(&key);
+                }
+                None => {}
             }
             self.house.ends.leave(&call);
         }
@@ -421,13 +429,21 @@ impl Lane {
         let key = house.key(waiting.call.channel());
         let table = key.table(shape.tables);
         let answer = match &waiting.call {
-            ArchiveCall::Open { latest, ahead, .. } => {
-                let opened = store.open(table, key, *latest, *ahead, life, now_ms).await;
-                opened.map(|stream| ArchiveAnswer::Opened(stream.map(Box::new)))
+            ArchiveCall::Open { latest, ahead, cursors, .. } => {
+                match store.cursors(table, key, now_ms, *cursors).await {
+                    Ok(cursors) => {
+                        let opened = store.open(table, key, *latest, *ahead, life, now_ms).await;
+                        opened.map(|stream| ArchiveAnswer::Opened { stream: stream.map(Box::new), cursors })
+                    }
+                    Err(fault) => Err(fault),
+                }
             }
             ArchiveCall::Read { page, .. } => store.read(table, key, None, page, now_ms).await.map(ArchiveAnswer::Page),
             ArchiveCall::Remove { .. } => store.remove(key).await.map(|()| ArchiveAnswer::Removed),
-            ArchiveCall::Append { .. } | ArchiveCall::Stand { .. } => return Ok(()),
+            ArchiveCall::Append { .. }
+            | ArchiveCall::Stand { .. }
+            | ArchiveCall::Follow { .. }
+            | ArchiveCall::Unfollow { .. } => return Ok(()),
         };
         let answer = match answer {
             Ok(answer) => answer,
@@ -436,7 +452,7 @@ impl Lane {
                 return Err(fault);
             }
         };
-        if matches!(answer, ArchiveAnswer::Opened(_)) {
+        if matches!(answer, ArchiveAnswer::Opened { .. }) {
             self.failed.remove(&key);
         }
         if let Some(ticket) = waiting.call.ticket() {
@@ -456,6 +472,11 @@ fn put(batch: &mut SqlBatch, key: StreamKey, call: &ArchiveCall, life: i64) -> R
         }
         ArchiveCall::Stand { channel, position, unix_ms, keep } => {
             batch.stand(SqlStand { key, channel, position, unix_ms: *unix_ms, keep: *keep, ahead: Some(life) })
+        }
+        ArchiveCall::Follow { cursor, .. } => batch.follow(key, cursor),
+        ArchiveCall::Unfollow { user, device, .. } => {
+            batch.unfollow(key, user, device);
+            Ok(())
         }
         ArchiveCall::Open { .. } | ArchiveCall::Read { .. } | ArchiveCall::Remove { .. } => Ok(()),
     }

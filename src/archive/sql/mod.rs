@@ -6,6 +6,7 @@
 //! A publication is a row, found by its stream and offset: reading a page costs the same however many there are. Tables
 //! are split by channel, so that writers do not meet, and each by time, so that what is old is dropped whole.
 
+mod cursors;
 mod days;
 pub mod keeper;
 pub mod lanes;
@@ -17,12 +18,13 @@ mod serve;
 mod sweep;
 mod tls;
 
-use crate::broker::archive::{ArchiveKeep, ArchivePage, ArchivedStream};
+use crate::broker::archive::{ArchiveKeep, ArchivePage, ArchivedCursor, ArchivedStream};
 use crate::broker::{Epoch, Position};
 use crate::config::{Config, TlsOptions};
 use crate::protocol::Publication;
 use bytes::Bytes;
 use compact_str::CompactString;
+use cursors::{CursorKey, SqlCursor};
 use days::DayPart;
 use mysql::MysqlStore;
 use postgres::PostgresStore;
@@ -189,6 +191,8 @@ pub struct SqlTop {
 pub struct SqlBatch {
     tops: BTreeMap<StreamKey, SqlTop>,
     rows: BTreeMap<Place, SqlRow>,
+    /// `None`: it is no more.
+    cursors: BTreeMap<CursorKey, Option<SqlCursor>>,
     bytes: usize,
 }
 
@@ -234,16 +238,21 @@ impl SqlBatch {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.tops.is_empty()
+        self.tops.is_empty() && self.cursors.is_empty()
     }
 
     /// No more should be put in.
     pub fn is_full(&self) -> bool {
-        self.rows.len() + self.tops.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES
+        self.rows.len() + self.tops.len() + self.cursors.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES
     }
 
     pub fn publications(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Those that stand, and those that are no more.
+    pub fn cursors(&self) -> usize {
+        self.cursors.len()
     }
 
     /// A moment of each part that its rows go to, some at most.
@@ -435,9 +444,27 @@ impl SqlStore {
         either!(self, it => it.advice().await)
     }
 
-    /// Writes all of it or nothing.
+    /// Writes all of its publications or nothing, and then its cursors.
     pub async fn append(&self, table: u16, share: &SqlShare, batch: &SqlBatch) -> Result<(), SqlFault> {
-        either!(self, it => it.append(table, share, batch).await)
+        if !batch.tops.is_empty() {
+            either!(self, it => it.append(table, share, batch).await)?;
+        }
+        if batch.cursors.is_empty() { Ok(()) } else { either!(self, it => it.follow(table, batch).await) }
+    }
+
+    /// Cursors of a stream, so many at most, but those past their time.
+    pub async fn cursors(
+        &self,
+        table: u16,
+        key: StreamKey,
+        now_ms: u64,
+        most: usize,
+    ) -> Result<Vec<ArchivedCursor>, SqlFault> {
+        if most == 0 {
+            return Ok(Vec::new());
+        }
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        either!(self, it => it.cursors(table, key, signed(now_ms), most).await)
     }
 
     async fn stream(&self, key: StreamKey) -> Result<Option<SqlStream>, SqlFault> {

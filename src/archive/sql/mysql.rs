@@ -2,8 +2,9 @@
 //!
 //! Owns the pool. A statement that was not answered in time takes its connection with it. Knows nothing of lanes.
 
+use super::cursors::{CursorKey, SqlCursor, found};
 use super::days::DayPart;
-use super::schema::{self, SchemaFound, SchemaShape, table_name};
+use super::schema::{self, SchemaFound, SchemaShape, cursor_table_name, table_name};
 use super::sweep::{self, Overfull};
 use super::tls::mysql_tls;
 use super::{
@@ -11,7 +12,7 @@ use super::{
     TOUCH_MS, signed,
 };
 use crate::broker::Epoch;
-use crate::broker::archive::ArchiveKeep;
+use crate::broker::archive::{ArchiveKeep, ArchivedCursor};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Opts, OptsBuilder, Params, Pool, PoolConstraints, PoolOpts, TxOpts, Value};
 use std::time::Duration;
@@ -94,6 +95,52 @@ impl MysqlStore {
                 change.exec_drop(text, Params::Positional(row_values)).await?;
             }
             change.commit().await
+        })
+        .await
+    }
+
+    /// Cursors that stand, or are no more, each in the order of its key.
+    pub async fn follow(&self, table: u16, batch: &SqlBatch) -> Result<(), SqlFault> {
+        let (standing, gone) = (batch.standing(), batch.gone());
+        if !standing.is_empty() {
+            let text = follow_text(table, standing.len());
+            let values = standing.iter().flat_map(|(key, row)| cursor_values(key, row)).collect();
+            self.with(async |conn| conn.exec_drop(text, Params::Positional(values)).await).await?;
+        }
+        if !gone.is_empty() {
+            let places = vec!["(stream = ? AND who = ?)"; gone.len()].join(" OR ");
+            let text = format!("DELETE FROM {} WHERE {places}", cursor_table_name(table));
+            let values = gone.iter().flat_map(|(stream, who)| [stream.0[..].into(), who.0[..].into()]).collect();
+            self.with(async |conn| conn.exec_drop(text, Params::Positional(values)).await).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn cursors(
+        &self,
+        table: u16,
+        key: StreamKey,
+        now_ms: i64,
+        most: i64,
+    ) -> Result<Vec<ArchivedCursor>, SqlFault> {
+        type Found = (Vec<u8>, Vec<u8>, i64, i64, i64, i16);
+        let text = format!(
+            "SELECT name, epoch, arrived, told, until_ms, is_torn FROM {} WHERE stream = ? AND until_ms > ? LIMIT {most}",
+            cursor_table_name(table)
+        );
+        let rows: Vec<Found> = self.with(async |conn| conn.exec(text, (&key.0[..], now_ms)).await).await?;
+        let cursor =
+            |(name, epoch, offset, told, until_ms, torn): Found| found(&name, &epoch, [offset, told, until_ms], torn);
+        Ok(rows.into_iter().filter_map(cursor).collect())
+    }
+
+    /// Forgets cursors past their time, so many at most: how many those were.
+    pub async fn forget_cursors(&self, table: u16, now_ms: i64, most: i64) -> Result<i64, SqlFault> {
+        let name = cursor_table_name(table);
+        let text = format!("DELETE FROM {name} WHERE until_ms <= ? ORDER BY until_ms LIMIT {most}");
+        self.with(async |conn| {
+            conn.exec_drop(text, (now_ms,)).await?;
+            Ok(i64::try_from(conn.affected_rows()).unwrap_or(i64::MAX))
         })
         .await
     }
@@ -406,6 +453,28 @@ fn row_values((key, offset, epoch, unix_ms): &Place, row: &SqlRow) -> [Value; 6]
         unix_ms.into(),
         row.data[..].into(),
         row.rest.as_deref().into(),
+    ]
+}
+
+fn follow_text(table: u16, count: usize) -> String {
+    let (name, values) = (cursor_table_name(table), vec!["(?,?,?,?,?,?,?,?)"; count].join(","));
+    format!(
+        "INSERT INTO {name} (stream, who, name, epoch, arrived, told, is_torn, until_ms) VALUES {values} \
+         ON DUPLICATE KEY UPDATE epoch = VALUES(epoch), arrived = VALUES(arrived), told = VALUES(told), \
+         is_torn = VALUES(is_torn), until_ms = VALUES(until_ms)"
+    )
+}
+
+fn cursor_values((stream, who): &CursorKey, row: &SqlCursor) -> [Value; 8] {
+    [
+        stream.0[..].into(),
+        who.0[..].into(),
+        row.name.as_bytes().into(),
+        row.epoch.as_bytes().into(),
+        row.offset.into(),
+        row.told.into(),
+        row.torn.into(),
+        row.until_ms.into(),
     ]
 }
 

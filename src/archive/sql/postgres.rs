@@ -5,14 +5,15 @@
 //! The planner is told to prefer indexes whatever it believes of a table, because a page must never be sorted: the
 //! tables are new each day, and nothing is known of what is new.
 
+use super::cursors::{CursorKey, SqlCursor, found};
 use super::days::DayPart;
-use super::schema::{self, SchemaFound, SchemaShape, table_name};
+use super::schema::{self, SchemaFound, SchemaShape, cursor_table_name, table_name};
 use super::{
     SqlBatch, SqlFault, SqlFound, SqlKind, SqlOptions, SqlRange, SqlShare, SqlStream, SqlTop, StreamKey, TOUCH_MS,
     signed,
 };
 use crate::broker::Epoch;
-use crate::broker::archive::ArchiveKeep;
+use crate::broker::archive::{ArchiveKeep, ArchivedCursor};
 use crate::consumers::dsn::{Database, told};
 use deadpool_postgres::{Client, Pool, PoolError, Runtime, Timeouts};
 use std::time::Duration;
@@ -123,6 +124,81 @@ impl PostgresStore {
         self.with(async |client| {
             let statement = client.prepare_cached(&text).await?;
             client.execute(&statement, &values).await.map(drop)
+        })
+        .await
+    }
+
+    /// Cursors that stand, or are no more, each in the order of its key.
+    pub async fn follow(&self, table: u16, batch: &SqlBatch) -> Result<(), SqlFault> {
+        let (standing, gone) = (batch.standing(), batch.gone());
+        if !standing.is_empty() {
+            let numbers = |of: fn(&SqlCursor) -> i64| standing.iter().map(|(_, row)| of(row)).collect::<Vec<i64>>();
+            let streams: Vec<&[u8]> = standing.iter().map(|((stream, _), _)| &stream.0[..]).collect();
+            let who: Vec<&[u8]> = standing.iter().map(|((_, who), _)| &who.0[..]).collect();
+            let names: Vec<&[u8]> = standing.iter().map(|(_, row)| row.name.as_bytes()).collect();
+            let epochs: Vec<&str> = standing.iter().map(|(_, row)| row.epoch.as_str()).collect();
+            let [offsets, told] = [numbers(|row| row.offset), numbers(|row| row.told)];
+            let torn: Vec<i16> = standing.iter().map(|(_, row)| row.torn).collect();
+            let until = numbers(|row| row.until_ms);
+            let text = follow_text(table);
+            let values: [&(dyn ToSql + Sync); 8] = [&streams, &who, &names, &epochs, &offsets, &told, &torn, &until];
+            self.with(async |client| {
+                let statement = client.prepare_cached(&text).await?;
+                client.execute(&statement, &values).await.map(drop)
+            })
+            .await?;
+        }
+        if !gone.is_empty() {
+            let part = |of: fn(&CursorKey) -> &[u8]| gone.iter().map(|key| of(key)).collect::<Vec<&[u8]>>();
+            let (streams, who) = (part(|(stream, _)| &stream.0[..]), part(|(_, who)| &who.0[..]));
+            let text = format!(
+                "DELETE FROM {} WHERE (stream, who) IN (SELECT * FROM unnest($1::bytea[], $2::bytea[]))",
+                cursor_table_name(table)
+            );
+            self.with(async |client| {
+                let statement = client.prepare_cached(&text).await?;
+                client.execute(&statement, &[&streams, &who]).await.map(drop)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub async fn cursors(
+        &self,
+        table: u16,
+        key: StreamKey,
+        now_ms: i64,
+        most: i64,
+    ) -> Result<Vec<ArchivedCursor>, SqlFault> {
+        let text = format!(
+            "SELECT name, epoch, arrived, told, until_ms, is_torn FROM {} WHERE stream = $1 AND until_ms > $2 LIMIT $3",
+            cursor_table_name(table)
+        );
+        let rows = self
+            .with(async |client| {
+                let statement = client.prepare_cached(&text).await?;
+                client.query(&statement, &[&&key.0[..], &now_ms, &most]).await
+            })
+            .await?;
+        let cursor = |row: Row| {
+            let epoch: &str = row.get(1);
+            found(row.get(0), epoch.as_bytes(), [2, 3, 4].map(|at| row.get::<_, i64>(at)), row.get(5))
+        };
+        Ok(rows.into_iter().filter_map(cursor).collect())
+    }
+
+    /// Forgets cursors past their time, so many at most: how many those were.
+    pub async fn forget_cursors(&self, table: u16, now_ms: i64, most: i64) -> Result<i64, SqlFault> {
+        let name = cursor_table_name(table);
+        let text = format!(
+            "DELETE FROM {name} WHERE (stream, who) IN (SELECT stream, who FROM {name} WHERE until_ms <= $1 \
+             ORDER BY until_ms LIMIT $2) AND until_ms <= $1"
+        );
+        self.with(async |client| {
+            let statement = client.prepare_cached(&text).await?;
+            let deleted = client.execute(&statement, &[&now_ms, &most]).await?;
+            Ok(i64::try_from(deleted).unwrap_or(i64::MAX))
         })
         .await
     }
@@ -414,6 +490,16 @@ fn append_text(table: u16) -> String {
          SELECT * FROM unnest($12::bytea[], $13::bigint[], $14::text[], $15::bigint[], $16::bytea[], $17::bytea[]) \
          ON CONFLICT (stream, channel_offset, epoch, published_at) \
          DO UPDATE SET data = excluded.data, rest = excluded.rest"
+    )
+}
+
+fn follow_text(table: u16) -> String {
+    let name = cursor_table_name(table);
+    format!(
+        "INSERT INTO {name} (stream, who, name, epoch, arrived, told, is_torn, until_ms) \
+         SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], \
+         $7::smallint[], $8::bigint[]) ON CONFLICT (stream, who) DO UPDATE SET epoch = excluded.epoch, \
+         arrived = excluded.arrived, told = excluded.told, is_torn = excluded.is_torn, until_ms = excluded.until_ms"
     )
 }
 

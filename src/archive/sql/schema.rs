@@ -4,8 +4,9 @@
 //! statement may be carried out again, because MySQL cannot take one back. Never speaks to a database.
 //!
 //! `gannet_streams` has one row for each channel: where it stands and what is kept of it. `gannet_publications_00` and
-//! those after it have the publications, split by channel; each is made of parts by time. `gannet_lives` has one row
-//! for each time that a server opened the archive, and whether that ended cleanly.
+//! those after it have the publications, split by channel; each is made of parts by time. `gannet_cursors_00` and those
+//! after it have the cursors of inboxes, split likewise. `gannet_lives` has one row for each time that a server opened
+//! the archive, and whether that ended cleanly.
 
 use super::SqlKind;
 use super::days::DayPart;
@@ -70,6 +71,7 @@ struct Step {
 const STEPS: &[Step] = &[
     Step { about: "streams and lives", postgres: streams_postgres, mysql: streams_mysql },
     Step { about: "publications", postgres: publications_postgres, mysql: publications_mysql },
+    Step { about: "cursors of inboxes", postgres: cursors_postgres, mysql: cursors_mysql },
 ];
 
 /// What a step is about, and its statements.
@@ -88,6 +90,10 @@ pub const META: &str = "CREATE TABLE IF NOT EXISTS gannet_schema (id INT PRIMARY
 
 pub fn table_name(table: u16) -> String {
     format!("gannet_publications_{table:02}")
+}
+
+pub fn cursor_table_name(table: u16) -> String {
+    format!("gannet_cursors_{table:02}")
 }
 
 fn streams_postgres(_: &SchemaShape) -> Vec<String> {
@@ -139,6 +145,33 @@ fn publications_mysql(shape: &SchemaShape) -> Vec<String> {
              epoch VARBINARY(64) NOT NULL, published_at BIGINT NOT NULL, data LONGBLOB NOT NULL, rest LONGBLOB, \
              PRIMARY KEY (stream, channel_offset, epoch, published_at)) ENGINE = InnoDB \
              PARTITION BY RANGE (published_at) (PARTITION p{part} VALUES LESS THAN ({end}))"
+        )
+    };
+    (0..shape.tables).map(table).collect()
+}
+
+/// A name may be longer than a key: `who` is its hash.
+fn cursors_postgres(shape: &SchemaShape) -> Vec<String> {
+    let table = |table| {
+        let name = cursor_table_name(table);
+        let made = format!(
+            "CREATE TABLE IF NOT EXISTS {name} (stream BYTEA NOT NULL, who BYTEA NOT NULL, name BYTEA NOT NULL, \
+             epoch TEXT COLLATE \"C\" NOT NULL, arrived BIGINT NOT NULL, told BIGINT NOT NULL, \
+             is_torn SMALLINT NOT NULL, until_ms BIGINT NOT NULL, PRIMARY KEY (stream, who)) WITH (fillfactor = 70)"
+        );
+        [made, format!("CREATE INDEX IF NOT EXISTS {name}_until ON {name} (until_ms)")]
+    };
+    (0..shape.tables).flat_map(table).collect()
+}
+
+fn cursors_mysql(shape: &SchemaShape) -> Vec<String> {
+    let table = |table| {
+        let name = cursor_table_name(table);
+        format!(
+            "CREATE TABLE IF NOT EXISTS {name} (stream BINARY(16) NOT NULL, who BINARY(16) NOT NULL, \
+             name BLOB NOT NULL, epoch VARBINARY(64) NOT NULL, arrived BIGINT NOT NULL, told BIGINT NOT NULL, \
+             is_torn SMALLINT NOT NULL, until_ms BIGINT NOT NULL, PRIMARY KEY (stream, who), \
+             KEY until_ms (until_ms)) ENGINE = InnoDB"
         )
     };
     (0..shape.tables).map(table).collect()

@@ -143,6 +143,10 @@ impl LaneEnds for PostEnds {
         ArchiveCounts::add(&self.counts.commit_micros, took.as_micros() as usize);
     }
 
+    fn followed(&self, cursors: usize) {
+        ArchiveCounts::add(&self.counts.cursors, cursors);
+    }
+
     fn lost(&self, publications: usize) {
         ArchiveCounts::add(&self.counts.lost, publications);
     }

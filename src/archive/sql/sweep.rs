@@ -117,6 +117,9 @@ impl SqlStore {
             }
         }
         either!(self, it => it.forget_streams(now_ms).await?);
+        for table in 0..shape.tables {
+            while either!(self, it => it.forget_cursors(table, now_ms, ROWS).await?) >= ROWS {}
+        }
         Ok((deleted, dropped))
     }
 

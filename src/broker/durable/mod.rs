@@ -11,12 +11,12 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
-use super::archive::{ArchiveAnswer, ArchiveCall, ArchiveKeep, Archived, ArchivedStream};
+use super::archive::{ArchiveAnswer, ArchiveCall, ArchiveKeep, Archived, ArchivedCursor, ArchivedStream};
 use super::engine::Away;
 use super::log::Unlogged;
 use super::memory::Memory;
 use super::table::ChannelTable;
-use super::{Answer, Asker, Event, Keep, Position, Request, Told, Treatment};
+use super::{Answer, Asker, Epoch, Event, InboxKeep, Keep, Position, Request, Told, Treatment};
 use crate::protocol::Publication;
 use crate::protocol::code::ClientError;
 use foldhash::quality::RandomState;
@@ -37,6 +37,22 @@ pub struct Durability {
     pub sync: bool,
     pub archive: ArchiveKeep,
     pub memory: Keep,
+    /// The archive has its cursors too.
+    pub inbox: Option<InboxKeep>,
+}
+
+/// A channel that need not be waited for any more.
+#[derive(Debug)]
+pub struct OpenedChannel {
+    pub channel: Arc<str>,
+    /// What waited for it, in order.
+    pub requests: Vec<Request>,
+    /// The cursors that the archive has, if it answered.
+    pub cursors: Option<(InboxKeep, Vec<ArchivedCursor>)>,
+    /// Where its stream stands.
+    pub top: Option<Position>,
+    /// The life that it had, if that ended because something of it may be missing.
+    pub torn: Option<Epoch>,
 }
 
 /// What a reactor's share of them may cost.
@@ -182,20 +198,22 @@ impl DurableChannels {
         }
     }
 
-    /// Carries out `request`; what follows at once is appended to `out`, in order.
-    pub fn handle(
+    /// The request comes back if it is to be carried out now, by [`DurableChannels::act`]. Otherwise it waits, or was
+    /// answered in `out`.
+    pub fn admit(
         &mut self,
         memory: &mut Memory,
         now_ms: u64,
         durability: Durability,
         request: Request,
         out: &mut Told,
-    ) {
+    ) -> Option<Request> {
         let name = request.channel().clone();
         let only_presence =
             matches!(request, Request::Leave { .. } | Request::Presence { .. } | Request::PresenceStats { .. });
         if only_presence && self.get(&name).is_none() {
-            return memory.handle(now_ms, request, out);
+            memory.handle(now_ms, request, out);
+            return None;
         }
         // A stream that is over is opened again.
         memory.extent(now_ms, &name);
@@ -214,23 +232,25 @@ impl DurableChannels {
             (channel.durability, channel.openness) = (durability, Openness::Closed);
         }
         match channel.openness {
-            Openness::Open => self.act(memory, now_ms, &name, request, out),
+            Openness::Open => Some(request),
             Openness::Adrift(retry_ms) => {
                 if now_ms >= retry_ms {
                     channel.openness = Openness::Adrift(now_ms + ADRIFT_MS);
                     self.ask_open(&name);
                 }
-                self.act(memory, now_ms, &name, request, out);
+                Some(request)
             }
-            Openness::Opening => self.wait(memory, now_ms, &name, request, out),
-            Openness::Closed if only_presence => self.act(memory, now_ms, &name, request, out),
-            Openness::Closed => {
-                channel.openness = Openness::Opening;
-                self.ask_open(&name);
+            Openness::Closed if only_presence => Some(request),
+            Openness::Opening | Openness::Closed => {
+                if channel.openness == Openness::Closed {
+                    channel.openness = Openness::Opening;
+                    self.ask_open(&name);
+                }
                 self.wait(memory, now_ms, &name, request, out);
+                self.follow(memory, &name);
+                None
             }
         }
-        self.follow(memory, &name);
     }
 
     /// Asks where the stream stands.
@@ -238,9 +258,10 @@ impl DurableChannels {
         self.pay(name);
         let Some(channel) = self.get(name) else { return };
         let (latest, ahead) = (channel.durability.memory.size as usize, !channel.durability.sync);
+        let cursors = channel.durability.inbox.map_or(0, |inbox| inbox.cursors as usize);
         let ticket = self.ticket(ArchiveTicket::Open(name.clone()));
         let latest = latest.min(RESTORED_MAX);
-        self.call(ArchiveCall::Open { ticket, channel: name.clone(), latest, ahead });
+        self.call(ArchiveCall::Open { ticket, channel: name.clone(), latest, ahead, cursors });
     }
 
     fn ticket(&mut self, what: ArchiveTicket) -> u64 {
@@ -249,9 +270,28 @@ impl DurableChannels {
         self.next_ticket
     }
 
-    fn call(&mut self, call: ArchiveCall) {
+    pub fn call(&mut self, call: ArchiveCall) {
         self.room = self.room.saturating_sub(call.size());
         self.calls.push(call);
+    }
+
+    /// The archive may be told of cursors now. At the end it is told of all.
+    pub fn has_room(&self) -> bool {
+        self.room > 0 || self.ended
+    }
+
+    /// A stream in which nothing was published stands here, which the archive may not know.
+    pub fn begins(&mut self, name: &Arc<str>, position: Position) {
+        if let Some(keep) = self.durability(name).map(|durability| durability.archive) {
+            let unix_ms = self.unix_ms;
+            self.call(ArchiveCall::Stand { channel: name.clone(), position, unix_ms, keep });
+        }
+    }
+
+    /// The archive is away, and the channel goes on without it.
+    pub fn is_adrift(&self, name: &str) -> bool {
+        let channel = self.channels.get(name).and_then(Option::as_ref);
+        channel.is_some_and(|channel| matches!(channel.openness, Openness::Adrift(_)))
     }
 
     /// Tells the archive where a stream stands of which it lacks publications.
@@ -274,8 +314,8 @@ impl DurableChannels {
         }
     }
 
-    /// Carries out a request of a channel that need not wait.
-    fn act(&mut self, memory: &mut Memory, now_ms: u64, name: &Arc<str>, request: Request, out: &mut Told) {
+    /// Carries out a request of a channel that need not wait. [`DurableChannels::follow`] comes after it.
+    pub fn act(&mut self, memory: &mut Memory, now_ms: u64, name: &Arc<str>, request: Request, out: &mut Told) {
         match request {
             Request::Publish { publication, asker, treatment: Some(treatment), .. } if treatment.keep.is_some() => {
                 self.publish(memory, now_ms, name, (publication, asker, treatment), out);
@@ -372,17 +412,28 @@ impl DurableChannels {
         }
     }
 
-    /// Takes what the archive says.
-    pub fn archived(&mut self, memory: &mut Memory, now_ms: u64, archived: Archived, out: &mut Told) {
+    /// Takes what the archive says. What waited for a channel that is open now comes back, to be carried out.
+    pub fn archived(
+        &mut self,
+        memory: &mut Memory,
+        now_ms: u64,
+        archived: Archived,
+        out: &mut Told,
+    ) -> Option<OpenedChannel> {
         let Archived { ticket, answer } = archived;
-        let Some(what) = self.tickets.remove(&ticket) else { return };
+        let what = self.tickets.remove(&ticket)?;
         let name = match &what {
             ArchiveTicket::Open(name) | ArchiveTicket::Append(name, _) | ArchiveTicket::Remove(name, _) => name.clone(),
             ArchiveTicket::History(read) => read.channel.clone(),
             ArchiveTicket::Recover(beginner) => beginner.channel.clone(),
         };
         match what {
-            ArchiveTicket::Open(_) => self.opened(memory, now_ms, &name, answer, out),
+            ArchiveTicket::Open(_) => {
+                let opened = self.opened(memory, now_ms, &name, answer, out);
+                if opened.is_some() {
+                    return opened;
+                }
+            }
             ArchiveTicket::Append(_, position) if answer.is_ok() => {
                 if let Some(channel) = self.get(&name)
                     && channel.line.appended(ticket, out)
@@ -401,6 +452,7 @@ impl DurableChannels {
             ArchiveTicket::Recover(beginner) => self.read_missed(memory, now_ms, beginner, answer, out),
         }
         self.follow(memory, &name);
+        None
     }
 
     /// A publication did not come to the disk, or nobody knows: what nobody has heard of is taken back. Where the
@@ -431,25 +483,30 @@ impl DurableChannels {
         name: &Arc<str>,
         answer: Result<ArchiveAnswer, Away>,
         out: &mut Told,
-    ) {
-        let Some(channel) = self.get(name) else { return };
+    ) -> Option<OpenedChannel> {
+        let channel = self.get(name)?;
         let (durability, was_adrift) = (channel.durability, matches!(channel.openness, Openness::Adrift(_)));
         let requests = channel.line.take_requests();
         self.opening -= requests.len();
-        if let Ok(ArchiveAnswer::Opened(found)) = answer {
-            let on_disk = self.settle(memory, now_ms, name, durability, found, out);
+        let mut opened = OpenedChannel { channel: name.clone(), requests, cursors: None, top: None, torn: None };
+        if let Ok(ArchiveAnswer::Opened { stream, cursors }) = answer {
+            let was = stream.as_ref().filter(|stream| !stream.whole).map(|stream| stream.position.epoch.clone());
+            let on_disk = self.settle(memory, now_ms, name, durability, stream, out);
             if let Some(channel) = self.get(name) {
                 (channel.openness, channel.on_disk) = (Openness::Open, on_disk);
             }
+            opened.top = memory.extent(now_ms, name).map(|extent| extent.position);
+            opened.torn = was.filter(|was| opened.top.as_ref().is_some_and(|top| top.epoch != *was));
+            opened.cursors = durability.inbox.map(|keep| (keep, cursors));
         } else if durability.sync {
             if let Some(channel) = self.get(name) {
                 channel.openness = Openness::Closed;
             }
-            for request in requests {
+            for request in opened.requests {
                 refuse(memory, now_ms, request, ClientError::Internal, &mut self.scratch);
                 self.say(name, out);
             }
-            return;
+            return None;
         } else if !was_adrift {
             // The archive has no note that its epoch goes on, so it does not.
             memory.abandon(name, out);
@@ -458,9 +515,7 @@ impl DurableChannels {
                 channel.openness = Openness::Adrift(now_ms + ADRIFT_MS);
             }
         }
-        for request in requests {
-            self.act(memory, now_ms, name, request, out);
-        }
+        Some(opened)
     }
 
     /// Memory's stream and the archive's become one; the offset that is on disk.
@@ -507,7 +562,7 @@ impl DurableChannels {
     }
 
     /// Forgets what memory has forgotten, and a channel in which nothing is.
-    fn follow(&mut self, memory: &mut Memory, name: &Arc<str>) {
+    pub fn follow(&mut self, memory: &mut Memory, name: &Arc<str>) {
         self.forget_gone(memory);
         if let Some(channel) = self.get(name)
             && channel.is_at_rest()

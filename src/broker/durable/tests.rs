@@ -1,20 +1,34 @@
 //! Owners over a model of an archive, which fails, dies and comes back, in any order.
 
-use super::super::archive::{ArchiveAnswer, ArchiveCall, ArchiveKeep, ArchivePage, Archived, ArchivedStream};
+use super::super::archive::{
+    ArchiveAnswer, ArchiveCall, ArchiveKeep, ArchivePage, Archived, ArchivedCursor, ArchivedStream, cursor_name,
+};
 use super::super::engine::{Away, Engine};
 use super::super::{
-    Answer, Asker, ConnKey, Durability, DurableLimits, EngineLimits, Event, Found, InboxLimits, Keep, Limits, Member,
-    Owner, OwnerLimits, Position, Query, Recover, Request, Target, Told, Treatment, Want,
+    Answer, Arrived, Asker, ConnKey, CursorArchive, Durability, DurableLimits, EngineLimits, Event, Follow, Found,
+    InboxKeep, InboxLimits, Keep, Limits, Member, Owner, OwnerLimits, Position, Query, Recover, Request, Target, Told,
+    Treatment, Want,
 };
 use crate::protocol::code::ClientError;
 use crate::protocol::{ClientInfo, Publication};
+use compact_str::CompactString;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 const MEMORY: Keep = Keep { size: 3, ttl_ms: 1_000, meta_ttl_ms: 3_000 };
 const ARCHIVE: ArchiveKeep = ArchiveKeep { size: 0, ttl_ms: 0, meta_ttl_ms: 0 };
-const SYNC: Durability = Durability { sync: true, archive: ARCHIVE, memory: MEMORY };
-const BATCHED: Durability = Durability { sync: false, ..SYNC };
+const INBOX: InboxKeep = InboxKeep {
+    ttl_ms: 1 << 40,
+    size: u64::MAX,
+    page: 1000,
+    cursors: 9,
+    undelivered_ms: 0,
+    with_data: false,
+    archive: CursorArchive::Sync,
+};
+const SYNC: Durability = Durability { sync: true, archive: ARCHIVE, memory: MEMORY, inbox: Some(INBOX) };
+const BATCHED_INBOX: InboxKeep = InboxKeep { archive: CursorArchive::Batched, ..INBOX };
+const BATCHED: Durability = Durability { sync: false, inbox: Some(BATCHED_INBOX), ..SYNC };
 const LIMITS: DurableLimits = DurableLimits { opening: 50, reads: 5, page: 4 };
 
 fn owner(seed: u64) -> Owner {
@@ -33,12 +47,33 @@ struct Kept {
     publications: BTreeMap<u64, Publication>,
 }
 
+#[derive(Debug, Clone, Default)]
+struct Files {
+    streams: BTreeMap<String, Kept>,
+    /// By channel and name.
+    cursors: BTreeMap<(String, CompactString), ArchivedCursor>,
+}
+
+impl Files {
+    fn follow(&mut self, call: ArchiveCall) -> Option<ArchiveAnswer> {
+        let channel = call.channel().to_string();
+        match call {
+            ArchiveCall::Follow { cursor, .. } => drop(self.cursors.insert((channel, cursor.name()), *cursor)),
+            ArchiveCall::Unfollow { user, device, .. } => {
+                self.cursors.remove(&(channel, cursor_name(&user, &device)));
+            }
+            other => panic!("not of cursors: {other:?}"),
+        }
+        None
+    }
+}
+
 /// What is on a disk, and what is not yet.
 #[derive(Default)]
 struct Model {
     queue: VecDeque<ArchiveCall>,
-    written: BTreeMap<String, Kept>,
-    on_disk: BTreeMap<String, Kept>,
+    written: Files,
+    on_disk: Files,
     life: u64,
     clean: BTreeSet<u64>,
 }
@@ -49,7 +84,7 @@ impl Model {
         let life = self.life;
         match call {
             ArchiveCall::Append { ticket, position, publication, .. } => {
-                let kept = self.written.get(&name);
+                let kept = self.written.streams.get(&name);
                 if ticket.is_some()
                     && kept.map_or(position.offset > 1, |kept| {
                         kept.position.epoch != position.epoch || position.offset > kept.position.offset + 1
@@ -57,19 +92,27 @@ impl Model {
                 {
                     return None;
                 }
-                let kept =
-                    self.written.entry(name).or_insert_with(|| Kept { first: position.offset, ..Kept::default() });
+                let kept = self
+                    .written
+                    .streams
+                    .entry(name)
+                    .or_insert_with(|| Kept { first: position.offset, ..Kept::default() });
                 kept.publications.insert(position.offset, Publication::clone(&publication));
                 (kept.position, kept.ahead) = (position, if ticket.is_some() { 0 } else { life });
                 Some(ArchiveAnswer::Appended)
             }
             ArchiveCall::Stand { position, .. } => {
-                let kept = self.written.entry(name).or_default();
+                let kept = self.written.streams.entry(name).or_default();
                 (kept.position, kept.ahead) = (position, life);
                 Some(ArchiveAnswer::Appended)
             }
-            ArchiveCall::Open { latest, ahead, .. } => {
-                let Some(kept) = self.written.get_mut(&name) else { return Some(ArchiveAnswer::Opened(None)) };
+            call @ (ArchiveCall::Follow { .. } | ArchiveCall::Unfollow { .. }) => self.written.follow(call),
+            ArchiveCall::Open { latest, ahead, cursors, .. } => {
+                let of_channel = self.written.cursors.iter().filter(|((channel, _), _)| *channel == name);
+                let cursors = of_channel.map(|(_, cursor)| cursor.clone()).take(cursors).collect();
+                let Some(kept) = self.written.streams.get_mut(&name) else {
+                    return Some(ArchiveAnswer::Opened { stream: None, cursors });
+                };
                 let whole = [0, life].contains(&kept.ahead) || self.clean.contains(&kept.ahead);
                 if ahead && whole {
                     kept.ahead = life;
@@ -77,11 +120,11 @@ impl Model {
                 let mut publications: Vec<Publication> = kept.there().rev().take(latest).cloned().collect();
                 publications.reverse();
                 let stream = ArchivedStream { position: kept.position.clone(), whole, latest: publications };
-                Some(ArchiveAnswer::Opened(Some(Box::new(stream))))
+                Some(ArchiveAnswer::Opened { stream: Some(Box::new(stream)), cursors })
             }
             ArchiveCall::Read { page, .. } => {
                 let ArchivePage { since, until, limit, reverse } = page;
-                let Some(kept) = self.written.get(&name) else { return Some(ArchiveAnswer::Page(Vec::new())) };
+                let Some(kept) = self.written.streams.get(&name) else { return Some(ArchiveAnswer::Page(Vec::new())) };
                 let fits = |publication: &&Publication| {
                     let offset = publication.offset;
                     let after = since.is_none_or(|since| if reverse { offset < since } else { offset > since });
@@ -94,7 +137,7 @@ impl Model {
                 Some(ArchiveAnswer::Page(all))
             }
             ArchiveCall::Remove { .. } => {
-                if let Some(kept) = self.written.get_mut(&name) {
+                if let Some(kept) = self.written.streams.get_mut(&name) {
                     kept.first = kept.position.offset + 1;
                 }
                 Some(ArchiveAnswer::Removed)
@@ -131,6 +174,19 @@ struct Follower {
     asks: bool,
 }
 
+/// Anna, who comes to a channel without a position, and goes.
+#[derive(Debug, Clone, Default)]
+struct Reader {
+    asks: bool,
+    /// Where she stands, while she is there.
+    at: Option<Position>,
+    /// How far she came in each epoch.
+    came: BTreeMap<String, u64>,
+    /// She has a cursor, and no disk failed since the archive was told of it.
+    is_known: bool,
+    is_kept: bool,
+}
+
 struct World {
     owner: Owner,
     model: Model,
@@ -142,6 +198,7 @@ struct World {
     questions: BTreeMap<u64, (String, Question)>,
     next: u64,
     followers: BTreeMap<String, Follower>,
+    readers: BTreeMap<String, Reader>,
     /// All that anybody was ever told of a channel, by epoch and offset.
     told: BTreeMap<(String, String, u64), String>,
     /// What was answered as published with sync, and not removed.
@@ -173,6 +230,7 @@ impl World {
             followers: modes.iter().map(|(name, _)| ((*name).to_owned(), Follower::default())).collect(),
             told: BTreeMap::new(),
             answered: BTreeMap::new(),
+            readers: modes.iter().map(|(name, _)| ((*name).to_owned(), Reader::default())).collect(),
             modes: modes.into_iter().map(|(name, mode)| (name.to_owned(), mode)).collect(),
             counts: BTreeMap::new(),
         }
@@ -248,6 +306,79 @@ impl World {
         self.ask(name, Request::Subscribe { channel: name.into(), from, ticket: 5, want: Some(Box::new(want)) });
     }
 
+    fn come(&mut self, name: &str) {
+        let keep = match self.modes[name] {
+            Some(Durability { inbox: Some(keep), .. }) => keep,
+            _ => InboxKeep { archive: CursorArchive::None, ..INBOX },
+        };
+        let reader = self.readers.get_mut(name).expect("a reader");
+        if reader.asks || reader.at.is_some() {
+            return;
+        }
+        reader.asks = true;
+        let follow = Some(Box::new(Follow { user: "anna".into(), device: "".into(), keep }));
+        let want = Want { position: Some(MEMORY), follow, ..Want::default() };
+        let from = ConnKey { reactor: 0, index: 2, generation: 1 };
+        let ticket = u32::from(name.as_bytes()[0]);
+        self.ask(name, Request::Subscribe { channel: name.into(), from, ticket, want: Some(Box::new(want)) });
+    }
+
+    fn go(&mut self, name: &str) {
+        if self.readers.get_mut(name).expect("a reader").at.take().is_some() {
+            self.leave(name, false);
+        }
+    }
+
+    /// What she was sent has arrived, all or some of it.
+    fn prove(&mut self, name: &str) {
+        let Some(Position { offset, epoch }) = self.readers[name].at.clone() else { return };
+        let offset = offset - self.draw(2).min(offset);
+        let (channel, epoch) = (name.into(), epoch.mark());
+        let arrived = Arrived { channel, user: "anna".into(), device: "".into(), offset, epoch };
+        let keep = self.modes[name].and_then(|mode| mode.inbox).unwrap_or(INBOX);
+        self.owner.arrived(self.now_ms, &arrived, keep);
+        self.count("proofs");
+    }
+
+    /// Anna is there, and is sent what has not arrived.
+    fn came(&mut self, name: &str, found: Found) {
+        let (top, epoch) = (found.position.offset, found.position.epoch.to_string());
+        let untouched = !self.counts.contains_key("removals");
+        let reader = self.readers.get_mut(name).expect("a reader");
+        reader.asks = false;
+        let was_known = std::mem::replace(&mut reader.is_known, true);
+        reader.is_kept |= !was_known;
+        let Some(recovery) = found.recovery else {
+            assert!(name != "s" || !was_known, "{name}: a user is forgotten");
+            reader.came.insert(epoch, top);
+            reader.at = Some(found.position);
+            return;
+        };
+        let from = recovery.from.expect("a cursor");
+        let offsets: Vec<u64> = recovery.publications.iter().map(|publication| publication.offset).collect();
+        // What is left of a stream that may have lost some comes all the same.
+        if recovery.recovered || !offsets.is_empty() {
+            assert_eq!(offsets, (from + 1..=top).collect::<Vec<u64>>(), "{name}");
+        }
+        if recovery.recovered {
+            let came = reader.came.get(&epoch).copied().unwrap_or(0);
+            assert!(from <= came, "{name}: the cursor is at {from}, and she came to {came}");
+        } else {
+            assert!(name != "s" || !untouched || top - from > 60, "{name}: not recovered from {from} to {top}");
+        }
+        let came = reader.came.entry(epoch.clone()).or_default();
+        *came = top.max(*came);
+        reader.at = Some(found.position);
+        let what = match (recovery.recovered, offsets.is_empty()) {
+            (true, true) => "nothing missed",
+            (true, false) => "caught up",
+            (false, true) => "lost",
+            (false, false) => "torn",
+        };
+        self.count(what);
+        recovery.publications.iter().for_each(|publication| self.note(name, &epoch, publication));
+    }
+
     fn leave(&mut self, name: &str, member: bool) {
         let info = Arc::new(ClientInfo::default());
         let member = member.then(|| Member { client: [7; 16], info, presence: true, announce: true });
@@ -276,6 +407,13 @@ impl World {
             match event {
                 Event::Publication { channel, publication, .. } => {
                     assert_eq!(target, Target::Reactor(0));
+                    let reader = self.readers.get_mut(&*channel).expect("a reader");
+                    if let Some(at) = &mut reader.at {
+                        assert_eq!(publication.offset, at.offset + 1, "{channel} has a gap for Anna");
+                        at.offset += 1;
+                        let came = reader.came.entry(at.epoch.to_string()).or_default();
+                        *came = at.offset.max(*came);
+                    }
                     let follower = self.followers.get_mut(&*channel).expect("a follower");
                     // It is not in the hub before it has begun.
                     let Some(at) = follower.at.as_mut().filter(|_| follower.subscribed) else { continue };
@@ -289,11 +427,20 @@ impl World {
                     if std::mem::take(&mut follower.subscribed) {
                         left.push((channel.to_string(), true));
                     }
+                    if self.readers.get_mut(&*channel).expect("a reader").at.take().is_some() {
+                        left.push((channel.to_string(), false));
+                    }
                     self.count("gaps");
                 }
-                Event::Subscribed { channel, found, .. } => self.begun(&channel, *found.expect("a position")),
-                Event::Refused { channel, .. } => {
-                    self.followers.get_mut(&*channel).expect("a follower").asks = false;
+                Event::Subscribed { channel, conn, found, .. } => match conn.index {
+                    1 => self.begun(&channel, *found.expect("a position")),
+                    _ => self.came(&channel, *found.expect("a position")),
+                },
+                Event::Refused { channel, conn, .. } => {
+                    match conn.index {
+                        1 => self.followers.get_mut(&*channel).expect("a follower").asks = false,
+                        _ => self.readers.get_mut(&*channel).expect("a reader").asks = false,
+                    }
                     left.push((channel.to_string(), false));
                     self.count("refused");
                 }
@@ -399,7 +546,7 @@ impl World {
         for _ in 0..=self.draw(most) {
             let Some(call) = self.model.queue.pop_front() else { break };
             let ticket = call.ticket();
-            fsyncs |= !matches!(call, ArchiveCall::Append { ticket: None, .. } | ArchiveCall::Stand { .. });
+            fsyncs |= ticket.is_some();
             let answer = self.model.apply(call).ok_or(Away);
             answers.extend(ticket.map(|ticket| (ticket, answer)));
         }
@@ -419,6 +566,7 @@ impl World {
             self.hear(out);
         }
         if fails {
+            self.readers.values_mut().for_each(|reader| reader.is_kept = false);
             self.count("failures");
         }
     }
@@ -427,7 +575,12 @@ impl World {
     fn restart(&mut self, clean: bool, power: bool) {
         if clean {
             self.owner.durable.end();
-            while !self.model.queue.is_empty() || !self.owner.durable.calls.is_empty() {
+            loop {
+                let calls: Vec<ArchiveCall> = self.owner.take_archive_calls().collect();
+                self.model.queue.extend(calls);
+                if self.model.queue.is_empty() {
+                    break;
+                }
                 self.round(9, Disk::Works);
             }
             self.model.on_disk = self.model.written.clone();
@@ -437,6 +590,18 @@ impl World {
         }
         self.model.queue.clear();
         self.model.on_disk = self.model.written.clone();
+        for ((name, _), cursor) in &self.model.on_disk.cursors {
+            let Some(Kept { position, .. }) = self.model.on_disk.streams.get(name) else { continue };
+            // Whether a disk failed is not known to who waits for nothing.
+            let is_ahead = position.epoch == cursor.epoch && cursor.offset > position.offset;
+            let may_be = name != "s" && self.counts.contains_key("failures");
+            assert!(!is_ahead || may_be, "{name}: {cursor:?} is ahead of {position:?}");
+        }
+        for (name, reader) in &mut self.readers {
+            let is_there = self.model.on_disk.cursors.contains_key(&(name.clone(), cursor_name("anna", "")));
+            assert!(!clean || name != "s" || !reader.is_kept || is_there, "{name}: a stop forgets a user");
+            (reader.asks, reader.at, reader.is_known, reader.is_kept) = (false, None, is_there, is_there);
+        }
         self.model.life += 1;
         self.lives += 1;
         self.owner = owner(self.lives);
@@ -452,9 +617,12 @@ impl World {
         match self.draw(100) {
             0..=34 => self.publish(name),
             35..=44 => self.history(name),
-            45..=56 => self.subscribe(name),
-            57..=61 => self.unsubscribe(name),
-            62..=86 => self.round(6, Disk::Works),
+            45..=50 => self.subscribe(name),
+            51..=53 => self.unsubscribe(name),
+            54..=60 => self.come(name),
+            61..=63 => self.go(name),
+            64..=67 => self.prove(name),
+            68..=86 => self.round(6, Disk::Works),
             87..=88 => self.round(6, Disk::Fails),
             89 => self.round(6, Disk::FailsLate),
             90..=92 => {
@@ -493,7 +661,7 @@ fn nothing_that_was_answered_is_lost_and_no_place_is_used_twice() {
         // All that was answered is there.
         world.owner.durable.set_room(usize::MAX);
         (0..40).for_each(|_| world.round(20, Disk::Works));
-        let kept = world.model.written.get("s").cloned().unwrap_or_default();
+        let kept = world.model.written.streams.get("s").cloned().unwrap_or_default();
         if !world.counts.contains_key("removals") {
             for (offset, data) in world.answered.get("s").into_iter().flatten() {
                 let found = kept.publications.get(offset).map(|publication| &*publication.data);
@@ -505,19 +673,24 @@ fn nothing_that_was_answered_is_lost_and_no_place_is_used_twice() {
         }
     }
     let expected = [
+        "caught up",
         "errors",
         "failures",
         "gaps",
         "histories",
         "kills",
+        "lost",
         "not recovered",
+        "nothing missed",
+        "proofs",
         "published",
         "recovered",
         "refused",
         "removals",
         "removed",
         "stops",
+        "torn",
     ];
     assert_eq!(counts.keys().copied().collect::<Vec<_>>(), expected, "{counts:?}");
-    assert!(counts["recovered"] > 500, "{counts:?}");
+    assert!(counts["recovered"] > 500 && counts["caught up"] > 500, "{counts:?}");
 }

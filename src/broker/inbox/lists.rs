@@ -1,4 +1,4 @@
-//! F3 · Lists through cursors: each cursor stands in three at once, and leaves each in constant time.
+//! F3 · Lists through cursors: each cursor stands in several at once, and leaves each in constant time.
 
 use super::Cursor;
 use slab::Slab;
@@ -6,10 +6,12 @@ use slab::Slab;
 /// No neighbour.
 pub const NONE: u32 = u32::MAX;
 
-/// The lists that a cursor stands in: of its channel, of its user, of those by their last use.
+/// The lists that a cursor stands in: of its channel, of its user, of those by their last use, and sometimes of those
+/// that the archive is to be told of.
 pub const IN_CHANNEL: usize = 0;
 pub const IN_USER: usize = 1;
 pub const IN_USE: usize = 2;
+pub const UNWRITTEN: usize = 3;
 
 /// The neighbours in one list.
 #[derive(Debug, Clone, Copy)]

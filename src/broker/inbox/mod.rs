@@ -4,9 +4,12 @@
 //! the backend is to be told of that has not arrived. Pure. A cursor stands at the last publication that was proven to
 //! have arrived, and only moves on in one life of a stream. Knows nothing of how arrival is proven.
 
+mod archived;
 mod lists;
 #[cfg(test)]
 mod tests;
+
+pub use archived::{CursorNews, CursorsFound, GoneCursor};
 
 use super::{Epoch, EpochMark, Position, Recovery};
 use crate::protocol::Publication;
@@ -14,7 +17,7 @@ use crate::protocol::code::ClientError;
 use compact_str::CompactString;
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
-use lists::{CursorLink, IN_CHANNEL, IN_USE, IN_USER, List, NONE};
+use lists::{CursorLink, IN_CHANNEL, IN_USE, IN_USER, List, NONE, UNWRITTEN};
 use slab::Slab;
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
@@ -35,6 +38,17 @@ pub struct InboxKeep {
     pub undelivered_ms: u64,
     /// The publications go with that.
     pub with_data: bool,
+    pub archive: CursorArchive,
+}
+
+/// Whether an archive has the cursors too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CursorArchive {
+    #[default]
+    None,
+    /// Publications are sent before they are there.
+    Batched,
+    Sync,
 }
 
 /// Whose subscription it is.
@@ -126,7 +140,10 @@ impl InboxTally {
                 self.caught_up += 1;
                 self.sent += recovery.publications.len() as u64;
             }
-            false => self.lost += 1,
+            false => {
+                self.lost += 1;
+                self.sent += recovery.publications.len() as u64;
+            }
         }
     }
 }
@@ -151,10 +168,16 @@ struct Cursor {
     told_epoch: EpochMark,
     epoch: EpochMark,
     used_ms: u64,
+    /// Its last use that the archive was told of.
+    written_ms: u64,
     /// By its place in each list.
-    links: [CursorLink; 3],
+    links: [CursorLink; 4],
     /// Which of the lines of use it stands in.
     line: u32,
+    /// The archive is to be told of it: it stands in that list.
+    unwritten: bool,
+    /// Behind it something may be missing, of which nobody knows.
+    torn: bool,
 }
 
 #[derive(Debug)]
@@ -170,6 +193,8 @@ struct InboxChannel {
     /// Where the stream stands.
     top: u64,
     epoch: Epoch,
+    /// The latest life that ended before anything was published.
+    empty: EpochMark,
     /// When the stream came where: the end of a span of time, and the offset then.
     marks: VecDeque<(u64, u64)>,
     /// When the oldest of them is due, if it is listed.
@@ -177,6 +202,14 @@ struct InboxChannel {
     /// Those that are told of what is due: up to where, and which cursor is next.
     walk: Option<(u64, u32)>,
     keep: InboxKeep,
+}
+
+impl InboxChannel {
+    /// Does the cursor stand before all that was ever published?
+    fn is_first(&self, cursor: &Cursor) -> bool {
+        let of_life = cursor.epoch == self.epoch.mark() && self.top == 0;
+        cursor.offset == 0 && (of_life || [EpochMark::NONE, self.empty].contains(&cursor.epoch))
+    }
 }
 
 /// Cursors with one TTL, by their last use.
@@ -198,6 +231,8 @@ pub struct Inboxes {
     lines: Vec<Line>,
     /// When which channel has something undelivered, each once.
     due: BTreeSet<(u64, u32)>,
+    unwritten: List,
+    gone: Vec<GoneCursor>,
     bytes: usize,
     limits: InboxLimits,
     pub tally: InboxTally,
@@ -215,6 +250,8 @@ impl Inboxes {
             hasher: FixedState::with_seed(seed),
             lines: Vec::new(),
             due: BTreeSet::new(),
+            unwritten: List::default(),
+            gone: Vec::new(),
             bytes: 0,
             limits,
             tally: InboxTally::default(),
@@ -239,11 +276,17 @@ impl Inboxes {
         self.bytes
     }
 
-    /// Where the cursor of `follow` stands; `None` if there is none, and room for one.
+    /// Where the cursor of `follow` stands, and whether something behind it may be missing; `None` if there is none,
+    /// and room for one.
     ///
     /// # Errors
     /// There is none, and no room: error 106 or 111.
-    pub fn begin(&mut self, now_ms: u64, channel: &Arc<str>, follow: &Follow) -> Result<Option<Position>, ClientError> {
+    pub fn begin(
+        &mut self,
+        now_ms: u64,
+        channel: &Arc<str>,
+        follow: &Follow,
+    ) -> Result<Option<(Position, bool)>, ClientError> {
         let Some(at) = self.find(channel, &follow.user, &follow.device) else {
             return self.check_room(channel, follow).map(|()| None);
         };
@@ -255,10 +298,16 @@ impl Inboxes {
         }
         self.touch(now_ms, at, follow.keep.ttl_ms);
         let cursor = &self.cursors[at as usize];
-        let known = &self.channels[cursor.channel as usize].epoch;
-        // Of a life that is over nobody need know which one it was.
-        let epoch = if known.mark() == cursor.epoch { known.clone() } else { Epoch::from("_") };
-        Ok(Some(Position { offset: cursor.offset, epoch }))
+        let channel = &self.channels[cursor.channel as usize];
+        let known = &channel.epoch;
+        let epoch = match cursor.epoch {
+            // From before anything was published, in whichever life that was.
+            _ if channel.is_first(cursor) => Epoch::NONE,
+            mark if mark == known.mark() => known.clone(),
+            // Of a life that is over nobody need know which one it was.
+            _ => Epoch::from("_"),
+        };
+        Ok(Some((Position { offset: cursor.offset, epoch }, cursor.torn)))
     }
 
     fn check_room(&mut self, channel: &str, follow: &Follow) -> Result<(), ClientError> {
@@ -291,10 +340,12 @@ impl Inboxes {
         let offset = from.map_or(top.offset, |from| from.min(top.offset));
         match self.find(channel, &follow.user, &follow.device) {
             Some(at) if proven => {
-                self.raise(now_ms, at, offset, top.epoch.mark());
+                self.raise(now_ms, at, offset, top.epoch.mark(), follow.keep.ttl_ms);
             }
             Some(_) => {}
-            None => self.insert(now_ms, channel, follow, offset, top.epoch.mark()),
+            None => {
+                self.insert(now_ms, channel, follow, offset, top.epoch.mark());
+            }
         }
         self.stands(channel, top);
     }
@@ -304,6 +355,9 @@ impl Inboxes {
         let known = &mut self.channels[at as usize];
         let same_life = known.epoch == top.epoch;
         if !same_life {
+            if known.top == 0 {
+                known.empty = known.epoch.mark();
+            }
             known.epoch = top.epoch.clone();
             known.marks.clear();
         }
@@ -315,7 +369,7 @@ impl Inboxes {
     pub fn arrived(&mut self, now_ms: u64, arrived: &Arrived, keep: InboxKeep) {
         let Arrived { channel, user, device, offset, epoch } = arrived;
         match self.find(channel, user, device) {
-            Some(at) => self.raise(now_ms, at, *offset, *epoch),
+            Some(at) => self.raise(now_ms, at, *offset, *epoch, keep.ttl_ms),
             None => {
                 let follow = Follow { user: user.clone(), device: device.clone(), keep };
                 if self.check_room(channel, &follow).is_ok() {
@@ -325,15 +379,25 @@ impl Inboxes {
         }
     }
 
-    fn raise(&mut self, now_ms: u64, at: u32, offset: u64, epoch: EpochMark) {
+    /// The same, but who has no cursor gets none.
+    pub fn moved(&mut self, now_ms: u64, arrived: &Arrived, keep: InboxKeep) {
+        let Arrived { channel, user, device, offset, epoch } = arrived;
+        if let Some(at) = self.find(channel, user, device) {
+            self.raise(now_ms, at, *offset, *epoch, keep.ttl_ms);
+        }
+    }
+
+    fn raise(&mut self, now_ms: u64, at: u32, offset: u64, epoch: EpochMark, ttl_ms: u64) {
         let cursor = &mut self.cursors[at as usize];
         let moves = cursor.epoch != epoch || cursor.offset < offset;
         if moves {
-            (cursor.offset, cursor.epoch) = (offset, epoch);
+            (cursor.offset, cursor.epoch, cursor.torn) = (offset, epoch, false);
             self.tally.moved += 1;
         }
-        let ttl_ms = self.lines[cursor.line as usize].ttl_ms;
         self.touch(now_ms, at, ttl_ms);
+        if moves {
+            self.unwritten(at);
+        }
     }
 
     /// A publication of `channel` got its place.
@@ -419,11 +483,14 @@ impl Inboxes {
             let from = of_life(cursor.epoch, cursor.offset).max(of_life(cursor.told_epoch, cursor.told)) + 1;
             if from <= target {
                 (cursor.told, cursor.told_epoch) = (target, life);
+                if it.keep.archive != CursorArchive::None && !std::mem::replace(&mut cursor.unwritten, true) {
+                    self.unwritten.push(&mut self.cursors, UNWRITTEN, next);
+                }
                 self.tally.undelivered += target + 1 - from;
                 out.push(Undelivered {
                     channel: it.name.clone(),
-                    user: self.users[cursor.user as usize].name.clone(),
-                    device: cursor.device.clone(),
+                    user: self.users[self.cursors[next as usize].user as usize].name.clone(),
+                    device: self.cursors[next as usize].device.clone(),
                     from,
                     to: target,
                     epoch: it.epoch.clone(),
@@ -431,7 +498,7 @@ impl Inboxes {
                     with_data: it.keep.with_data,
                 });
             }
-            next = cursor.links[IN_CHANNEL].next();
+            next = self.cursors[next as usize].links[IN_CHANNEL].next();
         }
         if next != NONE {
             it.walk = Some((target, next));
@@ -466,8 +533,8 @@ impl Inboxes {
         let Some(at) = self.find(channel, user, device) else { return false };
         let known = &self.channels[self.cursors[at as usize].channel as usize];
         let offset = if offset == 0 { known.top } else { offset.min(known.top) };
-        let epoch = known.epoch.mark();
-        self.raise(now_ms, at, offset, epoch);
+        let (epoch, ttl_ms) = (known.epoch.mark(), known.keep.ttl_ms);
+        self.raise(now_ms, at, offset, epoch, ttl_ms);
         true
     }
 
@@ -524,6 +591,7 @@ impl Inboxes {
             cursors: List::default(),
             top: 0,
             epoch: Epoch::NONE,
+            empty: EpochMark::NONE,
             marks: VecDeque::new(),
             due: None,
             walk: None,
@@ -547,7 +615,7 @@ impl Inboxes {
         at
     }
 
-    fn insert(&mut self, now_ms: u64, channel: &Arc<str>, follow: &Follow, offset: u64, epoch: EpochMark) {
+    fn insert(&mut self, now_ms: u64, channel: &Arc<str>, follow: &Follow, offset: u64, epoch: EpochMark) -> u32 {
         let (channel, user) = (self.channel_or_insert(channel, follow.keep), self.user_or_insert(&follow.user));
         let line = self.line(follow.keep.ttl_ms);
         self.bytes += CURSOR_BYTES + heap_bytes(&follow.device);
@@ -560,8 +628,11 @@ impl Inboxes {
             told_epoch: EpochMark::NONE,
             epoch,
             used_ms: now_ms,
+            written_ms: now_ms,
             links: Default::default(),
             line,
+            unwritten: false,
+            torn: false,
         }) as u32;
         let Inboxes { cursors, index, users, channels, hasher, lines, .. } = self;
         channels[channel as usize].cursors.push(cursors, IN_CHANNEL, at);
@@ -572,6 +643,8 @@ impl Inboxes {
             hasher.hash_one((*channel, *user, device.as_str()))
         };
         index.insert_unique(hash(&at), at, hash);
+        self.unwritten(at);
+        at
     }
 
     fn line(&mut self, ttl_ms: u64) -> u32 {
@@ -589,6 +662,7 @@ impl Inboxes {
         lines[before as usize].cursors.remove(cursors, IN_USE, at);
         cursors[at as usize].used_ms = now_ms;
         lines[line as usize].cursors.push(cursors, IN_USE, at);
+        self.used(now_ms, at, ttl_ms);
     }
 
     fn remove(&mut self, at: u32) {
@@ -597,7 +671,7 @@ impl Inboxes {
         if let Ok(entry) = self.index.find_entry(hash, |it| *it == at) {
             entry.remove();
         }
-        let Inboxes { cursors, users, channels, lines, .. } = self;
+        let Inboxes { cursors, users, channels, lines, unwritten, gone, .. } = self;
         let next = cursors[at as usize].links[IN_CHANNEL].next();
         if let Some((_, walking)) = channels[channel as usize].walk.as_mut().filter(|(_, walking)| *walking == at) {
             *walking = next;
@@ -605,7 +679,14 @@ impl Inboxes {
         channels[channel as usize].cursors.remove(cursors, IN_CHANNEL, at);
         users[user as usize].cursors.remove(cursors, IN_USER, at);
         lines[line as usize].cursors.remove(cursors, IN_USE, at);
+        if cursors[at as usize].unwritten {
+            unwritten.remove(cursors, UNWRITTEN, at);
+        }
         let cursor = cursors.remove(at as usize);
+        if channels[channel as usize].keep.archive != CursorArchive::None {
+            let (channel, user) = (channels[channel as usize].name.clone(), users[user as usize].name.clone());
+            gone.push(GoneCursor { channel, user, device: cursor.device.clone() });
+        }
         self.bytes -= CURSOR_BYTES + heap_bytes(&cursor.device);
         self.drop_channel(channel);
         self.drop_user(user);

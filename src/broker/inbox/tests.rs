@@ -1,9 +1,17 @@
 //! What cursors promise.
 
 use super::*;
+use crate::broker::archive::ArchivedCursor;
 
-const KEEP: InboxKeep =
-    InboxKeep { ttl_ms: 1000, size: 100, page: 10, cursors: 3, undelivered_ms: 160, with_data: false };
+const KEEP: InboxKeep = InboxKeep {
+    ttl_ms: 1000,
+    size: 100,
+    page: 10,
+    cursors: 3,
+    undelivered_ms: 160,
+    with_data: false,
+    archive: CursorArchive::None,
+};
 
 fn inboxes() -> Inboxes {
     Inboxes::new(7, InboxLimits { bytes: 0, of_user: 3 })
@@ -35,7 +43,7 @@ fn arrived(name: &str, user: &str, offset: u64, epoch: &str) -> Arrived {
 
 fn stands(inboxes: &mut Inboxes, now_ms: u64, name: &str, follow: &Follow) -> Option<(u64, String)> {
     let found = inboxes.begin(now_ms, &channel(name), follow).expect("room");
-    found.map(|at| (at.offset, at.epoch.to_string()))
+    found.map(|(at, _)| (at.offset, at.epoch.to_string()))
 }
 
 #[test]
@@ -140,7 +148,7 @@ fn what_has_not_arrived_in_time_is_told_once() {
     for (now_ms, offset) in [(100, 3), (105, 4), (200, 5)] {
         all.published(now_ms, "a", &at(offset, "e"));
     }
-    all.arrived(150, &arrived("a", "bert", 4, "e"), KEEP);
+    all.arrived(150, &arrived("a", "bert", 4, "e"), keep);
     assert!(told(&mut all, 259).is_empty(), "too soon");
     // Late by a sixteenth at most.
     assert_eq!(told(&mut all, 270), [("anna".into(), 3, 4)]);
@@ -215,4 +223,135 @@ fn lists_hold_whatever_comes_and_goes() {
         all.clear(&user, None, None);
     }
     assert_eq!((all.len(), all.bytes()), (0, 0));
+}
+
+const SYNC: InboxKeep = InboxKeep { archive: CursorArchive::Sync, undelivered_ms: 0, ..KEEP };
+const BATCHED: InboxKeep = InboxKeep { archive: CursorArchive::Batched, ..SYNC };
+
+/// What the archive is told: user, offset, epoch, and whether the stream begins.
+fn written(inboxes: &mut Inboxes) -> Vec<(String, u64, String, bool)> {
+    std::iter::from_fn(|| inboxes.take_unwritten(1000))
+        .map(|CursorNews { cursor, begins, .. }| {
+            (cursor.user.to_string(), cursor.offset, cursor.epoch.to_string(), begins.is_some())
+        })
+        .collect()
+}
+
+fn kept(user: &str, offset: u64, epoch: &str) -> ArchivedCursor {
+    let (user, device, epoch) = (user.into(), "".into(), epoch.into());
+    ArchivedCursor { user, device, offset, epoch, told: 0, torn: false, until_ms: 1000 + 500 + 124 }
+}
+
+/// An archive brings cursors when its clock is at 1,000.
+fn load(inboxes: &mut Inboxes, keep: InboxKeep, cursors: &[ArchivedCursor], top: Option<Position>, torn: Option<&str>) {
+    let (cursors, torn, name) = (cursors.to_vec(), torn.map(Epoch::from), channel("a"));
+    inboxes.load(0, CursorsFound { channel: &name, keep, cursors, top, torn, unix_ms: 1000 });
+}
+
+#[test]
+fn an_archive_is_told_how_cursors_stand_and_no_more() {
+    for keep in [SYNC, BATCHED] {
+        let mut all = inboxes();
+        let follow = |user: &str| Follow { keep, ..who(user, "") };
+        begin(&mut all, 0, "a", &follow("anna"), 0);
+        // With sync any life that comes will have all of it; otherwise the archive notes this one.
+        let (epoch, begins) = if keep == SYNC { ("", false) } else { ("e", true) };
+        assert_eq!(written(&mut all), [("anna".into(), 0, epoch.into(), begins)]);
+        all.published(1, "a", &at(4, "e"));
+        (1..=3).for_each(|offset| all.arrived(1, &arrived("a", "anna", offset, "e"), keep));
+        begin(&mut all, 1, "a", &follow("bert"), 4);
+        assert_eq!(
+            written(&mut all),
+            [("anna".into(), 3, "e".into(), false), ("bert".into(), 4, "e".into(), false)],
+            "once"
+        );
+        // That one is used, it hears now and then.
+        assert!(all.begin(10, &channel("a"), &follow("anna")).is_ok() && written(&mut all).is_empty());
+        assert!(all.begin(100, &channel("a"), &follow("anna")).is_ok());
+        assert_eq!(written(&mut all).len(), 1);
+        assert_eq!((all.clear("bert", None, None), written(&mut all).len()), (1, 0));
+        let gone: Vec<String> = all.take_gone().into_iter().map(|gone| gone.user.to_string()).collect();
+        assert_eq!((gone, all.take_gone().len()), (vec!["bert".to_owned()], 0));
+    }
+}
+
+#[test]
+fn cursors_come_back_from_an_archive() {
+    let mut all = inboxes();
+    let anna = Follow { keep: SYNC, ..who("anna", "") };
+    load(&mut all, SYNC, &[kept("anna", 3, "e"), kept("bert", 9, "old")], Some(at(5, "e")), None);
+    assert_eq!(stands(&mut all, 1, "a", &anna), Some((3, "e".into())));
+    assert_eq!(stands(&mut all, 1, "a", &Follow { keep: SYNC, ..who("bert", "") }), Some((9, "_".into())));
+    assert_eq!((written(&mut all).len(), all.facts("anna")[0].waiting), (0, 2), "the archive knows them");
+    // Those that are here are later ones, and are told again: the archive may have lost them.
+    load(&mut all, SYNC, &[kept("anna", 1, "e")], Some(at(5, "e")), None);
+    assert_eq!(stands(&mut all, 2, "a", &anna), Some((3, "e".into())));
+    assert_eq!(written(&mut all).len(), 2);
+}
+
+#[test]
+fn a_cursor_from_before_the_first_publication_holds_in_any_life() {
+    let anna = Follow { keep: SYNC, ..who("anna", "") };
+    for stored in ["", "e"] {
+        let mut all = inboxes();
+        load(&mut all, SYNC, &[kept("anna", 0, stored)], None, None);
+        all.published(1, "a", &at(2, "f"));
+        assert_eq!(stands(&mut all, 1, "a", &anna), Some((0, "".into())), "all of it is new");
+    }
+    // The same without a restart: a stream that was forgotten before anything was published.
+    let mut all = inboxes();
+    begin(&mut all, 0, "a", &anna, 0);
+    all.published(1, "a", &at(2, "f"));
+    assert_eq!(stands(&mut all, 1, "a", &anna), Some((0, "".into())));
+    all.published(2, "a", &at(1, "g"));
+    all.published(3, "a", &at(2, "h"));
+    all.arrived(4, &arrived("a", "anna", 2, "h"), SYNC);
+    assert_eq!(stands(&mut all, 5, "a", &anna), Some((2, "h".into())));
+}
+
+#[test]
+fn behind_a_torn_stream_something_may_be_missing_until_the_cursor_moves() {
+    let mut all = inboxes();
+    let anna = Follow { keep: BATCHED, ..who("anna", "") };
+    let torn = |all: &mut Inboxes| all.begin(1, &channel("a"), &anna).expect("room").expect("a cursor");
+    load(&mut all, BATCHED, &[kept("anna", 9, "e")], Some(at(5, "f")), Some("e"));
+    assert_eq!(torn(&mut all), (at(5, "f"), true), "no further than the archive");
+    let told = all.take_unwritten(1000).expect("news").cursor;
+    assert_eq!((told.offset, told.torn, told.epoch.as_str()), (5, true, "f"));
+    // So it is after another restart.
+    let mut next = inboxes();
+    load(&mut next, BATCHED, &[told], Some(at(7, "f")), None);
+    assert_eq!(torn(&mut next), (at(5, "f"), true));
+    next.arrived(2, &arrived("a", "anna", 7, "f"), BATCHED);
+    assert_eq!(torn(&mut next), (at(7, "f"), false));
+}
+
+#[test]
+fn a_cursor_from_an_archive_lives_as_long_as_is_left_of_it() {
+    let (mut all, mut told) = (inboxes(), Vec::new());
+    load(&mut all, SYNC, &[kept("anna", 3, "e")], Some(at(5, "e")), None);
+    // Half of its time, and up to a sixteenth more.
+    let ends = all.expire(0, &mut told).expect("an end");
+    assert!((500..=563).contains(&ends), "{ends}");
+    all.expire(ends, &mut told);
+    assert_eq!((all.len(), all.take_gone().len()), (0, 1));
+    // What there is no room for stays where it is.
+    all.set_limits(InboxLimits { bytes: 1, of_user: 3 });
+    load(&mut all, SYNC, &[kept("anna", 3, "e"), kept("bert", 3, "e")], Some(at(5, "e")), None);
+    assert_eq!((all.len(), all.tally.refused[2], all.take_gone().len()), (1, 1, 0));
+}
+
+#[test]
+fn what_came_before_a_restart_is_told_after_it_and_what_was_told_is_not() {
+    let keep = InboxKeep { undelivered_ms: 160, ttl_ms: 100_000, ..SYNC };
+    let (mut all, mut told) = (inboxes(), Vec::new());
+    let until_ms = 1_000_000;
+    let anna = ArchivedCursor { told: 4, until_ms, ..kept("anna", 2, "e") };
+    let bert = ArchivedCursor { until_ms, ..kept("bert", 3, "e") };
+    load(&mut all, keep, &[anna, bert], Some(at(5, "e")), None);
+    all.expire(1000, &mut told);
+    let ranges: Vec<(&str, u64, u64)> = told.iter().map(|one| (one.user.as_str(), one.from, one.to)).collect();
+    assert_eq!(ranges, [("anna", 5, 5), ("bert", 4, 5)]);
+    let told: Vec<u64> = std::iter::from_fn(|| all.take_unwritten(1000)).map(|news| news.cursor.told).collect();
+    assert_eq!(told, [5, 5], "and the archive knows that");
 }

@@ -3,6 +3,7 @@
 //! Owns what is asked and told of them: who begins without a position has its cursor read first, and recovers from
 //! there; what is proven to have arrived is written. Nothing of them is kept here, as a user may come to any node.
 
+use super::super::archive::cursor_name as name;
 use super::super::engine::{Away, EngineAnswer, EngineCall};
 use super::super::inbox::{Arrived, Follow, InboxKeep, InboxTally};
 use super::super::interest::Told;
@@ -10,7 +11,7 @@ use super::super::{Found, Position, Recover};
 use super::begin::{RemoteBeginner, refuse};
 use super::{Hearing, RemoteChannels, Ticket};
 use crate::protocol::code::ClientError;
-use compact_str::{CompactString, format_compact};
+use compact_str::CompactString;
 use std::sync::Arc;
 
 /// Whose inbox a subscription is, and what is known of it while it begins.
@@ -52,11 +53,6 @@ impl Followed {
         let Follow { user, device, keep } = &self.who;
         Some(write(channel.clone(), name(user, device), position, *keep))
     }
-}
-
-/// What a cursor is called within its channel: no two users and devices share one.
-fn name(user: &str, device: &str) -> CompactString {
-    format_compact!("{}:{user}{device}", user.len())
 }
 
 fn write(channel: Arc<str>, name: CompactString, position: Position, keep: InboxKeep) -> EngineCall {
@@ -125,15 +121,4 @@ impl RemoteChannels {
 
 fn beginners_wait(channel: &mut super::RemoteChannel, beginner: RemoteBeginner, recover: Option<Recover>) {
     channel.beginners.get_or_insert_default().waiting.push((beginner, recover));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_cursors_are_apart() {
-        assert_ne!(name("anna", "b"), name("annab", ""));
-        assert_eq!(name("anna", ""), "4:anna");
-    }
 }
