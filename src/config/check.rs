@@ -12,6 +12,7 @@ use super::list::header_fault;
 use super::registry::{self, Meta, Visit, Visitor};
 use super::value::{Value, show_duration};
 use super::{ChannelOptions, Config, ConfigError, ListenAddress, fit};
+use std::time::Duration;
 
 /// A setting that works but that its operator should know about.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,7 +60,16 @@ impl At<'_> {
 }
 
 /// What `dev` turns on, besides each permission of `channel.without_namespace`.
-const DEV_ON: &[&str] = &["client.insecure", "http_api.insecure", "prometheus.enabled", "health.enabled"];
+const DEV_ON: &[&str] = &[
+    "client.insecure",
+    "http_api.insecure",
+    "prometheus.enabled",
+    "health.enabled",
+    "channel.without_namespace.presence",
+    "channel.without_namespace.join_leave",
+];
+/// The history that there is with `dev`, if nothing is said of it.
+const DEV_HISTORY: (usize, Duration) = (100, Duration::from_secs(600));
 
 impl Config {
     /// For a configuration made in code; what [`super::load`] gives has passed.
@@ -72,8 +82,8 @@ impl Config {
         Err(problems.into_iter().map(ConfigError::from).collect())
     }
 
-    /// What `dev: true` means: loopback only, no token and no key needed, every permission, health and
-    /// metrics. An option for which `is_set` holds was set by the operator and stays; an address that is
+    /// What `dev: true` means: loopback only, no token and no key needed, every permission, presence, some history,
+    /// health and metrics. An option for which `is_set` holds was set by the operator and stays; an address that is
     /// not loopback is not corrected here but refused by `check`.
     pub fn apply_dev(&mut self, is_set: &dyn Fn(&str) -> bool) {
         struct TurnOn<'a>(&'a dyn Fn(&str) -> bool);
@@ -92,6 +102,12 @@ impl Config {
             self.http_server.address = "127.0.0.1".into();
         }
         registry::walk(self, "", &mut TurnOn(is_set));
+        let is_free = !["size", "ttl"].iter().any(|key| is_set(&format!("channel.without_namespace.history_{key}")));
+        // NATS keeps none.
+        if is_free && self.engine_kind() != "nats" {
+            let channel = &mut self.channel.without_namespace;
+            (channel.history_size, channel.history_ttl) = DEV_HISTORY;
+        }
     }
 
     /// Each option against its own rule.
@@ -575,6 +591,10 @@ mod tests {
             allow_history_for_client: true,
             allow_history_for_subscriber: true,
             allow_history_for_anonymous: true,
+            presence: true,
+            join_leave: true,
+            history_size: 100,
+            history_ttl: Duration::from_secs(600),
             ..ChannelOptions::default()
         };
         assert_eq!(config.channel.without_namespace, every);
@@ -586,6 +606,9 @@ mod tests {
         let mut config = Config { dev: true, ..Config::default() };
         config.apply_dev(&|name| name == "client.insecure");
         assert!(!config.client.insecure && config.http_api.insecure);
+        let mut config = Config { dev: true, ..Config::default() };
+        config.apply_dev(&|name| name == "channel.without_namespace.history_size");
+        assert_eq!(config.channel.without_namespace.history_size, 0);
     }
 
     #[test]

@@ -121,8 +121,7 @@ test('a killed server is noticed, and after its return messages flow again', asy
   await alice.getByText('A message waits for a connection.').waitFor();
   const second = await chat(t, { port: server.port });
   for (const page of [alice, bob]) await page.waitForSelector('#state[data-state=connected]');
-  // Bob may have come back after it was sent, and there is no history.
-  assert.equal(await hears(alice, 'written while it was away'), 'alice');
+  for (const page of [alice, bob]) assert.equal(await hears(page, 'written while it was away'), 'alice');
   assert.equal(await alice.textContent('#waiting'), '');
   await say(alice, 'still there?');
   assert.equal(await hears(bob, 'still there?'), 'alice');
@@ -163,6 +162,44 @@ test('rooms have names in any script', async (t) => {
   await bob.reload();
   await bob.waitForSelector('#state[data-state=connected]');
   assert.equal(await bob.textContent('#place'), '# käse-brot');
+});
+
+test('who comes later sees what was said and who is here', async (t) => {
+  const server = await chat(t);
+  const alice = await enter(t, server, 'alice');
+  await alice.getByText('Nobody else is here yet.').waitFor();
+  await say(alice, 'first');
+  await say(alice, 'second');
+  await hears(alice, 'second');
+  await server.api('publish', { channel: 'room-lobby', data: { from: 'eve', text: 'by the API' } });
+  await hears(alice, 'by the API');
+  const bob = await enter(t, server, 'bob');
+  for (const text of ['first', 'second']) assert.equal(await hears(bob, text), 'alice');
+  await hears(bob, 'by the API');
+  const order = await bob.locator('#messages .text').allTextContents();
+  assert.deepEqual(order, ['first', 'second', 'by the API']);
+  assert.equal(await bob.locator('.badge').count(), 0, 'what is old is not unread');
+  await bob.getByText('Here: bob, alice').waitFor();
+  await alice.getByText('Here: alice, bob').waitFor();
+  await bob.context().close();
+  await alice.getByText('Nobody else is here yet.').waitFor();
+});
+
+test('a message to who is not here is answered so, and waits for them', async (t) => {
+  const server = await chat(t);
+  const alice = await enter(t, server, 'alice');
+  await alice.fill('#new-private input', 'bob');
+  await alice.press('#new-private input', 'Enter');
+  await say(alice, 'are you there?');
+  await alice.getByText('bob is not here. Who comes within ten minutes sees what was written.').waitFor();
+  const bob = await enter(t, server, 'bob');
+  await bob.click('[data-channel=pm-alice-bob]:has(.badge:has-text("1"))');
+  assert.equal(await hears(bob, 'are you there?'), 'alice');
+  await bob.reload();
+  await bob.waitForSelector('#state[data-state=connected]');
+  assert.equal(await hears(bob, 'are you there?'), 'alice');
+  await say(bob, 'now I am');
+  assert.equal(await hears(alice, 'now I am'), 'bob');
 });
 
 test('a reload keeps the nickname and the rooms', async (t) => {
