@@ -45,6 +45,8 @@ struct Arrival {
     output: Vec<u8>,
     /// The socket may have something to read.
     unread: bool,
+    /// Its stream is at an end behind what is unread, of which the poll told once and tells no more.
+    ended: bool,
     /// It is among the work that waits.
     queued: bool,
     /// Bytes of it that wait for a worker, or for more.
@@ -100,7 +102,8 @@ impl Entrance {
         for event in events.iter().filter(|event| is_handshake(event.token())) {
             let at = event.token().0 - HANDSHAKES;
             let Some(arrival) = self.arrivals.get_mut(at) else { continue };
-            arrival.unread |= event.is_readable() || event.is_error() || event.is_read_closed();
+            arrival.ended |= event.is_error() || event.is_read_closed();
+            arrival.unread |= event.is_readable() || arrival.ended;
             if matches!(arrival.stage, Stage::Away) {
                 // What comes of its step is wanted now.
                 self.stepped.expect();
@@ -164,8 +167,8 @@ impl<S: ReactorSocket> Reactor<S> {
         let (fd, generation) = (stream.as_raw_fd(), entrance.generation);
         let stage = Stage::Listens(Box::default());
         // Its hello may be there already, but the poll tells of that.
-        let (stream, output, unread, queued) = (Arc::new(stream), Vec::new(), false, false);
-        let arrival = Arrival { stream, ip_key, gate, generation, due, stage, output, unread, queued, held: 0 };
+        let (stream, output, unread, ended, queued) = (Arc::new(stream), Vec::new(), false, false, false);
+        let arrival = Arrival { stream, ip_key, gate, generation, due, stage, output, unread, ended, queued, held: 0 };
         let at = entrance.arrivals.insert(arrival) as u32;
         entrance.line.push_back((at, generation));
         let crowded = entrance.arrivals.len() > entrance.limit;
@@ -273,7 +276,7 @@ impl<S: ReactorSocket> Reactor<S> {
         let came = match rustix::net::recv(&arrival.stream, &mut entrance.room[..], RecvFlags::empty()) {
             Ok((0, _)) => return self.give_up(at),
             Ok((count, _)) => {
-                arrival.unread = count == entrance.room.len();
+                arrival.unread = count == entrance.room.len() || arrival.ended;
                 entrance.room[..count].to_vec()
             }
             Err(error) => {

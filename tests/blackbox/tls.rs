@@ -303,6 +303,37 @@ fn endless_hello(len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn who_hangs_up_in_the_handshake_is_noticed_at_once() {
+    let certificates = Certificates::new();
+    let server = Options::new(&certificates).with(&["--http_server.handshake_timeout", "30m"]).start();
+    let mut failures = 0;
+    for version in [0, 1] {
+        let mut hello = Vec::new();
+        open(server.address, &config(&certificates, version), NAME).conn.write_tls(&mut hello).expect("a vector");
+        failures += 1;
+        server.counts("gannet_tls_handshake_failures_total", failures);
+        // What was said and the end of it may come to the server together or one after the other.
+        for said in [&hello[..], &hello[..100], &hello[..3]] {
+            let mut stream = TcpStream::connect(server.address).expect("connect");
+            stream.write_all(said).expect("send");
+            stream.shutdown(Shutdown::Write).expect("an end");
+            // Of a whole hello an answer comes first.
+            let _ = stream.read_to_end(&mut Vec::new());
+            failures += 1;
+            server.counts("gannet_tls_handshake_failures_total", failures);
+        }
+        let mut stream = TcpStream::connect(server.address).expect("connect");
+        stream.write_all(&hello).expect("send");
+        stream.read_exact(&mut [0; 1]).expect("an answer");
+        socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).expect("linger");
+        drop(stream);
+        failures += 1;
+        server.counts("gannet_tls_handshake_failures_total", failures);
+    }
+    assert_eq!(server.metric("gannet_tls_handshake_timeouts_total"), 0);
+}
+
+#[test]
 fn who_says_more_than_a_hello_is_closed() {
     let certificates = Certificates::new();
     let authority = certificates.authority.clone();
