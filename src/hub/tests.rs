@@ -258,24 +258,6 @@ fn publications_go_together_once_nobody_filters_any_more() {
 }
 
 #[test]
-fn a_channel_is_alone_while_no_other_has_anything_to_deliver() {
-    let mut hub: Hub<u32> = Hub::default();
-    for name in ["a", "b"] {
-        let id = hub.hold(name);
-        hub.join(id, json_slot(1));
-    }
-    let mut alone = |names: &[&str]| {
-        names.iter().for_each(|name| _ = hub.publish(name, publication("1"), None, None));
-        let mut alone = Vec::new();
-        while let Some(Work::Deliver(delivery)) = hub.next(9, &mut Deflater::default()) {
-            alone.push(delivery.alone);
-        }
-        alone
-    };
-    assert_eq!((alone(&["a"]), alone(&["a", "b"])), (vec![true], vec![false, false]));
-}
-
-#[test]
 fn a_gap_that_was_told_is_not_told_again() {
     let mut hub: Hub<u32> = Hub::default();
     let (id, _) = subscribe(&mut hub, 1, Encoding::Json);

@@ -19,6 +19,10 @@ use tokio::sync::watch::Receiver;
 /// Paths of which the requests are a reactor's now, without a slash at the end.
 pub type ReactorPaths = Receiver<Arc<[String]>>;
 
+/// Bytes that one connection may read before all others have their turn: the thread is one, and health and the API are
+/// on it. Read to their end, frames of a few bytes each would keep it for as long as they come.
+const TURN_BYTES: usize = 16 * 1024;
+
 /// What of the input hyper gets next.
 enum Next {
     /// The head of a request, once it is whole.
@@ -46,6 +50,8 @@ pub struct Requests {
     /// Where the input goes that is a reactor's.
     found: Option<oneshot::Sender<Bytes>>,
     ended: Arc<AtomicBool>,
+    /// Bytes read since others had their turn.
+    read: usize,
 }
 
 /// What a connection is told.
@@ -80,6 +86,7 @@ pub fn split(
         begun: false,
         found: Some(found),
         ended: given_back.clone(),
+        read: 0,
     };
     (requests, Answers { stream, given_back }, back)
 }
@@ -138,7 +145,18 @@ impl Requests {
 
     /// Reads more; false at the end of the stream.
     fn fill(&mut self, turn: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        self.stream.poll_read(turn, &mut self.input).map(|result| result.map(|count| count > 0))
+        if self.read >= TURN_BYTES {
+            self.read = 0;
+            turn.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let read = self.stream.poll_read(turn, &mut self.input);
+        match &read {
+            Poll::Ready(Ok(count)) => self.read += count,
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.read = 0,
+        }
+        read.map(|result| result.map(|count| count > 0))
     }
 }
 
@@ -200,5 +218,50 @@ impl AsyncWrite for Answers {
             self.stream.end()?;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::Detached;
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::thread;
+    use tokio::io::AsyncReadExt;
+
+    #[test]
+    fn one_that_says_much_lets_others_have_their_turn() {
+        const ALL: usize = 64 * TURN_BYTES;
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
+        let (stream, _) = listener.accept().expect("a connection");
+        stream.set_nonblocking(true).expect("non-blocking");
+        let writing = thread::spawn(move || {
+            peer.write_all(&vec![b'x'; ALL]).expect("write");
+            peer.shutdown(Shutdown::Write).expect("the end");
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (mut since, mut most, mut all) = (0, 0, 0);
+        runtime.block_on(async {
+            let stream = Connection::of(Detached { stream, tunnel: None }).expect("a connection");
+            let (mut requests, _answers) = whole(Arc::new(stream));
+            let mut room = vec![0; 4096];
+            while all < ALL {
+                // Each time that it waits, others are served.
+                let mut read = std::pin::pin!(requests.read(&mut room));
+                let count = std::future::poll_fn(|turn| {
+                    let polled = read.as_mut().poll(turn);
+                    since = if polled.is_pending() { 0 } else { since };
+                    polled
+                });
+                let count = count.await.expect("read");
+                assert!(count > 0, "the end after {all} bytes");
+                (since, all) = (since + count, all + count);
+                most = most.max(since);
+            }
+        });
+        writing.join().expect("written");
+        assert!(most <= 4 * TURN_BYTES, "{most} bytes in one turn");
     }
 }

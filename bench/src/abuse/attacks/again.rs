@@ -9,7 +9,7 @@ use super::http::{h2, literal};
 use crate::abuse::attack::{Plan, Site, namespace};
 use crate::abuse::crowd::Crowd;
 use crate::abuse::script::{Door, Payload, Script, Step};
-use crate::abuse::speech::{MESSAGE, batch, connect_attacker, lines, message, subscribe};
+use crate::abuse::speech::{MESSAGE, batch, connect_attacker, lines, message, repeated, subscribe};
 
 /// Each acknowledges what was sent in a hundred channels, where nothing was.
 pub fn acknowledgements(_: &Site) -> Plan {
@@ -73,7 +73,8 @@ pub fn chunks(_: &Site) -> Plan {
     Plan::new(vec![Crowd::of(FEW, script)]).on("--http_stream.enabled")
 }
 
-/// Requests to connect by gRPC that say they have 4 MiB, and are never whole. None has a token.
+/// Requests to connect by gRPC that say they have 4 MiB, and are never whole; and settings of HTTP/2, of which each is
+/// to be acknowledged, on the thread that has health and the API. None has a token.
 pub fn endless_calls(site: &Site) -> Plan {
     const PIECE: usize = 16_000;
     /// Pieces that go together, and such rounds of one request.
@@ -94,8 +95,10 @@ pub fn endless_calls(site: &Site) -> Plan {
         }
     });
     let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &h2(4, 0, 0, b"")].concat();
-    let script = Script::raw(Door::Grpc).send(preface).then(Step::Every(Duration::from_millis(1), pieces)).again();
-    let mut plan = Plan::new(vec![Crowd::of(32, script)])
+    let script =
+        Script::raw(Door::Grpc).send(preface.clone()).then(Step::Every(Duration::from_millis(1), pieces)).again();
+    let settings = Script::raw(Door::Grpc).send(preface).flood(repeated(&h2(4, 0, 0, b""))).again();
+    let mut plan = Plan::new(vec![Crowd::of(32, script), Crowd::of(FEW, settings)])
         .on("--uni_grpc.enabled")
         .flag("--uni_grpc.address", "127.0.0.1")
         .flag("--uni_grpc.port", &site.ports.grpc.to_string());

@@ -60,7 +60,11 @@ pub const ATTACKS: &[Attack] = &[
     attack("deltas", "large publications to which deltas are dear to find and of no use", again::deltas),
     attack("streams-left", "HTTP streams begun and left, commands for streams that are not there", again::streams_left),
     attack("one-byte-chunks", "requests for HTTP streams in chunks of a byte", again::chunks),
-    attack("endless-calls", "requests to connect by gRPC that are never whole, no token", again::endless_calls),
+    attack(
+        "endless-calls",
+        "requests to connect by gRPC that are never whole, settings without an end; no token",
+        again::endless_calls,
+    ),
     attack("disconnect-many", "calls that unsubscribe and disconnect thousands at once", many::disconnect),
     attack("ask-about-many", "calls for all of thousands of channels and members", many::ask),
 ];
