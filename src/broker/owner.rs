@@ -199,14 +199,11 @@ impl Owner {
             {
                 let (channel, tells_present) = (channel.clone(), treatment.tells_present);
                 self.memory.handle(now_ms, request, out);
-                let Some((_, Event::Answer { answer, .. })) = out.last_mut() else { return };
-                let Answer::Published(top) = answer else { return };
-                if let Some(top) = top {
+                if let Some((_, Event::Answer { answer: Answer::Published(Some(top)), .. })) = out.last() {
                     self.inboxes.published(now_ms, &channel, top);
                 }
                 if tells_present {
-                    let top = top.take();
-                    *answer = Answer::PublishedTo(top, self.memory.is_occupied(&channel));
+                    self.memory.tell_present(&channel, out);
                 }
             }
             request => self.memory.handle(now_ms, request, out),

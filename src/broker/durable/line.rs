@@ -136,7 +136,7 @@ fn taken_back((target, mut event): (Target, Event), top: u64) -> Option<(Target,
             return told.or(refused.map(|Withheld { asker, answer }| (asker.into(), Event::Answer { asker, answer })));
         }
         Event::Answer { answer, .. } => match answer {
-            Answer::Published(Some(position)) if position.offset > top => {
+            Answer::Published(Some(position)) | Answer::PublishedTo(Some(position), _) if position.offset > top => {
                 *answer = Answer::Refused(ClientError::Internal);
             }
             Answer::History(found) => step_back(&mut found.0, &mut found.1),

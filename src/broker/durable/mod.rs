@@ -346,9 +346,16 @@ impl DurableChannels {
     /// Has memory carry out a request; what it says is in `scratch`.
     fn in_memory(&mut self, memory: &mut Memory, now_ms: u64, request: Request) {
         let (unlogged, from, before) = (Unlogged::of(&request), self.scratch.len(), memory.published);
+        let asks_present = match &request {
+            Request::Publish { channel, treatment: Some(how), .. } if how.tells_present => Some(channel.clone()),
+            _ => None,
+        };
         memory.archives = true;
         memory.handle(now_ms, request, &mut self.scratch);
         memory.archives = false;
+        if let Some(channel) = asks_present {
+            memory.tell_present(&channel, &mut self.scratch);
+        }
         if let Some(unlogged) = unlogged {
             unlogged.log(memory.published != before, &mut self.scratch, from);
         }

@@ -265,7 +265,8 @@ impl World {
         let asker = self.question(name, Question::Published(data.clone()));
         let publication = Arc::new(Publication { data: data.into(), ..Publication::default() });
         let key = if self.draw(4) == 0 { "key".into() } else { Default::default() };
-        let treatment = Treatment { keep: Some(MEMORY), idempotency_key: key, ..Treatment::default() };
+        let tells_present = self.published.is_multiple_of(2);
+        let treatment = Treatment { keep: Some(MEMORY), idempotency_key: key, tells_present, ..Treatment::default() };
         self.ask(
             name,
             Request::Publish { channel: name.into(), publication, asker, treatment: Some(Box::new(treatment)) },
@@ -481,8 +482,12 @@ impl World {
 
     fn answer(&mut self, question: u64, answer: Answer) {
         let (name, question) = self.questions.remove(&question).expect("one answer to each question");
+        if let (Question::Published(data), Answer::Published(_) | Answer::PublishedTo(..)) = (&question, &answer) {
+            let asked = data.parse::<u64>().is_ok_and(|number| number.is_multiple_of(2));
+            assert_eq!(matches!(answer, Answer::PublishedTo(..)), asked, "{name}: who is present is told who asks");
+        }
         match (question, answer) {
-            (Question::Published(data), Answer::Published(Some(position))) => {
+            (Question::Published(data), Answer::Published(Some(position)) | Answer::PublishedTo(Some(position), _)) => {
                 let epoch = position.epoch.to_string();
                 let place = (name.clone(), epoch.clone(), position.offset);
                 let publication =

@@ -4,7 +4,7 @@
 //! is on disk.
 
 use super::super::archive::ArchivedStream;
-use super::super::{Event, Keep, Position, Told};
+use super::super::{Answer, Event, Keep, Position, Told};
 use super::{Channel, Memory};
 use crate::broker::Member;
 use crate::protocol::Publication;
@@ -57,6 +57,16 @@ impl Memory {
         kept.list(name, stream, now_ms.saturating_add(keep.ttl_ms).min(stream.until).max(now_ms + 1));
         self.make_room(name, |_| 0);
         position
+    }
+
+    /// The answer to a publication that is the last thing told says whether anybody subscribes to the channel.
+    pub fn tell_present(&self, name: &str, told: &mut Told) {
+        if let Some((_, Event::Answer { answer, .. })) = told.last_mut()
+            && let Answer::Published(top) = answer
+        {
+            let top = top.take();
+            *answer = Answer::PublishedTo(top, self.is_occupied(name));
+        }
     }
 
     /// Forgets the publications beyond `offset`, of which nobody has heard.
