@@ -20,7 +20,8 @@ use tokio::sync::Mutex;
 
 /// Of everyone who makes or drops tables of Gannet, and of everyone who trims them.
 const LOCK_SCHEMA: &str = "gannet_schema";
-const LOCK_SWEEP: &str = "gannet_sweep";
+/// With the database behind it: names of locks hold for the whole server.
+const LOCK_SWEEP: &str = "gannet_sweep_";
 /// How long a connection that is of no use may take to say so.
 const FAREWELL: Duration = Duration::from_millis(100);
 
@@ -370,7 +371,7 @@ impl MysqlStore {
     /// Works while no other node sweeps; `None` if another one does.
     pub async fn sweep_lock(&self) -> Result<Option<MysqlLock>, SqlFault> {
         let mut conn = self.conn().await?;
-        let asked = conn.exec_first("SELECT GET_LOCK(?, 0)", (LOCK_SWEEP,));
+        let asked = conn.exec_first("SELECT GET_LOCK(CONCAT(?, MD5(DATABASE())), 0)", (LOCK_SWEEP,));
         let found = tokio::time::timeout(self.timeout, asked).await;
         let found: Option<Option<u8>> =
             found.map_err(|_| SqlFault::Away("no answer within durable.timeout".into()))?.map_err(|e| fault(&e))?;
@@ -387,7 +388,7 @@ impl MysqlLock {
     /// Gives the lock back now, and not when the server sees that the connection is gone.
     pub async fn end(mut self) {
         if let Some(mut conn) = self.conn.take() {
-            let given = conn.exec_drop("DO RELEASE_LOCK(?)", (LOCK_SWEEP,));
+            let given = conn.exec_drop("DO RELEASE_LOCK(CONCAT(?, MD5(DATABASE())))", (LOCK_SWEEP,));
             let _ = tokio::time::timeout(FAREWELL * 50, given).await;
             let _ = tokio::time::timeout(FAREWELL, conn.disconnect()).await;
         }
