@@ -19,9 +19,11 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// Of everyone who makes or drops tables of Gannet, and of everyone who trims them.
-const LOCK_SCHEMA: &str = "gannet_schema";
-/// With the database behind it: names of locks hold for the whole server.
+// With the database behind them: names of locks hold for the whole server.
+const LOCK_SCHEMA: &str = "gannet_schema_";
 const LOCK_SWEEP: &str = "gannet_sweep_";
+/// With database and share behind it; a name has 64 letters at most.
+const LOCK_SHARE: &str = "gannet_share_";
 /// How long a connection that is of no use may take to say so.
 const FAREWELL: Duration = Duration::from_millis(100);
 
@@ -198,7 +200,8 @@ impl MysqlStore {
     pub async fn change(&self, statements: &[String]) -> Result<(), SqlFault> {
         let waits = self.timeout.as_secs().max(1);
         self.with(async |conn| {
-            let is_ours: Option<Option<u8>> = conn.exec_first("SELECT GET_LOCK(?, ?)", (LOCK_SCHEMA, waits)).await?;
+            let is_ours: Option<Option<u8>> =
+                conn.exec_first("SELECT GET_LOCK(CONCAT(?, MD5(DATABASE())), ?)", (LOCK_SCHEMA, waits)).await?;
             if is_ours.flatten() != Some(1) {
                 return Ok(Err(SqlFault::Away("another node changes the tables".into())));
             }
@@ -213,7 +216,7 @@ impl MysqlStore {
                     break;
                 }
             }
-            conn.exec_drop("DO RELEASE_LOCK(?)", (LOCK_SCHEMA,)).await?;
+            conn.exec_drop("DO RELEASE_LOCK(CONCAT(?, MD5(DATABASE())))", (LOCK_SCHEMA,)).await?;
             done.map(Ok)
         })
         .await?
@@ -265,8 +268,8 @@ impl MysqlStore {
             let _ = tokio::time::timeout(FAREWELL, lost.disconnect()).await;
         }
         let mut conn = self.conn().await?;
-        let name = share_lock(share);
-        let asked = conn.exec_first("SELECT GET_LOCK(?, 0)", (name,));
+        let text = "SELECT GET_LOCK(CONCAT(?, MD5(CONCAT(DATABASE(), '/', ?))), 0)";
+        let asked = conn.exec_first(text, (LOCK_SHARE, share));
         let found = tokio::time::timeout(self.timeout, asked).await;
         let found: Option<Option<u8>> =
             found.map_err(|_| SqlFault::Away("no answer within durable.timeout".into()))?.map_err(|e| fault(&e))?;
@@ -393,12 +396,6 @@ impl MysqlLock {
             let _ = tokio::time::timeout(FAREWELL, conn.disconnect()).await;
         }
     }
-}
-
-/// A name of a lock has 64 letters at most.
-fn share_lock(share: &str) -> String {
-    let StreamKey(key) = StreamKey::new("", share);
-    format!("gannet_share_{:032x}", u128::from_be_bytes(key))
 }
 
 fn epoch(bytes: &[u8]) -> Epoch {
