@@ -288,6 +288,10 @@ impl<S: ReactorSocket> Reactor<S> {
             }
         };
         let Stage::Listens(handshake) = std::mem::replace(&mut arrival.stage, Stage::Away) else { return };
+        if arrival.unread {
+            // The poll will not tell of it again.
+            entrance.stepped.expect();
+        }
         let (owner, held) = (owner(self.me, at, arrival.generation), handshake.held() + came.len());
         if !entrance.handshakes.offer(owner, handshake, came, arrival.stream.clone()) {
             self.turn.shard.counters.tls_refused += 1;
