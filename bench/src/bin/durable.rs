@@ -277,6 +277,8 @@ struct Figures {
     alone_p99_ms: f64,
 }
 
+type FigureOf = fn(&Figures) -> f64;
+
 fn ms(load: &Load, at: f64) -> f64 {
     load.latency.value_at_quantile(at) as f64 / 1e6
 }
@@ -375,12 +377,12 @@ fn rates(flags: &Flags, found: &mut Found) -> io::Result<()> {
             let _ = fs::remove_dir_all(flags.path.join(format!("stage-{stage}")));
         }
     }
-    let spread = |at: usize, of: fn(&Figures) -> f64| Spread::of_repetitions(all[at].iter().map(of));
+    let spread = |at: usize, of: FigureOf| Spread::of_repetitions(all[at].iter().map(of));
     let disk = Spread::of_repetitions(disk)?;
     println!("4 KiB are on this disk after {disk} ms; {} in flight", flags.connections * flags.window);
     let mut rows = Vec::new();
     for (at, way) in ways.iter().enumerate() {
-        let columns: [(&str, fn(&Figures) -> f64); 8] = [
+        let columns: [(&str, FigureOf); 8] = [
             ("per_second", |it| it.per_second),
             ("p50_ms", |it| it.p50_ms),
             ("p99_ms", |it| it.p99_ms),
