@@ -30,8 +30,8 @@ use line::Line;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// The wires that these clients read: the last, gRPC's, is read by its own tests.
-pub const WIRES: usize = Wire::COUNT - 1;
+/// The wires that these clients read: the last two, lines and gRPC, are read by their own tests.
+pub const WIRES: usize = Wire::COUNT - 2;
 
 pub const SHARDS: u16 = 2;
 pub const CONNS: u8 = 6;
