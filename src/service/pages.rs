@@ -265,6 +265,8 @@ fn page(operator: &Operator, stats: &[Stats]) -> Page {
     }
     for (name, engine) in &operator.engines {
         engine.write(name, &mut page);
+    }
+    if !operator.engines.is_empty() {
         let (nodes, unread) = (node_count(operator), operator.node.fleet.unread());
         page.single("gannet_node_num_nodes", "Nodes of the fleet, this one among them.", "gauge", nodes);
         let help = "Messages of control that this node could not follow.";
