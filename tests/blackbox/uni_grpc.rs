@@ -7,8 +7,9 @@ use crate::client::{Client, token};
 use crate::file::File;
 use crate::secure::VERSIONS;
 use crate::server::{GUARDED, OPEN, PING, Server, until};
-use axum::http::uri::PathAndQuery;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
+use axum::http::uri::{PathAndQuery, Scheme, Uri};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
 use prost::Message;
 use rustix::process::Signal;
 use rustls::pki_types::ServerName;
@@ -16,7 +17,9 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::TcpStream;
+use std::task::{Context, Poll};
 use tokio::runtime::Handle;
+use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -78,9 +81,10 @@ impl Caller {
             .with_server_name_resolver(FixedServerNameResolver::new(ServerName::try_from(NAME).expect("a name")))
             .enable_http2()
             .build();
-        let url = format!("https://{}", server.uni_grpc.expect("uni_grpc is on"));
-        let endpoint = Endpoint::from_shared(url).expect("an address");
-        let channel = handle.block_on(endpoint.connect_with_connector(connector)).ok()?;
+        let port = server.uni_grpc.expect("uni_grpc is on");
+        let endpoint = Endpoint::from_shared(format!("http://{port}")).expect("an address");
+        let endpoint = endpoint.origin(format!("https://{port}").parse().expect("an address"));
+        let channel = handle.block_on(endpoint.connect_with_connector(Secured(connector))).ok()?;
         Some(Caller { runtime: handle, channel })
     }
 
@@ -104,6 +108,25 @@ impl Caller {
 
     fn refused(&self, connect: Connect) -> Code {
         self.call(connect, &[]).err().expect("a refusal").code()
+    }
+}
+
+/// TLS of our own below tonic, which refuses an address with https if a crate had it built with TLS too.
+struct Secured(HttpsConnector<HttpConnector>);
+
+impl Service<Uri> for Secured {
+    type Response = <HttpsConnector<HttpConnector> as Service<Uri>>::Response;
+    type Error = <HttpsConnector<HttpConnector> as Service<Uri>>::Error;
+    type Future = <HttpsConnector<HttpConnector> as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, turn: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(turn)
+    }
+
+    fn call(&mut self, address: Uri) -> Self::Future {
+        let mut parts = address.into_parts();
+        parts.scheme = Some(Scheme::HTTPS);
+        self.0.call(Uri::from_parts(parts).expect("an address"))
     }
 }
 
