@@ -362,12 +362,9 @@ struct Bound {
 
 /// The listeners of each reactor, and where they are.
 fn open_gates(config: &Config, count: usize, steering: &Steering) -> Result<(Vec<GateListeners>, Bound), ServeError> {
-    let sockets = config.sockets();
-    let [public, ..] = sockets[..] else { return Err(cannot_start("there is no public port".into())) };
-    let lines = sockets.iter().find(|socket| socket.port_option == "tcp_line.port");
-    let (listeners, public) = open_steered(config, public, count, steering)?;
-    let (lines, lines_at) = match lines {
-        Some(socket) => open_steered(config, *socket, count, steering).map(|(all, at)| (all, Some(at)))?,
+    let (listeners, public) = open_steered(config, config.public_socket(), count, steering)?;
+    let (lines, lines_at) = match config.line_socket() {
+        Some(socket) => open_steered(config, socket, count, steering).map(|(all, at)| (all, Some(at)))?,
         None => (Vec::new(), None),
     };
     let lines = lines.into_iter().map(Some).chain(std::iter::repeat_with(|| None));

@@ -51,43 +51,36 @@ impl ListenAddress {
 impl Config {
     /// The public port first.
     pub fn sockets(&self) -> Vec<ListenSocket<'_>> {
-        let (http, grpc) = (&self.http_server, &self.grpc_api);
-        let mut sockets = vec![ListenSocket {
-            address_option: "http_server.address",
-            port_option: "http_server.port",
-            address: &http.address,
-            port: http.port,
-        }];
-        if let Some(internal) = self.internal_socket() {
-            sockets.push(internal);
-        }
-        if grpc.enabled {
-            sockets.push(ListenSocket {
-                address_option: "grpc_api.address",
-                port_option: "grpc_api.port",
-                address: &grpc.address,
-                port: grpc.port,
-            });
-        }
+        let (grpc, uni) = (&self.grpc_api, &self.uni_grpc);
+        let api = ListenSocket {
+            address_option: "grpc_api.address",
+            port_option: "grpc_api.port",
+            address: &grpc.address,
+            port: grpc.port,
+        };
+        let streams = ListenSocket {
+            address_option: "uni_grpc.address",
+            port_option: "uni_grpc.port",
+            address: &uni.address,
+            port: uni.port,
+        };
+        let others =
+            [self.internal_socket(), grpc.enabled.then_some(api), self.line_socket(), uni.enabled.then_some(streams)];
+        std::iter::once(self.public_socket()).chain(others.into_iter().flatten()).collect()
+    }
+
+    pub fn public_socket(&self) -> ListenSocket<'_> {
+        let http = &self.http_server;
+        let (address_option, port_option) = ("http_server.address", "http_server.port");
+        ListenSocket { address_option, port_option, address: &http.address, port: http.port }
+    }
+
+    /// That of clients in lines, if there is one.
+    pub fn line_socket(&self) -> Option<ListenSocket<'_>> {
         let lines = &self.tcp_line;
-        if lines.enabled {
-            sockets.push(ListenSocket {
-                address_option: "tcp_line.address",
-                port_option: "tcp_line.port",
-                address: &lines.address,
-                port: lines.port,
-            });
-        }
-        let uni = &self.uni_grpc;
-        if uni.enabled {
-            sockets.push(ListenSocket {
-                address_option: "uni_grpc.address",
-                port_option: "uni_grpc.port",
-                address: &uni.address,
-                port: uni.port,
-            });
-        }
-        sockets
+        let (address_option, port_option) = ("tcp_line.address", "tcp_line.port");
+        let socket = ListenSocket { address_option, port_option, address: &lines.address, port: lines.port };
+        lines.enabled.then_some(socket)
     }
 
     /// That of the second port, if there is one.
