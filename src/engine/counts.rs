@@ -190,8 +190,8 @@ impl EngineCounts {
         let up = self.servers.iter().map(|server| (&*server.name, u64::from(server.is_up.load(Ordering::Relaxed))));
         page.labelled(&name("up"), "Whether calls reach the server.", "gauge", "server", up);
         let heard = self.servers.iter().filter(|server| server.listens);
-        let ages = heard.map(|server| (&*server.name, self.age_ms(server)));
-        let help = "Milliseconds since PUB/SUB of the server was heard; its own probe is, each two seconds.";
-        page.labelled(&name("probe_age_milliseconds"), help, "gauge", "server", ages);
+        let ages = heard.map(|server| (&*server.name, self.age_ms(server) as f64 / 1e3));
+        let help = "Since PUB/SUB of the server was heard; its own probe is, each two seconds.";
+        page.labelled(&name("probe_age_seconds"), help, "gauge", "server", ages);
     }
 }
